@@ -1,0 +1,32 @@
+# Two commands do everything: `make demo` and `make test`. The set-up is done once and kept in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check figures organism clean
+
+demo: $(READY)
+	$(BIN)/interp demo
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+figures: $(READY)
+	$(BIN)/python analyses/gallery.py
+
+organism: $(READY)
+	$(BIN)/python recipes/organism.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,252 @@
+"""A run on disk: one tidy table, labelled arrays, and a manifest that vouches for both.
+
+    run = interp.load_run("RUN")
+    run.table.query("measure == 'relative_l2' and position == 'last'")
+    run.arrays["gram_resid_post"].sel(queries="matched")
+    run.manifest["certificates"]
+
+Files: `results.parquet` (columns: `COLUMNS`), `arrays.safetensors` (dims and coordinates in the
+manifest), `manifest.json` (schema, configuration, versions, sha256 of every other file). Every
+file is written to a temporary name, synced and renamed, so a reader sees the old or the new one.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.names import Head
+
+if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+
+SCHEMA_VERSION = 1
+
+TABLE, ARRAYS, MANIFEST, REPORT, FIGURES = (
+    "results.parquet",
+    "arrays.safetensors",
+    "manifest.json",
+    "report.html",
+    "figures",
+)
+
+COLUMNS = {
+    "measure": "string",
+    "condition": "string",
+    "reference": "string",
+    "site": "string",
+    "layer": "Int64",
+    "head": "Int64",
+    "position": "string",
+    "queries": "string",
+    "value": "float64",
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "n": "Int64",
+    "p_adjusted": "float64",
+    "units": "string",
+}
+"""Columns of `results.parquet` and their pandas dtypes.
+
+`condition`, `reference`: what is compared (`reference` is null for a measure of one condition).
+`site`: a site name or `output`; `layer`, `head`: 0-based, null where there is none.
+`position`: `last`, `mean`, or an index within the query counted from its start.
+`queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
+how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
+no test was made.
+"""
+
+
+class RunError(Exception):
+    """A run that cannot be written or trusted; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A verified run: `table` (pandas), `arrays` (xarray, by name), `manifest`, and its folder."""
+
+    path: Path
+    table: pd.DataFrame
+    arrays: dict[str, xr.DataArray]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """One head, closely: what `interp probe` shows and a run keeps of its most divergent head.
+
+    `patterns`: float32 `[condition, query, query_pos, 1 + key_pos]`, a few example queries; column
+    0 is the mass on everything before the query (`prefix_mass`), the rest the query's own keys;
+    NaN past a query's end. `tokens`: the example queries' tokens. `content_js`: nats
+    `[pair, query]` over all queries, `pairs` are (condition, reference). `attended`: rows with
+    `condition, token, where ("prefix" or "query"), position, mass`, most attended first, `mass`
+    averaged over all queries' last tokens.
+    """
+
+    head: Head
+    conditions: list[str]
+    pairs: list[tuple[str, str]]
+    tokens: list[list[str]]
+    patterns: np.ndarray
+    content_js: np.ndarray
+    attended: list[dict[str, Any]]
+
+    def arrays(self) -> dict[str, xr.DataArray]:
+        """The arrays a run keeps; the rest goes into the manifest under `head_view`."""
+        import xarray as xr
+
+        names = [" | ".join(pair) for pair in self.pairs]
+        return {
+            "head_pattern": xr.DataArray(
+                self.patterns,
+                dims=("condition", "query", "query_pos", "key"),
+                coords={"condition": self.conditions},
+            ),
+            "head_content_js": xr.DataArray(
+                self.content_js, dims=("pair", "query"), coords={"pair": names}
+            ),
+        }
+
+    def manifest(self) -> dict[str, Any]:
+        """What is not an array."""
+        return {
+            "head": str(self.head),
+            "pairs": [list(pair) for pair in self.pairs],
+            "tokens": self.tokens,
+            "attended": self.attended,
+        }
+
+    @classmethod
+    def of(cls, run: Run) -> HeadView:
+        """The head view that a run keeps."""
+        kept, patterns = run.manifest["head_view"], run.arrays["head_pattern"]
+        return cls(
+            head=Head.parse(kept["head"]),
+            conditions=patterns["condition"].values.tolist(),
+            pairs=[(condition, reference) for condition, reference in kept["pairs"]],
+            tokens=kept["tokens"],
+            patterns=patterns.values,
+            content_js=run.arrays["head_content_js"].values,
+            attended=kept["attended"],
+        )
+
+
+def sha256(*paths: str | Path) -> str:
+    """Hex sha256 over files; directories count with every file below them, by relative name."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if path.is_dir():
+                digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write through a temporary file, fsync and rename; on failure the old file is untouched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(
+            f"could not write {path}: {error.strerror}; free space or choose --out"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_run(
+    path: Path, table: pd.DataFrame, arrays: Mapping[str, xr.DataArray], manifest: dict[str, Any]
+) -> None:
+    """Write table, arrays and manifest (last) into the folder `path`."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    write_atomic(path / TABLE, as_table(table).to_parquet(index=False))
+    payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
+    write_atomic(path / ARRAYS, save(payload))
+    labels = {
+        name: {
+            "dims": list(map(str, array.dims)),
+            "coords": {str(d): array[d].values.tolist() for d in array.dims if d in array.coords},
+            **array.attrs,
+        }
+        for name, array in sorted(arrays.items())
+    }
+    seal(path, {**manifest, "schema_version": SCHEMA_VERSION, "arrays": labels}, [TABLE, ARRAYS])
+
+
+def seal(path: Path, manifest: dict[str, Any], files: Iterable[str]) -> None:
+    """Write the manifest with the sha256 of `files` added to those it already vouches for."""
+    hashes = {**manifest.get("files", {}), **{name: sha256(path / name) for name in files}}
+    document = {**manifest, "files": dict(sorted(hashes.items()))}
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path / MANIFEST, text.encode())
+
+
+def as_table(rows: pd.DataFrame | Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows (dicts; missing columns are null) as a DataFrame with exactly `COLUMNS`."""
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a run folder, its schema checked."""
+    file = Path(path) / MANIFEST
+    if not file.is_file():
+        raise RunError(
+            f"{path} is not a run: it has no {MANIFEST}; make one with `interp diverge --out`"
+        )
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = int(manifest["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"{file} has schema version {version}, this interp reads up to {SCHEMA_VERSION}: "
+            "update interp"
+        )
+    return manifest
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder; every file the manifest names must be there and have its sha256."""
+    import pandas as pd
+    import xarray as xr
+    from safetensors.numpy import load_file
+
+    root = Path(path)
+    manifest = read_manifest(root)
+    for name, expected in manifest["files"].items():
+        file = root / name
+        if not file.is_file():
+            raise RunError(f"{file} is missing; run `interp diverge` again")
+        if sha256(file) != expected:
+            raise RunError(f"{file} has changed since the run (sha256 differs); run it again")
+    values = load_file(root / ARRAYS)
+    arrays = {
+        name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
+        for name, label in manifest["arrays"].items()
+    }
+    return Run(root, pd.read_parquet(root / TABLE).astype(COLUMNS), arrays, manifest)
