@@ -1,0 +1,122 @@
+"""Mounting LoRA adapters, and refusing those that peft would load although it should not.
+
+peft only warns when an adapter's tensors find no place: the "LoRA" then equals the base model and
+every divergence is a false zero. Here an adapter is mounted only when every tensor of its file
+arrived, finite, where the file says, and nothing else was created.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from interp.subject.errors import SubjectError
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+def mount(
+    model: Any, folders: list[str], base_name: str, *, allow_other_base: bool = False
+) -> tuple[Any, dict[str, str]]:
+    """Wrap `model` with all adapters; returns the peft model and folder -> adapter name."""
+    names: dict[str, str] = {}
+    peft: Any = None
+    for folder in dict.fromkeys(folders):
+        tensors = _read(folder, base_name, allow_other_base)
+        name = f"adapter_{len(names)}"
+        with warnings.catch_warnings():  # what peft warns of is checked, and refused, below
+            warnings.simplefilter("ignore")
+            try:
+                if peft is None:
+                    peft = PeftModel.from_pretrained(model, folder, adapter_name=name)
+                else:
+                    peft.load_adapter(folder, name)
+            except (RuntimeError, ValueError, TypeError, KeyError) as error:
+                reason = " ".join(str(error).split())
+                raise SubjectError(
+                    f"adapter {folder} does not fit {base_name}: {reason}"
+                ) from error
+        _check_arrived(peft, name, folder, tensors)
+        names[folder] = name
+    return peft, names
+
+
+def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torch.Tensor]:
+    root = Path(folder)
+    if not (root / CONFIG).is_file():
+        raise SubjectError(f"{folder} is not a peft adapter: it has no {CONFIG}")
+    if not (root / WEIGHTS).is_file():
+        pickled = (root / PICKLE).is_file()
+        fix = "it is a pickle, which can run code: convert it to safetensors" if pickled else ""
+        raise SubjectError(f"adapter {folder} has no {WEIGHTS}; {fix or 'save it again'}")
+    try:
+        config = json.loads((root / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(root / WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise SubjectError(f"adapter {folder} is damaged: {error}") from error
+    if config.get("peft_type") != "LORA":
+        raise SubjectError(f"adapter {folder} is {config.get('peft_type')}, not LORA")
+    trained_on = config.get("base_model_name_or_path") or base_name
+    if Path(trained_on).name != Path(base_name).name and not allow_other_base:
+        raise SubjectError(
+            f"adapter {folder} was made for {trained_on}, not {base_name}; "
+            "pass --allow-other-base if they are the same weights"
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise SubjectError(f"adapter {folder}: {name} has NaN or infinite values")
+    return tensors
+
+
+def _check_arrived(peft: Any, name: str, folder: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Every tensor of the file is mounted, equal, and no other was created."""
+    mounted = get_peft_model_state_dict(peft, adapter_name=name)
+    missing, extra = sorted(set(mounted) - set(tensors)), sorted(set(tensors) - set(mounted))
+    if missing or extra:
+        raise SubjectError(
+            f"adapter {folder} does not fit this model: "
+            f"{len(missing)} tensors it needs are missing{_first(missing)}, "
+            f"{len(extra)} of its tensors have no place{_first(extra)}"
+        )
+    for key, tensor in tensors.items():
+        if not torch.equal(mounted[key].cpu().to(tensor.dtype), tensor):
+            raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
+
+
+def _first(keys: list[str]) -> str:
+    return f" (first: {keys[0]})" if keys else ""
+
+
+@contextmanager
+def active(peft: Any, adapters: list[tuple[str, float]]) -> Iterator[None]:
+    """Only these (name, scale) adapters act while inside; none when the list is empty."""
+    if peft is None:
+        yield
+        return
+    if not adapters:
+        with peft.disable_adapter():
+            yield
+        return
+    peft.base_model.set_adapter([name for name, _ in adapters], inference_mode=True)
+    layers = [module for module in peft.modules() if isinstance(module, LoraLayer)]
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            for name, scale in adapters:
+                if name in layer.scaling:
+                    layer.scaling[name] *= scale
+        yield
+    finally:
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling.update(scaling)

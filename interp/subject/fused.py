@@ -1,0 +1,78 @@
+"""Live slices for fused projections (GPT-2 `c_attn`, NeoX `query_key_value`, Phi-3 `qkv_proj`).
+
+TransformerBridge splits a fused projection once, by copying its weight: a LoRA mounted on the
+fused module, or weights swapped later, never reach the copies and there is no error. `mend`
+replaces every copy by a slice of the live fused module's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Split = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class _Shared:
+    """The live fused module; computes once for the parts that are asked for the same input."""
+
+    def __init__(self, module: nn.Module, split: Split) -> None:
+        self.module, self.split = module, split
+        self.input: Tensor | None = None
+        self.waiting: dict[int, Tensor] = {}
+
+    def part(self, index: int, x: Tensor) -> Tensor:
+        if self.input is not x or index not in self.waiting:
+            self.input, self.waiting = x, dict(enumerate(self.split(self.module(x))))
+        value = self.waiting.pop(index)
+        if not self.waiting:
+            self.input = None
+        return value
+
+
+class Slice(nn.Module):
+    """One part (q, k, v, gate or up) of a fused projection's live output."""
+
+    def __init__(self, shared: _Shared, index: int) -> None:
+        super().__init__()
+        self._shared, self._index = shared, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._shared.part(self._index, x)
+
+
+def mend(bridge: Any) -> None:
+    """Replace the copied parts of every fused projection of a booted bridge by live slices."""
+    for block in bridge.blocks:
+        attention, mlp = block.attn, block.mlp
+        hf = attention.original_component
+        for name, split in _attention_splits(bridge.cfg).items():
+            if (module := getattr(hf, name, None)) is not None:
+                _replace([attention.q, attention.k, attention.v], module, split)
+        fused = getattr(mlp.original_component, "gate_up_proj", None)
+        if fused is not None:
+            _replace([mlp.gate, getattr(mlp, "in")], fused, lambda y: y.chunk(2, dim=-1))
+
+
+def _replace(components: list[Any], module: nn.Module, split: Split) -> None:
+    shared = _Shared(module, split)
+    for index, component in enumerate(components):
+        component.set_original_component(Slice(shared, index))
+
+
+def _attention_splits(cfg: Any) -> dict[str, Split]:
+    """Fused module name -> how its output splits into q, k, v (flat over heads)."""
+    q_size = cfg.n_heads * cfg.d_head
+    kv_size = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+
+    def interleaved(y: Tensor) -> tuple[Tensor, ...]:
+        per_head = y.unflatten(-1, (cfg.n_heads, 3, cfg.d_head))
+        return tuple(per_head[..., part, :].flatten(-2) for part in range(3))
+
+    def stacked(y: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(y, [q_size, kv_size, kv_size], dim=-1)
+
+    return {"c_attn": stacked, "query_key_value": interleaved, "qkv_proj": stacked}
