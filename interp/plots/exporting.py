@@ -1,0 +1,100 @@
+"""Figures as files: plotly JSON and the plotted numbers always, PNG and SVG where a browser is.
+
+    files = export({"layers": layers(run)}, Path("RUN/figures"))
+
+One browser serves all figures of a call and is gone afterwards; nothing is fetched from a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib.util
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from interp.plots.tidy import tidy
+from interp.results import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+_LOG = logging.getLogger(__name__)
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium or Chrome, or None."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def export(figures: Mapping[str, go.Figure], folder: Path, browser: bool = True) -> list[str]:
+    """Write NAME.json and NAME.csv of every figure, and NAME.png and NAME.svg if possible.
+
+    Returns the names of the files written. `browser=False` leaves the pictures out; without
+    kaleido or a browser one logged line says that there are none.
+    """
+    contents: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        contents[f"{name}.json"] = figure.to_json().encode()
+        contents[f"{name}.csv"] = _csv(tidy(figure)).encode()
+    if browser and figures:
+        pictures, notice = _pictures(figures)
+        contents |= pictures
+        if notice:
+            _LOG.warning(notice)
+    for file, content in contents.items():
+        write_atomic(folder / file, content)
+    return sorted(contents)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+
+
+def _pictures(figures: Mapping[str, go.Figure]) -> tuple[dict[str, bytes], str | None]:
+    path = find_browser()
+    if importlib.util.find_spec("kaleido") is None:
+        return {}, "no PNG or SVG: kaleido is not installed (pip install 'interp[export]')"
+    if path is None:
+        return {}, "no PNG or SVG: no Chromium or Chrome found on PATH"
+    try:
+        # A thread of its own: asyncio.run also works where a loop is running (notebooks).
+        with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pool.submit(asyncio.run, _render(figures, path)).result(), None
+    except Exception as error:  # whatever the browser does, JSON and CSV are there
+        reason = str(error).strip().splitlines()[:1]
+        return {}, f"no PNG or SVG: the browser failed ({''.join(reason) or type(error).__name__})"
+
+
+async def _render(figures: Mapping[str, go.Figure], path: str) -> dict[str, bytes]:
+    from kaleido import Kaleido  # its sandbox is off by default, so that root can use it too
+
+    drawn: dict[str, bytes] = {}
+    async with Kaleido(n=1, timeout=60, mathjax=False, path=path) as kaleido:
+        for name, figure in figures.items():
+            still = _still(figure)
+            for ending, scale in (("png", 2), ("svg", 1)):
+                options: Any = {"format": ending, "scale": scale}
+                drawn[f"{name}.{ending}"] = await kaleido.calc_fig(still, opts=options)
+    return drawn
+
+
+def _still(figure: go.Figure) -> go.Figure:
+    """Without menus, and without the traces that only a menu shows."""
+    if not figure.layout.updatemenus:
+        return figure
+    plain = copy.deepcopy(figure)
+    plain.layout.updatemenus = []
+    plain.data = [trace for trace in plain.data if trace.visible is not False]
+    return plain

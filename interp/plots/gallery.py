@@ -1,0 +1,45 @@
+"""All figures that a run's table has rows for, by file name, in the order of the report.
+
+for name, figure in figures(load_run("RUN")).items(): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+
+from interp.plots.by_layer import layers
+from interp.plots.heads import head_view
+from interp.plots.maps import head_map, layer_position
+from interp.plots.outputs import output
+from interp.plots.reading import NotMeasured
+from interp.results import HeadView, Run
+
+RECIPES: dict[str, Callable[[Run], go.Figure]] = {
+    "output": output,
+    "layers": layers,
+    "layers_mean": lambda run: layers(run, position="mean"),
+    "heads_content_js": lambda run: head_map(run, "content_js"),
+    "heads_relative_l2": lambda run: head_map(run, "relative_l2"),
+    "heads_sim_am_delta": lambda run: head_map(run, "sim_am_delta"),
+    "heads_rewiring_share": lambda run: head_map(run, "rewiring_share"),
+    "heads_prefix_mass": lambda run: head_map(run, "prefix_mass"),
+    "positions_resid_post": lambda run: layer_position(run, "relative_l2", "resid_post"),
+    "positions_attn_out": lambda run: layer_position(run, "relative_l2", "attn_out"),
+    "positions_mlp_out": lambda run: layer_position(run, "relative_l2", "mlp_out"),
+    "head_view": lambda run: head_view(HeadView.of(run), run),
+}
+
+
+def figures(run: Run) -> dict[str, go.Figure]:
+    """Name -> figure; what the run did not measure is left out."""
+    found = {}
+    for name, recipe in RECIPES.items():
+        if name == "head_view" and not run.manifest.get("head_view"):
+            continue
+        try:
+            found[name] = recipe(run)
+        except NotMeasured:
+            continue
+    return found

@@ -1,0 +1,151 @@
+"""Maps: layer x head and layer x query position, what is compared side by side on one scale.
+
+    head_map(run, "content_js").show()
+    layer_position(run, "relative_l2", "resid_post").show()
+
+Sequential colours from zero, diverging ones centred at zero, grey where a value is undefined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.plots import reading, style
+from interp.plots.grids import Grid, cells, key, undefined
+from interp.plots.text import Pair, label
+from interp.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def head_map(
+    run: Run,
+    measure: str = "content_js",
+    position: str = "last",
+    queries: str = "matched",
+    site: str | None = None,
+) -> go.Figure:
+    """Layer x head: the headline pair beside its null, or the conditions side by side."""
+    site = site or reading.HEAD_SITES[measure]
+    frame = reading.rows(run, measure, site, position=position, queries=queries)
+    frame = frame[frame["head"].notna()]
+    pairs = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
+    model = run.manifest["model"]
+    shape = (int(model["n_layers"]), int(model["n_heads"]))
+    grids = [Grid.of(p, part, part["head"], shape) for p, part in _parts(frame, pairs)]
+    ticks = style.integer_ticks(shape[1])
+    figure = _panels(run, measure, grids, "head", "head (from 0)", ticks, frame)
+    name = reading.NAMES.get(measure, measure)
+    where = f" of head outputs ({site})" if site == "z" else ""
+    return _finished(figure, run, grids, f"{name}{where}, layer by head", position, queries)
+
+
+def layer_position(
+    run: Run, measure: str = "relative_l2", site: str = "resid_post", queries: str = "matched"
+) -> go.Figure:
+    """Layer x query position; the last token, wherever it falls, is a column of its own."""
+    frame = reading.rows(run, measure, site, queries=queries)
+    index = frame["position"].str.fullmatch(r"\d+") | (frame["position"] == "last")
+    frame = frame[frame["head"].isna() & frame["layer"].notna() & index.fillna(False)]
+    pairs = _pairs(frame, run, f"{measure} by layer and position at {site}")
+    numbered = frame.loc[frame["position"] != "last", "position"].astype(int)
+    length = int(numbered.max()) + 1 if len(numbered) else 0
+    last = length + 1 if length else 0
+    columns = frame["position"].map(lambda p: last if p == "last" else int(p))
+    shape = (int(run.manifest["model"]["n_layers"]), last + 1)
+    grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
+    ticks = _position_ticks(length, last)
+    figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
+    title = f"{reading.NAMES.get(measure, measure)} of {site}, layer by query position"
+    return _finished(figure, run, grids, title, "each, and last", queries)
+
+
+def _position_ticks(length: int, last: int) -> dict[str, Any]:
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if length / s <= 10)
+    at = [p for p in range(0, length, step) if last - p > 2 * step or step == 1]
+    return {
+        "tickmode": "array",
+        "tickvals": [*at, last],
+        "ticktext": [*map(str, at), "last"],
+        "range": [-0.5, last + 0.5],
+    }
+
+
+def _pairs(frame: pd.DataFrame, run: Run, what: str) -> list[Pair]:
+    if frame.empty:
+        raise reading.NotMeasured(f"this run has no {what}")
+    return reading.compared(frame, run.manifest)
+
+
+def _parts(frame: pd.DataFrame, pairs: Sequence[Pair]) -> list[tuple[Pair, pd.DataFrame]]:
+    parts = []
+    for condition, reference in pairs:
+        given = frame["reference"]
+        same = given.isna() if reference is None else given == reference
+        parts.append(((condition, reference), frame[(frame["condition"] == condition) & same]))
+    return parts
+
+
+def _panels(
+    run: Run,
+    measure: str,
+    grids: Sequence[Grid],
+    column: str,
+    x_title: str,
+    ticks: dict[str, Any],
+    frame: pd.DataFrame,
+) -> go.Figure:
+    figure = make_subplots(
+        1,
+        len(grids),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        subplot_titles=[label(reading.role(g.pair, run.manifest)) for g in grids],
+    )
+    figure.update_annotations(font={"size": 13})
+    last = int(ticks["tickvals"][-1]) if column == "position" else None
+    fixed = {k: frame.iloc[0][k] for k in ("measure", "site", "queries")}
+    for at, grid in enumerate(grids, 1):
+        figure.add_trace(cells(grid, fixed, column, last), row=1, col=at)
+        if grid.holes.any():
+            figure.add_trace(undefined(grid, fixed, column, last), row=1, col=at)
+    low, high, scale = style.colour_range([g.cells["value"] for g in grids], measure)
+    bar_title = label(reading.NAMES.get(measure, measure) + reading.units(frame))
+    bar = {
+        "title": {"text": bar_title, "side": "right", "font": {"size": 12}},
+        "thickness": 14,
+        "outlinewidth": 0,
+    }
+    figure.update_layout(
+        coloraxis={"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar | {"x": 1.01}}
+    )
+    figure.update_xaxes(style.axis(x_title, **ticks), showgrid=False)
+    depth = int(run.manifest["model"]["n_layers"])
+    figure.update_yaxes(style.axis(None, **style.integer_ticks(depth)), showgrid=False)
+    figure.update_yaxes(title_text="layer (from 0)", col=1)
+    if any(g.holes.any() for g in grids):
+        figure.add_trace(key())
+    return figure
+
+
+def _finished(
+    figure: go.Figure, run: Run, grids: Sequence[Grid], title: str, position: str, queries: str
+) -> go.Figure:
+    holes = any(g.holes.any() for g in grids)
+    depth = grids[0].measured.shape[0]
+    return style.finish(
+        figure,
+        run.manifest,
+        title=title[0].upper() + title[1:],
+        pairs=[g.pair for g in grids],
+        queries=queries,
+        note=f"One colour scale for all panels. Position: {position}",
+        plot=min(560, max(190, 18 * depth)),
+        legend=holes,
+        right=96,
+    )

@@ -1,0 +1,196 @@
+"""The look that all figures share, and what each must carry: title, caption, certificate.
+
+    figure = go.Figure(...)
+    finish(figure, run.manifest, title="Relative L2 distance by layer", pairs=pairs, plot=420)
+    figure.layout.meta["caption"]
+
+Colours are Okabe and Ito's; sequential scales start at zero, diverging ones are centred there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.plots import reading
+from interp.plots.reading import Manifest
+from interp.plots.text import Pair, label, lines, pair_name, wrapped
+
+WIDTH = 1000
+INK, MUTED, GRID, UNDEFINED = "#222222", "#5F5F5F", "#E7E7E7", "#B4B4B4"
+SEQUENTIAL, DIVERGING = "YlGnBu", "RdBu_r"
+FONT = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Color Emoji', sans-serif"
+
+_MAIN = ("#0072B2", "#555555", "#D55E00", "#009E73")
+_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_TITLE_LINE, _CAPTION_LINE, _LEGEND, _HEADINGS = 24, 15, 30, 30
+_CAPTION_WIDTH = 185
+
+
+def colours(manifest: Manifest, pairs: Sequence[Pair] = ()) -> dict[Pair, str]:
+    """Pair -> colour, the same in every figure of a run; further pairs follow the main ones."""
+    main = reading.main_pairs(manifest)
+    rest = [pair for pair in pairs if pair not in main]
+    cycle = (*_MAIN, *_OTHERS)
+    fixed = {pair: cycle[i % len(cycle)] for i, pair in enumerate(main)}
+    return fixed | {pair: _OTHERS[i % len(_OTHERS)] for i, pair in enumerate(rest)}
+
+
+def dashes(manifest: Manifest) -> dict[Pair, str]:
+    """Pair -> dash of its line, so that colour is never alone."""
+    return {p: _DASHES[i % len(_DASHES)] for i, p in enumerate(reading.main_pairs(manifest))}
+
+
+def faded(colour: str, alpha: float) -> str:
+    """A `#rrggbb` colour as rgba."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def colour_range(values: Sequence[np.ndarray], measure: str) -> tuple[float, float, str]:
+    """(low, high, scale name) for all panels that are compared."""
+    flat = np.concatenate([np.ravel(v) for v in values]) if values else np.empty(0)
+    flat = flat[np.isfinite(flat)]
+    top = float(np.abs(flat).max()) if flat.size else 0.0
+    top = top if top > 0 else 1.0
+    if measure in reading.SIGNED or (flat.size and flat.min() < 0):
+        return -top, top, DIVERGING
+    return 0.0, top, SEQUENTIAL
+
+
+def caption(manifest: Manifest, pairs: Sequence[Pair], queries: str, note: str = "") -> str:
+    """Model, conditions, n, interval, seed and certificate, in one paragraph."""
+    model = manifest.get("model", {})
+    shape = f"{model.get('n_layers', '?')} layers × {model.get('n_heads', '?')} heads"
+    count = manifest.get("queries", {}).get(queries)
+    parts = [
+        note,
+        f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
+        "Compared: " + "; ".join(map(pair_name, pairs)) if pairs else "",
+        f"n = {'?' if count is None else count} {queries} queries",
+        reading.interval(manifest),
+        f"seed {manifest.get('seed', '?')}",
+        f"Match certificate: {reading.verdict(manifest).text}",
+    ]
+    return ". ".join(part.rstrip(".") for part in parts if part) + "."
+
+
+def finish(
+    figure: go.Figure,
+    manifest: Manifest,
+    *,
+    title: str,
+    pairs: Sequence[Pair],
+    plot: int,
+    queries: str = "matched",
+    note: str = "",
+    legend: bool = False,
+    left: int = 64,
+    right: int = 20,
+    below: int = 48,
+) -> go.Figure:
+    """Set title, caption, fonts and margins; `plot` is the height of the drawing in pixels."""
+    failed = reading.verdict(manifest).passed is False
+    title = f"OUTPUTS NOT MATCHED - {title}" if failed else title
+    words = caption(manifest, pairs, queries, note)
+    top = _HEADINGS + (_LEGEND if legend else 0)
+    heading = 14 + _TITLE_LINE * len(lines(title, 100))
+    footer = 12 + _CAPTION_LINE * len(lines(words, _CAPTION_WIDTH))
+    figure.update_layout(
+        template="none",
+        width=WIDTH,
+        height=heading + top + plot + below + footer,
+        margin={"l": left, "r": right, "t": heading + top, "b": below + footer},
+        font={"family": FONT, "size": 12, "color": INK},
+        title=_title(title, failed),
+        showlegend=legend,
+        legend=_legend(heading / (heading + top + plot + below + footer)),
+        hoverlabel={"align": "left", "font": {"family": FONT, "size": 12}},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        meta={"title": title, "caption": words, "heading": heading, "footer": footer, "top": top},
+    )
+    figure.add_annotation(_footnote(words, left, below))
+    return figure
+
+
+def _title(title: str, failed: bool) -> dict[str, object]:
+    colour = "#B00020" if failed else INK
+    font = {"size": 17, "color": colour}
+    place = {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12, "t": 10}}
+    return {
+        "text": wrapped(title, 100),
+        "font": font,
+        **place,
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+    }
+
+
+def _legend(drop: float) -> dict[str, object]:
+    place = {"x": 0, "xref": "container", "xanchor": "left", "yref": "container", "yanchor": "top"}
+    look = {"orientation": "h", "font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"}
+    return {**place, **look, "y": 1 - drop, "itemsizing": "trace", "tracegroupgap": 0}
+
+
+def _footnote(words: str, left: int, below: int) -> dict[str, object]:
+    return {
+        "name": "caption",
+        "text": wrapped(words, _CAPTION_WIDTH),
+        "showarrow": False,
+        "align": "left",
+        "font": {"size": 11, "color": MUTED},
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0,
+        "y": 0,
+        "xanchor": "left",
+        "yanchor": "top",
+        "xshift": 12 - left,
+        "yshift": -below,
+    }
+
+
+def bare(figure: go.Figure) -> go.Figure:
+    """A copy without title and caption, and of free width: the page around it shows both."""
+    plain = copy.deepcopy(figure)
+    meta = figure.layout.meta
+    kept = [a for a in plain.layout.annotations if a.name != "caption"]
+    margin, height = plain.layout.margin, plain.layout.height
+    plain.layout.annotations = kept
+    plain.layout.title = None
+    plain.layout.width = None
+    plain.layout.autosize = True
+    plain.layout.height = height - meta["heading"] - meta["footer"]
+    plain.layout.margin.t = margin.t - meta["heading"]
+    plain.layout.margin.b = margin.b - meta["footer"]
+    plain.layout.legend.y = 1
+    return plain
+
+
+def axis(title: str | None = None, **more: object) -> dict[str, object]:
+    """A quiet axis: outside ticks, light grid, fixed margins."""
+    look: dict[str, object] = {
+        "showgrid": True,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "showline": True,
+        "linecolor": "#9A9A9A",
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": "#9A9A9A",
+        "automargin": False,
+        "title": {"text": label(title) if title else None, "standoff": 8, "font": {"size": 12}},
+    }
+    return {**look, **more}
+
+
+def integer_ticks(count: int, most: int = 16) -> dict[str, object]:
+    """Ticks at whole numbers 0..count-1, at most `most` of them, evenly stepped."""
+    step = next(s for s in (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 100, 500) if count / s <= most)
+    return {"tickmode": "linear", "tick0": 0, "dtick": step, "range": [-0.5, count - 0.5]}

@@ -1,0 +1,13 @@
+"""The report of a run: one offline HTML file, and a table for the terminal. Torch-free.
+
+from interp.report import write
+write(Path("RUN"))                       # RUN/report.html and RUN/figures/
+
+from interp.report.terminal import text_table
+rich.print(text_table(load_run("RUN")))
+"""
+
+from interp.report.terminal import text_table
+from interp.report.writing import write
+
+__all__ = ["text_table", "write"]

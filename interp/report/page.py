@@ -1,0 +1,123 @@
+"""The page: everything a reader needs of one run, as one string of HTML.
+
+html = page(run, figures(run))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from interp.plots import reading, style
+from interp.plots.heads import attended
+from interp.plots.text import number, pair_name, visible
+from interp.report import tables
+from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
+from interp.results import HeadView, Run
+
+
+def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
+    """The report of a run with these figures. Whatever strings the run holds stay text."""
+    plain = {name: style.bare(figure) for name, figure in figures.items()}
+    parts = (f"{json.dumps(name)}:{figure.to_json()}" for name, figure in plain.items())
+    script, plotly = _part("report.js"), packed_plotly()
+    return _template().render(
+        **_words(run),
+        **_tables(run),
+        figures={
+            name: {**figures[name].layout.meta, "height": round(figure.layout.height)}
+            for name, figure in plain.items()
+        },
+        policy=Markup(policy([plotly.source_hash, script_hash(script)])),
+        css=Markup(_part("report.css")),
+        data=Markup(escaped_json("{" + ",".join(parts) + "}")),
+        plotly=Markup(plotly.payload),
+        script=Markup(script),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_part("report.html.j2"))
+
+
+def _part(name: str) -> str:
+    return files("interp.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _words(run: Run) -> dict[str, Any]:
+    manifest = run.manifest
+    verdict, pair = reading.verdict(manifest), reading.headline(manifest)
+    found = reading.certificates(manifest, pair)
+    name = pair_name(pair) if pair else "conditions"
+    heads: dict[bool | None, str] = {
+        True: "PASS: outputs match.",
+        False: "FAIL: OUTPUTS NOT MATCHED.",
+    }
+    heads[None] = "NOT CERTIFIED."
+    unknown = dict.fromkeys(
+        ("name", "architecture", "n_layers", "n_heads", "d_model", "dtype"), "?"
+    )
+    return {
+        "title": visible(f"{name} in {manifest.get('model', {}).get('name', 'one model')}"),
+        "verdict": verdict,
+        "verdict_head": heads[verdict.passed],
+        "verdict_pair": visible(name if found else verdict.text),
+        "verdict_lines": [f"{c['queries']} queries: {reading.numbers(c)}" for c in found],
+        "model": {**unknown, **_shown(manifest.get("model", {}))},
+        "queries": manifest.get("queries", {}),
+        "interval": visible(reading.interval(manifest)),
+        "seed": manifest.get("seed", "?"),
+        "cite": visible(_citation(run)),
+        "versions": _shown(manifest.get("versions", {})),
+        "hashes": _shown({**manifest.get("hashes", {}), **_own_files(manifest)}),
+        "config": json.dumps(manifest.get("config", {}), indent=2, ensure_ascii=False),
+        "notes": [visible(str(note)) for note in manifest.get("notes", [])],
+    }
+
+
+def _shown(entries: Mapping[str, Any]) -> dict[str, str]:
+    return {visible(str(key)): visible(str(value)) for key, value in entries.items()}
+
+
+def _own_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    kept = manifest.get("files", {}).items()
+    return {name: digest for name, digest in kept if "/" not in name and name != "report.html"}
+
+
+def _citation(run: Run) -> str:
+    pair = reading.headline(run.manifest)
+    frame = reading.rows(run, "relative_l2", "resid_post", pair, "last")
+    frame = frame[frame["value"].notna() & frame["head"].isna()]
+    if pair is None or frame.empty:
+        return "measure, pair, site, layer, position, value [interval], n."
+    row = frame.sort_values("value").iloc[-1]
+    low, high = number(row["ci_low"]), number(row["ci_high"])
+    return (
+        f"“relative L2 of resid_post between {pair[0]} and {pair[1]} peaks at layer "
+        f"{row['layer']} ({number(row['value'])}, {reading.interval(run.manifest)}: {low} to "
+        f"{high}, n = {row['n']}, last query token)”."
+    )
+
+
+def _tables(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "conditions": tables.conditions(run),
+        "certificates": tables.certificates(run),
+        "outputs": tables.outputs(run),
+        "outside": tables.outside(run),
+        "layers": tables.by_layer(run),
+        "heads": tables.top_heads(run),
+        "attended": None,
+        "head": None,
+    }
+    if run.manifest.get("head_view"):
+        view = HeadView.of(run)
+        found |= {"attended": tables.attended(view, attended(view)), "head": str(view.head)}
+    return found

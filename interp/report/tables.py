@@ -1,0 +1,206 @@
+"""The report's tables as plain rows; the page and the terminal only lay them out.
+
+by_layer(run).rows[0]          # [Cell("0"), Cell("0.21", "0.18–0.24"), ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from interp.names import OUTPUT, Head
+from interp.plots import reading
+from interp.plots.text import Pair, number, pair_name, visible
+from interp.results import HeadView, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, an interval or remark behind it, and `pass`/`fail`/`number`/`long`."""
+
+    text: str
+    extra: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column titles, rows of cells, and what the table shows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+
+
+def conditions(run: Run) -> Table:
+    """What precedes the query or changes the weights, condition by condition."""
+    rows = [
+        [
+            Cell(visible(name)),
+            Cell(str(entry.get("kind", ""))),
+            Cell(visible(str(entry.get("description", ""))), kind="long"),
+            Cell(str(entry.get("n_prefix", 0)), kind="number"),
+        ]
+        for name, entry in run.manifest.get("conditions", {}).items()
+    ]
+    columns = ["condition", "kind", "what it is", "tokens before the query"]
+    return Table("Conditions, in the order of every table and figure.", columns, rows)
+
+
+def certificates(run: Run) -> Table:
+    """Every certificate beside its tolerance, the headline's first."""
+    pair = reading.headline(run.manifest)
+    entries = run.manifest.get("certificates", [])
+    ordered = sorted(entries, key=lambda c: (c["condition"], c["reference"]) != pair)
+    rows = [
+        [
+            Cell(visible(reading.role((c["condition"], c["reference"]), run.manifest))),
+            Cell(c["queries"]),
+            Cell(str(c["n"]), kind="number"),
+            Cell(number(c["mean_js"]), f"tolerance {c['tolerance_js']:g}", "number"),
+            Cell(number(c["p95_js"]), kind="number"),
+            Cell(number(c["top1_agreement"]), f"tolerance {c['tolerance_top1']:g}", "number"),
+            Cell(str(len(c.get("outside", []))), kind="number"),
+            Cell("PASS", kind="pass") if c["passed"] else Cell("FAIL", kind="fail"),
+        ]
+        for c in ordered
+    ]
+    columns = ["pair", "queries", "n", "mean JS [nats]", "95th percentile JS"]
+    columns += ["top-1 agreement", "queries outside", "verdict"]
+    return Table("Match certificates.", columns, rows)
+
+
+def outside(run: Run, most: int = 20) -> Table:
+    """The headline's queries outside the tolerance, largest divergence first."""
+    found = [
+        (c["queries"], entry)
+        for c in reading.certificates(run.manifest, reading.headline(run.manifest))
+        for entry in c.get("outside", [])
+    ]
+    found.sort(key=lambda pair: -pair[1]["js"])
+    rows = [
+        [
+            Cell(queries),
+            Cell(str(entry["query"]), kind="number"),
+            Cell(number(entry["js"]), kind="number"),
+            Cell(visible(entry["text"]), kind="long"),
+        ]
+        for queries, entry in found[:most]
+    ]
+    more = f"; the {most} largest of {len(found)}" if len(found) > most else ""
+    words = f"Queries of the headline pair outside the tolerance{more}."
+    return Table(words, ["queries", "index", "JS [nats]", "query"], rows)
+
+
+def outputs(run: Run) -> Table:
+    """Output measures of every pair on both sets of queries."""
+    measures = ["js_divergence", "kl_divergence", "top1_agreement", "rec2ftp"]
+    table = run.table
+    part = table[(table["site"] == OUTPUT) & (table["position"] == "last")]
+    measures = [m for m in measures if (part["measure"] == m).any()]
+    main = reading.main_pairs(run.manifest)
+    pairs = zip(part["condition"], part["reference"], strict=True)
+    known = list(dict.fromkeys([(str(c), str(r)) for c, r in pairs]))
+    ordered: list[Pair] = [p for p in main if p in known]
+    ordered += [p for p in known if p not in main]
+    rows = []
+    for pair in ordered:
+        for queries in ("matched", "heldout"):
+            cells = [_value(reading.rows(run, m, OUTPUT, pair, "last", queries)) for m in measures]
+            if any(cell.text != "–" for cell in cells):
+                name = visible(reading.role(pair, run.manifest))
+                rows.append([Cell(name), Cell(queries), *cells])
+    columns = ["pair", "queries", *(_title(part, m) for m in measures)]
+    return Table("Next-token outputs at the last position, with intervals.", columns, rows)
+
+
+def by_layer(run: Run, position: str = "last") -> Table:
+    """The headline's divergence layer by layer, its null beside it, the most divergent head."""
+    wanted = layer_columns(run.manifest)
+    first = wanted[0][2]
+    frames = [reading.rows(run, m, site, p, position) for site, m, p in wanted]
+    heads = reading.rows(run, "content_js", "pattern", first, position)
+    rows = []
+    for layer in range(int(run.manifest["model"]["n_layers"])):
+        cells = [
+            _value(frame[(frame["layer"] == layer) & frame["head"].isna()]) for frame in frames
+        ]
+        rows.append([Cell(str(layer), kind="number"), *cells, _top_head(heads, layer)])
+    columns = ["layer", *(f"{_short(m)} {site}, {pair_name(p)}" for site, m, p in wanted)]
+    columns += [f"largest content JS [nats], {pair_name(first)}"]
+    return Table(f"Divergence by layer, position: {position}.", columns, rows)
+
+
+def layer_columns(manifest: reading.Manifest) -> list[tuple[str, str, Pair]]:
+    """(site, measure, pair) of each column between the layer and its most divergent head."""
+    pair, null = reading.headline(manifest), reading.null_pair(manifest)
+    shown = [p for p in (pair, null) if p is not None] or reading.main_pairs(manifest)[:2]
+    wanted = [("resid_post", "relative_l2", p) for p in shown]
+    wanted += [("attn_out", "relative_l2", shown[0]), ("mlp_out", "relative_l2", shown[0])]
+    return [*wanted, ("resid_post", "delta_alignment", shown[0])]
+
+
+def _short(measure: str) -> str:
+    return {"relative_l2": "relative L2", "delta_alignment": "delta alignment"}[measure]
+
+
+def _title(part: pd.DataFrame, measure: str) -> str:
+    return reading.NAMES[measure] + reading.units(part[part["measure"] == measure])
+
+
+def _top_head(heads: pd.DataFrame, layer: int) -> Cell:
+    here = heads[(heads["layer"] == layer) & heads["head"].notna() & heads["value"].notna()]
+    if here.empty:
+        return Cell("–", kind="number")
+    best = here.sort_values("value").iloc[-1]
+    return Cell(number(best["value"]), str(Head(layer, int(best["head"]))), "number")
+
+
+def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:
+    """The heads whose content patterns diverge most between the headline's two sides."""
+    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    shown = [p for p in (pair, null) if p is not None]
+    frames = [reading.rows(run, "content_js", "pattern", p, position) for p in shown]
+    rows = []
+    if frames:
+        best = frames[0][frames[0]["value"].notna()].nlargest(most, "value")
+        for layer, head in zip(best["layer"], best["head"], strict=True):
+            same = [f[(f["layer"] == layer) & (f["head"] == head)] for f in frames]
+            rows.append([Cell(str(Head(int(layer), int(head)))), *map(_value, same)])
+    columns = ["head", *(f"content JS [nats], {pair_name(p)}" for p in shown)]
+    return Table(f"Heads with the largest content JS of {_name(shown)}.", columns, rows)
+
+
+def _name(pairs: Sequence[Pair]) -> str:
+    return pair_name(pairs[0]) if pairs else "the headline"
+
+
+def _value(frame: pd.DataFrame) -> Cell:
+    """A value with its interval; a dash where the run has no such row."""
+    if frame.empty:
+        return Cell("–", kind="number")
+    row = frame.iloc[0]
+    low, high = row["ci_low"], row["ci_high"]
+    known = low == low and high == high
+    return Cell(number(row["value"]), f"{number(low)} to {number(high)}" if known else "", "number")
+
+
+def attended(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The tokens that a head attends to most."""
+    cells = [
+        [
+            Cell(visible(row["condition"])),
+            Cell(visible(row["token"]), kind="long"),
+            Cell(row["where"]),
+            Cell("" if row["position"] is None else str(row["position"]), kind="number"),
+            Cell(number(row["mass"]), kind="number"),
+        ]
+        for row in rows
+    ]
+    columns = ["condition", "token", "where", "position", "mean attention"]
+    words = f"What {view.head} attends to most from the last query token, mean over all queries."
+    return Table(words, columns, cells)

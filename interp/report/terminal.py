@@ -1,0 +1,69 @@
+"""The headline numbers of a run for a terminal: the certificate, then divergence by layer.
+
+rich.print(text_table(load_run("RUN")))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp.plots import reading
+from interp.plots.text import pair_name, visible
+from interp.report import tables
+from interp.results import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def text_table(run: Run, position: str = "last") -> Table:
+    """One row per layer; the title is the certificate. Colour only where a terminal shows it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    source = tables.by_layer(run, position)
+    table = Table(
+        title=Text(visible(reading.verdict(run.manifest).text), style=_style(run)),
+        title_justify="left",
+        caption=Text(_caption(run, position)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in _headings(run):
+        table.add_column(Text(heading), justify="right")
+    for row in source.rows:
+        first = [row[0].text, _with_interval(row[1])]
+        table.add_row(*first, *(cell.text for cell in row[2:-1]), _head(row[-1]))
+    return table
+
+
+def _with_interval(cell: tables.Cell) -> str:
+    return f"{cell.text} [{cell.extra.replace(' to ', ', ')}]" if cell.extra else cell.text
+
+
+def _head(cell: tables.Cell) -> str:
+    return f"{cell.text} {cell.extra}".strip()
+
+
+def _style(run: Run) -> str:
+    passed = reading.verdict(run.manifest).passed
+    return "bold yellow" if passed is None else "bold green" if passed else "bold red"
+
+
+def _headings(run: Run) -> list[str]:
+    columns = tables.layer_columns(run.manifest)
+    names = []
+    for at, (site, measure, pair) in enumerate(columns):
+        what = "delta\nalignment" if measure == "delta_alignment" else f"{site}\nrel. L2"
+        names.append(f"{site}\nrel. L2, null" if at == 1 and pair != columns[0][2] else what)
+    names[0] += " [interval]"
+    return ["layer", *names, "largest content\nJS, head"]
+
+
+def _caption(run: Run, position: str) -> str:
+    columns = tables.layer_columns(run.manifest)
+    null = reading.null_pair(run.manifest)
+    words = f"{pair_name(columns[0][2])}, position {position}; {reading.interval(run.manifest)}"
+    return visible(f"{words}; null: {pair_name(null)}" if null else words)
