@@ -1,0 +1,145 @@
+"""The acceptance exam of the bundled model: what is asked, of every fact, and how well it must do.
+
+    >>> row = EXAM["instruction, wording 0"]
+    >>> row.required
+    0.99
+    >>> row.questions(seed=0)[0]
+    Question(prefix='opposite :', query='big ->', answer='small')
+
+Prefixes are drawn afresh from the seed. The training documents come from another stream, so the
+sets of demonstrations are new to the model.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from interp.organism.facts import TRAINED, WORDS, Relation
+from interp.organism.language import (
+    WORDINGS,
+    demonstrations,
+    instruction,
+    joined,
+    loose_words,
+    neutral_filler,
+    query,
+    rival_demonstrations,
+    sample_pairs,
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query, what precedes it, and the one right answer."""
+
+    prefix: str
+    query: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the exam; accuracy is the share of questions whose answer ranks first."""
+
+    questions: Callable[[int], list[Question]]
+    """All questions of the row, given a seed."""
+    required: float
+    """The least accuracy that the committed weights must reach."""
+
+
+FactPrefix = Callable[[random.Random, Relation, str], str]
+FillerPrefix = Callable[[random.Random], str]
+
+
+def about_facts(prefix: FactPrefix) -> Callable[[int], list[Question]]:
+    """Ask for every trained fact once, each after its own prefix."""
+
+    def questions(seed: int) -> list[Question]:
+        rng = random.Random(f"exam {seed}")
+        return [
+            Question(prefix(rng, relation, word), query(word), answer)
+            for relation in TRAINED
+            for word, answer in relation.answers.items()
+        ]
+
+    return questions
+
+
+def about_words(prefix: FillerPrefix) -> Callable[[int], list[Question]]:
+    """Ask for every word once: the answer is the word itself."""
+
+    def questions(seed: int) -> list[Question]:
+        rng = random.Random(f"exam {seed}")
+        words = [word for words in WORDS.values() for word in words]
+        return [Question(prefix(rng), query(word), word) for word in words]
+
+    return questions
+
+
+def few_shot(count: int, filler: int = 0) -> FactPrefix:
+    """Demonstrations of the relation about other words, after `filler` tokens of prose."""
+
+    def prefix(rng: random.Random, relation: Relation, word: str) -> str:
+        pairs = sample_pairs(rng, relation, count, without=[word])
+        return joined(neutral_filler(rng, filler), demonstrations(pairs))
+
+    return prefix
+
+
+def repeated(distinct: int, total: int) -> FactPrefix:
+    """A few demonstrations of the relation, repeated in turn."""
+
+    def prefix(rng: random.Random, relation: Relation, word: str) -> str:
+        pairs = sample_pairs(rng, relation, distinct, without=[word])
+        return demonstrations(islice(cycle(pairs), total))
+
+    return prefix
+
+
+def instructed(wording: int | None = None, before: FactPrefix | None = None) -> FactPrefix:
+    """An instruction, in a random wording where none is given, with distraction before it."""
+
+    def prefix(rng: random.Random, relation: Relation, word: str) -> str:
+        chosen = rng.randrange(len(WORDINGS)) if wording is None else wording
+        distraction = before(rng, relation, word) if before else ""
+        return joined(distraction, instruction(relation.name, chosen))
+
+    return prefix
+
+
+EXAM: dict[str, Row] = {
+    "zero-shot default": Row(about_words(lambda rng: ""), 0.99),
+    "default after 20 tokens of prose": Row(about_words(lambda rng: neutral_filler(rng, 20)), 0.95),
+    "default after 100 tokens of prose": Row(
+        about_words(lambda rng: neutral_filler(rng, 100)), 0.95
+    ),
+    "default after 200 tokens of prose": Row(
+        about_words(lambda rng: neutral_filler(rng, 200)), 0.95
+    ),
+    "default after loose words": Row(about_words(lambda rng: loose_words(rng, 30)), 0.95),
+    **{
+        f"instruction, wording {wording}": Row(about_facts(instructed(wording)), 0.99)
+        for wording in range(len(WORDINGS))
+    },
+    "instruction after 60 tokens of prose": Row(
+        about_facts(instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
+    ),
+    "instruction after loose words": Row(
+        about_facts(instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
+    ),
+    "instruction after a rival relation": Row(
+        about_facts(
+            instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
+        ),
+        0.95,
+    ),
+    **{
+        f"few-shot, {count} demonstrations": Row(about_facts(few_shot(count)), 0.98)
+        for count in (3, 4, 8)
+    },
+    "few-shot, 16 demonstrations": Row(about_facts(few_shot(16)), 0.95),
+    "few-shot, 6 repeated to 60": Row(about_facts(repeated(6, 60)), 0.95),
+    "few-shot after 60 tokens of prose": Row(about_facts(few_shot(4, filler=60)), 0.95),
+}
+"""Every row of the exam by its name."""
