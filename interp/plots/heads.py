@@ -90,7 +90,8 @@ def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
 
 
 def _layout(panels: int, tokens: int) -> _Layout:
-    columns = min(panels, 4 if tokens <= 6 else 3 if tokens <= 14 else 2)
+    most = min(panels, 4 if tokens <= 12 else 3 if tokens <= 18 else 2)
+    columns = math.ceil(panels / math.ceil(panels / most))
     width = (style.WIDTH - 200 - 26 * (columns - 1)) / columns
     height = min(max(13 * tokens + 10, 90), 460)
     return _Layout(columns, math.ceil(panels / columns), width, height)

@@ -39,6 +39,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
             trace = _dots(run, part[part["queries"] == queries], measure, queries, pairs)
             figure.add_trace(trace, row=1, col=column)
         _tolerance(figure, run, measure, column)
+    figure.add_traces([_key(queries) for queries in _SETS])
     figure.update_xaxes(_js_axis(frame), row=1, col=1)
     figure.update_xaxes(
         style.axis("top-1 agreement [share of queries]"), range=[-0.03, 1.03], col=2
@@ -76,6 +77,8 @@ def _dots(
     run: Run, frame: pd.DataFrame, measure: str, queries: str, pairs: Sequence[Pair]
 ) -> go.Scatter:
     symbol, shift = _SETS[queries]
+    order = [pairs.index(p) for p in zip(frame["condition"], frame["reference"], strict=True)]
+    frame = frame.iloc[np.argsort(order, kind="stable")]
     keys = list(zip(frame["condition"], frame["reference"], strict=True))
     palette = style.colours(run.manifest, pairs)
     columns = ("value", "ci_low", "ci_high", "n")
@@ -86,9 +89,7 @@ def _dots(
         x=value,
         y=[pairs.index(key) + shift for key in keys],
         mode="markers",
-        name="held-out queries" if queries == "heldout" else f"{queries} queries",
-        legendgroup=queries,
-        showlegend=measure == "js_divergence",
+        showlegend=False,
         marker={
             "symbol": symbol,
             "size": 10,
@@ -113,6 +114,13 @@ def _dots(
             "custom": list(columns),
         },
     )
+
+
+def _key(queries: str) -> go.Scatter:
+    """The legend's entry: colour means the pair, so that this one has none."""
+    name = "held-out queries" if queries == "heldout" else f"{queries} queries"
+    marker = {"symbol": _SETS[queries][0], "size": 10, "color": style.MUTED, "line": {"width": 2}}
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name)
 
 
 def _drawn(values: np.ndarray, measure: str) -> np.ndarray:

@@ -186,7 +186,7 @@ def _value(frame: pd.DataFrame) -> Cell:
     row = frame.iloc[0]
     low, high = row["ci_low"], row["ci_high"]
     known = low == low and high == high
-    return Cell(number(row["value"]), f"{number(low)} to {number(high)}" if known else "", "number")
+    return Cell(number(row["value"]), f"[{number(low)}, {number(high)}]" if known else "", "number")
 
 
 def attended(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -34,16 +34,12 @@ def text_table(run: Run, position: str = "last") -> Table:
     for heading in _headings(run):
         table.add_column(Text(heading), justify="right")
     for row in source.rows:
-        first = [row[0].text, _with_interval(row[1])]
-        table.add_row(*first, *(cell.text for cell in row[2:-1]), _head(row[-1]))
+        first = [row[0].text, _full(row[1])]
+        table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
     return table
 
 
-def _with_interval(cell: tables.Cell) -> str:
-    return f"{cell.text} [{cell.extra.replace(' to ', ', ')}]" if cell.extra else cell.text
-
-
-def _head(cell: tables.Cell) -> str:
+def _full(cell: tables.Cell) -> str:
     return f"{cell.text} {cell.extra}".strip()
 
 

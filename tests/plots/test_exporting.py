@@ -1,0 +1,59 @@
+"""Figures as files, with a browser and without one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from interp import plots
+from interp.plots import exporting
+from interp.results import HeadView, Run
+
+NO_BROWSER = exporting.find_browser() is None
+
+
+def test_without_a_browser_numbers_are_kept_and_one_line_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(exporting, "find_browser", lambda: None)
+    with caplog.at_level(logging.WARNING):
+        files = plots.export({"layers": plots.layers(run)}, tmp_path)
+    assert files == ["layers.csv", "layers.json"]
+    assert [m.count("\n") for m in caplog.messages] == [0]
+    assert "no PNG or SVG" in caplog.text
+
+
+def test_a_browser_that_cannot_start_costs_only_the_pictures(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("kaleido")
+    monkeypatch.setattr(exporting, "find_browser", lambda: str(tmp_path / "no-such-browser"))
+    files = plots.export({"layers": plots.layers(run)}, tmp_path / "out")
+    assert files == ["layers.csv", "layers.json"]
+    assert "no PNG or SVG" in caplog.text
+
+
+def test_csv_holds_what_json_draws(run: Run, tmp_path: Path) -> None:
+    figure = plots.head_map(run, "content_js")
+    plots.export({"map": figure}, tmp_path, browser=False)
+    numbers = pd.read_csv(tmp_path / "map.csv")
+    assert len(numbers) == 2 * 4 * 3
+    assert set(numbers["condition"]) == {"prompt", "neutral"}
+    document = json.loads((tmp_path / "map.json").read_text())
+    assert document["layout"]["meta"]["caption"] == figure.layout.meta["caption"]
+
+
+@pytest.mark.skipif(NO_BROWSER, reason="no Chromium or Chrome on PATH")
+def test_with_a_browser_pictures_are_drawn(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("kaleido")
+    files = plots.export({"head_view": plots.head_view(HeadView.of(run), run)}, tmp_path)
+    assert len(files) == 4
+    assert (tmp_path / "head_view.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "head_view.svg").read_text()
+    assert "%{z}" in picture
+    assert "$x$" in picture
+    assert "<script" not in picture

@@ -1,0 +1,132 @@
+"""The report: one file, vouched for, honest in its first line, text where text was given."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from interp.plots import output
+from interp.report import text_table, write
+from interp.results import RunError, load_run
+
+
+def body(path: Path) -> str:
+    """The page's markup, without its scripts and styles."""
+    html = (path / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+
+
+def test_the_manifest_vouches_for_report_and_figures(folder: Path) -> None:
+    files = load_run(folder).manifest["files"]
+    assert "report.html" in files
+    assert sum(name.startswith("figures/") for name in files) == 24
+
+
+def test_size(folder: Path) -> None:
+    assert (folder / "report.html").stat().st_size < 2_500_000
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_first_line_is_the_verdict(folder: Path, make_folder: Callable[..., Path]) -> None:
+    assert body(folder).split("<main>")[1].lstrip().startswith('<div class="verdict pass"')
+    assert "PASS: outputs match." in body(folder)
+    failed = make_folder(passed=False)
+    write(failed, browser=False)
+    first = body(failed).split("<main>")[1][:400]
+    assert "FAIL: OUTPUTS NOT MATCHED." in first
+    assert "mean JS 0.310 &gt; 0.02 nats, top-1 0.500 &lt; 0.95, n = 64" in first
+
+
+def test_nothing_is_fetched_and_hostile_text_is_escaped(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    markup = body(folder)
+    assert not re.search(r"(?:src|href)=[\"'](?!#|data:)", markup)
+    assert html.count("<script") == html.count("</script>") == 3
+    assert "&lt;img src=x onerror=window.x=1&gt;" in markup
+    assert "<img" not in markup
+
+
+def test_the_pages_figures_are_the_exported_ones(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="figures">(.*?)</script>', html, re.S)[1])
+    for name, figure in data.items():
+        exported = json.loads((folder / "figures" / f"{name}.json").read_text())
+        assert figure["data"] == exported["data"]
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with a single figure, for tests of files and order only."""
+    monkeypatch.setattr("interp.report.writing.figures", lambda run: {"output": output(run)})
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_writing_again_gives_the_same_files(make_folder: Callable[..., Path]) -> None:
+    path = make_folder(n_layers=2)
+    write(path, browser=False)
+    names = ["report.html", "manifest.json", "figures/output.json", "figures/output.csv"]
+    before = [(path / name).read_bytes() for name in names]
+    write(path, browser=False)
+    assert [(path / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_pictures_of_an_earlier_report_do_not_stay(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_folder(n_layers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.plots.exporting._pictures", lambda _: ({"output.png": b"old"}, None))
+        write(path)
+    assert (path / "figures" / "output.png").exists()
+    write(path, browser=False)
+    assert not (path / "figures" / "output.png").exists()
+    load_run(path)
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_an_interrupted_report_can_be_written_again(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_folder(n_layers=2)
+    write(path, browser=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.report.writing.page", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(path, browser=False)
+    write(path, browser=False)
+    assert "report.html" in load_run(path).manifest["files"]
+
+
+def test_a_changed_run_is_refused(make_folder: Callable[..., Path]) -> None:
+    path = make_folder(n_layers=2)
+    (path / "results.parquet").write_bytes(b"changed")
+    with pytest.raises(RunError, match="results"):
+        write(path, browser=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_terminal_table_fits_and_is_plain_elsewhere(folder: Path, terminal: bool) -> None:
+    out = io.StringIO()
+    Console(file=out, width=100, force_terminal=terminal).print(text_table(load_run(folder)))
+    text = out.getvalue()
+    assert ("\x1b[" in text) == terminal
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("PASS prompt vs lora")
+    assert "…" not in text
+    assert sum(bool(re.match(r" +[0-3]  ", line)) for line in lines) == 4
+
+
+def test_terminal_table_of_a_run_without_headline(folder: Path) -> None:
+    run = load_run(folder)
+    run.manifest.update(headline=None, null_pair=None)
+    out = io.StringIO()
+    Console(file=out, width=100).print(text_table(run))
+    assert out.getvalue().startswith("NOT CERTIFIED")
