@@ -1,0 +1,75 @@
+"""Where inside a network do a prompt and a LoRA diverge, when they make it say the same thing?
+
+    import interp
+    run = interp.diverge(interp.Experiment(model=..., prompt_file=..., adapter=..., ...))
+    interp.load_run(run).table
+
+Names are imported when they are first used: `import interp` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Site": "names",
+    "Head": "names",
+    "Run": "results",
+    "HeadView": "results",
+    "load_run": "results",
+    "InterpError": "errors",
+    "Base": "conditions",
+    "Prompt": "conditions",
+    "Lora": "conditions",
+    "FineTuned": "conditions",
+    "LogitBias": "conditions",
+    "Neutral": "conditions",
+    "ShuffledTokens": "conditions",
+    "Shifted": "conditions",
+    "Query": "queries",
+    "read_queries": "queries",
+    "Experiment": "config",
+    "Distillation": "config",
+    "Subject": "subject",
+    "Batch": "subject",
+    "diverge": "study",
+    "distil": "matching.distil",
+    "head_view": "probe",
+}
+"""Public name -> the room it lives in."""
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from interp.conditions import (
+        Base,
+        FineTuned,
+        LogitBias,
+        Lora,
+        Neutral,
+        Prompt,
+        Shifted,
+        ShuffledTokens,
+    )
+    from interp.config import Distillation, Experiment
+    from interp.errors import InterpError
+    from interp.matching.distil import distil
+    from interp.names import Head, Site
+    from interp.probe import head_view
+    from interp.queries import Query, read_queries
+    from interp.results import HeadView, Run, load_run
+    from interp.study import diverge
+    from interp.subject import Batch, Subject
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"interp.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

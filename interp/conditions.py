@@ -20,14 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class ConditionError(Exception):
-    """A condition that cannot be built; the message says what, where and what to do."""
 
 
 class Condition:
@@ -224,13 +221,20 @@ def prefix_body(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> lis
                 raise ConditionError("the neutral text has words this tokenizer does not know")
             return (passage * (length // max(1, len(passage)) + 1))[:length]
         case ShuffledTokens(of=prompt, seed=seed):
-            tokens = prefix_body(prompt, tokenizer)
-            random.Random(seed).shuffle(tokens)
-            return tokens
+            return _shuffled(prefix_body(prompt, tokenizer), random.Random(seed))
         case Composed(conditions=members):
             return [token for member in members for token in prefix_body(member, tokenizer)]
         case _:
             return []
+
+
+def _shuffled(tokens: list[int], generator: random.Random) -> list[int]:
+    """The tokens in another order, wherever there is another."""
+    shuffled = list(tokens)
+    while True:
+        generator.shuffle(shuffled)
+        if shuffled != tokens or len(set(tokens)) < 2:
+            return shuffled
 
 
 def leading_specials(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -246,7 +250,7 @@ def leading_specials(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of a text that is a single token."""
     if token in tokenizer.get_vocab():
-        return int(tokenizer.convert_tokens_to_ids(token))
+        return tokenizer.get_vocab()[token]
     ids = _encode(token, tokenizer)
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         pieces = tokenizer.convert_ids_to_tokens(ids)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from interp.errors import ConfigError
+
 HOOKS = {
     "resid_pre": "blocks.{layer}.hook_in",
     "resid_mid": "blocks.{layer}.hook_resid_mid",
@@ -41,7 +43,7 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.name not in HOOKS:
-            raise ValueError(f"unknown site {self.name!r}: choose from {', '.join(HOOKS)}")
+            raise ConfigError(f"unknown site {self.name!r}: choose from {', '.join(HOOKS)}")
 
     @property
     def hook(self) -> str:
@@ -61,10 +63,10 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Head:
-        """Read `L5H3`; a ValueError says what was expected otherwise."""
+        """Read `L5H3`; a ConfigError says what was expected otherwise."""
         match = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", text.strip())
         if match is None:
-            raise ValueError(
+            raise ConfigError(
                 f"not a head: {text!r} (write layer and head like L5H3, counted from 0)"
             )
         return cls(int(match[1]), int(match[2]))

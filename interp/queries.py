@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.errors import QueryError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class QueryError(Exception):
-    """Queries that cannot be used; the message names the file and line."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.errors import RunError
 from interp.names import Head
 
 if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
@@ -64,10 +65,6 @@ COLUMNS = {
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
 no test was made.
 """
-
-
-class RunError(Exception):
-    """A run that cannot be written or trusted; the message says what, where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +171,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_run(
-    path: Path, table: pd.DataFrame, arrays: Mapping[str, xr.DataArray], manifest: dict[str, Any]
+    path: Path,
+    rows: pd.DataFrame | Iterable[dict[str, Any]],
+    arrays: Mapping[str, xr.DataArray],
+    manifest: dict[str, Any],
 ) -> None:
-    """Write table, arrays and manifest (last) into the folder `path`."""
+    """Write the table, the arrays and last the manifest into the folder `path`."""
     import numpy as np
     from safetensors.numpy import save
 
-    write_atomic(path / TABLE, as_table(table).to_parquet(index=False))
+    write_atomic(path / TABLE, as_table(rows).to_parquet(index=False))
     payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
     write_atomic(path / ARRAYS, save(payload))
     labels = {

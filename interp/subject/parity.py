@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from interp.conditions import Setting
+from interp.errors import SubjectError
 from interp.names import OUTPUT, Site
-from interp.subject.errors import SubjectError
 
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
+    from interp.subject.weights import Weights
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference accepted. The half-precision bounds allow for their rounding: both runs
@@ -28,10 +29,12 @@ compute the same sums, but a cached prefix may be added in another order."""
 Reference = dict[Site | str, Tensor]
 
 
-def reference(hf: Any, setting: Setting, batch: Batch) -> Reference:
-    """Logits, residual stream and patterns of the query rows (`batch` holds one query)."""
-    from interp.subject import add_bias
+def record(hf: Any, setting: Setting, batches: Sequence[Batch]) -> list[Reference]:
+    """Logits, residual stream and patterns of the query rows, for batches of one query each."""
+    return [_reference(hf, setting, batch) for batch in batches]
 
+
+def _reference(hf: Any, setting: Setting, batch: Batch) -> Reference:
     prefix = torch.tensor([setting.prefix], dtype=torch.long, device=batch.ids.device)
     length, start = batch.ids.shape[1], len(setting.prefix)
     places = torch.arange(start + length, device=batch.ids.device)
@@ -45,21 +48,25 @@ def reference(hf: Any, setting: Setting, batch: Batch) -> Reference:
             output_attentions=True,
             use_cache=False,
         )
-    values: Reference = {OUTPUT: add_bias(out.logits[:, -length:].clone(), setting, batch.lengths)}
+    values: Reference = {OUTPUT: batch.biased(out.logits[:, -length:].clone(), setting)}
     for layer, pattern in enumerate(out.attentions):
         values[Site("resid_pre", layer)] = out.hidden_states[layer][:, -length:].clone()
         values[Site("pattern", layer)] = pattern[:, :, -length:].clone()
     return values
 
 
-def is_base(
-    hf: Any, plain: Subject, setting: Setting, values: Sequence[Reference], batches: Sequence[Batch]
+def equals_base(
+    hf: Any,
+    weights: Weights,
+    setting: Setting,
+    recorded: Sequence[Reference],
+    batches: Sequence[Batch],
 ) -> bool:
     """Whether a setting's weights give exactly the logits of the base weights."""
     bare = Setting(setting.prefix, setting.shift, bias=setting.bias)
-    with plain.weights(bare):
-        outputs = [reference(hf, bare, batch)[OUTPUT] for batch in batches]
-    return all(torch.equal(a, b[OUTPUT]) for a, b in zip(outputs, values, strict=True))
+    with weights.of(bare):
+        base = record(hf, bare, batches)
+    return all(torch.equal(a[OUTPUT], b[OUTPUT]) for a, b in zip(base, recorded, strict=True))
 
 
 def verify(

@@ -1,0 +1,111 @@
+"""Capture: the values at chosen sites, on the aligned query tokens of one condition.
+
+    caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+    got = capture(subject, subject.settings["lora"], batch, caches["lora"], {Site("z", 3): keep})
+    got.values[Site("z", 3)]            # [batch, head, query_pos, d_head]
+
+Only the requested sites are hooked; a reader may reduce a value inside the forward pass. `pins`
+replaces values instead. Hooks are gone when the call returns, also after an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor
+
+from interp.conditions import Setting
+from interp.measures.attention import read_rows, read_scores
+from interp.names import Site
+from interp.queries import Encoded
+from interp.subject import Batch, Subject
+
+Reader = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one condition did with one batch: `logits` `[batch, query_pos, d_vocab]`, and what the
+    readers returned."""
+
+    logits: Tensor
+    values: dict[Site, Any]
+
+
+def keep(value: Tensor) -> Tensor:
+    """The value itself, in storage of its own; heads stand before positions."""
+    kept = value.detach()
+    return (rearrange(kept, "b s h d -> b h s d") if kept.ndim == 4 else kept).clone()
+
+
+READERS: dict[str, Reader] = {"pattern": read_rows, "attn_scores": read_scores}
+"""Readers of the sites that are reduced at once; every other site is kept."""
+
+
+def readers(subject: Subject, names: Sequence[str]) -> dict[Site, Reader]:
+    """The usual reader at every layer of the named sites."""
+    return {site: READERS.get(site.name, keep) for name in names for site in subject.sites(name)}
+
+
+def capture(
+    subject: Subject,
+    setting: Setting,
+    batch: Batch,
+    cache: Any,
+    read: Mapping[Site, Reader],
+    pins: Mapping[Site, Tensor] | None = None,
+) -> Captured:
+    """Run a batch of queries under a setting and read (or pin) sites of the query rows.
+
+    `cache` is `subject.prefill(setting)`; `pins` are residual-stream values
+    `[batch, query_pos, d_model]` put in the place of the model's own.
+    """
+    values: dict[Site, Any] = {}
+
+    def reading(site: Site, reader: Reader) -> Callable[[Tensor], None]:
+        def hook(value: Tensor) -> None:
+            values[site] = reader(value)
+
+        return hook
+
+    hooks: dict[Site, Callable[[Tensor], Tensor | None]] = {
+        site: reading(site, reader) for site, reader in read.items()
+    }
+    for site, value in (pins or {}).items():
+        if site in hooks:
+            raise ValueError(f"{site} cannot be read and pinned in one run")
+        hooks[site] = partial(_instead, value)
+    logits = subject.run(setting, batch, cache, hooks)
+    return Captured(logits, values)
+
+
+def _instead(value: Tensor, _: Tensor) -> Tensor:
+    return value
+
+
+def chunks(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
+    """Consecutive runs of at most `size` queries."""
+    for start in range(0, len(queries), size):
+        yield queries[start : start + size]
+
+
+def chunk_size(subject: Subject, longest: int, budget: float) -> int:
+    """How many queries fit a budget of bytes, with every condition's states in memory at once.
+
+    Counts logits, residual-sized states, patterns with their prefix, and the repeated key/value
+    cache; the transient working set of a forward pass is taken to be as large again.
+    """
+    cfg = subject.bridge.cfg
+    n_conditions = len(subject.settings)
+    prefix = max(len(setting.prefix) for setting in subject.settings.values())
+    states = 6 * subject.n_layers * longest * subject.d_model
+    patterns = 4 * subject.n_layers * subject.n_heads * longest * longest
+    outputs = longest * int(cfg.d_vocab)
+    cache = 2 * subject.n_layers * subject.d_model * (prefix + longest)
+    rows = 2 * subject.n_heads * longest * (prefix + longest)
+    numbers = n_conditions * (states + 2 * patterns + outputs) + 2 * (cache + rows + outputs)
+    return max(1, int(budget / (4 * numbers)))

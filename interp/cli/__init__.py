@@ -1,0 +1,87 @@
+"""The `interp` command: picks a subcommand, runs it, and turns errors into one line.
+
+Exit codes: 0 done, 2 bad input or a model that cannot be trusted, 130 interrupted. Nothing that
+needs torch is imported before a subcommand has read its flags.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from interp import __version__
+from interp.errors import ConfigError, InterpError
+
+Command = Callable[[Sequence[str]], None]
+
+COMMANDS = {
+    "demo": "the bundled model, a prompt and a LoRA, in under a minute",
+    "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
+    "probe": "one head of a run, closely: interp probe RUN L5H3",
+    "report": "draw the report of a run again: interp report RUN",
+    "match distil": "train a LoRA that does what a prompt does",
+}
+
+
+def usage() -> str:
+    """The top-level help."""
+    lines = [f"  interp {name:<14}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Where inside a network do a prompt and a LoRA that say the same thing diverge?",
+            "",
+            *lines,
+            "",
+            "interp COMMAND --help lists a command's flags; --debug shows tracebacks;",
+            "interp --version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        print(f"interp {__version__}")
+        return 0
+    try:
+        command, rest = choose(words)
+        command(rest)
+    except InterpError as error:
+        if debug:
+            raise
+        print(f"interp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ninterp: interrupted. {resume_hint(words)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def choose(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
+    """The function of a command and the words that are left for it."""
+    name = " ".join(words[:2]) if words[0] == "match" else words[0]
+    if name not in COMMANDS:
+        raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    from interp.cli import commands
+
+    return getattr(commands, name.replace(" ", "_")), words[len(name.split()) :]
+
+
+def resume_hint(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    if words[0] != "diverge":
+        return "Nothing is left to resume."
+    import shlex
+
+    resumed = [word for word in words if word not in ("--resume", "--overwrite")]
+    return f"Go on with: interp {shlex.join([*resumed, '--resume'])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Progress on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_EVERY = 5.0
+"""Seconds between plain lines."""
+
+
+def console() -> Console:
+    """Where progress and notices go; results go to stdout."""
+    return Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Counter:
+    """Counts what is done per label and shows it."""
+
+    screen: Console
+    bars: Progress
+    unit: str
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+
+    def add(self, label: str, newly: int, total: int, note: str = "") -> None:
+        """`newly` more of `total` are done."""
+        self.done[label] = self.done.get(label, 0) + newly
+        if label not in self.tasks:
+            self.tasks[label] = self.bars.add_task(label, total=total, note="")
+        rate = self.done[label] / max(1e-9, time.monotonic() - self.started)
+        note = note or f"{rate:.1f} {self.unit}/s"
+        self.bars.update(self.tasks[label], completed=self.done[label], note=note)
+        if not self.screen.is_terminal:
+            self._say(label, total, note, rate)
+
+    def _say(self, label: str, total: int, note: str, rate: float) -> None:
+        now = time.monotonic()
+        finished = self.done[label] >= total
+        if finished or now - self.said >= PLAIN_EVERY:
+            self.said = now
+            left = "" if finished else f", {(total - self.done[label]) / rate:.0f} s left"
+            self.screen.print(f"{label}: {self.done[label]}/{total} {self.unit} ({note}{left})")
+
+
+@contextmanager
+def counting(unit: str) -> Iterator[Counter]:
+    """A counter whose bars live while inside."""
+    screen = console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
+    with bars:
+        yield Counter(screen, bars, unit)

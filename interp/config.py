@@ -1,0 +1,258 @@
+"""Settings: the Python API, the YAML file and the command line are the same models.
+
+    Experiment(model="gpt2", adapter=("lora",), prompt_file=("p.txt",), queries="q", out="run")
+    Experiment(**from_yaml("experiment.yaml"))
+
+Torch-free, so that `interp diverge --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from interp import conditions as conditions_room
+from interp.conditions import Base, Condition, Lora, Neutral, Prompt
+from interp.errors import ConditionError, ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Experiment(BaseModel):
+    """Compare one model under prompts and adapters, on the same queries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    """Model folder or hub id."""
+    queries: Path
+    """JSONL file: {"text": ..., "answer": ... (optional), "label": ... (optional)} per line."""
+    out: Path
+    """Folder of the run."""
+    adapter: tuple[str, ...] = ()
+    """peft LoRA folders. One is condition `lora`, several are `lora_0`, `lora_1`, ..."""
+    prompt_file: tuple[Path, ...] = ()
+    """Text files, each put before the query. One is `prompt`, several are `prompt_0`, ..."""
+    conditions: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(default_factory=dict)
+    """Further conditions by name (YAML only), such as `few: {prompt: {pairs: [[hot, cold]]}}`."""
+    heldout: Path | None = None
+    """More queries, reported apart: those that nothing was fitted on."""
+    separator: str = "\n"
+    """Written between a prompt file's text and the query."""
+    neutral: bool = True
+    """Also run a length-matched neutral prompt, the control of the first prompt."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; sums are made in float64."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Queries per forward pass (none: as many as `memory` allows)."""
+    memory: float = Field(default=0.5, gt=0)
+    """Budget in GB for one chunk's activations, from which the batch size follows."""
+    seed: int = 0
+    """Seed of the bootstrap and of every control."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first queries of each file."""
+    bootstrap: int = Field(default=200, ge=0)
+    """Bootstrap replicates behind every interval."""
+    max_positions: int = Field(default=32, ge=0)
+    """How many query positions get rows of their own (`last` and `mean` always cover all)."""
+    tolerance_js: float = Field(default=0.02, ge=0)
+    """Largest mean JS divergence (nats) at which outputs count as matched."""
+    tolerance_top1: float = Field(default=0.95, ge=0, le=1)
+    """Smallest share of queries on which both must say the same."""
+    resume: bool = False
+    """Go on with an unfinished run in `out`."""
+    overwrite: bool = False
+    """Replace what is in `out`."""
+    revision: str | None = None
+    """Revision of a model on the hub."""
+    trust_remote_code: bool = False
+    """Allow a model that brings its own code to run it."""
+    allow_other_base: bool = False
+    """Accept an adapter whose configuration names another base model."""
+
+    def build(self) -> dict[str, Condition]:
+        """All conditions by name, in the order in which they are shown; `base` is always first."""
+        built: dict[str, Condition] = {"base": Base()}
+        for name, path in _named("prompt", self.prompt_file):
+            built[name] = Prompt(text=read_prompt(Path(path)), separator=self.separator)
+        for name, adapter in _named("lora", self.adapter):
+            built[name] = Lora(str(adapter))
+        for name, spec in self.conditions.items():
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"condition name {name!r}: use letters, digits, _ . and -")
+            if name in built:
+                raise ConfigError(f"condition {name!r} is defined twice")
+            built[name] = parse_condition(name, spec, built)
+        if len(built) == 1:
+            raise ConfigError("nothing to compare: give --prompt-file, --adapter or conditions")
+        prompt = next((c for c in built.values() if isinstance(c, Prompt)), None)
+        if self.neutral and prompt is not None and "neutral" not in built:
+            built["neutral"] = Neutral(like=prompt)
+        return built
+
+
+class Distillation(BaseModel):
+    """Train a LoRA whose outputs without a prompt match the model's outputs with it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    """Model folder or hub id."""
+    prompt_file: Path
+    """Text file, put before every query: what the LoRA is to imitate."""
+    queries: Path
+    """JSONL file of training queries; their answers, where given, are matched too."""
+    out: Path
+    """Folder of the adapter."""
+    heldout: Path | None = None
+    """Queries for the second certificate; never trained on."""
+    separator: str = "\n"
+    """Written between the prompt file's text and the query."""
+    continuation: int = Field(default=0, ge=0)
+    """Also match this many tokens of the prompted model's own greedy continuation (queries
+    without an answer)."""
+    positions: Literal["continuation", "all"] = "continuation"
+    """Match from the query's last token on, or at every token of the query as well."""
+    rank: int = Field(default=8, ge=1)
+    """Rank of the LoRA."""
+    alpha: float = Field(default=16, gt=0)
+    """LoRA alpha: the update is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Module names that get a LoRA (all-linear: every linear layer but the unembedding)."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak of AdamW's learning rate; it falls to zero by a cosine."""
+    epochs: int = Field(default=60, ge=1)
+    """Passes over the queries, at most."""
+    batch_size: int = Field(default=16, ge=1)
+    """Queries per step."""
+    target_kl: float = Field(default=1e-3, ge=0)
+    """Stop early once an epoch's mean KL (nats) is at most this."""
+    patience: int = Field(default=15, ge=1)
+    """Stop early after so many epochs without a new best."""
+    seed: int = 0
+    """Seed of the LoRA's start and of the order of queries."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first queries of each file."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ..."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the base weights."""
+    tolerance_js: float = Field(default=0.02, ge=0)
+    """Largest mean JS divergence (nats) at which outputs count as matched."""
+    tolerance_top1: float = Field(default=0.95, ge=0, le=1)
+    """Smallest share of queries on which both must say the same."""
+    overwrite: bool = False
+    """Replace an adapter in `out`."""
+    revision: str | None = None
+    """Revision of a model on the hub."""
+    trust_remote_code: bool = False
+    """Allow a model that brings its own code to run it."""
+
+
+def read_prompt(path: Path) -> str:
+    """A prompt file's text; one line break at its end is the editor's and does not count."""
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise ConfigError(f"prompt file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"prompt file {path} is not UTF-8 text ({error.reason})") from error
+
+
+def _named(name: str, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    if len(values) == 1:
+        return [(name, values[0])]
+    return [(f"{name}_{index}", value) for index, value in enumerate(values)]
+
+
+KINDS: dict[str, type[Condition]] = {
+    re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
+    for kind in (
+        conditions_room.Base,
+        conditions_room.Prompt,
+        conditions_room.Lora,
+        conditions_room.FineTuned,
+        conditions_room.LogitBias,
+        conditions_room.Neutral,
+        conditions_room.ShuffledTokens,
+        conditions_room.Shifted,
+    )
+}
+
+
+def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Condition:
+    """`{kind: {field: value}}`, or a list of them (composed); `like`, `of`, `by` name others."""
+    if isinstance(spec, list) and spec:
+        first, *rest = (parse_condition(name, part, known) for part in spec)
+        for part in rest:
+            first = first + part
+        return first
+    if not (isinstance(spec, dict) and len(spec) == 1):
+        raise ConfigError(f"condition {name}: write one of {', '.join(KINDS)} with its fields")
+    ((kind, fields),) = spec.items()
+    if kind not in KINDS:
+        raise ConfigError(f"condition {name}: no kind {kind!r}; there are {', '.join(KINDS)}")
+    values = dict(fields or {})
+    for reference in {"like", "of", "by"} & values.keys():
+        if values[reference] not in known:
+            raise ConfigError(f"condition {name}: {reference} names no condition above it")
+        values[reference] = known[values[reference]]
+    for listed in {"messages", "pairs", "positions"} & values.keys():
+        items = values[listed] or ()
+        values[listed] = tuple(tuple(i) if isinstance(i, list) else i for i in items) or None
+    if "file" in values and kind == "prompt":
+        values["text"] = read_prompt(Path(values.pop("file")))
+    try:
+        return KINDS[kind](**values)
+    except (TypeError, ConditionError) as error:
+        raise ConfigError(f"condition {name}: {str(error).replace('__init__() ', '')}") from error
+
+
+def from_yaml(path: Path) -> dict[str, Any]:
+    """The validated fields of a YAML experiment; its relative paths are looked up beside it first.
+
+    Fields that the file leaves out are not in the result: flags may still give them.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path}: write fields like `model: gpt2`")
+    located = {key: _beside(path.parent, key, value) for key, value in fields.items()}
+    required = {name: "-" for name, f in Experiment.model_fields.items() if f.is_required()}
+    try:
+        checked = Experiment.model_validate({**required, **located})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from error
+    return {name: getattr(checked, name) for name in located}
+
+
+PATHS = {"model", "queries", "out", "adapter", "prompt_file", "heldout", "file", "conditions"}
+
+
+def _beside(folder: Path, key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _beside(folder, k, v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_beside(folder, key, item) for item in value]
+    if key in PATHS and isinstance(value, str) and (folder / value).exists():
+        return str(folder / value)
+    return value
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a configuration in one line."""
+    fault = error.errors()[0]
+    field = ".".join(map(str, fault["loc"])) or "experiment"
+    return f"{field}: {fault['msg']}"

@@ -1,0 +1,1 @@
+"""Making a prompt and a LoRA say the same thing: `distil` turns a prompt into a LoRA."""

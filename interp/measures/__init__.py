@@ -1,0 +1,35 @@
+"""What is measured: pure functions of tensors, one file per section of the definitions.
+
+`output`: distributions of the next token. `state`: residual stream and what is written to it,
+through the condition Gram. `attention`: patterns and scores of the query's own keys. Functions
+give one value per query token (NaN where it is undefined); `interp.statistics` averages.
+"""
+
+from __future__ import annotations
+
+import torch
+
+UNITS = {
+    "kl_divergence": "nats",
+    "js_divergence": "nats",
+    "top1_agreement": "share",
+    "accuracy": "share",
+    "rec2ftp": "share",
+    "relative_l2": "ratio",
+    "cosine": "cosine",
+    "delta_alignment": "cosine",
+    "delta_norm_ratio": "ratio",
+    "prefix_mass": "share",
+    "entropy": "nats",
+    "content_entropy": "nats",
+    "content_js": "nats",
+    "sim_am": "cosine",
+    "sim_am_delta": "cosine",
+    "rewiring_share": "share",
+}
+"""Measure -> units, in the order in which a reader meets them."""
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The dtype sums are made in: float64 (float32 where the device has none)."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)

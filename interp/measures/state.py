@@ -1,0 +1,68 @@
+"""Distances of states (METRICS.md, section 2), all functions of the condition Gram.
+
+    g = gram(torch.stack([x_base, x_prompt, x_lora]))     # [*token, cond, cond]
+    relative_l2(g, 1, 2)
+    delta_alignment(g, 1, 2, base=0)
+
+The Gram holds what any per-token ratio between conditions needs, in float64 and without the states.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.measures import wide
+
+Gram = Float[Tensor, "*token cond cond"]
+
+
+def gram(states: Float[Tensor, "cond *token d_model"]) -> Gram:
+    """`g[token, c, c'] = <x[c], x[c']>` in float64.
+
+    Each product is summed in the same order, so that equal states give equal entries and their
+    distance is exactly 0 (a matrix product rounds differently from entry to entry).
+    """
+    x = wide(states)
+    rows = [torch.stack([(a * b).sum(-1) for b in x[: i + 1]], -1) for i, a in enumerate(x)]
+    g = torch.stack([torch.nn.functional.pad(row, (0, len(x) - row.shape[-1])) for row in rows], -2)
+    return g + g.tril(-1).mT
+
+
+def relative_l2(g: Gram, a: int, b: int) -> Float[Tensor, "*token"]:
+    """`‖x_a - x_b‖ / (½(‖x_a‖ + ‖x_b‖))`, `[0, 2]`; NaN where both states are zero."""
+    scale = 0.5 * (_norm(g, a) + _norm(g, b))
+    return _ratio(_squared_distance(g, a, b).sqrt(), scale)
+
+
+def cosine(g: Gram, a: int, b: int) -> Float[Tensor, "*token"]:
+    """`<x_a, x_b> / (‖x_a‖‖x_b‖)`, `[-1, 1]`; NaN where a state is zero."""
+    return _ratio(g[..., a, b], _norm(g, a) * _norm(g, b)).clamp(-1, 1)
+
+
+def delta_alignment(g: Gram, a: int, b: int, base: int) -> Float[Tensor, "*token"]:
+    """`cos(x_a - x_base, x_b - x_base)`, `[-1, 1]`: do both push the same way? NaN where one
+    does not push at all. (For attention output: SimAOU of Dai et al. 2212.10559, sec. 4.2, without
+    its normalisation of the states before subtracting.)"""
+    inner = g[..., a, b] - g[..., a, base] - g[..., b, base] + g[..., base, base]
+    norms = (_squared_distance(g, a, base) * _squared_distance(g, b, base)).sqrt()
+    return _ratio(inner, norms).clamp(-1, 1)
+
+
+def delta_norm_ratio(g: Gram, a: int, b: int, base: int) -> Float[Tensor, "*token"]:
+    """`‖x_a - x_base‖ / ‖x_b - x_base‖`, `[0, inf)`; NaN where b equals base."""
+    return _ratio(_squared_distance(g, a, base).sqrt(), _squared_distance(g, b, base).sqrt())
+
+
+def _norm(g: Tensor, a: int) -> Tensor:
+    return g[..., a, a].sqrt()
+
+
+def _squared_distance(g: Tensor, a: int, b: int) -> Tensor:
+    return (g[..., a, a] + g[..., b, b] - 2 * g[..., a, b]).clamp(min=0)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    undefined = denominator == 0
+    return torch.where(undefined, torch.nan, numerator / denominator.where(~undefined, 1.0))

@@ -1,0 +1,139 @@
+"""One head, closely, under every condition.
+
+    view = head_view(subject, Head(3, 2), pairs, queries, batch_size=32)
+
+Reads the pattern of that one layer only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.capture import capture, chunks
+from interp.errors import SubjectError
+from interp.measures import wide
+from interp.measures.attention import content_js, read_rows
+from interp.names import Head, Site
+from interp.queries import Encoded
+from interp.results import HeadView
+from interp.subject import Batch, Subject
+
+EXAMPLES, MOST_ATTENDED = 4, 10
+
+
+class Seen(NamedTuple):
+    """One condition's head on one chunk: the prefix mass and content rows, and the mass that each
+    query's last token puts on every key (prefix keys, then the query's own)."""
+
+    prefix_mass: Tensor
+    content: Tensor
+    last_prefix: Tensor
+    last_own: Tensor
+
+
+def head_view(
+    subject: Subject,
+    head: Head,
+    pairs: Sequence[tuple[str, str]],
+    queries: Sequence[Encoded],
+    batch_size: int,
+) -> HeadView:
+    """Patterns of a few example queries, content JS of all, and what is attended most."""
+    if not (head.layer < subject.n_layers and head.head < subject.n_heads):
+        raise SubjectError(
+            f"no head {head}: {subject.name} has layers 0 to {subject.n_layers - 1} "
+            f"and heads 0 to {subject.n_heads - 1}"
+        )
+    caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+    js: list[np.ndarray] = []
+    masses: dict[str, dict[tuple[str, int, str], float]] = {n: {} for n in subject.settings}
+    examples: dict[str, list[np.ndarray]] = {n: [] for n in subject.settings}
+    for chunk in chunks(queries, batch_size):
+        batch = Batch.of(chunk, subject.device)
+        seen = {name: _look(subject, name, head, batch, caches[name]) for name in subject.settings}
+        rows = torch.arange(len(chunk), device=subject.device)
+        last = [content_js(seen[a].content, seen[b].content)[rows, 0, batch.lengths - 1]
+                for a, b in pairs]  # fmt: skip
+        js.append(torch.stack(last).cpu().numpy())
+        for name, one in seen.items():
+            _add_masses(masses[name], subject, name, one, chunk)
+            space = max(0, EXAMPLES - len(examples[name]))
+            examples[name] += _examples(one, batch)[:space]
+    return HeadView(
+        head=head,
+        conditions=list(subject.settings),
+        pairs=list(pairs),
+        tokens=[_tokens(subject, query.ids) for query in queries[:EXAMPLES]],
+        patterns=_padded([examples[name] for name in subject.settings]),
+        content_js=np.concatenate(js, axis=1),
+        attended=[row for name, mass in masses.items() for row in _most(name, mass, len(queries))],
+    )
+
+
+def _look(subject: Subject, name: str, head: Head, batch: Batch, cache: Any) -> Seen:
+    site = Site("pattern", head.layer)
+    rows = torch.arange(len(batch.ids), device=batch.ids.device)
+
+    def read(pattern: Tensor) -> Seen:
+        own = pattern[:, head.head : head.head + 1]
+        attention = read_rows(own)
+        last = wide(own[rows, 0, batch.lengths - 1])
+        length = own.shape[-2]
+        return Seen(attention.prefix_mass, attention.content, last[:, :-length], last[:, -length:])
+
+    return capture(subject, subject.settings[name], batch, cache, {site: read}).values[site]
+
+
+def _examples(one: Seen, batch: Batch) -> list[np.ndarray]:
+    """`[query_pos, 1 + query_pos]` per query: prefix mass, then the query's own keys."""
+    mass = one.prefix_mass[:, 0, :, None]
+    full = torch.cat([mass, one.content[:, 0] * (1 - mass)], dim=-1).cpu().numpy()
+    return [full[i, :n, : n + 1] for i, n in enumerate(batch.lengths.tolist())]
+
+
+def _padded(patterns: list[list[np.ndarray]]) -> np.ndarray:
+    longest = max(len(pattern) for group in patterns for pattern in group)
+    filled = np.full((len(patterns), len(patterns[0]), longest, longest + 1), np.nan, np.float32)
+    for condition, group in enumerate(patterns):
+        for query, pattern in enumerate(group):
+            filled[condition, query, : pattern.shape[0], : pattern.shape[1]] = pattern
+    return filled
+
+
+def _add_masses(
+    masses: dict[tuple[str, int, str], float],
+    subject: Subject,
+    name: str,
+    one: Seen,
+    chunk: Sequence[Encoded],
+) -> None:
+    """Prefix keys by place in the prefix, the query's own by place from the query's end."""
+    prefix = _tokens(subject, subject.settings[name].prefix)
+    visible = one.last_prefix.shape[-1]
+    offset = len(prefix) - visible  # a sliding window may not reach the prefix's first tokens
+    for position, mass in enumerate(one.last_prefix.sum(0).tolist()):
+        key = ("prefix", position + offset, prefix[position + offset])
+        masses[key] = masses.get(key, 0.0) + mass
+    for query, own in zip(chunk, one.last_own.tolist(), strict=True):
+        tokens = _tokens(subject, query.ids)
+        for position, token in enumerate(tokens):
+            key = ("query", position, token)
+            masses[key] = masses.get(key, 0.0) + own[position]
+
+
+def _most(name: str, masses: dict[tuple[str, int, str], float], n: int) -> list[dict[str, Any]]:
+    ranked = sorted(masses.items(), key=lambda item: -item[1])[:MOST_ATTENDED]
+    return [
+        {"condition": name, "token": token, "where": where, "position": place, "mass": mass / n}
+        for (where, place, token), mass in ranked
+    ]
+
+
+def _tokens(subject: Subject, ids: Sequence[int]) -> list[str]:
+    """Tokens as text, each decoded by itself."""
+    return [str(subject.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in ids]

@@ -1,0 +1,196 @@
+"""Mergeable accumulators and their bootstrap intervals: nothing kept per query but a few numbers.
+
+    weights = poisson_weights([query.key for query in queries], replicates=200, seed=0)
+    total = Ratio.of(values, 1.0, weights, positions).merge(Ratio.of(...))
+    estimate = total.compute()          # value, ci_low, ci_high, n per cell
+
+An accumulator is a frozen dataclass with `empty`, `of`, `merge` (a new value, operands unchanged),
+`compute`, `arrays` and `from_arrays`. Any split of the queries into shards gives the same result
+as the whole (to rounding; the sweep merges in sorted order, so its results are the same bits).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from einops import einsum
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+LEVEL = 0.95
+
+
+def poisson_weights(
+    keys: Sequence[str], replicates: int, seed: int
+) -> Float[ndarray, "query replicate"]:
+    """How often each query occurs in each bootstrap replicate; column 0 is the data itself.
+
+    Poisson(1) counts stand in for resampling with replacement (Hanley & MacGibbon 2006); drawn
+    from a generator seeded by (seed, key), they do not depend on how queries are sharded.
+    """
+    rows = []
+    for key in keys:
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        rows.append(np.concatenate([[1.0], generator.poisson(1.0, replicates)]))
+    return np.stack(rows)
+
+
+def position_labels(longest: int, limit: int) -> list[str]:
+    """`last`, `mean`, then every index within the query, up to `limit` of them."""
+    return ["last", "mean", *map(str, range(min(longest, limit)))]
+
+
+def position_weights(
+    lengths: Sequence[int], width: int, labels: Sequence[str]
+) -> Float[ndarray, "query query_pos label"]:
+    """1 where a query's token counts towards a label, in the order of `position_labels`."""
+    index = np.arange(width)
+    length = np.asarray(lengths)[:, None]
+    columns = [index == length - 1, index < length]
+    columns += [(index == int(label)) & (index < length) for label in labels[2:]]
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
+
+
+class Estimate(NamedTuple):
+    """A value per cell, its 95 % interval over queries, and how many queries it rests on."""
+
+    value: Float[ndarray, "*cell"]
+    ci_low: Float[ndarray, "*cell"]
+    ci_high: Float[ndarray, "*cell"]
+    n: Int[ndarray, "*cell"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A sum over a sum, under every bootstrap replicate of the queries.
+
+    A mean is the ratio with denominator 1; numerators and denominators travel together and are
+    divided once. Tokens where either is not finite count in neither. Cells have the shape
+    `[*cell, label]`; `numerator` and `denominator` have the replicates in front.
+    """
+
+    numerator: Float[ndarray, "*replicate_cell"]
+    denominator: Float[ndarray, "*replicate_cell"]
+    n: Int[ndarray, "*cell"]
+
+    @classmethod
+    def empty(cls) -> Ratio:
+        """The identity of `merge`: scalar zeros, which broadcast."""
+        return cls(np.zeros(()), np.zeros(()), np.zeros((), np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        numerator: Float[ndarray, "query *cell query_pos"],
+        denominator: Float[ndarray, "query *cell query_pos"] | float,
+        weights: Float[ndarray, "query replicate"],
+        positions: Float[ndarray, "query query_pos label"],
+    ) -> Ratio:
+        """Sum the tokens of some queries by position label, under every replicate."""
+        below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
+        valid = np.isfinite(numerator) & np.isfinite(below)
+
+        def by_label(values: ndarray) -> ndarray:
+            kept = np.where(valid, values, 0.0)
+            return einsum(kept, positions, "query ... pos, query pos label -> query ... label")
+
+        def by_replicate(values: ndarray) -> ndarray:
+            return np.tensordot(weights, by_label(values), axes=([0], [0]))
+
+        seen = by_label(np.ones_like(below)) > 0
+        return cls(by_replicate(numerator), by_replicate(below), seen.sum(0, dtype=np.int64))
+
+    def merge(self, other: Ratio) -> Ratio:
+        """The accumulator of both sets of queries."""
+        return Ratio(
+            self.numerator + other.numerator,
+            self.denominator + other.denominator,
+            self.n + other.n,
+        )
+
+    def compute(self) -> Estimate:
+        """Value (replicate 0) and percentile interval; NaN where the denominator is 0."""
+        if self.numerator.ndim == 0:
+            raise ValueError("nothing was accumulated: no queries")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.where(self.denominator == 0, np.nan, self.numerator / self.denominator)
+        low, high = percentile_interval(values[1:])
+        return Estimate(values[0], low, high, self.n)
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"numerator": self.numerator, "denominator": self.denominator, "n": self.n}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Ratio:
+        """The inverse of `arrays`."""
+        return cls(arrays["numerator"], arrays["denominator"], arrays["n"])
+
+
+def percentile_interval(
+    replicates: Float[ndarray, "replicate *cell"],
+) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
+    """The central 95 % of the replicates; NaN with fewer than 20 of them defined."""
+    low = np.full(replicates.shape[1:], np.nan)
+    high = low.copy()
+    enough = np.isfinite(replicates).sum(0) >= 20
+    if enough.any():
+        tail = (1 - LEVEL) / 2
+        low[enough], high[enough] = np.nanquantile(replicates[:, enough], [tail, 1 - tail], axis=0)
+    return low, high
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """One row of numbers per query (a certificate needs a percentile, which no sum gives)."""
+
+    index: Int[ndarray, "query"]
+    values: Float[ndarray, "query column"]
+
+    @classmethod
+    def empty(cls) -> PerQuery:
+        """The identity of `merge`."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, 0)))
+
+    @classmethod
+    def of(cls, index: Sequence[int], values: Float[ndarray, "query column"]) -> PerQuery:
+        """Rows of some queries, by their number in the query file."""
+        return cls(np.asarray(index, np.int64), np.asarray(values, np.float64))
+
+    def merge(self, other: PerQuery) -> PerQuery:
+        """Rows of both, sorted by query; the same query twice is an error."""
+        if not len(self.index) or not len(other.index):
+            return self if len(self.index) else other
+        index = np.concatenate([self.index, other.index])
+        if len(np.unique(index)) != len(index):
+            raise ValueError("the same query was accumulated twice")
+        order = np.argsort(index)
+        return PerQuery(index[order], np.concatenate([self.values, other.values])[order])
+
+    def compute(self) -> Float[ndarray, "query column"]:
+        """The rows, in the order of the query file."""
+        if not len(self.index):
+            raise ValueError("nothing was accumulated: no queries")
+        return self.values[np.argsort(self.index)]
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"index": self.index, "values": self.values}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> PerQuery:
+        """The inverse of `arrays`."""
+        return cls(arrays["index"], arrays["values"])
+
+
+Accumulator = Ratio | PerQuery
+
+
+def from_arrays(arrays: Mapping[str, ndarray]) -> Accumulator:
+    """Whichever accumulator these arrays are of."""
+    return (PerQuery if "index" in arrays else Ratio).from_arrays(arrays)

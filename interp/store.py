@@ -1,0 +1,127 @@
+"""Shards of an unfinished run: content-addressed, atomic, and refused when the settings changed.
+
+    with Store.open(out, settings, resume=True) as store:
+        tally = store.get("matched-00000")      # None where absent or damaged
+        store.put("matched-00000", tally)
+        store.finish()
+
+They lie in `OUT/.unfinished/` and go when the run is written. A shard's name ends in the sha256 of
+its bytes, so a truncated or altered file is not found and is computed again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from interp.errors import RunError
+from interp.measures.tally import Key, Tally
+from interp.results import MANIFEST, write_atomic
+from interp.statistics import from_arrays
+
+FOLDER, SETTINGS, LOCK, SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The shards of one run."""
+
+    folder: Path
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        out: Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> Iterator[Store]:
+        """Claim a run folder; refuses one in use, finished, or begun with other settings."""
+        folder = out / FOLDER
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK).open("w")
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {out}: {error.strerror}; choose another --out"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"another process is writing {out}; choose another --out") from error
+            store = cls(folder)
+            store._claim(out, dict(settings), resume, overwrite)
+            yield store
+
+    def _claim(self, out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        file = self.folder / SETTINGS
+        if (out / MANIFEST).exists() and not overwrite:
+            raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
+        if file.exists() and not (resume or overwrite):
+            raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
+        if file.exists() and resume:
+            _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out)
+        else:
+            for shard in self.folder.glob(f"*{SUFFIX}"):
+                shard.unlink()
+        for leftover in self.folder.glob(".tmp-*"):
+            leftover.unlink()
+        write_atomic(file, json.dumps(settings, indent=1, sort_keys=True).encode())
+
+    def get(self, shard: str) -> Tally | None:
+        """A finished shard, or None."""
+        for path in sorted(self.folder.glob(f"{shard}-*{SUFFIX}")):
+            content = path.read_bytes()
+            if path.stem.removeprefix(f"{shard}-") == hashlib.sha256(content).hexdigest():
+                return _unpack(content)
+            path.unlink()
+        return None
+
+    def put(self, shard: str, tally: Tally) -> None:
+        """Keep a finished shard."""
+        content = _pack(tally)
+        name = f"{shard}-{hashlib.sha256(content).hexdigest()}{SUFFIX}"
+        write_atomic(self.folder / name, content)
+
+    def finish(self) -> None:
+        """Remove the shards: the run is written."""
+        shutil.rmtree(self.folder)
+
+
+def _pack(tally: Tally) -> bytes:
+    arrays: dict[str, np.ndarray] = {}
+    for key, accumulator in sorted(tally.items()):
+        for name, array in accumulator.arrays().items():
+            arrays["|".join((*key, name))] = np.ascontiguousarray(array)
+    return save(arrays)
+
+
+def _unpack(content: bytes) -> Tally:
+    groups: dict[Key, dict[str, np.ndarray]] = {}
+    for label, array in load(content).items():
+        *key, name = label.split("|")
+        groups.setdefault(Key(*key), {})[name] = array
+    return {key: from_arrays(arrays) for key, arrays in sorted(groups.items())}
+
+
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    now = json.loads(json.dumps(now))
+    different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if different:
+        raise RunError(
+            f"{out} was begun with other settings ({', '.join(different)}): "
+            "resume with the same ones, or pass --overwrite"
+        )

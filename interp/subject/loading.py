@@ -1,0 +1,77 @@
+"""Tokenizers and plain Hugging Face models, with one-line errors; the building blocks of `load`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from interp.errors import SubjectError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
+    """A model's fast tokenizer; a one-line error where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, **hub)
+    except (OSError, ValueError) as error:
+        raise SubjectError(_explain(model, error)) from error
+    if not tokenizer.is_fast:
+        raise SubjectError(f"{model} has no fast tokenizer (tokenizer.json); convert it first")
+    return tokenizer
+
+
+def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
+    """A model in evaluation mode with eager attention (the kind that shows its patterns)."""
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            model, dtype=DTYPES[dtype], attn_implementation="eager", **hub
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SubjectError(_explain(model, error)) from error
+    for name, parameter in hf.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise SubjectError(f"{model}: {name} has NaN or infinite values")
+    return hf.eval()
+
+
+def _explain(model: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        return f"{model} brings its own code: read it, then pass --trust-remote-code"
+    if Path(model).exists():
+        return f"{model} could not be loaded: {reason}"
+    return f"no model {model!r}: no such folder, and the hub answered: {reason[:200]}"
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is cuda where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Loading says nothing: what its warnings are about is checked, and raised, here."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

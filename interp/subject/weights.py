@@ -1,0 +1,65 @@
+"""The states that one copy of a model's weights can be in: adapters on or off, values swapped.
+
+with weights.of(setting):
+    ...                         # the model computes with the setting's weights
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp.conditions import Setting
+from interp.errors import SubjectError
+from interp.subject.adapters import active
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Base `parameters`, mounted adapters (folder -> peft name), and other models' values."""
+
+    parameters: dict[str, nn.Parameter]
+    fine_tuned: dict[str, dict[str, Tensor]]
+    peft: Any
+    adapters: dict[str, str]
+
+    @contextlib.contextmanager
+    def of(self, setting: Setting) -> Iterator[None]:
+        """The model's weights are those of `setting` while inside."""
+        adapters = [(self.adapters[folder], scale) for folder, scale in setting.adapters]
+        other = self.fine_tuned[setting.model] if setting.model else {}
+        with _swapped(self.parameters, other), active(self.peft, adapters):
+            yield
+
+
+@contextlib.contextmanager
+def _swapped(
+    parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]
+) -> Iterator[None]:
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        yield
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data
+
+
+def matching(
+    base: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The other model's tensors by the base's names; names and shapes must be the same."""
+    if different := sorted(set(base) ^ set(other)):
+        raise SubjectError(
+            f"{name} is not of the base's architecture: {different[0]} is in one of them only"
+        )
+    for key, parameter in base.items():
+        if parameter.shape != other[key].shape:
+            shapes = f"{tuple(other[key].shape)}, the base's {tuple(parameter.shape)}"
+            raise SubjectError(f"{name}: {key} has shape {shapes}")
+    return {key: value.data for key, value in other.items()}
