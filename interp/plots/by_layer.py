@@ -1,7 +1,9 @@
 """Divergence layer by layer: lines with intervals, sites as columns and measures as rows.
 
-layers(run).show()
-layers(run, position="mean", measures=("cosine",))
+    layers(run).show()
+    layers(run, position="mean", measures=("cosine",))
+
+Pairs keep their colour and dash in every panel; a pair without defined values is not drawn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """All figures that a run's table has rows for, by file name, in the order of the report.
 
-for name, figure in figures(load_run("RUN")).items(): ...
+    for name, figure in figures(load_run("RUN")).items(): ...
+
+What a run did not measure has no figure; the rest is drawn all the same.
 """
 
 from __future__ import annotations

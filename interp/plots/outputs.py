@@ -1,6 +1,8 @@
 """Do the outputs match? JS divergence and top-1 agreement of every pair beside the tolerance.
 
-output(run).show()
+    output(run).show()
+
+A pair whose markers lie left of one line and right of the other has matched outputs.
 """
 
 from __future__ import annotations
@@ -51,11 +53,12 @@ def output(run: Run, position: str = "last") -> go.Figure:
         figure,
         run.manifest,
         title="Output match: JS divergence and top-1 agreement of every pair",
-        pairs=pairs if len(pairs) <= 6 else pairs[:6],
+        pairs=pairs,
         note=f"Next-token distributions, position: {position}. Filled: matched queries, open: "
         f"held-out ones. JS below {FLOOR:g} is drawn at the edge",
         plot=max(120, 34 * len(pairs)),
         legend=True,
+        right=34,
         left=min(330, 40 + 7 * max(map(len, names))),
     )
 

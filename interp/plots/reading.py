@@ -1,8 +1,10 @@
 """What the figures read from a run: its pairs, its verdict, and selections of its table.
 
-headline(run.manifest)                       # ("prompt", "lora")
-verdict(run.manifest).passed                 # True, False, or None when nothing was certified
-rows(run, "relative_l2", "resid_post", pair=("prompt", "lora"), position="last")
+    headline(run.manifest)                       # ("prompt", "lora")
+    verdict(run.manifest).passed                 # True, False, or None when nothing was certified
+    rows(run, "relative_l2", "resid_post", pair=("prompt", "lora"), position="last")
+
+Only reading: nothing here draws, and nothing computes a measure.
 """
 
 from __future__ import annotations
@@ -165,13 +167,16 @@ def verdict(manifest: Manifest) -> Verdict:
 
 
 def numbers(entry: Mapping[str, Any]) -> str:
-    """A certificate's numbers beside their tolerance."""
-    js, top = entry["mean_js"] <= entry["tolerance_js"], entry["top1_agreement"]
-    agrees = top >= entry["tolerance_top1"]
+    """A certificate's numbers beside their tolerance; a number that is missing is undefined."""
+    js, top = entry["mean_js"], entry["top1_agreement"]
+    js_limit, top_limit = entry["tolerance_js"], entry["tolerance_top1"]
+    js_sign = "≤" if js is not None and js <= js_limit else ">"
+    top_sign = "≥" if top is not None and top >= top_limit else "<"
+    if js is None or top is None:
+        js_sign = top_sign = "against"
     return (
-        f"mean JS {number(entry['mean_js'])} {'≤' if js else '>'} {entry['tolerance_js']:g} nats, "
-        f"top-1 {number(top)} {'≥' if agrees else '<'} {entry['tolerance_top1']:g}, "
-        f"n = {entry['n']}"
+        f"mean JS {number(js)} {js_sign} {js_limit:g} nats, "
+        f"top-1 {number(top)} {top_sign} {top_limit:g}, n = {entry['n']}"
     )
 
 

@@ -26,18 +26,19 @@ FONT = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Color E
 
 _MAIN = ("#0072B2", "#555555", "#D55E00", "#009E73")
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
+_REST = "#9A9A9A"
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _TITLE_LINE, _CAPTION_LINE, _LEGEND, _HEADINGS = 24, 15, 30, 30
 _CAPTION_WIDTH = 185
 
 
 def colours(manifest: Manifest, pairs: Sequence[Pair] = ()) -> dict[Pair, str]:
-    """Pair -> colour, the same in every figure of a run; further pairs follow the main ones."""
+    """Pair -> colour, the same in every figure of a run; pairs beside the main ones are grey."""
     main = reading.main_pairs(manifest)
     rest = [pair for pair in pairs if pair not in main]
     cycle = (*_MAIN, *_OTHERS)
     fixed = {pair: cycle[i % len(cycle)] for i, pair in enumerate(main)}
-    return fixed | {pair: _OTHERS[i % len(_OTHERS)] for i, pair in enumerate(rest)}
+    return fixed | dict.fromkeys(rest, _REST)
 
 
 def dashes(manifest: Manifest) -> dict[Pair, str]:
@@ -70,13 +71,18 @@ def caption(manifest: Manifest, pairs: Sequence[Pair], queries: str, note: str =
     parts = [
         note,
         f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
-        "Compared: " + "; ".join(map(pair_name, pairs)) if pairs else "",
+        _listed(pairs),
         f"n = {'?' if count is None else count} {queries} queries",
         reading.interval(manifest),
         f"seed {manifest.get('seed', '?')}",
         f"Match certificate: {reading.verdict(manifest).text}",
     ]
     return ". ".join(part.rstrip(".") for part in parts if part) + "."
+
+
+def _listed(pairs: Sequence[Pair], most: int = 6) -> str:
+    more = f"; and {len(pairs) - most} further pairs" if len(pairs) > most else ""
+    return f"Compared: {'; '.join(map(pair_name, pairs[:most]))}{more}" if pairs else ""
 
 
 def finish(
@@ -133,9 +139,16 @@ def _title(title: str, failed: bool) -> dict[str, object]:
 
 
 def _legend(drop: float) -> dict[str, object]:
-    place = {"x": 0, "xref": "container", "xanchor": "left", "yref": "container", "yanchor": "top"}
+    place = {"x": 0.01, "xref": "container", "xanchor": "left", "yref": "container"}
     look = {"orientation": "h", "font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"}
-    return {**place, **look, "y": 1 - drop, "itemsizing": "trace", "tracegroupgap": 0}
+    return {
+        **place,
+        **look,
+        "y": 1 - drop,
+        "yanchor": "top",
+        "itemsizing": "trace",
+        "tracegroupgap": 0,
+    }
 
 
 def _footnote(words: str, left: int, below: int) -> dict[str, object]:

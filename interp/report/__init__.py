@@ -1,10 +1,12 @@
 """The report of a run: one offline HTML file, and a table for the terminal. Torch-free.
 
-from interp.report import write
-write(Path("RUN"))                       # RUN/report.html and RUN/figures/
+    from interp.report import write
+    write(Path("RUN"))                       # RUN/report.html and RUN/figures/
 
-from interp.report.terminal import text_table
-rich.print(text_table(load_run("RUN")))
+    from interp.report.terminal import text_table
+    rich.print(text_table(load_run("RUN")))
+
+The report is a view: run `write` again after changing nothing and its bytes are the same.
 """
 
 from interp.report.terminal import text_table

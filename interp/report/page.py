@@ -1,6 +1,8 @@
 """The page: everything a reader needs of one run, as one string of HTML.
 
-html = page(run, figures(run))
+    html = page(run, figures(run))
+
+Every string of the run goes through autoescape or `escaped_json`; `Markup` wraps only our own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from interp.plots import reading, style
-from interp.plots.heads import attended
+from interp.plots.head_summaries import attended
 from interp.plots.text import number, pair_name, visible
 from interp.report import tables
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash

@@ -1,6 +1,8 @@
 """The report's tables as plain rows; the page and the terminal only lay them out.
 
-by_layer(run).rows[0]          # [Cell("0"), Cell("0.21", "0.18–0.24"), ...]
+    by_layer(run).rows[0]          # [Cell("0"), Cell("0.210", "[0.180, 0.240]"), ...]
+
+A dash stands for what was not measured, `undefined` for what has no value.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def outside(run: Run, most: int = 20) -> Table:
         for c in reading.certificates(run.manifest, reading.headline(run.manifest))
         for entry in c.get("outside", [])
     ]
-    found.sort(key=lambda pair: -pair[1]["js"])
+    found.sort(key=lambda pair: -(pair[1]["js"] or 0.0))
     rows = [
         [
             Cell(queries),

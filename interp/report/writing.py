@@ -1,6 +1,8 @@
 """Write a run's figures and its one-file report, and vouch for both in its manifest.
 
-write(Path("RUN"))                # RUN/figures/*, RUN/report.html, RUN/manifest.json
+    write(Path("RUN"))                # RUN/figures/*, RUN/report.html, RUN/manifest.json
+
+The order matters: the manifest is sealed last, over files that are already in place.
 """
 
 from __future__ import annotations
