@@ -145,6 +145,7 @@ def _js_axis(frame: pd.DataFrame) -> dict[str, object]:
 
 def _tolerance(figure: go.Figure, run: Run, measure: str, column: int) -> None:
     found = reading.certificates(run.manifest, reading.headline(run.manifest))
+    found = found or run.manifest.get("certificates", [])
     if not found:
         return
     key = "tolerance_js" if measure == "js_divergence" else "tolerance_top1"

@@ -142,7 +142,7 @@ def compared(frame: pd.DataFrame, manifest: Manifest) -> list[Pair]:
         return [p for p in (pair, null) if p in present]
     sides = [pair[0], pair[1], null[0] if null else None] if pair else []
     wanted = [p for side in dict.fromkeys(sides) for p in present if p[0] == side]
-    return wanted or present[:3]
+    return wanted or [p for p in main_pairs(manifest) if p in present][:3] or present[:3]
 
 
 def certificates(manifest: Manifest, pair: Pair | None) -> list[dict[str, Any]]:

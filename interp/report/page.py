@@ -70,7 +70,7 @@ def _words(run: Run) -> dict[str, Any]:
         "title": visible(f"{name} in {manifest.get('model', {}).get('name', 'one model')}"),
         "verdict": verdict,
         "verdict_head": heads[verdict.passed],
-        "verdict_pair": visible(name if found else verdict.text),
+        "verdict_pair": visible(name if found else verdict.text.partition(": ")[2]),
         "verdict_lines": [f"{c['queries']} queries: {reading.numbers(c)}" for c in found],
         "model": {**unknown, **_shown(manifest.get("model", {}))},
         "queries": manifest.get("queries", {}),

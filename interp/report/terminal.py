@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interp.plots import reading
+from interp.plots.head_summaries import attended
 from interp.plots.text import pair_name, visible
 from interp.report import tables
-from interp.results import Run
+from interp.results import HeadView, Run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,10 @@ def _headings(run: Run) -> list[str]:
     names = []
     for at, (site, measure, pair) in enumerate(columns):
         what = "delta\nalignment" if measure == "delta_alignment" else f"{site}\nrel. L2"
-        names.append(f"{site}\nrel. L2, null" if at == 1 and pair != columns[0][2] else what)
+        if at == 1 and pair != columns[0][2]:
+            null = pair == reading.null_pair(run.manifest)
+            what = f"{site}\nrel. L2, {'null' if null else visible(pair[0])}"
+        names.append(what)
     names[0] += " [interval]"
     return ["layer", *names, "largest content\nJS, head"]
 
@@ -65,3 +69,18 @@ def _caption(run: Run, position: str) -> str:
     null = reading.null_pair(run.manifest)
     words = f"{pair_name(columns[0][2])}, position {position}; {reading.interval(run.manifest)}"
     return visible(f"{words}; null: {pair_name(null)}" if null else words)
+
+
+def probe_table(view: HeadView) -> Table:
+    """What a head attends to most under each condition, from the last query token."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    source = tables.attended(view, attended(view))
+    table = Table(title=Text(source.caption), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, cell in zip(source.columns, source.rows[0] if source.rows else [], strict=False):
+        table.add_column(heading, justify="right" if cell.kind == "number" else "left")
+    for row in source.rows:
+        table.add_row(*(Text(cell.text) for cell in row))
+    return table

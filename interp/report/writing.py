@@ -1,31 +1,45 @@
 """Write a run's figures and its one-file report, and vouch for both in its manifest.
 
     write(Path("RUN"))                # RUN/figures/*, RUN/report.html, RUN/manifest.json
+    write_probe(Path("RUN"), view)    # RUN/figures/probe_L5H3.*
 
-The order matters: the manifest is sealed last, over files that are already in place.
+The order matters: the manifest is sealed last, over files that are already in place, and first
+stops vouching for those that are about to be replaced. Interrupted, both can be called again.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from interp.plots import export, figures
+from interp.plots import export, figures, head_view
 from interp.report.page import page
-from interp.results import FIGURES, REPORT, load_run, seal, write_atomic
+from interp.report.terminal import probe_table
+from interp.results import FIGURES, REPORT, HeadView, load_run, seal, write_atomic
 
-_DRAWN = re.compile(rf"{FIGURES}/\w[\w.-]*|{re.escape(REPORT)}")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_DRAWN = re.compile(rf"{FIGURES}/(?!probe_)\w[\w.-]*|{re.escape(REPORT)}")
+
+
+class Probe(NamedTuple):
+    """A head's most attended tokens for the terminal, and the figure files written."""
+
+    table: Table
+    files: list[Path]
 
 
 def write(path: Path, browser: bool = True) -> Path:
     """Draw the run in the folder `path`; returns the path of the report.
 
-    `browser=False` makes no PNG and SVG. Interrupted, it can be called again: the manifest stops
-    vouching for the old report and figures before they are replaced.
+    `browser=False` makes no PNG and SVG. Figures of probed heads stay.
     """
     run = load_run(path)
-    manifest = _without_drawings(path, run.manifest)
+    old = [name for name in run.manifest["files"] if _DRAWN.fullmatch(name)]
+    manifest = _without(path, run.manifest, old)
     drawn = figures(run)
     files = export(drawn, path / FIGURES, browser)
     write_atomic(path / REPORT, page(run, drawn).encode())
@@ -33,13 +47,24 @@ def write(path: Path, browser: bool = True) -> Path:
     return path / REPORT
 
 
-def _without_drawings(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, on disk too, without the drawings of an earlier report; those are removed."""
-    old = [name for name in manifest["files"] if _DRAWN.fullmatch(name)]
-    kept = {name: digest for name, digest in manifest["files"].items() if name not in old}
+def write_probe(path: Path, view: HeadView, browser: bool = True) -> Probe:
+    """Draw one head of the run in the folder `path` as `figures/probe_<head>`."""
+    run = load_run(path)
+    name = f"probe_{view.head}"
+    old = [file for file in run.manifest["files"] if file.startswith(f"{FIGURES}/{name}.")]
+    manifest = _without(path, run.manifest, old)
+    files = export({name: head_view(view, run)}, path / FIGURES, browser)
+    seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
+    return Probe(probe_table(view), [path / FIGURES / file for file in files])
+
+
+def _without(path: Path, manifest: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The manifest, on disk too, without these files, and the files removed."""
+    gone = set(names)
+    kept = {name: digest for name, digest in manifest["files"].items() if name not in gone}
     slim = {**manifest, "files": kept}
-    if old:
+    if gone:
         seal(path, slim, [])
-        for name in old:
+        for name in gone:
             (path / name).unlink(missing_ok=True)
     return slim

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from interp.plots import output
-from interp.report import text_table, write
-from interp.results import RunError, load_run
+from interp.report import text_table, write, write_probe
+from interp.results import HeadView, RunError, load_run
 
 
 def body(path: Path) -> str:
@@ -102,6 +102,21 @@ def test_an_interrupted_report_can_be_written_again(
             write(path, browser=False)
     write(path, browser=False)
     assert "report.html" in load_run(path).manifest["files"]
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_a_probed_head_is_vouched_for_and_outlives_the_report(
+    make_folder: Callable[..., Path],
+) -> None:
+    path = make_folder()
+    for _ in range(2):
+        table, files = write_probe(path, HeadView.of(load_run(path)), browser=False)
+        write(path, browser=False)
+    assert [file.name for file in files] == ["probe_L1H2.csv", "probe_L1H2.json"]
+    assert "figures/probe_L1H2.json" in load_run(path).manifest["files"]
+    out = io.StringIO()
+    Console(file=out, width=100).print(table)
+    assert "</script><script>window.x=1</script>" in out.getvalue()
 
 
 def test_a_changed_run_is_refused(make_folder: Callable[..., Path]) -> None:
