@@ -1,0 +1,287 @@
+"""Conditions become exact token ids, positions, weights and biases for one tokenizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import tokenizer
+
+from interp.conditions import (
+    Base,
+    Composed,
+    Condition,
+    FineTuned,
+    LogitBias,
+    Lora,
+    Neutral,
+    Prompt,
+    Setting,
+    Shifted,
+    ShuffledTokens,
+    kind,
+    leading_specials,
+    parts,
+    prefix_body,
+    resolve,
+    token_id,
+)
+from interp.errors import ConditionError
+
+TOKENIZERS = {convention: tokenizer(convention) for convention in ("gpt2", "llama")}
+START = {"gpt2": (), "llama": (1,)}
+PROMPT = Prompt(text="hot is the opposite of cold")
+CHAT = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+each_convention = pytest.mark.parametrize("convention", TOKENIZERS)
+WORDS = st.lists(
+    st.sampled_from("the hot cold river hill road people small big".split()), min_size=1, max_size=8
+)
+
+
+def encode(text: str, convention: str) -> tuple[int, ...]:
+    return tuple(TOKENIZERS[convention](text, add_special_tokens=False)["input_ids"])
+
+
+# What a prompt is -------------------------------------------------------------------------------
+
+
+@each_convention
+def test_base_is_the_tokenizer_s_own_start_alone(convention: str) -> None:
+    assert resolve(Base(), TOKENIZERS[convention]) == Setting(prefix=START[convention])
+    assert leading_specials(TOKENIZERS[convention]) == START[convention]
+
+
+@each_convention
+def test_a_prompt_is_what_the_tokenizer_makes_of_its_text(convention: str) -> None:
+    words = TOKENIZERS[convention]
+    assert resolve(PROMPT, words).prefix == tuple(words(f"{PROMPT.text}\n")["input_ids"])
+
+
+def test_the_separator_stands_between_prompt_and_query() -> None:
+    assert Prompt(text="a", separator=" |").render(TOKENIZERS["gpt2"]) == "a |"
+    assert Prompt(text="").render(TOKENIZERS["gpt2"]) == "\n"
+
+
+@each_convention
+def test_few_shot_pairs_are_rendered_one_after_the_other(convention: str) -> None:
+    shots = Prompt(pairs=(("hot", "cold"), ("up", "down")), template="{query} -> {answer};\n")
+    text = "hot -> cold;\nup -> down;\n"
+    assert shots.render(TOKENIZERS[convention]) == text
+    assert resolve(shots, TOKENIZERS[convention]).prefix == START[convention] + encode(
+        text, convention
+    )
+
+
+@pytest.fixture
+def chatting(request: pytest.FixtureRequest) -> Any:
+    words = tokenizer(request.param)
+    words.chat_template = CHAT
+    return words
+
+
+@pytest.mark.parametrize("chatting", ["gpt2", "llama"], indirect=True)
+def test_chat_messages_go_through_the_template_and_bos_stands_once(chatting: Any) -> None:
+    chat = Prompt(messages=({"role": "user", "content": "be brief"},))
+    assert chat.render(chatting) == "<s>user: be brief"
+    prefix = resolve(chat, chatting).prefix
+    assert prefix == tuple(chatting("<s>user: be brief", add_special_tokens=False)["input_ids"])
+    assert prefix.count(chatting.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("chatting", ["gpt2"], indirect=True)
+def test_the_query_continues_the_last_message(chatting: Any) -> None:
+    messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": "hot ->"})
+    assert Prompt(messages=messages).render(chatting) == "<s>user: go\n<s>assistant: hot ->"
+
+
+def test_chat_messages_without_a_template_are_refused() -> None:
+    with pytest.raises(ConditionError, match="chat template"):
+        resolve(Prompt(messages=({"role": "user", "content": "a"},)), TOKENIZERS["gpt2"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"text": "a", "pairs": (("a", "b"),)},
+        {"text": "", "messages": ({"role": "user", "content": "a"},)},
+    ],
+)
+def test_a_prompt_takes_exactly_one_form(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConditionError, match="exactly one"):
+        Prompt(**fields)
+
+
+# Controls ---------------------------------------------------------------------------------------
+
+
+@each_convention
+@given(words=WORDS)
+def test_neutral_has_exactly_the_prompt_s_length(convention: str, words: list[str]) -> None:
+    prompt = Prompt(text=" ".join(words))
+    neutral = Neutral(like=prompt, text="the weather was mild that day.")
+    got = resolve(neutral, TOKENIZERS[convention]).prefix
+    like = resolve(prompt, TOKENIZERS[convention]).prefix
+    assert len(got) == len(like)
+    assert got[: len(START[convention])] == START[convention]
+    assert got != like
+
+
+def test_neutral_repeats_a_passage_that_is_too_short() -> None:
+    neutral = Neutral(like=Prompt(text="hot " * 40), text="day.")
+    body = prefix_body(neutral, TOKENIZERS["gpt2"])
+    period = len(encode("day.", "gpt2"))
+    assert body[period:] == body[:-period]
+
+
+def test_neutral_of_words_the_tokenizer_does_not_know_is_refused() -> None:
+    words = tokenizer("llama")
+    words.unk_token = "▁day"  # as if this word were unknown
+    with pytest.raises(ConditionError, match="does not know"):
+        resolve(Neutral(like=PROMPT, text="that day"), words)
+
+
+@each_convention
+@given(words=WORDS, seed=st.integers(0, 5))
+def test_shuffled_tokens_are_a_permutation_that_differs(
+    convention: str, words: list[str], seed: int
+) -> None:
+    prompt = Prompt(text=" ".join(words))
+    like = resolve(prompt, TOKENIZERS[convention]).prefix
+    got = resolve(ShuffledTokens(of=prompt, seed=seed), TOKENIZERS[convention]).prefix
+    assert Counter(got) == Counter(like)
+    assert got[: len(START[convention])] == START[convention]
+    body = like[len(START[convention]) :]
+    assert (got != like) == (len(set(body)) > 1)
+
+
+def test_shuffling_is_repeatable_and_depends_on_the_seed() -> None:
+    orders = [
+        resolve(ShuffledTokens(of=PROMPT, seed=seed), TOKENIZERS["gpt2"]).prefix
+        for seed in (0, 0, 1, 2)
+    ]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) == 3
+
+
+@each_convention
+def test_shifted_has_the_prompt_s_positions_and_none_of_its_tokens(convention: str) -> None:
+    setting = resolve(Shifted(by=PROMPT), TOKENIZERS[convention])
+    prompted = resolve(PROMPT, TOKENIZERS[convention])
+    assert setting.prefix == START[convention]
+    assert len(setting.prefix) + setting.shift == len(prompted.prefix)
+
+
+def test_shifted_by_a_composition_counts_all_of_its_prefix() -> None:
+    both = PROMPT + Lora("folder") + Prompt(text="up is down")
+    assert resolve(Shifted(by=both), TOKENIZERS["gpt2"]).shift == len(
+        resolve(both, TOKENIZERS["gpt2"]).prefix
+    )
+
+
+def test_controls_of_what_has_no_tokens_are_empty() -> None:
+    words = TOKENIZERS["llama"]
+    for control in (Neutral(Lora("a")), ShuffledTokens(Base()), Shifted(FineTuned("m"))):
+        assert resolve(control, words) == Setting(prefix=START["llama"])
+
+
+# Logit bias -------------------------------------------------------------------------------------
+
+
+@each_convention
+def test_a_bias_is_on_the_token_s_id(convention: str) -> None:
+    words = TOKENIZERS[convention]
+    token = words.convert_ids_to_tokens([300])[0]
+    setting = resolve(LogitBias({token: 2, "</s>": -1.5}, positions=(-1,)), words)
+    assert setting.bias == ((300, 2.0, (-1,)), (2, -1.5, (-1,)))
+    assert setting.prefix == START[convention]
+
+
+def test_a_text_that_is_one_token_is_found_by_its_text() -> None:
+    words = TOKENIZERS["gpt2"]
+    assert token_id(" the", words) == words.convert_tokens_to_ids("Ġthe")
+
+
+def test_a_text_of_several_tokens_shows_them() -> None:
+    with pytest.raises(ConditionError, match="not one token") as caught:
+        resolve(LogitBias({"hothot": 1.0}), TOKENIZERS["gpt2"])
+    pieces = TOKENIZERS["gpt2"].convert_ids_to_tokens(list(encode("hothot", "gpt2")))
+    assert len(pieces) > 1
+    assert str(pieces) in str(caught.value)
+
+
+def test_an_empty_text_is_no_token() -> None:
+    with pytest.raises(ConditionError, match="not one token"):
+        token_id("", TOKENIZERS["gpt2"])
+
+
+# Composition ------------------------------------------------------------------------------------
+
+
+@each_convention
+def test_composition_adds_everything_up_and_keeps_the_order(convention: str) -> None:
+    words = TOKENIZERS[convention]
+    other = Prompt(text="big is small")
+    all_of_it = PROMPT + Lora("a") + other + Lora("b", scale=0.5) + FineTuned("m")
+    setting = resolve(all_of_it + LogitBias({"</s>": 1.0}) + Shifted(by=other), words)
+    start = START[convention]
+    body = (resolve(PROMPT, words).prefix, resolve(other, words).prefix[len(start) :])
+    assert setting.prefix == body[0] + body[1]
+    assert setting.adapters == (("a", 1.0), ("b", 0.5))
+    assert setting.model == "m"
+    assert setting.shift == len(body[1])
+    assert setting.bias == ((2, 1.0, None),)
+    assert setting.weights == ("m", setting.adapters)
+
+
+def test_composition_is_flat_and_associative() -> None:
+    a, b, c = PROMPT, Lora("a"), Base()
+    assert (a + b) + c == a + (b + c) == Composed((a, b, c))
+    assert parts(a + b + c) == (a, b, c)
+    assert parts(a) == (a,)
+
+
+@given(st.permutations([PROMPT, Lora("a"), Base()]))
+def test_base_is_neutral_in_a_composition(order: list[Condition]) -> None:
+    composed = order[0] + order[1] + order[2]
+    assert resolve(composed, TOKENIZERS["gpt2"]) == resolve(PROMPT + Lora("a"), TOKENIZERS["gpt2"])
+
+
+def test_two_sets_of_weights_are_refused_by_name() -> None:
+    with pytest.raises(ConditionError, match="one and two"):
+        resolve(FineTuned("one") + FineTuned("two"), TOKENIZERS["gpt2"])
+
+
+def test_what_is_no_condition_is_refused() -> None:
+    with pytest.raises(ConditionError, match="not a condition"):
+        resolve(Condition(), TOKENIZERS["gpt2"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (Base(), "base"),
+        (PROMPT, "prompt"),
+        (Lora("a"), "weights"),
+        (FineTuned("m"), "weights"),
+        (Neutral(PROMPT), "control"),
+        (ShuffledTokens(PROMPT), "control"),
+        (Shifted(PROMPT), "control"),
+        (LogitBias({"a": 1.0}), "control"),
+        (PROMPT + Lora("a"), "composed"),
+    ],
+)
+def test_how_a_reader_groups_conditions(condition: Condition, expected: str) -> None:
+    assert kind(condition) == expected
+
+
+def test_conditions_are_values() -> None:
+    assert LogitBias({"a": 1.0}) == LogitBias({"a": 1.0})
+    assert hash(LogitBias({"a": 1.0})) == hash(LogitBias({"a": 1.0}))
+    assert {Lora("a"), Lora("a"), Lora("a", 0.5)} == {Lora("a"), Lora("a", 0.5)}
