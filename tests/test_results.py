@@ -193,7 +193,7 @@ def test_an_interrupt_while_writing_leaves_the_old_file(
 
 def test_a_folder_below_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file/run/x.bin"):
+    with pytest.raises(RunError, match=r"file/run/x\.bin"):
         write_atomic(tmp_path / "file" / "run" / "x.bin", b"")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def shardings(draw: st.DrawFn) -> tuple[Data, list[list[int]]]:
     data = draw(datasets())
     order = draw(st.permutations(range(len(data))))
     cuts = sorted(draw(st.sets(st.integers(1, len(data)), max_size=3)) | {0, len(data)})
-    return data, [list(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return data, [list(order[a:b]) for a, b in pairwise(cuts)]
 
 
 def frozen(accumulator: Accumulator) -> dict[str, tuple[Any, ...]]:
