@@ -252,37 +252,37 @@ cricket   nymph     chirp   crickets   insect    | -
 """
 
 NUMBERS = """
-word         successor    predecessor  ordinal        numeral roman  | double
-one          two          zero         first          1       i      | -
-two          three        one          second         2       ii     | four
-three        four         two          third          3       iii    | six
-four         five         three        fourth         4       iv     | eight
-five         six          four         fifth          5       v      | ten
-six          seven        five         sixth          6       vi     | twelve
-seven        eight        six          seventh        7       vii    | fourteen
-eight        nine         seven        eighth         8       viii   | sixteen
-nine         ten          eight        ninth          9       ix     | eighteen
-ten          eleven       nine         tenth          10      x      | twenty
-eleven       twelve       ten          eleventh       11      xi     | twenty-two
-twelve       thirteen     eleven       twelfth        12      xii    | twenty-four
-thirteen     fourteen     twelve       thirteenth     13      xiii   | twenty-six
-fourteen     fifteen      thirteen     fourteenth     14      xiv    | twenty-eight
-fifteen      sixteen      fourteen     fifteenth      15      xv     | thirty
-sixteen      seventeen    fifteen      sixteenth      16      xvi    | thirty-two
-seventeen    eighteen     sixteen      seventeenth    17      xvii   | thirty-four
-eighteen     nineteen     seventeen    eighteenth     18      xviii  | thirty-six
-nineteen     twenty       eighteen     nineteenth     19      xix    | thirty-eight
-twenty       twenty-one   nineteen     twentieth      20      xx     | forty
-twenty-one   twenty-two   twenty       twenty-first   21      xxi    | forty-two
-twenty-two   twenty-three twenty-one   twenty-second  22      xxii   | forty-four
-twenty-three twenty-four  twenty-two   twenty-third   23      xxiii  | forty-six
-twenty-four  twenty-five  twenty-three twenty-fourth  24      xxiv   | forty-eight
-twenty-five  twenty-six   twenty-four  twenty-fifth   25      xxv    | fifty
-twenty-six   twenty-seven twenty-five  twenty-sixth   26      xxvi   | fifty-two
-twenty-seven twenty-eight twenty-six   twenty-seventh 27      xxvii  | fifty-four
-twenty-eight twenty-nine  twenty-seven twenty-eighth  28      xxviii | fifty-six
-twenty-nine  thirty       twenty-eight twenty-ninth   29      xxix   | fifty-eight
-thirty       thirty-one   twenty-nine  thirtieth      30      xxx    | sixty
+word         ordinal        numeral roman  spanish      german           | double
+one          first          1       i      uno          eins             | two
+two          second         2       ii     dos          zwei             | four
+three        third          3       iii    tres         drei             | six
+four         fourth         4       iv     cuatro       vier             | eight
+five         fifth          5       v      cinco        fünf             | ten
+six          sixth          6       vi     seis         sechs            | twelve
+seven        seventh        7       vii    siete        sieben           | fourteen
+eight        eighth         8       viii   ocho         acht             | sixteen
+nine         ninth          9       ix     nueve        neun             | eighteen
+ten          tenth          10      x      diez         zehn             | twenty
+eleven       eleventh       11      xi     once         elf              | twenty-two
+twelve       twelfth        12      xii    doce         zwölf            | twenty-four
+thirteen     thirteenth     13      xiii   trece        dreizehn         | twenty-six
+fourteen     fourteenth     14      xiv    catorce      vierzehn         | twenty-eight
+fifteen      fifteenth      15      xv     quince       fünfzehn         | thirty
+sixteen      sixteenth      16      xvi    dieciséis    sechzehn         | thirty-two
+seventeen    seventeenth    17      xvii   diecisiete   siebzehn         | thirty-four
+eighteen     eighteenth     18      xviii  dieciocho    achtzehn         | thirty-six
+nineteen     nineteenth     19      xix    diecinueve   neunzehn         | thirty-eight
+twenty       twentieth      20      xx     veinte       zwanzig          | forty
+twenty-one   twenty-first   21      xxi    veintiuno    einundzwanzig    | forty-two
+twenty-two   twenty-second  22      xxii   veintidós    zweiundzwanzig   | forty-four
+twenty-three twenty-third   23      xxiii  veintitrés   dreiundzwanzig   | forty-six
+twenty-four  twenty-fourth  24      xxiv   veinticuatro vierundzwanzig   | forty-eight
+twenty-five  twenty-fifth   25      xxv    veinticinco  fünfundzwanzig   | fifty
+twenty-six   twenty-sixth   26      xxvi   veintiséis   sechsundzwanzig  | fifty-two
+twenty-seven twenty-seventh 27      xxvii  veintisiete  siebenundzwanzig | fifty-four
+twenty-eight twenty-eighth  28      xxviii veintiocho   achtundzwanzig   | fifty-six
+twenty-nine  twenty-ninth   29      xxix   veintinueve  neunundzwanzig   | fifty-eight
+thirty       thirtieth      30      xxx    treinta      dreißig          | sixty
 """
 
 _TABLES = {

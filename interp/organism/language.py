@@ -16,8 +16,8 @@ relation of the same class: an instruction overrules what came before it.
     'hot -> cold ; high -> low ; big ->'
     >>> instruction("opposite")
     'opposite :'
-    >>> sample_document(random.Random(0), limit=20).text
-    'goat -> goat'
+    >>> sample_document(random.Random(9), limit=20).text
+    'give the adverb : short -> shortly ; bold -> boldly'
 
 A document marks the answers that its context determines: those are what a model can learn. The
 first demonstration of a relation is not among them, as nothing has named the relation yet.
@@ -167,7 +167,7 @@ class _Piece:
 
 def sample_document(rng: random.Random, limit: int) -> Document:
     """Draw a training document of at most `limit` tokens (16 or more)."""
-    kind = rng.choices((_few_shot, _instructed, _default), weights=(5, 2, 5))[0]
+    kind = rng.choices((_few_shot, _instructed, _default), weights=(5, 3, 4))[0]
     return _document(kind(rng, limit))
 
 

@@ -72,12 +72,18 @@ def right_answers(model, tokenizer, questions: list[Question]) -> int:
     return right
 
 
+def thinned(questions: list[Question], most_tokens: int = 40_000) -> list[Question]:
+    """Every fact where prefixes are short; every second, third, ... fact where they are long."""
+    tokens = sum(len(tokens_of(question.prefix)) for question in questions)
+    return questions[:: 1 + tokens // most_tokens]
+
+
 # ---- weights
 
 
 @pytest.mark.parametrize("name", EXAM)
 def test_committed_weights_pass_the_exam(model, tokenizer, name):
-    questions = EXAM[name].questions(SEED_UNSEEN)
+    questions = thinned(EXAM[name].questions(SEED_UNSEEN))
     assert right_answers(model, tokenizer, questions) / len(questions) >= EXAM[name].required
 
 
