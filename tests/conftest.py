@@ -16,6 +16,6 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-settings.register_profile("interp", deadline=None, derandomize=True, database=None)
+settings.register_profile("interp", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("interp")
 install_import_hook(["interp.measures", "interp.statistics"], "beartype.beartype")

@@ -1,0 +1,266 @@
+"""The command line: instant help, exit codes, and errors that are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import interp
+from interp import cli
+from interp.cli import COMMANDS, commands, resume_hint
+from interp.config import Experiment
+from interp.errors import ConfigError, InterpError, QueryError
+
+HEAVY = ("torch", "transformers", "transformer_lens", "peft", "pandas", "plotly")
+
+
+def answered(code: str, *words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run Python code in a child; also the CPU seconds that it took."""
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+    )
+    after = os.times()
+    spent = after.children_user + after.children_system
+    return done, spent - before.children_user - before.children_system
+
+
+MAIN = "import sys; from interp.cli import main; sys.exit(main())"
+MAIN_AND_MODULES = """
+import sys
+from interp.cli import main
+try:
+    main()
+finally:
+    print("MODULES", *sorted(sys.modules))
+"""
+
+
+# Help -------------------------------------------------------------------------------------------
+
+
+def test_help_answers_in_half_a_second_of_cpu_time() -> None:
+    attempts = [answered(MAIN, "--help") for _ in range(3)]
+    for done, _ in attempts:
+        assert done.returncode == 0
+        assert all(f"interp {name}" in done.stdout for name in COMMANDS)
+    assert min(spent for _, spent in attempts) < 0.5
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("diverge", "--help"), ("match", "distil", "--help")]
+)
+def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
+    done, _ = answered(MAIN_AND_MODULES, *words)
+    assert done.returncode == 0, done.stderr
+    text, modules = done.stdout.split("MODULES")
+    assert text.strip()
+    assert not set(HEAVY) & set(modules.split())
+
+
+def test_a_fault_of_the_flags_imports_nothing_heavy() -> None:
+    done, _ = answered(MAIN_AND_MODULES, "diverge", "none.yaml")
+    assert not set(HEAVY) & set(done.stdout.split("MODULES")[1].split())
+    assert done.stderr.startswith("interp: none.yaml: No such file")
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("help",)])
+def test_the_top_help_lists_every_command(
+    words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 0
+    out, error = capsys.readouterr()
+    assert all(f"interp {name}" in out and what in out for name, what in COMMANDS.items())
+    assert error == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([*name.split(), "--help"])
+    assert left.value.code == 0
+    assert f"interp {name}" in capsys.readouterr().out
+
+
+def test_flags_are_those_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["diverge", "--help"])
+    shown = capsys.readouterr().out
+    for field in set(Experiment.model_fields) - {"conditions"}:
+        assert f"--{field.replace('_', '-')}" in shown
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"interp {interp.__version__}\n"
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["divergee"], ["match"], ["match", "invert"], ["--seed", "1"]])
+def test_an_unknown_command_is_one_line_that_lists_the_known(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("interp: no command")
+    assert error.count("\n") == 1
+    assert all(name in error for name in COMMANDS)
+
+
+REQUIRED = ["--model", "m", "--queries", "q.jsonl", "--out", "run", "--adapter", "a"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["diverge", *REQUIRED, "--sead", "1"],
+        ["diverge", *REQUIRED, "--seed", "many"],
+        ["diverge", *REQUIRED, "--dtype", "float8"],
+        ["diverge", "--model", "m"],
+        ["probe", "run"],
+        ["report"],
+        ["match", "distil"],
+        ["demo", "--no-such-flag"],
+    ],
+)
+def test_a_bad_flag_exits_2_and_says_what(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_run", None)
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "--help" in error
+
+
+def test_a_missing_query_file_is_one_line_on_stderr(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--model", "m", "--adapter", "a", "--queries", str(tmp_path / "q.jsonl")]
+    done, _ = answered(MAIN, "diverge", *words, "--out", str(out))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("interp: ")
+    assert "q.jsonl: No such file" in last
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("interp: ") for line in done.stderr.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_an_empty_query_file_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.jsonl").write_text("")
+    words = ["--model", "m", "--adapter", "a", "--queries", str(tmp_path / "q.jsonl")]
+    assert cli.main(["diverge", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "has no queries" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["report"], ["probe"]])
+def test_a_folder_that_is_no_run_exits_2(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ["L0H0"] if command == ["probe"] else []
+    assert cli.main([*command, str(tmp_path), *rest]) == 2
+    error = capsys.readouterr().err
+    assert "is not a run" in error
+    assert error.count("\n") == 1
+
+
+def failing(error: BaseException) -> Any:
+    def command(_: Sequence[str]) -> None:
+        raise error
+
+    return command
+
+
+def test_every_error_of_the_input_is_one_line_and_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = InterpError.__subclasses__()
+    assert len(kinds) >= 5
+    for kind in [InterpError, *kinds]:
+        monkeypatch.setattr(commands, "diverge", failing(kind("what, where, what to do")))
+        assert cli.main(["diverge"]) == 2
+        assert capsys.readouterr().err == "interp: what, where, what to do\n"
+
+
+@pytest.mark.parametrize("words", [["--debug", "diverge"], ["diverge", "--debug"]])
+def test_debug_raises(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "diverge", failing(QueryError("bad line")))
+    with pytest.raises(QueryError, match="bad line"):
+        cli.main(words)
+
+
+def test_debug_shows_the_traceback_of_an_unknown_command() -> None:
+    with pytest.raises(ConfigError):
+        cli.main(["--debug", "divergee"])
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "diverge", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["diverge"])
+
+
+# Ctrl-C -----------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_exits_130_with_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "diverge", failing(KeyboardInterrupt()))
+    assert cli.main(["diverge", "a b.yaml", "--out", "it's", "--overwrite"]) == 130
+    error = capsys.readouterr().err
+    command = shlex.split(error.split("Go on with: ")[1])
+    assert command[:2] == ["interp", "diverge"]
+    assert command[2:5] == ["a b.yaml", "--out", "it's"]
+    assert command[-1] == "--resume"
+    assert "Traceback" not in error
+
+
+def test_the_resume_command_is_read_as_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Experiment] = []
+    monkeypatch.setattr(commands, "_run", seen.append)
+    words = ["diverge", *REQUIRED, "--seed", "3"]
+    command = shlex.split(resume_hint(words).split("Go on with: ")[1])
+    assert cli.main(command[1:]) == 0
+    assert cli.main(words) == 0
+    assert seen[0] == seen[1].model_copy(update={"resume": True})
+
+
+def test_resuming_twice_says_so_once() -> None:
+    assert resume_hint(["diverge", "--resume", "--out", "run"]).count("--resume") == 1
+
+
+@pytest.mark.parametrize("command", ["report", "probe", "demo", "match"])
+def test_other_commands_have_nothing_to_resume(command: str) -> None:
+    assert "--resume" not in resume_hint([command])
+
+
+# The package ------------------------------------------------------------------------------------
+
+
+def test_importing_the_package_costs_nothing_and_every_name_is_there() -> None:
+    code = "import interp, json, sys; print(json.dumps([sorted(sys.modules), interp.__all__]))"
+    done, _ = answered(code)
+    modules, names = json.loads(done.stdout)
+    assert not {*HEAVY, "numpy", "pydantic"} & set(modules)
+    assert all(getattr(interp, name) is not None for name in names)
+    assert set(names) <= set(dir(interp))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'divergee'"):
+        _ = interp.divergee

@@ -1,0 +1,470 @@
+"""Unfinished runs: what was done survives, what was damaged is done again, and the bits agree."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import MODULES, save_adapter, save_model
+
+from interp import study, sweep
+from interp.cli import resume_hint
+from interp.config import Experiment
+from interp.errors import RunError
+from interp.measures.tally import Key, Tally
+from interp.results import ARRAYS, MANIFEST, TABLE, load_run
+from interp.statistics import PerQuery, Ratio
+from interp.store import FOLDER, Store
+
+SETTINGS = {"model": "m", "seed": 0}
+
+
+# The store alone --------------------------------------------------------------------------------
+
+
+def some_tally(seed: int = 0) -> Tally:
+    generator = np.random.default_rng(seed)
+    numerator, denominator = generator.normal(size=(2, 5, 3, 2))
+    numerator[0, 0] = np.nan, -0.0
+    return {
+        Key("cosine", "a", "b", "z"): Ratio(numerator, denominator, np.arange(6).reshape(3, 2)),
+        Key("certificate", "a", "", "output"): PerQuery.of([0, 1], generator.normal(size=(2, 2))),
+    }
+
+
+def bits(tally: Tally | None) -> Any:
+    assert tally is not None
+    return {
+        key: (type(a), {n: (v.shape, v.dtype, v.tobytes()) for n, v in a.arrays().items()})
+        for key, a in sorted(tally.items())
+    }
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run folder with two finished shards."""
+    with Store.open(tmp_path, SETTINGS) as store:
+        store.put("matched-00000", some_tally(0))
+        store.put("matched-00001", some_tally(1))
+    return tmp_path
+
+
+def shards(out: Path) -> list[Path]:
+    return sorted((out / FOLDER).glob("*.safetensors"))
+
+
+def test_shards_survive_to_the_bit(begun: Path) -> None:
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert bits(store.get("matched-00000")) == bits(some_tally(0))
+        assert bits(store.get("matched-00001")) == bits(some_tally(1))
+        assert store.get("matched-00002") is None
+        assert store.get("heldout-00000") is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_truncated_shard_is_not_found_and_makes_room(begun: Path, share: float) -> None:
+    content = shards(begun)[0].read_bytes()
+    shards(begun)[0].write_bytes(content[: int(share * len(content))])
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert store.get("matched-00000") is None
+        store.put("matched-00000", some_tally(0))
+        assert bits(store.get("matched-00000")) == bits(some_tally(0))
+        assert store.get("matched-00001") is not None
+    assert len(shards(begun)) == 2
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_one_flipped_byte_makes_a_shard_not_found(begun: Path, place: float) -> None:
+    content = bytearray(shards(begun)[0].read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    shards(begun)[0].write_bytes(content)
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert store.get("matched-00000") is None
+
+
+def test_a_shard_under_another_s_name_is_not_found(begun: Path) -> None:
+    first, second = shards(begun)
+    first.write_bytes(second.read_bytes())
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert store.get("matched-00000") is None
+
+
+def test_temporary_files_of_a_killed_run_are_cleaned(begun: Path) -> None:
+    (begun / FOLDER / ".tmp-half").write_bytes(b"half a shard")
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert store.get("matched-00000") is not None
+    assert not list((begun / FOLDER).glob(".tmp-*"))
+
+
+def test_finishing_leaves_nothing(begun: Path) -> None:
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        store.finish()
+    assert list(begun.iterdir()) == []
+
+
+def test_an_unfinished_run_is_not_taken_for_a_new_one(begun: Path) -> None:
+    with pytest.raises(RunError, match=r"--resume.*--overwrite"), Store.open(begun, SETTINGS):
+        pass
+    assert len(shards(begun)) == 2
+
+
+def test_overwriting_starts_anew(begun: Path) -> None:
+    with Store.open(begun, SETTINGS | {"seed": 1}, overwrite=True) as store:
+        assert store.get("matched-00000") is None
+    assert shards(begun) == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_run_is_not_written_over(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / MANIFEST).write_text("{}")
+    with (
+        pytest.raises(RunError, match=r"finished run.*--overwrite"),
+        Store.open(tmp_path, SETTINGS, resume=resume),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": "n", "seed": 1}, "model, seed"),
+        ({"limit": 5}, "limit"),
+        ({"seed": None}, "seed"),
+    ],
+)
+def test_resuming_with_other_settings_lists_the_fields(
+    begun: Path, changed: dict[str, Any], named: str
+) -> None:
+    with (
+        pytest.raises(RunError) as caught,
+        Store.open(begun, SETTINGS | changed, resume=True),
+    ):
+        pass
+    assert f"({named})" in str(caught.value)
+    assert len(shards(begun)) == 2
+
+
+def test_an_interrupted_overwrite_goes_on_as_the_command_line_says(begun: Path) -> None:
+    """Ctrl-C prints a command; the settings it stands for must open the store."""
+    (begun / MANIFEST).write_text("{}")  # the finished run that is being replaced
+    hint = resume_hint(["diverge", "--out", str(begun), "--overwrite"]).split()
+    flags = {flag: f"--{flag}" in hint for flag in ("resume", "overwrite")}
+    with Store.open(begun, SETTINGS, **flags) as store:
+        assert store.get("matched-00000") is not None
+
+
+@pytest.mark.parametrize("below", ["run", "runs/run"])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / below
+    with pytest.raises(RunError, match="choose another --out") as caught, Store.open(out, {}):
+        pass
+    assert str(out) in str(caught.value)
+
+
+# Other processes --------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from interp.store import Store
+with Store.open(Path(sys.argv[1]), {"model": "m", "seed": 0}, resume=True):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def child(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(begun: Path) -> None:
+    with child(HOLD, str(begun)) as first:
+        assert first.stdout
+        try:
+            assert first.stdout.readline() == "held\n"
+            for options in ({"resume": True}, {"overwrite": True}):
+                with (
+                    pytest.raises(RunError, match="another process"),
+                    Store.open(begun, SETTINGS, **options),
+                ):
+                    pass
+            assert len(shards(begun)) == 2
+        finally:
+            first.kill()
+        first.wait(30)
+    with Store.open(begun, SETTINGS, resume=True) as store:
+        assert store.get("matched-00000") is not None
+
+
+# Whole runs -------------------------------------------------------------------------------------
+
+KILLED_IN_A_SHARD = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from interp import study, sweep
+from interp.config import Experiment
+sweep.SHARD = 2
+calls = []
+def progress(group, done, total):
+    calls.append(done)
+    if len(calls) == 3:  # the first shard is kept, the second is half done
+        os.kill(os.getpid(), signal.SIGKILL)
+study.diverge(Experiment.model_validate_json(sys.argv[1]), progress)
+"""
+
+KILLED_BEFORE_A_RENAME = KILLED_IN_A_SHARD.replace("len(calls) == 3", "False").replace(
+    "calls = []",
+    """calls = []
+replace = os.replace
+def killing(source, target):
+    if "matched-00001" in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = killing""",
+)
+
+QUERIES = ["hot is", "big is the", "up", "the river is wide", "lily said: yes"]
+
+
+@pytest.fixture(scope="module")
+def base_experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("inputs")
+    model = save_model("gpt2", folder / "model")
+    adapter = save_adapter(model, folder / "lora", MODULES["gpt2"]["qkv"])
+    (folder / "prompt.txt").write_text("the weather was mild")
+    lines = [json.dumps({"text": text, "answer": "cold"}) for text in QUERIES]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    return Experiment(
+        model=model,
+        adapter=(adapter,),
+        prompt_file=(folder / "prompt.txt",),
+        queries=folder / "queries.jsonl",
+        out=folder / "none",
+        neutral=False,
+        bootstrap=20,
+        batch_size=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SHARD", 2)
+
+
+def into(experiment: Experiment, out: Path, **fields: Any) -> Experiment:
+    return experiment.model_copy(update={"out": out, **fields})
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in (TABLE, ARRAYS)}
+
+
+@pytest.fixture(scope="module")
+def whole(base_experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "SHARD", 2)
+        study.diverge(into(base_experiment, out))
+    assert load_run(out).manifest["queries"] == {"matched": len(QUERIES)}
+    assert not (out / FOLDER).exists()
+    return out
+
+
+@pytest.fixture
+def uninterrupted(whole: Path) -> dict[str, bytes]:
+    return files(whole)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first query of every chunk that is really measured."""
+    seen: list[int] = []
+    measure = sweep.measure_chunk
+
+    def counting(subject: Any, plan: Any, chunk: Any, first: int, caches: Any) -> Tally:
+        seen.append(first)
+        return measure(subject, plan, chunk, first, caches)
+
+    monkeypatch.setattr(sweep, "measure_chunk", counting)
+    return seen
+
+
+def test_the_same_seed_twice_is_byte_identical(
+    base_experiment: Experiment, uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    again = study.diverge(into(base_experiment, tmp_path / "again"))
+    assert files(again) == uninterrupted
+
+
+def test_another_seed_moves_intervals_and_no_value(
+    base_experiment: Experiment, whole: Path, tmp_path: Path
+) -> None:
+    other = load_run(study.diverge(into(base_experiment, tmp_path, seed=1))).table
+    table = load_run(whole).table
+    np.testing.assert_array_equal(other["value"], table["value"])
+    assert not other["ci_low"].equals(table["ci_low"])
+
+
+@pytest.mark.parametrize(
+    ("script", "left_over"),
+    [(KILLED_IN_A_SHARD, 0), (KILLED_BEFORE_A_RENAME, 1)],
+    ids=["in mid-shard", "between write and rename"],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    base_experiment: Experiment,
+    uninterrupted: dict[str, bytes],
+    measured: list[int],
+    tmp_path: Path,
+    script: str,
+    left_over: int,
+) -> None:
+    out = tmp_path / "run"
+    with child(script, into(base_experiment, out).model_dump_json()) as killed:
+        _, error = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, error
+    assert [path.name[:13] for path in shards(out)] == ["matched-00000"]
+    assert len(list((out / FOLDER).glob(".tmp-*"))) == left_over
+    assert not (out / MANIFEST).exists()
+    study.diverge(into(base_experiment, out, resume=True))
+    assert measured == [2, 3, 4]
+    assert files(out) == uninterrupted
+    load_run(out)
+    assert not (out / FOLDER).exists()
+
+
+def interrupt_after(calls: int) -> Callable[[str, int, int], None]:
+    seen: list[int] = []
+
+    def progress(group: str, done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_ctrl_c_keeps_finished_shards(
+    base_experiment: Experiment,
+    uninterrupted: dict[str, bytes],
+    measured: list[int],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study.diverge(into(base_experiment, tmp_path), interrupt_after(4))
+    assert len(shards(tmp_path)) == 1
+    measured.clear()
+    done: list[tuple[int, int]] = []
+    resumed = into(base_experiment, tmp_path, resume=True)
+    study.diverge(resumed, lambda group, newly, total: done.append((newly, total)))
+    assert measured == [2, 3, 4]
+    assert done == [(2, 5), (1, 5), (1, 5), (1, 5)]
+    assert files(tmp_path) == uninterrupted
+
+
+def test_a_fault_while_the_results_are_written_loses_no_shard(
+    base_experiment: Experiment,
+    uninterrupted: dict[str, bytes],
+    measured: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise RunError("could not write: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "write_run", full)
+        with pytest.raises(RunError, match="No space"):
+            study.diverge(into(base_experiment, tmp_path))
+    measured.clear()
+    study.diverge(into(base_experiment, tmp_path, resume=True))
+    assert measured == []
+    assert files(tmp_path) == uninterrupted
+
+
+def test_a_damaged_shard_alone_is_measured_again(
+    base_experiment: Experiment,
+    uninterrupted: dict[str, bytes],
+    measured: list[int],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study.diverge(into(base_experiment, tmp_path), interrupt_after(5))
+    content = shards(tmp_path)[0].read_bytes()
+    shards(tmp_path)[0].write_bytes(content[:-1])
+    measured.clear()
+    study.diverge(into(base_experiment, tmp_path, resume=True))
+    assert measured == [0, 1, 4]
+    assert files(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"seed": 1, "bootstrap": 30}, ("bootstrap", "seed")), ({"limit": 4}, ("limit",))],
+)
+def test_resuming_a_run_with_other_settings_is_refused_before_the_model_is_loaded(
+    base_experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    named: tuple[str, ...],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study.diverge(into(base_experiment, tmp_path), interrupt_after(1))
+    monkeypatch.setattr(study, "load", None)
+    with pytest.raises(RunError, match="other settings") as caught:
+        study.diverge(into(base_experiment, tmp_path, resume=True, **fields))
+    assert f"({', '.join(named)})" in str(caught.value)
+
+
+def test_resuming_with_a_changed_file_is_refused(
+    base_experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("the weather was mild")
+    experiment = into(base_experiment, tmp_path / "run", prompt_file=(prompt,))
+    with pytest.raises(KeyboardInterrupt):
+        study.diverge(experiment, interrupt_after(1))
+    prompt.write_text("the weather was wild")
+    monkeypatch.setattr(study, "load", None)
+    with pytest.raises(RunError, match=r"other settings.*hashes"):
+        study.diverge(into(experiment, tmp_path / "run", resume=True))
+
+
+def test_a_resumed_run_may_change_the_batch_size(
+    base_experiment: Experiment, whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study.diverge(into(base_experiment, tmp_path), interrupt_after(3))
+    resumed = into(base_experiment, tmp_path, resume=True, batch_size=2)
+    got, expected = (load_run(out).table for out in (study.diverge(resumed), whole))
+    numbers = ["value", "ci_low", "ci_high"]
+    np.testing.assert_allclose(got[numbers], expected[numbers], rtol=1e-3, atol=1e-5)
+    assert got.drop(columns=numbers).equals(expected.drop(columns=numbers))
+
+
+def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(
+    base_experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "load", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        study.diverge(into(base_experiment, tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == ""
