@@ -17,7 +17,7 @@ from tiny_models import MODULES, save_adapter, save_model
 from interp import study, sweep
 from interp.cli import resume_hint
 from interp.config import Experiment
-from interp.errors import RunError
+from interp.errors import RunError, SubjectError
 from interp.measures.tally import Key, Tally
 from interp.results import ARRAYS, MANIFEST, TABLE, load_run
 from interp.statistics import PerQuery, Ratio
@@ -458,6 +458,16 @@ def test_a_resumed_run_may_change_the_batch_size(
     numbers = ["value", "ci_low", "ci_high"]
     np.testing.assert_allclose(got[numbers], expected[numbers], rtol=1e-3, atol=1e-5)
     assert got.drop(columns=numbers).equals(expected.drop(columns=numbers))
+
+
+def test_a_run_that_could_not_begin_can_be_run_once_mended(
+    base_experiment: Experiment, uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A wrong adapter leaves no shard behind, so there is nothing to resume or to overwrite."""
+    with pytest.raises(SubjectError):
+        study.diverge(into(base_experiment, tmp_path, adapter=(str(tmp_path / "misspelt"),)))
+    assert shards(tmp_path) == []
+    assert files(study.diverge(into(base_experiment, tmp_path))) == uninterrupted
 
 
 def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils import save_and_load
 from safetensors.torch import load_file, save_file
 from tiny_models import MODULES, save_adapter, save_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Base, Condition, FineTuned, Lora, Prompt
 from interp.errors import SubjectError
@@ -334,6 +336,26 @@ def test_allowing_another_base_allows_nothing_else(model: str, adapter: Path) ->
     assert "are missing" in refused(model, adapter, allow_other_base=True)
 
 
+def test_an_allowed_base_may_have_more_tokens(model: str, sound: Path, tmp_path: Path) -> None:
+    larger = AutoModelForCausalLM.from_pretrained(model)
+    larger.resize_token_embeddings(larger.config.vocab_size + 8)
+    larger.save_pretrained(tmp_path / "larger")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "larger")
+    assert opened(str(tmp_path / "larger"), sound, allow_other_base=True).notes == []
+
+
+def test_mounting_asks_no_hub(model: str, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def hub(name: str, *_: Any, **__: Any) -> None:
+        asked.append(name)
+
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", hub)
+    edit_config(adapter, base_model_name_or_path="organisation/base")
+    assert opened(model, adapter).notes == []
+    assert asked == []
+
+
 # Models -----------------------------------------------------------------------------------------
 
 
@@ -357,13 +379,15 @@ def test_nan_in_the_model_names_the_tensor(model: str, tmp_path: Path) -> None:
         load(model, {"base": Base(), "tuned": FineTuned(broken)}, ["hot is"])
 
 
-def test_a_model_with_a_tensor_missing_is_refused(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["base", "fine-tuned"])
+def test_a_model_with_a_tensor_missing_is_refused(model: str, tmp_path: Path, role: str) -> None:
     key = "model.layers.1.mlp.up_proj.weight"
     broken = edited_model(
         model, tmp_path / "broken", lambda tensors: {k: t for k, t in tensors.items() if k != key}
     )
+    base, tuned = (broken, model) if role == "base" else (model, broken)
     with pytest.raises(SubjectError, match="up_proj"):
-        load(broken, {"base": Base()}, ["hot is"])
+        load(base, {"base": Base(), "tuned": FineTuned(tuned)}, ["hot is"])
 
 
 @pytest.mark.parametrize("name", ["organisation/misspelt", "misspelt", "/nowhere/misspelt"])
