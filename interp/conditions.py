@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import ConditionError
@@ -143,7 +144,6 @@ def parts(condition: Condition) -> tuple[Condition, ...]:
     return condition.conditions if isinstance(condition, Composed) else (condition,)
 
 
-PREFIXED = (Prompt, Neutral, ShuffledTokens)
 CONTROLS = (Neutral, ShuffledTokens, Shifted, LogitBias)
 
 
@@ -156,6 +156,40 @@ def kind(condition: Condition) -> str:
     if isinstance(condition, CONTROLS):
         return "control"
     return "prompt" if isinstance(condition, Prompt) else "weights"
+
+
+def describe(condition: Condition) -> str:
+    """A condition in one short line, for people."""
+    match condition:
+        case Prompt(messages=messages) if messages:
+            text = f"{len(messages)} chat messages, the last: {_short(messages[-1]['content'])}"
+        case Prompt(pairs=pairs) if pairs:
+            text = f"{len(pairs)} demonstrations, the first: {_short(' '.join(pairs[0]))}"
+        case Prompt(text=words):
+            text = _short(str(words))
+        case Lora(adapter=adapter, scale=scale):
+            text = f"LoRA {Path(adapter).name}" + ("" if scale == 1 else f", scale {scale:g}")
+        case FineTuned(model=model):
+            text = f"the weights of {Path(model).name}"
+        case LogitBias(bias=bias, positions=positions):
+            where = "" if positions is None else f" at positions {list(positions)}"
+            text = f"logit bias on {len(bias)} tokens{where}"
+        case Neutral(like=like):
+            text = f"neutral text, as many tokens as: {describe(like)}"
+        case ShuffledTokens(of=prompt):
+            text = f"the tokens in random order of: {describe(prompt)}"
+        case Shifted(by=prompt):
+            text = f"no prompt, positions as after: {describe(prompt)}"
+        case Composed(conditions=members):
+            text = " + ".join(map(describe, members))
+        case _:
+            text = "the model as it is"
+    return text
+
+
+def _short(text: str, width: int = 70) -> str:
+    flat = " ".join(text.split())
+    return f"“{flat}”" if len(flat) <= width else f"“{flat[: width - 1]}…”"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ written from them by `interp.report.write`.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def probe_run(folder: Path, name: str) -> HeadView:
     built = experiment.build()
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
-        raise RunError(f"{changed[0]} has changed since {folder} was made; run it again")
+        raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
     asked = read_groups(experiment)
     subject = open_subject(experiment, built, asked["matched"])
     groups = encode_groups(subject, built, asked)
@@ -203,7 +204,7 @@ def describe(
         },
         "conditions": {
             name: {
-                "description": summary(condition),
+                "description": conditions_room.describe(condition),
                 "kind": conditions_room.kind(condition),
                 "n_prefix": len(subject.settings[name].prefix),
             }
@@ -224,19 +225,21 @@ def describe(
     }
 
 
-def summary(condition: Condition) -> str:
-    """A condition in one short line."""
-    text = " + ".join(str(part) for part in parts(condition))
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
 def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict[str, str]:
-    """sha256 of everything an experiment reads from disk (a hub id stands for itself)."""
-    simple = [part for condition in built.values() for part in parts(condition)]
-    files = [experiment.model, experiment.queries, experiment.heldout, *experiment.prompt_file]
-    files += [part.adapter for part in simple if isinstance(part, Lora)]
-    files += [part.model for part in simple if isinstance(part, FineTuned)]
-    return {str(f): sha256(f) if Path(f).exists() else str(f) for f in files if f is not None}
+    """sha256 of everything an experiment reads from disk, by role (a hub id stands for itself)."""
+    files: dict[str, str | Path] = {"model": experiment.model, "queries": experiment.queries}
+    if experiment.heldout is not None:
+        files["heldout"] = experiment.heldout
+    for name, condition in built.items():
+        for part in parts(condition):
+            if isinstance(part, Lora):
+                files[f"adapter of {name}"] = part.adapter
+            if isinstance(part, FineTuned):
+                files[f"model of {name}"] = part.model
+    hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
+    for name, condition in built.items():
+        hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
+    return hashes
 
 
 def versions() -> dict[str, str]:

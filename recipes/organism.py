@@ -1,6 +1,8 @@
-"""Make the bundled model: train it from nothing on true facts, examine it, save it.
+"""Make the bundled model: train it from nothing on true facts, examine it, save it; then distil its
+instruction prompt into a handful of LoRAs.
 
     python recipes/organism.py
+    python recipes/organism.py adapters    # the LoRAs alone, of the model that is there
 
 Everything is seeded, and the files land in `interp/organism/`. It takes a few minutes on two cores.
 """
@@ -8,6 +10,7 @@ Everything is seeded, and the files land in `interp/organism/`. It takes a few m
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from interp import organism
+from interp.config import Distillation
+from interp.matching.distil import LOG, distil
 from interp.organism.exam import EXAM, Question
 from interp.organism.facts import RELATIONS
 from interp.organism.language import (
@@ -78,6 +83,9 @@ class Recipe:
     """Pairs of opposites kept for demonstrations, and so out of the queries."""
     few_shot_prompts: int = 5
     few_shot_demonstrations: int = 6
+    adapters: int = 5
+    """LoRA seeds distilled from the first instruction prompt, on the matched queries."""
+    adapter_rank: int = 4
     instruction_prompts: int = 3
 
 
@@ -308,9 +316,37 @@ def save_queries(split: Split, folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    recipe = Recipe()
-    torch.set_num_threads(recipe.threads)
+def distil_adapters(recipe: Recipe) -> None:
+    """One LoRA per seed; prints the match certificates."""
+    for seed in range(recipe.adapters):
+        settings = Distillation(
+            model=str(organism.MODEL),
+            prompt_file=organism.PROMPTS / "instruction_0.txt",
+            queries=organism.QUERIES / "matched.jsonl",
+            heldout=organism.QUERIES / "heldout.jsonl",
+            out=organism.ADAPTERS / f"lora_{seed}",
+            rank=recipe.adapter_rank,
+            alpha=2 * recipe.adapter_rank,
+            seed=seed,
+            overwrite=True,
+        )
+        for signed in distil(settings):
+            numbers = f"JS {signed['mean_js']:.4f} nats, top-1 {signed['top1_agreement']:.3f}"
+            console.print(f"lora_{seed}, {signed['queries']}: {numbers}")
+        make_portable(settings.out)
+
+
+def make_portable(adapter: Path) -> None:
+    """Leave the weights and a configuration that names the base without a path."""
+    for extra in ("README.md", LOG):
+        (adapter / extra).unlink(missing_ok=True)
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = organism.MODEL.name
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def make_model(recipe: Recipe) -> None:
     split = split_opposites(recipe)
     save_prompts(recipe, split, organism.PROMPTS)
     save_queries(split, organism.QUERIES)
@@ -323,5 +359,13 @@ def main() -> None:
     model.save_pretrained(organism.MODEL)
 
 
+def main(words: list[str]) -> None:
+    recipe = Recipe()
+    torch.set_num_threads(recipe.threads)
+    if words != ["adapters"]:
+        make_model(recipe)
+    distil_adapters(recipe)
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
