@@ -76,6 +76,18 @@ def test_flags_may_give_what_the_file_leaves_out(tmp_path: Path, asked: list[Exp
     assert asked[0] == experiment(model="gpt2", conditions={"few": FEW})
 
 
+def test_what_neither_gives_is_asked_for(
+    tmp_path: Path, asked: list[Experiment], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path, {"model": "gpt2", "out": "run"})
+    assert set(from_yaml(path)) == {"model", "out"}
+    with pytest.raises(SystemExit) as left:
+        cli.main(["diverge", str(path)])
+    assert left.value.code == 2
+    assert "--queries" in capsys.readouterr().err
+    assert asked == []
+
+
 def test_the_defaults_are_the_same_with_and_without_a_file(
     tmp_path: Path, asked: list[Experiment]
 ) -> None:
