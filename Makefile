@@ -18,7 +18,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 figures: $(READY)
-	$(BIN)/python analyses/gallery.py
+	$(BIN)/python recipes/gallery.py
 
 organism: $(READY)
 	$(BIN)/python recipes/organism.py

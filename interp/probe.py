@@ -23,7 +23,12 @@ from interp.queries import Encoded
 from interp.results import HeadView
 from interp.subject import Batch, Subject
 
+Masses = dict[tuple[str, int], float]
+"""Attention by key: (`prefix` or `query`, place counted from the start of that part)."""
+
 EXAMPLES, MOST_ATTENDED = 4, 10
+VARIOUS = "(the query's own)"
+"""Stands for a key whose token differs from query to query."""
 
 
 class Seen(NamedTuple):
@@ -51,7 +56,7 @@ def head_view(
         )
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     js: list[np.ndarray] = []
-    masses: dict[str, dict[tuple[str, int, str], float]] = {n: {} for n in subject.settings}
+    masses: dict[str, Masses] = {n: {} for n in subject.settings}
     examples: dict[str, list[np.ndarray]] = {n: [] for n in subject.settings}
     for chunk in chunks(queries, batch_size):
         batch = Batch.of(chunk, subject.device)
@@ -61,7 +66,8 @@ def head_view(
                 for a, b in pairs]  # fmt: skip
         js.append(torch.stack(last).cpu().numpy())
         for name, one in seen.items():
-            _add_masses(masses[name], subject, name, one, chunk)
+            n_prefix = len(subject.settings[name].prefix)
+            _add_masses(masses[name], one, n_prefix, batch.lengths.tolist())
             space = max(0, EXAMPLES - len(examples[name]))
             examples[name] += _examples(one, batch)[:space]
     return HeadView(
@@ -71,7 +77,7 @@ def head_view(
         tokens=[_tokens(subject, query.ids) for query in queries[:EXAMPLES]],
         patterns=_padded([examples[name] for name in subject.settings]),
         content_js=np.concatenate(js, axis=1),
-        attended=[row for name, mass in masses.items() for row in _most(name, mass, len(queries))],
+        attended=[r for name, mass in masses.items() for r in _most(subject, name, mass, queries)],
     )
 
 
@@ -105,33 +111,34 @@ def _padded(patterns: list[list[np.ndarray]]) -> np.ndarray:
     return filled
 
 
-def _add_masses(
-    masses: dict[tuple[str, int, str], float],
-    subject: Subject,
-    name: str,
-    one: Seen,
-    chunk: Sequence[Encoded],
-) -> None:
-    """Prefix keys by place in the prefix, the query's own by place from the query's end."""
+def _add_masses(masses: Masses, one: Seen, n_prefix: int, lengths: Sequence[int]) -> None:
+    """Add up what the chunk's last tokens give to every key, by its place."""
+    prefix = one.last_prefix.sum(0).tolist()
+    offset = n_prefix - len(prefix)  # a sliding window may not reach the prefix's first tokens
+    for position, mass in enumerate(prefix, offset):
+        masses["prefix", position] = masses.get(("prefix", position), 0.0) + mass
+    for length, own in zip(lengths, one.last_own.tolist(), strict=True):
+        for position in range(length):
+            masses["query", position] = masses.get(("query", position), 0.0) + own[position]
+
+
+def _most(
+    subject: Subject, name: str, masses: Masses, queries: Sequence[Encoded]
+) -> list[dict[str, Any]]:
+    """The most attended keys of a condition; what differs between queries is named by place."""
     prefix = _tokens(subject, subject.settings[name].prefix)
-    visible = one.last_prefix.shape[-1]
-    offset = len(prefix) - visible  # a sliding window may not reach the prefix's first tokens
-    for position, mass in enumerate(one.last_prefix.sum(0).tolist()):
-        key = ("prefix", position + offset, prefix[position + offset])
-        masses[key] = masses.get(key, 0.0) + mass
-    for query, own in zip(chunk, one.last_own.tolist(), strict=True):
-        tokens = _tokens(subject, query.ids)
-        for position, token in enumerate(tokens):
-            key = ("query", position, token)
-            masses[key] = masses.get(key, 0.0) + own[position]
-
-
-def _most(name: str, masses: dict[tuple[str, int, str], float], n: int) -> list[dict[str, Any]]:
-    ranked = sorted(masses.items(), key=lambda item: -item[1])[:MOST_ATTENDED]
-    return [
-        {"condition": name, "token": token, "where": where, "position": place, "mass": mass / n}
-        for (where, place, token), mass in ranked
-    ]
+    rows = []
+    for (where, place), mass in sorted(masses.items(), key=lambda item: -item[1])[:MOST_ATTENDED]:
+        if where == "prefix":
+            token = prefix[place]
+        else:
+            ids = {query.ids[place] for query in queries if place < len(query.ids)}
+            token = _tokens(subject, list(ids))[0] if len(ids) == 1 else VARIOUS
+        share = mass / len(queries)
+        rows.append(
+            {"condition": name, "token": token, "where": where, "position": place, "mass": share}
+        )
+    return rows
 
 
 def _tokens(subject: Subject, ids: Sequence[int]) -> list[str]:

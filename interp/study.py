@@ -195,7 +195,7 @@ def describe(
         "seed": experiment.seed,
         "versions": versions(),
         "model": {
-            "name": Path(experiment.model).name,
+            "name": "/".join(Path(experiment.model).parts[-2:]),
             "architecture": type(subject.bridge.original_model).__name__,
             "n_layers": subject.n_layers,
             "n_heads": subject.n_heads,

@@ -20,25 +20,26 @@ Settings = TypeVar("Settings", bound=BaseModel)
 def demo(words: Sequence[str]) -> None:
     """Run the study of the bundled model."""
 
-    def settings(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
-        """Compare a prompt and a LoRA on the bundled model.
+    _run(tyro.cli(demo_experiment, args=words, prog="interp demo"))
 
-        Args:
-            out: Folder of the run; an earlier demo in it is replaced.
-            seed: Seed of the bootstrap and of every control.
-        """
-        return Experiment(
-            model=str(organism.MODEL),
-            prompt_file=(organism.PROMPTS / "instruction_0.txt",),
-            adapter=(str(organism.ADAPTERS / "lora_0"),),
-            queries=organism.QUERIES / "matched.jsonl",
-            heldout=organism.QUERIES / "heldout.jsonl",
-            out=out,
-            seed=seed,
-            overwrite=True,
-        )
 
-    _run(tyro.cli(settings, args=words, prog="interp demo"))
+def demo_experiment(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
+    """Compare a prompt and a LoRA on the bundled model.
+
+    Args:
+        out: Folder of the run; an earlier demo in it is replaced.
+        seed: Seed of the bootstrap and of every control.
+    """
+    return Experiment(
+        model=str(organism.MODEL),
+        prompt_file=(organism.PROMPTS / "instruction_0.txt",),
+        adapter=(str(organism.ADAPTERS / "lora_0"),),
+        queries=organism.QUERIES / "matched.jsonl",
+        heldout=organism.QUERIES / "heldout.jsonl",
+        out=out,
+        seed=seed,
+        overwrite=True,
+    )
 
 
 def diverge(words: Sequence[str]) -> None:

@@ -64,10 +64,14 @@ class NotMeasured(LookupError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the match certificate says of the headline pair; `passed` is None without one."""
+    """What the match certificate says of the headline pair.
+
+    `passed` is None without one; `warning` heads every title where outputs were not matched.
+    """
 
     passed: bool | None
     text: str
+    warning: str = ""
 
 
 def headline(manifest: Manifest) -> Pair | None:
@@ -161,9 +165,17 @@ def verdict(manifest: Manifest) -> Verdict:
     found = certificates(manifest, pair)
     if not found:
         return Verdict(None, f"NOT CERTIFIED: no match certificate for {pair_name(pair)}")
-    passed = all(entry["passed"] for entry in found)
-    parts = "; ".join(f"{entry['queries']}: {numbers(entry)}" for entry in found)
-    return Verdict(passed, f"{'PASS' if passed else 'FAIL'} {pair_name(pair)}, {parts}")
+    failed = [str(entry["queries"]) for entry in found if not entry["passed"]]
+    parts = "; ".join(
+        f"{entry['queries']} {'PASS' if entry['passed'] else 'FAIL'}: {numbers(entry)}"
+        for entry in found
+    )
+    where = "" if len(failed) == len(found) else f" ON {' AND '.join(failed).upper()}"
+    return Verdict(
+        not failed,
+        f"{'FAIL' if failed else 'PASS'} {pair_name(pair)}, {parts}",
+        f"OUTPUTS NOT MATCHED{where}" if failed else "",
+    )
 
 
 def numbers(entry: Mapping[str, Any]) -> str:

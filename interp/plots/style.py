@@ -74,7 +74,7 @@ def caption(manifest: Manifest, pairs: Sequence[Pair], queries: str, note: str =
         _listed(pairs),
         f"n = {'?' if count is None else count} {queries} queries",
         reading.interval(manifest),
-        f"seed {manifest.get('seed', '?')}",
+        f"Seed {manifest.get('seed', '?')}",
         f"Match certificate: {reading.verdict(manifest).text}",
     ]
     return ". ".join(part.rstrip(".") for part in parts if part) + "."
@@ -100,8 +100,8 @@ def finish(
     below: int = 48,
 ) -> go.Figure:
     """Set title, caption, fonts and margins; `plot` is the height of the drawing in pixels."""
-    failed = reading.verdict(manifest).passed is False
-    title = f"OUTPUTS NOT MATCHED - {title}" if failed else title
+    warning = reading.verdict(manifest).warning
+    title = f"{warning} - {title}" if warning else title
     words = caption(manifest, pairs, queries, note)
     top = _HEADINGS + (_LEGEND if legend else 0)
     heading = 14 + _TITLE_LINE * len(lines(title, 100))
@@ -112,7 +112,7 @@ def finish(
         height=heading + top + plot + below + footer,
         margin={"l": left, "r": right, "t": heading + top, "b": below + footer},
         font={"family": FONT, "size": 12, "color": INK},
-        title=_title(title, failed),
+        title=_title(title, bool(warning)),
         showlegend=legend,
         legend=_legend(heading / (heading + top + plot + below + footer)),
         hoverlabel={"align": "left", "font": {"family": FONT, "size": 12}},

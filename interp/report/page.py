@@ -60,9 +60,9 @@ def _words(run: Run) -> dict[str, Any]:
     name = pair_name(pair) if pair else "conditions"
     heads: dict[bool | None, str] = {
         True: "PASS: outputs match.",
-        False: "FAIL: OUTPUTS NOT MATCHED.",
+        False: f"FAIL: {verdict.warning}.",
+        None: "NOT CERTIFIED.",
     }
-    heads[None] = "NOT CERTIFIED."
     unknown = dict.fromkeys(
         ("name", "architecture", "n_layers", "n_heads", "d_model", "dtype"), "?"
     )

@@ -1,0 +1,98 @@
+"""Which heads attend differently under a prompt and under a LoRA, and what do they look at?
+
+A head whose content pattern is the same under both uses the query the same way. A head that moves
+under the LoRA alone, and not under the prompt, was re-wired; one that puts its attention on the
+prompt instead (`prefix_mass`) reads the instruction there, which the LoRA has in its weights.
+
+    python analyses/head_probe.py                               # the three most divergent heads
+    python analyses/head_probe.py --heads L1H7 L2H3
+    python analyses/head_probe.py --model M --adapter A --prompt-file P --queries Q.jsonl
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich
+import tyro
+
+from interp import Experiment, Head, diverge, load_run, organism
+from interp.report import write_probe
+from interp.results import Run
+from interp.study import probe_run
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which model, prompt, adapter and heads."""
+
+    model: str = str(organism.MODEL)
+    """Model folder or hub id."""
+    adapter: str = str(organism.ADAPTERS / "lora_0")
+    """peft LoRA folder."""
+    prompt_file: Path = organism.PROMPTS / "instruction_0.txt"
+    """Text put before every query."""
+    queries: Path = organism.QUERIES / "matched.jsonl"
+    """JSONL of queries."""
+    separator: str = "\n"
+    """Written between prompt and query."""
+    heads: tuple[str, ...] = ()
+    """Heads such as L5H3; none given: the three of the largest content JS."""
+    out: Path = Path("runs/head_probe")
+    """Folder of the run; replaced."""
+    seed: int = 0
+    """Seed of bootstrap and controls."""
+
+
+def main(config: Config) -> None:
+    experiment = Experiment(
+        model=config.model,
+        adapter=(config.adapter,),
+        prompt_file=(config.prompt_file,),
+        queries=config.queries,
+        separator=config.separator,
+        out=config.out,
+        seed=config.seed,
+        overwrite=True,
+    )
+    run = load_run(diverge(experiment))
+    for name in config.heads or most_divergent(run, 3):
+        print(sentence(run, name))
+        table, files = write_probe(config.out, probe_run(config.out, name))
+        rich.print(table)
+        print(f"figure: {files[0].with_suffix('.json')}, and as png where a browser is found")
+
+
+def most_divergent(run: Run, count: int) -> list[str]:
+    """The heads of the largest content JS between prompt and LoRA, at the queries' last token."""
+    js = run.table.query(
+        "measure == 'content_js' and position == 'last' and queries == 'matched' "
+        "and condition == 'prompt' and reference == 'lora'"
+    ).nlargest(count, "value")
+    return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
+
+
+def sentence(run: Run, name: str) -> str:
+    """What a head does, from the numbers."""
+    head = Head.parse(name)
+    at_last = run.table.query("position == 'last' and queries == 'matched'")
+    rows = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
+
+    def value(measure: str, condition: str, reference: str | None = None) -> float:
+        found = rows[(rows["measure"] == measure) & (rows["condition"] == condition)]
+        if reference is not None:
+            found = found[found["reference"] == reference]
+        return float(found["value"].iloc[0])
+
+    return (
+        f"{name}: content JS {value('content_js', 'prompt', 'lora'):.3f} nats; "
+        f"mass before the query {value('prefix_mass', 'base'):.2f} in base, "
+        f"{value('prefix_mass', 'prompt'):.2f} under the prompt, "
+        f"{value('prefix_mass', 'lora'):.2f} under the LoRA; re-wired by the LoRA's weights: "
+        f"{value('rewiring_share', 'lora', 'base'):.2f} of its change."
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,44 @@
+"""The committed gallery: the bundled model's figures, as PNG with the plotted numbers beside.
+
+python recipes/gallery.py
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from interp import diverge, load_run
+from interp.cli.commands import demo_experiment
+from interp.plots import export, figures
+
+GALLERY = Path(__file__).resolve().parent.parent / "figures"
+
+SHOWN = (
+    "output",
+    "layers",
+    "heads_content_js",
+    "heads_rewiring_share",
+    "heads_prefix_mass",
+    "head_view",
+)
+
+
+def main() -> None:
+    """Run the demo's experiment and keep the figures that the README shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = diverge(demo_experiment(Path(folder) / "run"))
+        drawn = figures(load_run(run))
+        export({name: drawn[name] for name in SHOWN}, Path(folder))
+        for name in SHOWN:
+            for suffix in ("png", "csv"):
+                source = Path(folder) / f"{name}.{suffix}"
+                if not source.exists():
+                    raise SystemExit("no browser was found: install chromium to draw the gallery")
+                shutil.copy(source, GALLERY / source.name)
+    print(f"{len(SHOWN)} figures in {GALLERY.name}/")
+
+
+if __name__ == "__main__":
+    main()
