@@ -1,0 +1,276 @@
+"""Every row of a run equals the slow reference: plain Hugging Face, one query at a time, numpy.
+
+Batched, prefix-cached, right-padded runs of six models under ten conditions against
+`tests/reference.py`, which recomputes every number from the definitions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import reference
+import tiny_models
+import torch
+from reference import Condition, Key, Value
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from interp import load_run
+from interp.conditions import Prompt, ShuffledTokens, prefix_body
+from interp.config import Experiment
+from interp.results import Run
+from interp.study import diverge
+
+MODELS = ("gpt2", "neox", "llama", "qwen3", "gemma2", "stories260K")
+TOLERANCE = 1e-4
+MAX_POSITIONS = 5
+PROMPT = "hot is the opposite of cold. up is the opposite of"
+OTHER_PROMPT = "people talked about"
+QUERIES = {
+    "matched": [
+        ("the", "is"),
+        ("up is", "the"),
+        ("the opposite of big", "is"),
+        ("lily said: yes", None),
+        ("a river is wide; a hill", "is"),
+        ("people walked along the road", "is"),
+        ("the weather was mild that day.", None),
+    ],
+    "heldout": [("down", "is"), ("big is the opposite of", None), ("tom said: no", "the")],
+}
+BIAS = {" is": 4.0, " the": 2.0}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished run and what the reference says of it, by group of queries."""
+
+    run: Run
+    observed: dict[str, dict[str, list[reference.States]]]
+    expected: dict[str, dict[Key, Value]]
+
+
+def experiment(name: str, model: str, adapter: str, tuned: str, folder: Path) -> Experiment:
+    """A run with one condition of every kind; held-out queries for one model."""
+    for group, queries in QUERIES.items():
+        lines = [json.dumps({"text": text, "answer": answer}) for text, answer in queries]
+        (folder / f"{group}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "prompt.txt").write_text(PROMPT)
+    return Experiment(
+        model=model,
+        adapter=(adapter,),
+        prompt_file=(folder / "prompt.txt",),
+        queries=folder / "matched.jsonl",
+        heldout=folder / "heldout.jsonl" if name == "gpt2" else None,
+        out=folder / "run",
+        neutral=False,
+        conditions={
+            "neutral": {"neutral": {"like": "prompt", "text": tiny_models.TEXT}},
+            "shuffled": {"shuffled_tokens": {"of": "prompt"}},
+            "shifted": {"shifted": {"by": "prompt"}},
+            "bias": {"logit_bias": {"bias": BIAS}},
+            "half": [
+                {"lora": {"adapter": adapter, "scale": 0.5}},
+                {"logit_bias": {"bias": BIAS, "positions": [-1, 0, 3]}},
+            ],
+            "both": [{"prompt": {"text": OTHER_PROMPT}}, {"lora": {"adapter": adapter}}],
+            "tuned": {"fine_tuned": {"model": tuned}},
+        },
+        device="cpu",
+        batch_size=3,
+        bootstrap=25,
+        max_positions=MAX_POSITIONS,
+    )
+
+
+def settings(tokenizer: Any, adapter: str, tuned: str) -> dict[str, Condition]:
+    """The same conditions for the reference, as token ids."""
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    bos = tuple(tokenizer("")["input_ids"])
+    prompt, passage = ids(PROMPT + "\n"), ids(tiny_models.TEXT)
+    shuffled = tuple(prefix_body(ShuffledTokens(of=Prompt(text=PROMPT)), tokenizer))
+    assert sorted(shuffled) == sorted(prompt)
+    assert shuffled != prompt
+    bias = [(ids(token), value) for token, value in BIAS.items()]
+    everywhere = tuple((token, value, None) for (token,), value in bias)
+    somewhere = tuple((token, value, (-1, 0, 3)) for (token,), value in bias)
+    return {
+        "base": Condition(bos),
+        "prompt": Condition(bos + prompt),
+        "lora": Condition(bos, adapter=adapter),
+        "neutral": Condition(bos + passage[: len(prompt)]),
+        "shuffled": Condition(bos + shuffled),
+        "shifted": Condition(bos, shift=len(prompt)),
+        "bias": Condition(bos, bias=everywhere),
+        "half": Condition(bos, adapter=adapter, scale=0.5, bias=somewhere),
+        "both": Condition(bos + ids(OTHER_PROMPT + "\n"), adapter=adapter),
+        "tuned": Condition(bos, model=tuned),
+    }
+
+
+def pairs(conditions: Mapping[str, Condition]) -> list[tuple[str, str]]:
+    """Everything against base; what has the base's weights against what has its own."""
+    others = [name for name in conditions if name != "base"]
+    plain = conditions["base"].weights
+    reweighted = [name for name in others if conditions[name].weights != plain]
+    crossed = [(a, b) for a in others if a not in reweighted for b in reweighted]
+    return crossed + [(name, "base") for name in others]
+
+
+def answer_ids(tokenizer: Any, text: str, answer: str | None) -> int | None:
+    """The first token of an answer as it follows its query."""
+    if answer is None:
+        return None
+    start = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tokenizer(f"{text} {answer}", add_special_tokens=False)["input_ids"][start]
+
+
+def real_model() -> str:
+    """The folder of a small pretrained model beside the project, or a skip."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "models"
+    folder = Path(os.environ.get("INTERP_TEST_MODELS", beside)) / "stories260K"
+    if not folder.is_dir():
+        pytest.skip("stories260K is not here: set INTERP_TEST_MODELS to the folder that holds it")
+    return str(folder)
+
+
+def other_weights(model: str, folder: Path) -> str:
+    """The same model with every weight moved a little."""
+    moved = AutoModelForCausalLM.from_pretrained(model)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+    moved.save_pretrained(folder)
+    return str(folder)
+
+
+def materials(name: str, folder: Path) -> tuple[str, str, str]:
+    """Folders of a model, of an adapter on all its modules, and of other weights."""
+    if name == "stories260K":
+        model, targets = real_model(), tiny_models.all_targets("llama")
+    else:
+        model = tiny_models.save_model(name, folder / name)
+        targets = tiny_models.all_targets(name)
+    adapter = tiny_models.save_adapter(model, folder / "adapter", targets)
+    return model, adapter, other_weights(model, folder / "tuned")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """One run of the library and one of the reference."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model, adapter, tuned = materials(request.param, folder)
+    asked = experiment(request.param, model, adapter, tuned, folder)
+    run = load_run(diverge(asked))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    conditions = settings(tokenizer, adapter, tuned)
+    assert list(conditions) == list(run.manifest["conditions"])
+    observed, expected = {}, {}
+    for group in ["matched", "heldout"] if asked.heldout else ["matched"]:
+        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t, _ in QUERIES[group]]
+        answers = [answer_ids(tokenizer, *query) for query in QUERIES[group]]
+        observed[group] = reference.observe(model, conditions, ids)
+        expected[group] = reference.rows(observed[group], pairs(conditions), answers, MAX_POSITIONS)
+    return Compared(run, observed, expected)
+
+
+def measured(run: Run, group: str) -> dict[Key, Value]:
+    """The rows of a run by what they are about."""
+    table = run.table[run.table["queries"] == group]
+    columns = [*reference.KEY, "value", "n"]
+    found: dict[Key, Value] = {}
+    for *key, value, n in table[columns].astype(object).itertuples(index=False):
+        name = tuple(None if part is pd.NA else part for part in key)
+        assert name not in found, f"twice: {name}"
+        found[name] = Value(float(value), int(n))
+    return found
+
+
+def test_queries_have_different_lengths_and_need_padding(compared: Compared) -> None:
+    lengths = [states.length for states in compared.observed["matched"]["base"]]
+    assert min(lengths) == 1
+    assert max(lengths) > MAX_POSITIONS
+    assert len(set(lengths)) >= 4
+
+
+def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:
+    for group, expected in compared.expected.items():
+        found = measured(compared.run, group)
+        assert sorted(map(str, expected.keys() - found.keys()))[:5] == []
+        assert sorted(map(str, found.keys() - expected.keys()))[:5] == []
+    assert set(compared.run.table["queries"]) == set(compared.expected)
+
+
+def test_every_value_is_the_reference(compared: Compared) -> None:
+    wrong, largest = [], 0.0
+    for group, expected in compared.expected.items():
+        found = measured(compared.run, group)
+        for key, want in expected.items():
+            if not want.meaningful:
+                continue
+            got = found[key].value
+            if math.isnan(want.value) and math.isnan(got):
+                continue
+            difference = abs(got - want.value)
+            largest = max(largest, difference)
+            if not difference <= TOLERANCE:
+                wrong.append((group, key, got, want.value))
+    print(f"largest difference {largest:.2g}")
+    assert wrong[:10] == [], f"{len(wrong)} rows differ"
+
+
+def test_every_row_counts_its_queries(compared: Compared) -> None:
+    for group, expected in compared.expected.items():
+        found = measured(compared.run, group)
+        wrong = [
+            (key, found[key].n, want.n)
+            for key, want in expected.items()
+            if want.meaningful and found[key].n != want.n
+        ]
+        assert wrong[:10] == [], f"{len(wrong)} rows count otherwise"
+
+
+def test_the_rows_left_out_are_few_and_only_where_a_change_is_rounding(compared: Compared) -> None:
+    left_out = {
+        key[1] for rows in compared.expected.values() for key, want in rows.items()
+        if not want.meaningful
+    }  # fmt: skip
+    assert left_out <= {"shifted"}
+
+
+def test_the_answers_matter(compared: Compared) -> None:
+    """Neither accuracy nor its kin is all 0, all 1 or all undefined."""
+    values = [
+        (key[0], want.value) for key, want in compared.expected["matched"].items()
+        if key[0] in ("accuracy", "rec2ftp")
+    ]  # fmt: skip
+    assert any(0 < value < 1 for name, value in values if name == "accuracy")
+    assert any(value > 0 for name, value in values if name == "rec2ftp")
+
+
+def test_certificates_are_the_reference(compared: Compared) -> None:
+    signed = compared.run.manifest["certificates"]
+    expected = {
+        (a, b, group): reference.certificate(observed[a], observed[b])
+        for group, observed in compared.observed.items()
+        for a, b in {(key[1], key[2]) for key in compared.expected[group] if key[2]}
+    }
+    found = {(c["condition"], c["reference"], c["queries"]): c for c in signed}
+    assert len(found) == len(signed)
+    assert found.keys() == expected.keys()
+    for key, want in expected.items():
+        got = {name: found[key][name] for name in want}
+        assert got == pytest.approx(want, abs=TOLERANCE), key
+        passes = want["mean_js"] <= 0.02 and want["top1_agreement"] >= 0.95
+        assert found[key]["passed"] == passes, key
