@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Condition:
     """Anything that can precede a query or change the weights; `a + b` composes."""
 
+    __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
+
     def __add__(self, other: Condition) -> Composed:
         return Composed((*parts(self), *parts(other)))
 

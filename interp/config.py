@@ -11,15 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from interp import conditions as conditions_room
 from interp.conditions import Base, Condition, Lora, Neutral, Prompt
 from interp.errors import ConditionError, ConfigError
+
+FILE_ONLY = {"conditions"}
+"""Fields that a YAML file has and the command line has not."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -27,7 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class Experiment(BaseModel):
     """Compare one model under prompts and adapters, on the same queries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str
     """Model folder or hub id."""
@@ -39,7 +41,7 @@ class Experiment(BaseModel):
     """peft LoRA folders. One is condition `lora`, several are `lora_0`, `lora_1`, ..."""
     prompt_file: tuple[Path, ...] = ()
     """Text files, each put before the query. One is `prompt`, several are `prompt_0`, ..."""
-    conditions: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(default_factory=dict)
+    conditions: dict[str, Any] = Field(default_factory=dict)
     """Further conditions by name (YAML only), such as `few: {prompt: {pairs: [[hot, cold]]}}`."""
     heldout: Path | None = None
     """More queries, reported apart: those that nothing was fitted on."""
@@ -102,7 +104,7 @@ class Experiment(BaseModel):
 class Distillation(BaseModel):
     """Train a LoRA whose outputs without a prompt match the model's outputs with it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str
     """Model folder or hub id."""
@@ -200,20 +202,21 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
     ((kind, fields),) = spec.items()
     if kind not in KINDS:
         raise ConfigError(f"condition {name}: no kind {kind!r}; there are {', '.join(KINDS)}")
+    if not isinstance(fields, dict | None):
+        raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
     values = dict(fields or {})
     for reference in {"like", "of", "by"} & values.keys():
-        if values[reference] not in known:
+        if not isinstance(values[reference], str) or values[reference] not in known:
             raise ConfigError(f"condition {name}: {reference} names no condition above it")
         values[reference] = known[values[reference]]
-    for listed in {"messages", "pairs", "positions"} & values.keys():
-        items = values[listed] or ()
-        values[listed] = tuple(tuple(i) if isinstance(i, list) else i for i in items) or None
     if "file" in values and kind == "prompt":
         values["text"] = read_prompt(Path(values.pop("file")))
     try:
-        return KINDS[kind](**values)
-    except (TypeError, ConditionError) as error:
-        raise ConfigError(f"condition {name}: {str(error).replace('__init__() ', '')}") from error
+        return TypeAdapter(KINDS[kind]).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(f"condition {name}: {explain(error)}") from error
+    except ConditionError as error:
+        raise ConfigError(f"condition {name}: {error}") from error
 
 
 def from_yaml(path: Path) -> dict[str, Any]:

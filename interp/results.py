@@ -153,9 +153,10 @@ def sha256(*paths: str | Path) -> str:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write through a temporary file, fsync and rename; on failure the old file is untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    temporary = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -167,7 +168,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror}; free space or choose --out"
         ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_run(
@@ -219,7 +221,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = int(manifest["schema_version"])
+        version, _ = int(manifest["schema_version"]), dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
     if version > SCHEMA_VERSION:

@@ -94,16 +94,14 @@ class Ratio:
         """Sum the tokens of some queries by position label, under every replicate."""
         below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
         valid = np.isfinite(numerator) & np.isfinite(below)
-
-        def by_label(values: ndarray) -> ndarray:
-            kept = np.where(valid, values, 0.0)
-            return einsum(kept, positions, "query ... pos, query pos label -> query ... label")
-
-        def by_replicate(values: ndarray) -> ndarray:
-            return np.tensordot(weights, by_label(values), axes=([0], [0]))
-
-        seen = by_label(np.ones_like(below)) > 0
-        return cls(by_replicate(numerator), by_replicate(below), seen.sum(0, dtype=np.int64))
+        above, below, count = (
+            _by_label(np.where(valid, values, 0.0), positions) for values in (numerator, below, 1.0)
+        )
+        return cls(
+            np.tensordot(weights, above, axes=([0], [0])),
+            np.tensordot(weights, below, axes=([0], [0])),
+            (count > 0).sum(0, dtype=np.int64),
+        )
 
     def merge(self, other: Ratio) -> Ratio:
         """The accumulator of both sets of queries."""
@@ -130,6 +128,10 @@ class Ratio:
     def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Ratio:
         """The inverse of `arrays`."""
         return cls(arrays["numerator"], arrays["denominator"], arrays["n"])
+
+
+def _by_label(values: ndarray, positions: ndarray) -> ndarray:
+    return einsum(values, positions, "query ... pos, query pos label -> query ... label")
 
 
 def percentile_interval(

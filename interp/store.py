@@ -50,6 +50,9 @@ class Store:
     ) -> Iterator[Store]:
         """Claim a run folder; refuses one in use, finished, or begun with other settings."""
         folder = out / FOLDER
+        begun = any(folder.glob(f"*{SUFFIX}"))
+        if (out / MANIFEST).exists() and not (overwrite or (resume and begun)):
+            raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / LOCK).open("w")
@@ -63,16 +66,15 @@ class Store:
             except BlockingIOError as error:
                 raise RunError(f"another process is writing {out}; choose another --out") from error
             store = cls(folder)
-            store._claim(out, dict(settings), resume, overwrite)
+            store._claim(out, dict(settings), resume=resume, overwrite=overwrite)
             yield store
 
-    def _claim(self, out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         file = self.folder / SETTINGS
-        if (out / MANIFEST).exists() and not overwrite:
-            raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
-        if file.exists() and not (resume or overwrite):
+        begun = any(self.folder.glob(f"*{SUFFIX}"))
+        if begun and not (resume or overwrite):
             raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
-        if file.exists() and resume:
+        if begun and resume:
             _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out)
         else:
             for shard in self.folder.glob(f"*{SUFFIX}"):

@@ -28,7 +28,7 @@ from interp.results import HeadView, read_manifest, sha256, write_run
 from interp.statistics import LEVEL, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
-from interp.sweep import Plan, Progress, sweep
+from interp.sweep import SHARD, Plan, Progress, sweep
 from interp.tabulate import certificates, grams, largest_cell, rows
 
 EPHEMERAL = {"out", "resume", "overwrite", "batch_size", "memory", "device"}
@@ -46,8 +46,10 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     `ConfigError` or `ConditionError`, each with one line that says what to do."""
     built = experiment.build()
     asked = read_groups(experiment)
-    settings = experiment.model_dump(mode="json", exclude=EPHEMERAL)
-    settings["hashes"] = fingerprints(experiment, built)
+    hashes = fingerprints(experiment, built)
+    settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
+    settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
+    settings |= {f"version of {name}": version for name, version in versions().items()}
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
@@ -69,7 +71,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
         head = Head(*largest_cell(tallies["matched"], pair))
         view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
         manifest = describe(experiment, subject, built, groups, view)
-        manifest |= {"hashes": settings["hashes"], "certificates": signed}
+        manifest |= {"hashes": hashes, "certificates": signed}
         write_run(experiment.out, table, grams(tallies, list(built)) | view.arrays(), manifest)
         store.finish()
     return experiment.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from interp import organism
 from interp.cli.progress import console, counting
-from interp.config import Distillation, Experiment, explain, from_yaml
+from interp.config import FILE_ONLY, Distillation, Experiment, explain, from_yaml
 from interp.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -138,13 +139,22 @@ def match_distil(words: Sequence[str]) -> None:
 def _read(
     model: type[Settings], words: Sequence[str], prog: str, fields: dict[str, Any] | None = None
 ) -> Settings:
-    """Flags as a settings model; `fields` stand where no flag is given."""
-    absent = {name: tyro.MISSING for name, f in model.model_fields.items() if f.is_required()}
-    given = {**absent, **(fields or {})}
-    default = model.model_construct(**given) if fields else None
+    """Flags as a settings model; `fields` stand where no flag is given.
+
+    The flags are read without the model's bounds, so that a value out of bounds is one line.
+    """
+    given = fields or {}
+    flags = []
+    for name, field in model.model_fields.items():
+        if name in FILE_ONLY:
+            continue
+        kind = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+        required = field.is_required() and name not in given
+        default = dataclasses.MISSING if required else given.get(name, field.default)
+        flags.append((name, kind, dataclasses.field(default=default)))
+    reader = dataclasses.make_dataclass(model.__name__, flags, kw_only=True)
+    read: Any = tyro.cli(reader, args=words, prog=prog, description=model.__doc__)
     try:
-        if default is None:
-            return tyro.cli(model, args=words, prog=prog)
-        return tyro.cli(model, args=words, prog=prog, default=default)
+        return model(**given | vars(read))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error

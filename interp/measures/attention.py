@@ -42,7 +42,7 @@ def read_rows(pattern: Pattern) -> AttentionRows:
     prefix = pattern[..., :-length]
     prefix_mass = prefix.sum(-1, dtype=own.dtype)
     content = own / own.sum(-1, keepdim=True)
-    full = _entropy(own) - torch.special.xlogy(prefix, prefix).sum(-1, dtype=own.dtype)
+    full = _entropy(own) + _entropy(wide(prefix))
     return AttentionRows(prefix_mass, full, _entropy(content), content)
 
 
@@ -54,24 +54,25 @@ def content_js(p: Content, q: Content) -> Rows:
 
 
 def read_scores(scores: Pattern) -> Content:
-    """Pre-softmax scores of the query's own keys; NaN where a key is masked."""
+    """Pre-softmax scores of the query's own keys; -inf where a key is masked."""
     own = scores[..., -scores.shape[-2] :].detach()
-    return torch.where(own > MASKED, own, torch.nan)
+    return own.masked_fill(own < MASKED, -torch.inf)
 
 
 def sim_am(a: Content, b: Content) -> Rows:
     """Cosine of two rows of pre-softmax scores over the query's keys, `[-1, 1]` (Dai et al.
     2212.10559, sec. 4.2, SimAM); NaN where a row is all zero."""
-    x, y = wide(a).nan_to_num(0.0), wide(b).nan_to_num(0.0)
+    x, y = (wide(scores).masked_fill(scores == -torch.inf, 0.0) for scores in (a, b))
     norms = x.square().sum(-1).sqrt() * y.square().sum(-1).sqrt()
-    cosine = (x * y).sum(-1) / norms.where(norms > 0, 1.0)
-    return torch.where(norms > 0, cosine.clamp(-1, 1), torch.nan)
+    cosine = (x * y).sum(-1) / norms.where(norms != 0, 1.0)
+    return torch.where(norms != 0, cosine.clamp(-1, 1), torch.nan)
 
 
 def sim_am_delta(a: Content, b: Content, base: Content) -> Rows:
     """`sim_am` of the differences from base (after Deutch et al. 2311.07772), `[-1, 1]`; NaN where
     one condition leaves the row's scores as they are."""
-    return sim_am(wide(a) - wide(base), wide(b) - wide(base))
+    before = wide(base).masked_fill(base == -torch.inf, 0.0)
+    return sim_am(wide(a) - before, wide(b) - before)
 
 
 def weight_driven(

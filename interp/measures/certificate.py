@@ -44,19 +44,26 @@ def certificate(
     texts: Sequence[str],
     tolerance: Tolerance,
 ) -> dict[str, Any]:
-    """Mean and 95th-percentile JS, top-1 agreement, the verdict, and the queries outside."""
+    """Mean and 95th-percentile JS, top-1 agreement, the verdict, and the queries outside.
+
+    A number is None, and the verdict a failure, where an output was not a distribution.
+    """
     outside = [
-        {"query": int(i), "text": texts[i], "js": float(js[i])}
+        {"query": int(i), "text": texts[i], "js": _number(js[i])}
         for i in np.argsort(-js, kind="stable")
-        if js[i] > tolerance.js
+        if not js[i] <= tolerance.js
     ]
     return {
         "n": len(js),
-        "mean_js": float(js.mean()),
-        "p95_js": float(np.quantile(js, 0.95)),
-        "top1_agreement": float(same.mean()),
+        "mean_js": _number(js.mean()),
+        "p95_js": _number(np.quantile(js, 0.95)),
+        "top1_agreement": _number(same.mean()),
         "tolerance_js": tolerance.js,
         "tolerance_top1": tolerance.top1,
         "passed": bool(js.mean() <= tolerance.js and same.mean() >= tolerance.top1),
         "outside": outside,
     }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -52,7 +52,7 @@ def _blockwise(function: Callable[[Tensor, Tensor], Tensor], p: Tensor, q: Tenso
     rows_p, rows_q = p.reshape(-1, p.shape[-1]), q.reshape(-1, q.shape[-1])
     size = max(1, BLOCK // p.shape[-1])
     blocks = [
-        torch.zeros_like(wide(a[:, 0])) if torch.equal(a, b) else function(wide(a), wide(b))
+        function(wide(a), wide(b)).masked_fill((a == b).all(-1), 0.0)
         for a, b in zip(rows_p.split(size), rows_q.split(size), strict=True)
     ]
     return torch.cat(blocks).reshape(p.shape[:-1])

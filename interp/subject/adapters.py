@@ -65,8 +65,9 @@ def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torc
         tensors = load_file(root / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise SubjectError(f"adapter {folder} is damaged: {error}") from error
-    if config.get("peft_type") != "LORA":
-        raise SubjectError(f"adapter {folder} is {config.get('peft_type')}, not LORA")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise SubjectError(f"adapter {folder} is of type {kind}, not LORA")
     trained_on = config.get("base_model_name_or_path") or base_name
     if Path(trained_on).name != Path(base_name).name and not allow_other_base:
         raise SubjectError(
@@ -81,7 +82,7 @@ def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torc
 
 def _check_arrived(peft: Any, name: str, folder: str, tensors: dict[str, torch.Tensor]) -> None:
     """Every tensor of the file is mounted, equal, and no other was created."""
-    mounted = get_peft_model_state_dict(peft, adapter_name=name)
+    mounted = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
     missing, extra = sorted(set(mounted) - set(tensors)), sorted(set(tensors) - set(mounted))
     if missing or extra:
         raise SubjectError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
@@ -32,11 +33,20 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
 def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
     """A model in evaluation mode with eager attention (the kind that shows its patterns)."""
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            model, dtype=DTYPES[dtype], attn_implementation="eager", **hub
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=DTYPES[dtype],
+            attn_implementation="eager",
+            output_loading_info=True,
+            **hub,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SubjectError(_explain(model, error)) from error
+    hf, report = loaded
+    for fault in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(fault, ()))):
+            what = fault.replace("_keys", " tensors")
+            raise SubjectError(f"{model} is damaged: {len(keys)} {what} (first: {keys[0]})")
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SubjectError(f"{model}: {name} has NaN or infinite values")

@@ -87,4 +87,4 @@ def test_a_query_exactly_at_the_tolerance_is_inside() -> None:
 def test_what_is_undefined_never_passes() -> None:
     signed = sign([0.0, float("nan")], [1, 1])
     assert signed["passed"] is False
-    assert np.isnan(signed["mean_js"])
+    assert signed["mean_js"] is None
