@@ -2,7 +2,7 @@
 
     conditions = {"base": Condition(), "prompt": Condition(prefix=(5, 6, 7))}
     observed = observe("path/to/model", conditions, queries=[[10, 11], [12]])
-    table = rows(observed, pairs=[("prompt", "base")], answers=[13, None], max_positions=32)
+    table = rows(conditions, observed, [("prompt", "base")], answers=[13, None], max_positions=32)
 
 Every query runs alone, the whole sequence recomputed: no cache, no padding, no bridge, and no
 import of the library under test. States are read by plain hooks on the Hugging Face modules,
@@ -25,8 +25,10 @@ from transformers import AutoModelForCausalLM
 
 Array = np.ndarray
 STATES = ("attn_out", "mlp_out", "resid_post", "z")
-ROUNDING = 1e-5
-"""A change below this share of the state is float32 rounding: its direction means nothing."""
+EPSILON = 1e-6
+"""Relative error of a float32 state after a few blocks."""
+UNKNOWABLE = 0.01
+"""A value that rounding alone may move by more than this is not compared."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Condition:
     @property
     def weights(self) -> tuple[str | None, float, str | None]:
         return (self.adapter, self.scale, self.model)
+
+    @property
+    def computation(self) -> tuple[object, ...]:
+        """What the states depend on: the same computation gives the same bits."""
+        return (self.prefix, self.shift, self.weights)
 
 
 @dataclass(frozen=True)
@@ -466,9 +473,16 @@ CHANGED: dict[tuple[str, str], Callable[[Array, Array], Array]] = {
 """Measures of two changes from base, for pairs whose reference is not base."""
 
 
-def is_rounding(change: Array, state: Array) -> Array:
-    size = norm(change)
-    return (size > 0) & (size < ROUNDING * norm(state))
+def rounding_of_change(change: Array, state: Array) -> Array:
+    """Relative error of a change, from that of the states it is a difference of; at most 2."""
+    return np.minimum(2.0, EPSILON * norm(state) / np.maximum(norm(change), 1e-300))
+
+
+def rounding_of_js(change: Array) -> Array:
+    """The same for a JS divergence, which is quadratic in the change of the pattern. A row's first
+    token sees only itself: its pattern is the same exactly."""
+    error = np.minimum(2.0, EPSILON / np.sqrt(np.maximum(change, 1e-300)))
+    return np.where(np.arange(change.shape[-1]) > 0, error, 0.0)
 
 
 # --- the rows of a run ---------------------------------------------------------------------------
@@ -476,12 +490,16 @@ def is_rounding(change: Array, state: Array) -> Array:
 
 @dataclass(frozen=True)
 class Value:
-    """A row's value and on how many queries it stands; `meaningful` is False where a change that
-    it is computed from is nothing but rounding."""
+    """A row's value, on how many queries it stands, and how far float32 rounding may move it: much,
+    where it is computed from a change that is hardly more than rounding."""
 
     value: float
     n: int
-    meaningful: bool = True
+    rounding: float = 0.0
+
+    @property
+    def meaningful(self) -> bool:
+        return self.rounding <= UNKNOWABLE
 
 
 Key = tuple[str, str, str | None, str, int | None, int | None, str]
@@ -490,6 +508,7 @@ KEY = ("measure", "condition", "reference", "site", "layer", "head", "position")
 
 
 def rows(
+    conditions: Mapping[str, Condition],
     observed: Mapping[str, Sequence[States]],
     pairs: Sequence[tuple[str, str]],
     answers: Sequence[int | None],
@@ -497,7 +516,6 @@ def rows(
 ) -> dict[Key, Value]:
     """Every row that a run must have, and no other."""
     table: dict[Key, Value] = {}
-    base = observed["base"]
 
     def add(name: tuple[str, str], a: str, b: str | None, *values: Any) -> None:
         table.update(expand((name[0], a, b, name[1]), pool(*values, max_positions=max_positions)))
@@ -507,42 +525,70 @@ def rows(
             add(name, a, None, [alone(s) for s in states])
         table["accuracy", a, None, "output", None, None, "last"] = accuracy(states, answers)
     for a, b in pairs:
-        xs, ys = observed[a], observed[b]
         for name, paired in PAIRED.items():
-            add(name, a, b, [paired(x, y) for x, y in zip(xs, ys, strict=True)])
+            add(name, a, b, [paired(x, y) for x, y in zip(observed[a], observed[b], strict=True)])
         if b == "base":
-            parts = [rewiring(x, y) for x, y in zip(xs, ys, strict=True)]
-            add(("rewiring_share", "pattern"), a, b, [p[0] for p in parts], [p[1] for p in parts])
+            add(("rewiring_share", "pattern"), a, b, *rewired(conditions, observed, a))
             continue
         for name, changed in CHANGED.items():
-            both = [deltas(x, y, z, name[1]) for x, y, z in zip(xs, ys, base, strict=True)]
-            noise = [is_rounding(x, z) | is_rounding(y, z) for x, y, z in both]
-            add(name, a, b, [changed(x, y) for x, y, _ in both], None, noise)
+            add(name, a, b, *changes(conditions, observed, a, b, name[1], changed))
         key = ("rec2ftp", a, b, "output", None, None, "last")
-        table[key] = rec2ftp(base, xs, ys, answers)
+        table[key] = rec2ftp(observed["base"], observed[a], observed[b], answers)
     return table
+
+
+def rewired(
+    conditions: Mapping[str, Condition], observed: Mapping[str, Sequence[States]], a: str
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Numerators, denominators, and their errors by rounding."""
+    parts = [rewiring(x, y) for x, y in zip(observed[a], observed["base"], strict=True)]
+    other = conditions[a].computation != conditions["base"].computation
+    return (
+        [top for top, _ in parts],
+        [bottom for _, bottom in parts],
+        [rounding_of_js(bottom) * other for _, bottom in parts],
+    )
+
+
+def changes(
+    conditions: Mapping[str, Condition],
+    observed: Mapping[str, Sequence[States]],
+    a: str,
+    b: str,
+    site: str,
+    measure: Callable[[Array, Array], Array],
+) -> tuple[list[Array], None, list[Array]]:
+    """A measure of two changes from base, and its error by rounding."""
+    base = observed["base"]
+    both = [deltas(x, y, z, site) for x, y, z in zip(observed[a], observed[b], base, strict=True)]
+    moves = [conditions[c].computation != conditions["base"].computation for c in (a, b)]
+    errors = [
+        rounding_of_change(x, zero) * moves[0] + rounding_of_change(y, zero) * moves[1]
+        for x, y, zero in both
+    ]
+    return [measure(x, y) for x, y, _ in both], None, errors
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """`value`, `n`, `meaningful`: position -> array over layers and heads."""
+    """`value`, `n`, `rounding`: position -> array over layers and heads."""
 
     value: dict[str, Array]
     n: dict[str, Array]
-    meaningful: dict[str, Array]
+    rounding: dict[str, Array]
 
 
 def pool(
     tops: Sequence[Array],
     bottoms: Sequence[Array] | None = None,
-    noise: Sequence[Array] | None = None,
+    errors: Sequence[Array] | None = None,
     *,
     max_positions: int,
 ) -> Pooled:
     """Sums over tokens, divided once; a plain mean where no `bottoms` are given."""
     if bottoms is None:
         bottoms = [np.where(np.isnan(top), np.nan, 1.0) for top in tops]
-    noise = noise or [np.zeros(top.shape, bool) for top in tops]
+    errors = errors or [np.zeros(top.shape) for top in tops]
     longest = max(top.shape[-1] for top in tops)
     labels = ["last", "mean", *map(str, range(min(longest, max_positions)))]
     pooled = Pooled({}, {}, {})
@@ -551,10 +597,10 @@ def pool(
         up = sum(np.nansum(t[..., c], -1) for t, c in zip(tops, chosen, strict=True))
         down = sum(np.nansum(b[..., c], -1) for b, c in zip(bottoms, chosen, strict=True))
         known = [(~np.isnan(t[..., c])).any(-1) for t, c in zip(tops, chosen, strict=True)]
-        rounding = [r[..., c].any(-1) for r, c in zip(noise, chosen, strict=True)]
+        error = sum(e[..., c].sum(-1) for e, c in zip(errors, chosen, strict=True))
         pooled.value[label] = ratio(np.asarray(up), np.asarray(down))
         pooled.n[label] = np.sum(known, axis=0)
-        pooled.meaningful[label] = ~np.any(rounding, axis=0)
+        pooled.rounding[label] = np.asarray(error) / sum(map(len, chosen))
     return pooled
 
 
@@ -577,7 +623,7 @@ def expand(head: tuple[str, str, str | None, str], pooled: Pooled) -> Iterator[t
                 Value(
                     float(values[place]),
                     int(pooled.n[label][place]),
-                    bool(pooled.meaningful[label][place]),
+                    float(pooled.rounding[label][place]),
                 ),
             )
 
