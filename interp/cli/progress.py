@@ -35,7 +35,8 @@ class Counter:
     unit: str
     tasks: dict[str, TaskID] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
+    started: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.monotonic)
     said: float = 0.0
 
     def add(self, label: str, newly: int, total: int, note: str = "") -> None:
@@ -43,9 +44,11 @@ class Counter:
         self.done[label] = self.done.get(label, 0) + newly
         if label not in self.tasks:
             self.tasks[label] = self.bars.add_task(label, total=total, note="")
-        rate = self.done[label] / max(1e-9, time.monotonic() - self.started)
+            self.started[label] = self.last
+        rate = self.done[label] / max(1e-9, time.monotonic() - self.started[label])
         note = note or f"{rate:.1f} {self.unit}/s"
         self.bars.update(self.tasks[label], completed=self.done[label], note=note)
+        self.last = time.monotonic()
         if not self.screen.is_terminal:
             self._say(label, total, note, rate)
 

@@ -167,7 +167,7 @@ def verdict(manifest: Manifest) -> Verdict:
         return Verdict(None, f"NOT CERTIFIED: no match certificate for {pair_name(pair)}")
     failed = [str(entry["queries"]) for entry in found if not entry["passed"]]
     parts = "; ".join(
-        f"{entry['queries']} {'PASS' if entry['passed'] else 'FAIL'}: {numbers(entry)}"
+        f"{entry['queries']}{'' if entry['passed'] else ' FAIL'}: {numbers(entry)}"
         for entry in found
     )
     where = "" if len(failed) == len(found) else f" ON {' AND '.join(failed).upper()}"

@@ -32,10 +32,10 @@ def text_table(run: Run, position: str = "last") -> Table:
         caption=Text(_caption(run, position)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        padding=0,
     )
     for heading in _headings(run):
-        table.add_column(Text(heading), justify="right")
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
@@ -55,13 +55,13 @@ def _headings(run: Run) -> list[str]:
     columns = tables.layer_columns(run.manifest)
     names = []
     for at, (site, measure, pair) in enumerate(columns):
-        what = "delta\nalignment" if measure == "delta_alignment" else f"{site}\nrel. L2"
+        what = "delta\nalign." if measure == "delta_alignment" else f"{site}\nrel. L2"
         if at == 1 and pair != columns[0][2]:
             null = pair == reading.null_pair(run.manifest)
-            what = f"{site}\nrel. L2, {'null' if null else visible(pair[0])}"
+            what = f"rel. L2,\n{'null' if null else visible(pair[0])}"
         names.append(what)
     names[0] += " [interval]"
-    return ["layer", *names, "largest content\nJS, head"]
+    return ["layer", *names, "largest\ncontent JS"]
 
 
 def _caption(run: Run, position: str) -> str:

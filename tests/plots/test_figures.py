@@ -92,7 +92,7 @@ def test_a_pair_keeps_its_colour(run: Run) -> None:
 def test_every_caption_says_what_a_reader_needs(run: Run) -> None:
     for name, figure in plots.figures(run).items():
         caption = figure.layout.meta["caption"]
-        for part in ("tiny-llama", "n = 64", "Poisson bootstrap", "seed 3", "PASS prompt vs lora"):
+        for part in ("tiny-llama", "n = 64", "Poisson bootstrap", "Seed 3", "PASS prompt vs lora"):
             assert part in caption, name
         shown = [a.text for a in figure.layout.annotations if a.name == "caption"]
         assert len(shown) == 1, name

@@ -129,14 +129,14 @@ def test_a_changed_run_is_refused(make_folder: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_terminal_table_fits_and_is_plain_elsewhere(folder: Path, terminal: bool) -> None:
     out = io.StringIO()
-    Console(file=out, width=100, force_terminal=terminal).print(text_table(load_run(folder)))
+    Console(file=out, width=80, force_terminal=terminal).print(text_table(load_run(folder)))
     text = out.getvalue()
     assert ("\x1b[" in text) == terminal
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     assert lines[0].startswith("PASS prompt vs lora")
     assert "…" not in text
-    assert sum(bool(re.match(r" +[0-3]  ", line)) for line in lines) == 4
+    assert sum(bool(re.match(r" +[0-3] [0-9]", line)) for line in lines) == 4
 
 
 def test_terminal_table_of_a_run_without_headline(folder: Path) -> None:
