@@ -114,7 +114,7 @@ def save_model(architecture: str, folder: Path, seed: int = 0) -> str:
     config = config_class(vocab_size=len(words), bos_token_id=1, eos_token_id=2, **settings)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # biases and norms are initialised to constants: make them matter
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)

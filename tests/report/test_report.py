@@ -136,7 +136,7 @@ def test_terminal_table_fits_and_is_plain_elsewhere(folder: Path, terminal: bool
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("PASS prompt vs lora")
     assert "…" not in text
-    assert sum(bool(re.match(r" +[0-3] [0-9]", line)) for line in lines) == 4
+    assert sum(bool(re.match(r" +[0-3] +[0-9–]", line)) for line in lines) == 4
 
 
 def test_terminal_table_of_a_run_without_headline(folder: Path) -> None:
