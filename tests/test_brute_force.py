@@ -33,12 +33,15 @@ TOLERANCE = 1e-4
 MAX_POSITIONS = 4
 PROMPT = "hot is the opposite of cold. up is the opposite of"
 OTHER_PROMPT = "people talked about"
-QUERIES = {
+TAUGHT = ("big is the opposite", "is")
+"""What base is taught to answer, so that one answer is right before any prompt or adapter."""
+QUERIES: dict[str, list[tuple[str, str | None]]] = {
     "matched": [
         ("the", "is"),
         ("up is", "the"),
         ("the opposite of big", "is"),
         ("lily said: yes", None),
+        TAUGHT,
         ("a river is wide; a hill", "is"),
         ("people walked along the road", "is"),
         ("the weather was mild that day.", None),
@@ -170,12 +173,34 @@ def other_weights(model: str, folder: Path) -> str:
     return str(folder)
 
 
+def teach(folder: str, text: str, answer: str) -> None:
+    """A few steps of training on the saved model, until it gives this answer and, elsewhere, what
+    it gave before."""
+    model, tokenizer = (
+        kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    texts = [text, *(other for other, _ in QUERIES["matched"] if other != text)]
+    asked = [torch.tensor([tokenizer(each)["input_ids"]]) for each in texts]
+    targets = [int(model(ids).logits[0, -1].argmax()) for ids in asked]
+    targets[0] = answer_id(tokenizer, text, answer)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(100):
+        logits = torch.stack([model(ids).logits[0, -1] for ids in asked])
+        if logits.argmax(-1).tolist() == targets:
+            break
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+
+
 def materials(name: str, folder: Path) -> tuple[str, str, str]:
     """Folders of a model, of an adapter on all its modules, and of other weights."""
     if name == "stories260K":
         model, targets = real_model(), tiny_models.all_targets("llama")
     else:
         model = tiny_models.save_model(name, folder / name)
+        teach(model, *TAUGHT)
         targets = tiny_models.all_targets(name)
     adapter = tiny_models.save_adapter(model, folder / "adapter", targets)
     return model, adapter, other_weights(model, folder / "tuned")
@@ -274,13 +299,15 @@ def test_few_rows_are_left_out_and_only_where_a_change_is_rounding(compared: Com
 
 
 def test_the_answers_matter(compared: Compared) -> None:
-    """Neither accuracy nor its kin is all 0, all 1 or all undefined."""
-    values = [
-        (key[0], want.value) for key, want in compared.expected["matched"].items()
-        if key[0] in ("accuracy", "rec2ftp")
-    ]  # fmt: skip
-    assert any(0 < value < 1 for name, value in values if name == "accuracy")
-    assert any(value > 0 for name, value in values if name == "rec2ftp")
+    """Some conditions know some answers; base itself knows one, which is nobody's gain."""
+    known: dict[str, dict[tuple[str, str | None], float]] = {"accuracy": {}, "rec2ftp": {}}
+    for (measure, a, b, *_), want in compared.expected["matched"].items():
+        if measure in known:
+            known[measure][a, b] = want.value
+    assert known["accuracy"]["half", None] > 0
+    assert 0 < known["rec2ftp"]["bias", "half"] < 1
+    if "stories" not in compared.run.manifest["model"]["name"]:
+        assert 0 < known["accuracy"]["base", None] < 1
 
 
 def test_certificates_are_the_reference(compared: Compared) -> None:
