@@ -55,7 +55,7 @@ class Experiment(BaseModel):
     """Number format of the weights; sums are made in float64."""
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
-    memory: float = Field(default=0.5, gt=0)
+    memory: float = Field(default=0.25, gt=0)
     """Budget in GB for one chunk's activations, from which the batch size follows."""
     seed: int = 0
     """Seed of the bootstrap and of every control."""

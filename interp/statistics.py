@@ -71,12 +71,13 @@ class Ratio:
 
     A mean is the ratio with denominator 1; numerators and denominators travel together and are
     divided once. Tokens where either is not finite count in neither. Cells have the shape
-    `[*cell, label]`; `numerator` and `denominator` have the replicates in front.
+    `[*cell, label]`; `numerator` and `denominator` have the replicates in front. `denominator` and
+    `n` may have length 1 where they are the same for all cells: they broadcast.
     """
 
     numerator: Float[ndarray, "*replicate_cell"]
-    denominator: Float[ndarray, "*replicate_cell"]
-    n: Int[ndarray, "*cell"]
+    denominator: Float[ndarray, "*replicate_shared"]
+    n: Int[ndarray, "*shared"]
 
     @classmethod
     def empty(cls) -> Ratio:
@@ -94,9 +95,9 @@ class Ratio:
         """Sum the tokens of some queries by position label, under every replicate."""
         below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
         valid = np.isfinite(numerator) & np.isfinite(below)
-        above, below, count = (
-            _by_label(np.where(valid, values, 0.0), positions) for values in (numerator, below, 1.0)
-        )
+        above = _by_label(np.where(valid, numerator, 0.0), positions)
+        below, valid = _once(below, valid)
+        below, count = (_by_label(np.where(valid, v, 0.0), positions) for v in (below, 1.0))
         return cls(
             np.tensordot(weights, above, axes=([0], [0])),
             np.tensordot(weights, below, axes=([0], [0])),
@@ -118,7 +119,7 @@ class Ratio:
         with np.errstate(divide="ignore", invalid="ignore"):
             values = np.where(self.denominator == 0, np.nan, self.numerator / self.denominator)
         low, high = percentile_interval(values[1:])
-        return Estimate(values[0], low, high, self.n)
+        return Estimate(values[0], low, high, np.broadcast_to(self.n, values.shape[1:]))
 
     def arrays(self) -> dict[str, ndarray]:
         """What a shard file holds."""
@@ -128,6 +129,15 @@ class Ratio:
     def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Ratio:
         """The inverse of `arrays`."""
         return cls(arrays["numerator"], arrays["denominator"], arrays["n"])
+
+
+def _once(below: ndarray, valid: ndarray) -> tuple[ndarray, ndarray]:
+    """A denominator that is the same in every cell, as it is for most means, is kept once."""
+    cells = tuple(range(1, below.ndim - 1))
+    first = (slice(None), *[slice(0, 1)] * len(cells))
+    if (valid == valid[first]).all() and (below == below[first]).all():
+        return below[first], valid[first]
+    return below, valid
 
 
 def _by_label(values: ndarray, positions: ndarray) -> ndarray:

@@ -66,12 +66,12 @@ def sweep(
             done = {}
             for start, chunk in enumerate(chunks(shard, plan.batch_size)):
                 first = number * SHARD + start * plan.batch_size
-                done = tally.merge(done, measure_chunk(subject, plan, chunk, first, caches))
+                tally.absorb_(done, measure_chunk(subject, plan, chunk, first, caches))
                 progress(group, len(chunk), len(queries))
             store.put(name, done)
         else:
             progress(group, len(shard), len(queries))
-        total = tally.merge(total, done)
+        tally.absorb_(total, done)
     return total
 
 

@@ -1,7 +1,7 @@
 """From one chunk's captured values, in all conditions, to accumulators.
 
     tally = measure(chunk, pairs, base="base", scale=scale)
-    total = merge(total, tally)
+    absorb_(total, tally)
 
 The only place that knows which measure is made of which sites; the arithmetic is in the other
 files of this room. Measures receive tensors, never a model.
@@ -83,12 +83,17 @@ def measure(
     return tally
 
 
-def merge(a: Tally, b: Tally) -> Tally:
-    """The tally of both sets of queries; neither operand changes."""
-    missing = set(a) ^ set(b)
-    if a and b and missing:
-        raise ValueError(f"tallies of different measures: {sorted(missing)[0]}")
-    return {key: a[key].merge(b[key]) if key in a and key in b else (a | b)[key] for key in a | b}  # type: ignore[arg-type]
+def absorb_(total: Tally, part: Tally) -> None:
+    """Move the queries of `part`, which is empty afterwards, into `total`.
+
+    One accumulator at a time: a whole third tally beside the two would be the run's largest memory.
+    """
+    if total and total.keys() != part.keys():
+        different = sorted(total.keys() ^ part.keys())
+        raise ValueError(f"tallies of different measures: {different[0]}")
+    for key in list(part):
+        added = part.pop(key)
+        total[key] = total[key].merge(added) if key in total else added  # type: ignore[arg-type]
 
 
 def values(
