@@ -40,17 +40,27 @@ class Table:
 
 def conditions(run: Run) -> Table:
     """What precedes the query or changes the weights, condition by condition."""
+    right = run.table[(run.table["measure"] == "accuracy") & run.table["value"].notna()]
+    answered = list(right["queries"].unique())
     rows = [
         [
             Cell(visible(name)),
             Cell(str(entry.get("kind", ""))),
             Cell(visible(str(entry.get("description", ""))), kind="long"),
             Cell(str(entry.get("n_prefix", 0)), kind="number"),
+            *(_accuracy(run, name, queries) for queries in answered),
         ]
         for name, entry in run.manifest.get("conditions", {}).items()
     ]
     columns = ["condition", "kind", "what it is", "tokens before the query"]
+    columns += [f"right answers, {queries}" for queries in answered]
     return Table("Conditions, in the order of every table and figure.", columns, rows)
+
+
+def _accuracy(run: Run, condition: str, queries: str) -> Cell:
+    """The share of queries whose answer comes first, where queries have answers."""
+    rows = reading.rows(run, "accuracy", OUTPUT, (condition, None), "last", queries)
+    return _value(rows)
 
 
 def certificates(run: Run) -> Table:
