@@ -27,6 +27,9 @@ Array = np.ndarray
 STATES = ("attn_out", "mlp_out", "resid_post", "z")
 EPSILON = 1e-6
 """Relative error of a float32 state after a few blocks."""
+STILL = 1e-5
+"""A change no larger than this, relative to base's own state, is none: its direction and its share
+are undefined (float32)."""
 UNKNOWABLE = 0.01
 """A value that rounding alone may move by more than this is not compared."""
 
@@ -426,8 +429,9 @@ def rewiring(a: States, base: States) -> tuple[Array, Array]:
     """Numerator and denominator per token: the weight-driven part of the content change, averaged
     over the two orders, and the whole change."""
     whole = js(a.content, base.content)
+    whole = np.where(whole > STILL**2, whole, np.nan)
     if a.base_inputs is None or a.base_weights is None:
-        return np.zeros_like(whole), whole
+        return 0 * whole, whole
     weights_first = js(a.base_inputs, base.content)
     weights_last = whole - js(a.base_weights, base.content)
     return (weights_first + weights_last) / 2, whole
@@ -462,7 +466,13 @@ def deltas(a: States, b: States, base: States, site: str) -> tuple[Array, Array,
         x, y, zero = (unmasked(each.scores) for each in (a, b, base))
     else:
         x, y, zero = (getattr(each, site) for each in (a, b, base))
-    return x - zero, y - zero, zero
+    return moved(x, zero), moved(y, zero), zero
+
+
+def moved(x: Array, zero: Array) -> Array:
+    """The change from base, 0 where it is rounding."""
+    change = x - zero
+    return np.where((norm(change) > STILL * norm(zero))[..., None], change, 0.0)
 
 
 CHANGED: dict[tuple[str, str], Callable[[Array, Array], Array]] = {

@@ -293,7 +293,7 @@ def test_few_rows_are_left_out_and_only_where_a_change_is_rounding(compared: Com
             if condition != "shifted"
             and not (layer == 0 and measure in ("sim_am_delta", "rewiring_share"))
         ]
-        left_out = [want for want in others if not want.meaningful]
+        left_out = [want for want in others if want.n and not want.meaningful]
         print(f"left out {len(left_out)} of {len(others)} rows")
         assert len(left_out) <= len(others) / 100
 

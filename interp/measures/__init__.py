@@ -30,6 +30,16 @@ UNITS = {
 """Measure -> units, in the order in which a reader meets them."""
 
 
+NOISE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+"""Relative size under which a change between two runs is rounding, by the model's dtype: a few
+times what one block's arithmetic loses. The direction of such a change is undefined, not small."""
+
+
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """The dtype sums are made in: float64 (float32 where the device has none)."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)

@@ -68,11 +68,19 @@ def sim_am(a: Content, b: Content) -> Rows:
     return torch.where(norms != 0, cosine.clamp(-1, 1), torch.nan)
 
 
-def sim_am_delta(a: Content, b: Content, base: Content) -> Rows:
+def sim_am_delta(a: Content, b: Content, base: Content, noise: float = 0.0) -> Rows:
     """`sim_am` of the differences from base (after Deutch et al. 2311.07772), `[-1, 1]`; NaN where
-    one condition leaves the row's scores as they are."""
+    one condition leaves the row's scores as they are, up to `noise` times their norm (as in the
+    first block of a rotary model, whose scores do not depend on what precedes the query)."""
     before = wide(base).masked_fill(base == -torch.inf, 0.0)
-    return sim_am(wide(a) - before, wide(b) - before)
+    floor = noise * before.square().sum(-1, keepdim=True).sqrt()
+
+    def change(scores: Tensor) -> Tensor:
+        delta = (wide(scores) - before).masked_fill(scores == -torch.inf, 0.0)
+        still = delta.square().sum(-1, keepdim=True).sqrt() <= floor
+        return delta.masked_fill(still, 0.0)
+
+    return sim_am(change(a), change(b))
 
 
 def weight_driven(

@@ -41,22 +41,35 @@ def cosine(g: Gram, a: int, b: int) -> Float[Tensor, "*token"]:
     return _ratio(g[..., a, b], _norm(g, a) * _norm(g, b)).clamp(-1, 1)
 
 
-def delta_alignment(g: Gram, a: int, b: int, base: int) -> Float[Tensor, "*token"]:
-    """`cos(x_a - x_base, x_b - x_base)`, `[-1, 1]`: do both push the same way? NaN where one
-    does not push at all. (For attention output: SimAOU of Dai et al. 2212.10559, sec. 4.2, without
-    its normalisation of the states before subtracting.)"""
+def delta_alignment(
+    g: Gram, a: int, b: int, base: int, noise: float = 0.0
+) -> Float[Tensor, "*token"]:
+    """`cos(x_a - x_base, x_b - x_base)`, `[-1, 1]`: do both push the same way?
+
+    NaN where one does not push at all, by no more than `noise` times `‖x_base‖`. For attention
+    output this is SimAOU of Dai et al. 2212.10559, sec. 4.2, but for their normalisation of the
+    states before subtracting."""
     inner = g[..., a, b] - g[..., a, base] - g[..., b, base] + g[..., base, base]
-    norms = (_squared_distance(g, a, base) * _squared_distance(g, b, base)).sqrt()
-    return _ratio(inner, norms).clamp(-1, 1)
+    pushes = _push(g, a, base, noise) * _push(g, b, base, noise)
+    return _ratio(inner, pushes).clamp(-1, 1)
 
 
-def delta_norm_ratio(g: Gram, a: int, b: int, base: int) -> Float[Tensor, "*token"]:
-    """`‖x_a - x_base‖ / ‖x_b - x_base‖`, `[0, inf)`; NaN where b equals base."""
-    return _ratio(_squared_distance(g, a, base).sqrt(), _squared_distance(g, b, base).sqrt())
+def delta_norm_ratio(
+    g: Gram, a: int, b: int, base: int, noise: float = 0.0
+) -> Float[Tensor, "*token"]:
+    """`‖x_a - x_base‖ / ‖x_b - x_base‖`, `[0, inf)`; NaN where b equals base, up to `noise` times
+    `‖x_base‖`."""
+    return _ratio(_squared_distance(g, a, base).sqrt(), _push(g, b, base, noise))
 
 
 def _norm(g: Tensor, a: int) -> Tensor:
     return g[..., a, a].sqrt()
+
+
+def _push(g: Tensor, a: int, base: int, noise: float) -> Tensor:
+    """`‖x_a - x_base‖`, 0 where it is no more than rounding."""
+    length = _squared_distance(g, a, base).sqrt()
+    return length.masked_fill(length <= noise * _norm(g, base), 0.0)
 
 
 def _squared_distance(g: Tensor, a: int, b: int) -> Tensor:

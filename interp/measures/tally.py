@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interp.measures import attention, output, state
+from interp.measures import NOISE, attention, output, state
 from interp.measures.attention import AttentionRows
 from interp.names import OUTPUT
 from interp.statistics import Accumulator, Ratio
@@ -105,7 +106,7 @@ def values(
 ) -> Iterator[Values]:
     """(key, numerator, denominator) per token, `[batch, (layer,) (head,) query_pos]`."""
     yield from _outputs(observed, pairs, base, scale)
-    yield from _states(list(observed), grams, pairs, base)
+    yield from _states(list(observed), grams, pairs, base, NOISE[observed[base].logits.dtype])
     yield from _attention(observed, pairs, base)
 
 
@@ -133,6 +134,7 @@ def _states(
     grams: Mapping[str, Tensor],
     pairs: Sequence[tuple[str, str]],
     base: str,
+    noise: float,
 ) -> Iterator[Values]:
     index = {name: i for i, name in enumerate(names)}
     for site, g in grams.items():
@@ -141,9 +143,9 @@ def _states(
             yield Key("relative_l2", a, b, site), state.relative_l2(g, i, j), 1.0
             yield Key("cosine", a, b, site), state.cosine(g, i, j), 1.0
             if base not in (a, b):
-                aligned = state.delta_alignment(g, i, j, index[base])
+                aligned = state.delta_alignment(g, i, j, index[base], noise)
                 yield Key("delta_alignment", a, b, site), aligned, 1.0
-                longer = state.delta_norm_ratio(g, i, j, index[base])
+                longer = state.delta_norm_ratio(g, i, j, index[base], noise)
                 yield Key("delta_norm_ratio", a, b, site), longer, 1.0
 
 
@@ -183,15 +185,25 @@ def _attention(
             1.0,
         )
         if base not in (a, b):
-            delta = _by_layer(attention.sim_am_delta, x.scores, y.scores, observed[base].scores)
+            noise = NOISE[x.logits.dtype]
+            delta = _by_layer(
+                partial(attention.sim_am_delta, noise=noise),
+                x.scores,
+                y.scores,
+                observed[base].scores,
+            )
             yield Key("sim_am_delta", a, b, "attn_scores"), delta, 1.0
 
 
 def _rewiring(name: str, observed: Mapping[str, Observed], base: str) -> Values:
-    """Without weights of its own, a condition's change of attention is all input-driven."""
+    """Without weights of its own, a condition's change of attention is all input-driven.
+
+    A row that changes by rounding alone (a JS of the square of its size) has no share.
+    """
     seen = observed[name]
     content, before = ([r.content for r in o.rows] for o in (seen, observed[base]))
     total = _by_layer(attention.content_js, content, before)
+    total = total.where(total > NOISE[seen.logits.dtype] ** 2, torch.nan)
     if not seen.base_inputs:
         return Key("rewiring_share", name, base, "pattern"), torch.zeros_like(total), total
     part = _by_layer(attention.weight_driven, content, before, seen.base_inputs, seen.base_weights)
