@@ -28,6 +28,7 @@ from interp.results import HeadView, read_manifest, sha256, write_run
 from interp.statistics import LEVEL, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
+from interp.subject.loading import threads_for
 from interp.sweep import SHARD, Plan, Progress, sweep
 from interp.tabulate import certificates, grams, largest_cell, rows
 
@@ -56,10 +57,11 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
         subject = open_subject(experiment, built, asked["matched"])
         groups = encode_groups(subject, built, asked)
         plan = make_plan(experiment, subject, built, groups)
-        tallies = {
-            name: sweep(subject, plan, queries, store, name, progress)
-            for name, queries in groups.items()
-        }
+        with threads_for(subject.n_parameters):
+            tallies = {
+                name: sweep(subject, plan, queries, store, name, progress)
+                for name, queries in groups.items()
+            }
         table = [r for name, tally in tallies.items() for r in rows(tally, plan.labels, name)]
         tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
         signed = [

@@ -75,6 +75,8 @@ def choose(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
 
 def resume_hint(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
+    if words[0] == "match":
+        return "The best adapter so far is in --out; training starts anew with --overwrite."
     if words[0] != "diverge":
         return "Nothing is left to resume."
     import shlex

@@ -27,7 +27,7 @@ from interp.measures.certificate import Tolerance, certificate, last_outputs
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet
+from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
 
 LOG = "distil.json"
 
@@ -62,9 +62,11 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     with quiet():
         model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
         before = resolve(prompt, tokenizer).prefix
-        examples = [_example(model, before, query, settings) for query in queries]
+        with threads_for(model.num_parameters()):
+            examples = [_example(model, before, query, settings) for query in queries]
         student = _with_lora(model, settings)
-    history = _train(student, resolve(Base(), tokenizer).prefix, examples, settings, progress)
+    with threads_for(student.num_parameters()):
+        history = _train(student, resolve(Base(), tokenizer).prefix, examples, settings, progress)
     groups = {"matched": asked}
     if settings.heldout is not None:
         groups["heldout"] = read_queries(settings.heldout, settings.limit)

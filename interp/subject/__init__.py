@@ -94,6 +94,10 @@ class Subject:
         return int(self.bridge.cfg.d_model)
 
     @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.weights.parameters.values())
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.weights.parameters.values())).device
 
