@@ -21,9 +21,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 SMALL = 20_000_000
-"""Parameters below which a second thread gains next to nothing (37 s against 39 s for a whole run on
-two idle cores) and costs much where the cores are shared (93 s against 45 s): threads wait for each
-other at every small operation."""
+"""Parameters below which a model runs on one thread.
+
+A second one gains next to nothing (37 s against 39 s for a whole run on two idle cores) and costs
+much where the cores are shared (93 s against 45 s): threads wait for each other at every small
+operation.
+"""
 
 
 @contextlib.contextmanager
