@@ -11,51 +11,33 @@ prompt instead (`prefix_mass`) reads the instruction there, which the LoRA has i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from functools import partial
 from pathlib import Path
 
 import rich
-import tyro
 
-from interp import Experiment, Head, diverge, load_run, organism
+from interp import Experiment, Head, diverge, load_run
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.config import bundled
 from interp.report import write_probe
 from interp.results import Run
 from interp.study import probe_run
 
+OUT = Path("runs/head_probe")
 
-@dataclass(frozen=True)
-class Config:
-    """Which model, prompt, adapter and heads."""
 
-    model: str = str(organism.MODEL)
-    """Model folder or hub id."""
-    adapter: str = str(organism.ADAPTERS / "lora_0")
-    """peft LoRA folder."""
-    prompt_file: Path = organism.PROMPTS / "instruction_0.txt"
-    """Text put before every query."""
-    queries: Path = organism.QUERIES / "matched.jsonl"
-    """JSONL of queries."""
-    separator: str = "\n"
-    """Written between prompt and query."""
+class Config(Experiment):
+    """Compare a prompt and an adapter, and look at single heads."""
+
     heads: tuple[str, ...] = ()
     """Heads such as L5H3; none given: the three of the largest content JS."""
-    out: Path = Path("runs/head_probe")
-    """Folder of the run; replaced."""
-    seed: int = 0
-    """Seed of bootstrap and controls."""
 
 
 def main(config: Config) -> None:
-    experiment = Experiment(
-        model=config.model,
-        adapter=(config.adapter,),
-        prompt_file=(config.prompt_file,),
-        queries=config.queries,
-        separator=config.separator,
-        out=config.out,
-        seed=config.seed,
-        overwrite=True,
-    )
+    """Run, then one sentence, one table and one figure per head."""
+    experiment = Experiment(**config.model_dump(exclude={"heads"}))
     run = load_run(diverge(experiment))
     for name in config.heads or most_divergent(run, 3):
         print(sentence(run, name))
@@ -95,4 +77,5 @@ def sentence(run: Run, name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    read = partial(read_flags, Config, sys.argv[1:], "head_probe.py", bundled(OUT), __doc__)
+    sys.exit(guarded(lambda: main(read())))

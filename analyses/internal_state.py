@@ -12,54 +12,30 @@ whether both at least push the same way from base (1), or reach the same output 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import tyro
 
-from interp import Experiment, diverge, load_run, organism
+from interp import Experiment, diverge, load_run
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.config import bundled
 from interp.plots import export, layers
 from interp.results import Run
 
-
-@dataclass(frozen=True)
-class Config:
-    """Which model, prompt and adapter."""
-
-    model: str = str(organism.MODEL)
-    """Model folder or hub id."""
-    adapter: str = str(organism.ADAPTERS / "lora_0")
-    """peft LoRA folder."""
-    prompt_file: Path = organism.PROMPTS / "instruction_0.txt"
-    """Text put before every query."""
-    queries: Path = organism.QUERIES / "matched.jsonl"
-    """JSONL of queries."""
-    separator: str = "\n"
-    """Written between prompt and query."""
-    out: Path = Path("runs/internal_state")
-    """Folder of the run; replaced."""
-    seed: int = 0
-    """Seed of bootstrap and controls."""
+OUT = Path("runs/internal_state")
 
 
-def main(config: Config) -> None:
-    experiment = Experiment(
-        model=config.model,
-        adapter=(config.adapter,),
-        prompt_file=(config.prompt_file,),
-        queries=config.queries,
-        separator=config.separator,
-        out=config.out,
-        seed=config.seed,
-        overwrite=True,
-    )
+def main(experiment: Experiment) -> None:
+    """Run, print the table and the verdict, draw the figure."""
     run = load_run(diverge(experiment))
     table = by_layer(run)
     print(table.to_string(float_format="{:.3f}".format))
     print(verdict(run, table))
-    files = export({"layers": layers(run)}, config.out / "figures")
-    print("\n".join(f"figure: {config.out / 'figures' / file}" for file in files))
+    files = export({"layers": layers(run)}, experiment.out / "figures")
+    print("\n".join(f"figure: {experiment.out / 'figures' / file}" for file in files))
 
 
 def by_layer(run: Run) -> pd.DataFrame:
@@ -98,4 +74,5 @@ def verdict(run: Run, table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    read = partial(read_flags, Experiment, sys.argv[1:], "internal_state.py", bundled(OUT), __doc__)
+    sys.exit(guarded(lambda: main(read())))

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from interp import conditions as conditions_room
+from interp import organism
 from interp.conditions import Base, Condition, Lora, Neutral, Prompt
 from interp.errors import ConditionError, ConfigError
 
@@ -99,6 +100,18 @@ class Experiment(BaseModel):
         if self.neutral and prompt is not None and "neutral" not in built:
             built["neutral"] = Neutral(like=prompt)
         return built
+
+
+def bundled(out: Path) -> dict[str, Any]:
+    """The fields of the bundled model's study: an instruction and the LoRA distilled from it."""
+    return {
+        "model": str(organism.MODEL),
+        "prompt_file": (organism.PROMPTS / "instruction_0.txt",),
+        "adapter": (str(organism.ADAPTERS / "lora_0"),),
+        "queries": organism.QUERIES / "matched.jsonl",
+        "out": out,
+        "overwrite": True,
+    }
 
 
 class Distillation(BaseModel):

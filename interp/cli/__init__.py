@@ -49,16 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"interp {__version__}")
         return 0
-    try:
+
+    def run() -> None:
         command, rest = choose(words)
         command(rest)
+
+    return guarded(run, resume_hint(words), debug=debug)
+
+
+def guarded(action: Callable[[], None], hint: str = "", *, debug: bool = False) -> int:
+    """The exit code of an action (a command, an analysis script), its errors as one line."""
+    try:
+        action()
     except InterpError as error:
         if debug:
             raise
         print(f"interp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ninterp: interrupted. {resume_hint(words)}", file=sys.stderr)
+        print(f"\ninterp: interrupted. {hint}", file=sys.stderr)
         return 130
     return 0
 

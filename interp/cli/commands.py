@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
-from pydantic import BaseModel, ValidationError
 
 from interp import organism
+from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
-from interp.config import FILE_ONLY, Distillation, Experiment, explain, from_yaml
-from interp.errors import ConfigError
-
-Settings = TypeVar("Settings", bound=BaseModel)
+from interp.config import Distillation, Experiment, bundled, from_yaml
 
 
 def demo(words: Sequence[str]) -> None:
@@ -31,16 +27,8 @@ def demo_experiment(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
         out: Folder of the run; an earlier demo in it is replaced.
         seed: Seed of the bootstrap and of every control.
     """
-    return Experiment(
-        model=str(organism.MODEL),
-        prompt_file=(organism.PROMPTS / "instruction_0.txt",),
-        adapter=(str(organism.ADAPTERS / "lora_0"),),
-        queries=organism.QUERIES / "matched.jsonl",
-        heldout=organism.QUERIES / "heldout.jsonl",
-        out=out,
-        seed=seed,
-        overwrite=True,
-    )
+    fields = bundled(out) | {"heldout": organism.QUERIES / "heldout.jsonl", "seed": seed}
+    return Experiment(**fields)
 
 
 def diverge(words: Sequence[str]) -> None:
@@ -48,7 +36,7 @@ def diverge(words: Sequence[str]) -> None:
     fields: dict[str, Any] = {}
     if words and words[0].endswith((".yaml", ".yml")):
         fields, words = from_yaml(Path(words[0])), words[1:]
-    _run(_read(Experiment, words, "interp diverge [experiment.yaml]", fields))
+    _run(read_flags(Experiment, words, "interp diverge [experiment.yaml]", fields))
 
 
 def _run(experiment: Experiment) -> None:
@@ -117,7 +105,7 @@ def probe(words: Sequence[str]) -> None:
 
 def match_distil(words: Sequence[str]) -> None:
     """Train a LoRA that does what a prompt does."""
-    settings = _read(Distillation, words, "interp match distil")
+    settings = read_flags(Distillation, words, "interp match distil")
     from interp.matching.distil import distil
 
     with counting("epochs") as counter:
@@ -134,27 +122,3 @@ def match_distil(words: Sequence[str]) -> None:
             f"top-1 agreement {signed['top1_agreement']:.3f} on {signed['n']} queries"
         )
     print(f"adapter: {settings.out}")
-
-
-def _read(
-    model: type[Settings], words: Sequence[str], prog: str, fields: dict[str, Any] | None = None
-) -> Settings:
-    """Flags as a settings model; `fields` stand where no flag is given.
-
-    The flags are read without the model's bounds, so that a value out of bounds is one line.
-    """
-    given = fields or {}
-    flags = []
-    for name, field in model.model_fields.items():
-        if name in FILE_ONLY:
-            continue
-        kind = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
-        required = field.is_required() and name not in given
-        default = dataclasses.MISSING if required else given.get(name, field.default)
-        flags.append((name, kind, dataclasses.field(default=default)))
-    reader = dataclasses.make_dataclass(model.__name__, flags, kw_only=True)
-    read: Any = tyro.cli(reader, args=words, prog=prog, description=model.__doc__)
-    try:
-        return model(**given | vars(read))
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error

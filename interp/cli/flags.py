@@ -1,0 +1,46 @@
+"""Flags for a settings model: its fields, their docstrings as help, its defaults.
+
+settings = read_flags(Experiment, sys.argv[1:], "interp diverge", {"seed": 1})
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from pydantic import BaseModel, ValidationError
+
+from interp.config import FILE_ONLY, explain
+from interp.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def read_flags(
+    model: type[Settings],
+    words: Sequence[str],
+    prog: str,
+    fields: Mapping[str, Any] | None = None,
+    description: str | None = None,
+) -> Settings:
+    """Flags as a settings model; `fields` stand where no flag is given.
+
+    The flags are read without the model's bounds, so that a value out of bounds is one line.
+    """
+    given = dict(fields or {})
+    flags = []
+    for name, field in model.model_fields.items():
+        if name in FILE_ONLY:
+            continue
+        kind = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+        required = field.is_required() and name not in given
+        default = dataclasses.MISSING if required else given.get(name, field.default)
+        flags.append((name, kind, dataclasses.field(default=default)))
+    reader = dataclasses.make_dataclass(model.__name__, flags, kw_only=True)
+    read: Any = tyro.cli(reader, args=words, prog=prog, description=description or model.__doc__)
+    try:
+        return model(**given | vars(read))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error

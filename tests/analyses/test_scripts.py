@@ -1,0 +1,46 @@
+"""The analysis scripts run on the bundled model without arguments, and say what went wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ANALYSES = Path(__file__).resolve().parents[2] / "analyses"
+
+
+def script(name: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ANALYSES / name, *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_internal_state_prints_a_verdict_from_its_numbers(tmp_path: Path) -> None:
+    done = script("internal_state.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Outputs are matched" in done.stdout
+    assert (tmp_path / "runs" / "internal_state" / "figures" / "layers.csv").is_file()
+
+
+def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
+    done = script("head_probe.py", "--heads", "L1H7", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("L1H7: content JS ")
+    assert (tmp_path / "runs" / "head_probe" / "figures" / "probe_L1H7.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["internal_state.py", "head_probe.py"])
+def test_a_wrong_input_is_one_line(tmp_path: Path, name: str) -> None:
+    done = script(name, "--queries", "nothing.jsonl", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("interp: nothing.jsonl: ")
+    assert done.stderr.count("\n") == 1
