@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from interp import conditions as conditions_room
 from interp.capture import chunk_size
@@ -54,9 +54,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
-        subject = open_subject(experiment, built, asked["matched"])
-        groups = encode_groups(subject, built, asked)
-        plan = make_plan(experiment, subject, built, groups)
+        subject, groups, plan = prepare(experiment, built, asked)
         with threads_for(subject.n_parameters):
             tallies = {
                 name: sweep(subject, plan, queries, store, name, progress)
@@ -88,10 +86,7 @@ def probe_run(folder: Path, name: str) -> HeadView:
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
-    asked = read_groups(experiment)
-    subject = open_subject(experiment, built, asked["matched"])
-    groups = encode_groups(subject, built, asked)
-    plan = make_plan(experiment, subject, built, groups)
+    subject, groups, plan = prepare(experiment, built, read_groups(experiment))
     return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
 
 
@@ -101,6 +96,23 @@ def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
     if experiment.heldout is not None:
         groups["heldout"] = read_queries(experiment.heldout, experiment.limit)
     return groups
+
+
+class Prepared(NamedTuple):
+    """What a study runs on: the model, the token ids of its queries, and the plan."""
+
+    subject: Subject
+    groups: dict[str, list[Encoded]]
+    plan: Plan
+
+
+def prepare(
+    experiment: Experiment, built: Mapping[str, Condition], asked: Mapping[str, Sequence[Query]]
+) -> Prepared:
+    """Load and check everything that can be wrong before the first measurement."""
+    subject = open_subject(experiment, built, asked["matched"])
+    groups = encode_groups(subject, built, asked)
+    return Prepared(subject, groups, make_plan(experiment, subject, built, groups))
 
 
 def open_subject(

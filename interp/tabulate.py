@@ -82,6 +82,6 @@ def largest_cell(tally: Tally, pair: tuple[str, str]) -> tuple[int, int]:
         if key[:3] == ("content_js", *pair) and key.site != OUTPUT
     )
     assert isinstance(found, Ratio)
-    values = found.compute().value[..., 0]
-    layer, head = np.unravel_index(np.nanargmax(values), values.shape)
+    values = np.nan_to_num(found.compute().value[..., 0], nan=-1.0)
+    layer, head = np.unravel_index(values.argmax(), values.shape)
     return int(layer), int(head)

@@ -53,11 +53,17 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     """Train, save the best adapter to `out` with `distil.json`; returns the certificates."""
     if (settings.out / "adapter_config.json").exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds an adapter; choose another --out or --overwrite")
+    asked = {"matched": read_queries(settings.queries, settings.limit)}
+    if settings.heldout is not None:
+        asked["heldout"] = read_queries(settings.heldout, settings.limit)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {settings.out}: {error.strerror}") from error
     hub = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     tokenizer = load_tokenizer(settings.model, **hub)
     prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
-    asked = read_queries(settings.queries, settings.limit)
-    queries = encode(asked, tokenizer)
+    queries = encode(asked["matched"], tokenizer)
     check_alignment(queries, prompt.render(tokenizer), tokenizer, "prompt")
     with quiet():
         model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
@@ -67,10 +73,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
         student = _with_lora(model, settings)
     with threads_for(student.num_parameters()):
         history = _train(student, resolve(Base(), tokenizer).prefix, examples, settings, progress)
-    groups = {"matched": asked}
-    if settings.heldout is not None:
-        groups["heldout"] = read_queries(settings.heldout, settings.limit)
-    signed = _certificates(settings, prompt, groups)
+    signed = _certificates(settings, prompt, asked)
     log = {
         "settings": settings.model_dump(mode="json"),
         "kl_by_epoch": history,
