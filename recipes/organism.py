@@ -343,6 +343,7 @@ def make_portable(adapter: Path) -> None:
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = organism.MODEL.name
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order is no choice
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
