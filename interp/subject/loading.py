@@ -44,7 +44,7 @@ def threads_for(parameters: int) -> Iterator[None]:
 def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     """A model's fast tokenizer; a one-line error where there is none."""
     if not Path(model).exists() and (model[:1] in "./~" or model.count("/") > 1):
-        raise SubjectError(f"no model folder {model}")  # no hub id looks so: do not ask
+        raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
     except (OSError, ValueError) as error:
