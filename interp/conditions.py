@@ -175,7 +175,7 @@ def describe(condition: Condition) -> str:
             text = f"the weights of {Path(model).name}"
         case LogitBias(bias=bias, positions=positions):
             where = "" if positions is None else f" at positions {list(positions)}"
-            text = f"logit bias on {len(bias)} tokens{where}"
+            text = f"logit bias on {len(bias)} token{'s' * (len(bias) != 1)}{where}"
         case Neutral(like=like):
             text = f"neutral text, as many tokens as: {describe(like)}"
         case ShuffledTokens(of=prompt):
