@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +207,7 @@ class Setting:
     shift: int = 0
     adapters: tuple[tuple[str, float], ...] = ()
     model: str | None = None
-    bias: tuple[tuple[int, float, tuple[int, ...] | None], ...] = field(default=())
+    bias: tuple[tuple[int, float, tuple[int, ...] | None], ...] = ()
 
     @property
     def weights(self) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from interp.capture import chunks
 from interp.conditions import Base, Lora, Prompt, resolve
 from interp.config import Distillation, read_prompt
 from interp.errors import RunError
@@ -214,8 +215,8 @@ def _certificates(
 def _compare(subject: Subject, queries: Sequence[Encoded]) -> np.ndarray:
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     rows = []
-    for start in range(0, len(queries), 16):
-        batch = Batch.of(queries[start : start + 16], subject.device)
+    for chunk in chunks(queries, 16):
+        batch = Batch.of(chunk, subject.device)
         p, q = (subject.run(s, batch, caches[n]) for n, s in subject.settings.items())
         rows.append(last_outputs(p, q, batch.lengths))
     return np.concatenate(rows)

@@ -51,12 +51,6 @@ class Batch:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return cls(ids.to(device), torch.tensor([len(row) for row in rows], device=device))
 
-    @property
-    def mask(self) -> Tensor:
-        """`[batch, query_pos]`, True on real tokens."""
-        positions = torch.arange(self.ids.shape[1], device=self.ids.device)
-        return positions < self.lengths[:, None]
-
     def biased(self, logits: Tensor, setting: Setting) -> Tensor:
         """`logits` with a setting's bias added in place, at its query positions."""
         rows = torch.arange(len(logits), device=logits.device)
