@@ -9,17 +9,19 @@
     }
 
 A condition is a frozen description: it holds no weights and no token ids. `resolve` turns it,
-for one tokenizer, into a `Setting`: the exact token ids before the query, the query's first
-position, the state of the weights, and what is added to the logits. Torch-free.
+for one tokenizer, into a `Setting`: what exactly precedes the query (token ids and an adapter's
+virtual tokens), the query's first position, the state of the weights, and what is added to the
+residual stream and to the logits. Torch-free.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
@@ -85,6 +87,28 @@ class Prompt(Condition):
 
 
 @dataclass(frozen=True)
+class SoftPrompt(Condition):
+    """A peft prompt-tuning folder (PROMPT_TUNING or P_TUNING): virtual token embeddings.
+
+    As in peft they stand before everything, the tokenizer's BOS included, wherever the soft prompt
+    is written in a composition. At most one `SoftPrompt` or `Prefix` per condition.
+    """
+
+    adapter: str
+
+
+@dataclass(frozen=True)
+class Prefix(Condition):
+    """A peft prefix-tuning folder (PREFIX_TUNING): keys and values of virtual tokens, per layer.
+
+    They stand before everything, as those of a `SoftPrompt`; no block computes them, so they are
+    the same under any weights.
+    """
+
+    adapter: str
+
+
+@dataclass(frozen=True)
 class Lora(Condition):
     """A peft LoRA adapter folder, its effect multiplied by `scale`."""
 
@@ -97,6 +121,19 @@ class FineTuned(Condition):
     """Other weights of the same architecture (full fine-tune, RLHF, DPO): a model folder or id."""
 
     model: str
+
+
+@dataclass(frozen=True)
+class Steering(Condition):
+    """Adds `scale * vector` to the residual stream after block `layer` (0-based: `resid_post`).
+
+    At the query positions only: the prefix and its cache stay as they are. `vector` is a
+    .safetensors file with one tensor, `vector`, of shape `[d_model]`.
+    """
+
+    vector: str
+    layer: int
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +172,54 @@ class Shifted(Condition):
 
 
 @dataclass(frozen=True)
+class ShuffledLabels(Condition):
+    """A control: the few-shot prompt `of` with its answers given to other demonstrations.
+
+    The answers are permuted so that as few demonstrations as possible keep the answer they had
+    (none, unless one answer makes up more than half of them; two answers are then swapped).
+    """
+
+    of: Prompt
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.of, Prompt) and self.of.pairs):
+            raise ConditionError("shuffled labels need a few-shot prompt: a Prompt with pairs")
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that this is."""
+        labels = deranged([answer for _, answer in self.of.pairs], random.Random(self.seed))
+        queries = [query for query, _ in self.of.pairs]
+        return replace(self.of, pairs=tuple(zip(queries, labels, strict=True)))
+
+
+@dataclass(frozen=True)
+class RandomLora(Condition):
+    """A control: a random adapter of the size of `like`.
+
+    The same modules, ranks and scaling; A and B are Gaussian, and every module's update has the
+    Frobenius norm that it has in `like`. `scale` multiplies `like`'s own. See
+    `interp.subject.controls.random_like`.
+    """
+
+    like: Lora
+    seed: int = 0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.like, Lora):
+            raise ConditionError("a random LoRA needs the LoRA that it is like")
+
+
+@dataclass(frozen=True)
+class Untrained(Condition):
+    """A control: the same architecture, freshly initialised, which has learned nothing."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Composed(Condition):
     """Several conditions at once, their prefixes in this order."""
 
@@ -146,18 +231,23 @@ def parts(condition: Condition) -> tuple[Condition, ...]:
     return condition.conditions if isinstance(condition, Composed) else (condition,)
 
 
-CONTROLS = (Neutral, ShuffledTokens, Shifted, LogitBias)
+CONTROLS = (
+    Neutral, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias, Untrained
+)  # fmt: skip
 
 
 def kind(condition: Condition) -> str:
-    """`base`, `control`, `prompt`, `weights` or `composed`: how a reader groups conditions."""
+    """How a reader groups conditions: `base`, `control`, `prompt`, `weights`, `steering` or
+    `composed`."""
     if isinstance(condition, Composed):
         return "composed"
     if isinstance(condition, Base):
         return "base"
     if isinstance(condition, CONTROLS):
         return "control"
-    return "prompt" if isinstance(condition, Prompt) else "weights"
+    if isinstance(condition, Steering):
+        return "steering"
+    return "prompt" if isinstance(condition, Prompt | SoftPrompt | Prefix) else "weights"
 
 
 def describe(condition: Condition) -> str:
@@ -170,7 +260,13 @@ def describe(condition: Condition) -> str:
         case Prompt(text=words):
             text = _short(str(words))
         case Lora(adapter=adapter, scale=scale):
-            text = f"LoRA {Path(adapter).name}" + ("" if scale == 1 else f", scale {scale:g}")
+            text = f"LoRA {Path(adapter).name}{_scaled(scale)}"
+        case SoftPrompt(adapter=adapter):
+            text = f"soft prompt {Path(adapter).name}"
+        case Prefix(adapter=adapter):
+            text = f"prefix {Path(adapter).name}"
+        case Steering(vector=vector, layer=layer, scale=scale):
+            text = f"steering by {Path(vector).stem} after layer {layer}{_scaled(scale)}"
         case FineTuned(model=model):
             text = f"the weights of {Path(model).name}"
         case LogitBias(bias=bias, positions=positions):
@@ -180,6 +276,12 @@ def describe(condition: Condition) -> str:
             text = f"neutral text, as many tokens as: {describe(like)}"
         case ShuffledTokens(of=prompt):
             text = f"the tokens in random order of: {describe(prompt)}"
+        case ShuffledLabels(of=prompt):
+            text = f"the answers in random order of: {describe(prompt)}"
+        case RandomLora(like=lora, scale=scale):
+            text = f"a random LoRA of the size of: {describe(lora)}{_scaled(scale)}"
+        case Untrained():
+            text = "the same architecture, untrained"
         case Shifted(by=prompt):
             text = f"no prompt, positions as after: {describe(prompt)}"
         case Composed(conditions=members):
@@ -189,9 +291,37 @@ def describe(condition: Condition) -> str:
     return text
 
 
+def _scaled(scale: float) -> str:
+    return "" if scale == 1 else f", scale {scale:g}"
+
+
 def _short(text: str, width: int = 70) -> str:
     flat = " ".join(text.split())
     return f"“{flat}”" if len(flat) <= width else f"“{flat[: width - 1]}…”"
+
+
+class Virtual(NamedTuple):
+    """An adapter's virtual tokens: the folder, how many, and whether they are keys and values of
+    every layer (`Prefix`) or embeddings (`SoftPrompt`)."""
+
+    adapter: str
+    length: int
+    cached: bool
+
+
+class Randomised(NamedTuple):
+    """Stands in a setting's adapters for the random adapter that is like the one in `folder`."""
+
+    folder: str
+    seed: int
+
+
+class Added(NamedTuple):
+    """A vector file, times `scale`, added to the residual stream after block `layer`."""
+
+    vector: str
+    layer: int
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -200,14 +330,22 @@ class Setting:
 
     `prefix`: token ids before the query. `shift`: how far the query's positions lie beyond the
     prefix (0 except for `Shifted`). `adapters`: (folder, scale) of the active LoRAs. `model`:
-    other weights, or None. `bias`: (token id, value, positions or None for all).
+    other weights, or None. `bias`: (token id, value, positions or None for all). `virtual`: virtual
+    tokens, which stand before `prefix`. `steering`: what is added to the residual stream.
     """
 
     prefix: tuple[int, ...] = ()
     shift: int = 0
-    adapters: tuple[tuple[str, float], ...] = ()
-    model: str | None = None
+    adapters: tuple[tuple[str | Randomised, float], ...] = ()
+    model: str | Untrained | None = None
     bias: tuple[tuple[int, float, tuple[int, ...] | None], ...] = ()
+    virtual: Virtual | None = None
+    steering: tuple[Added, ...] = ()
+
+    @property
+    def n_prefix(self) -> int:
+        """How many keys stand before the query: the virtual tokens and the token ids."""
+        return len(self.prefix) + (self.virtual.length if self.virtual else 0)
 
     @property
     def weights(self) -> tuple[Any, ...]:
@@ -219,17 +357,30 @@ def resolve(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> Setting
     """Token ids, positions and weights of a condition; raises `ConditionError`."""
     start = leading_specials(tokenizer)
     body: list[int] = []
-    shift, adapters, models, bias = 0, [], [], []
+    shift = 0
+    adapters: list[tuple[str | Randomised, float]] = []
+    models: list[str | Untrained] = []
+    bias: list[tuple[int, float, tuple[int, ...] | None]] = []
+    virtual: list[Virtual] = []
+    steering: list[Added] = []
     for part in parts(condition):
         match part:
-            case Prompt() | Neutral() | ShuffledTokens():
+            case Prompt() | Neutral() | ShuffledTokens() | ShuffledLabels():
                 body += prefix_body(part, tokenizer)
+            case SoftPrompt() | Prefix():
+                virtual.append(virtual_tokens(part))
             case Shifted(by=prompt):
-                shift += len(prefix_body(prompt, tokenizer))
+                shift += prefix_length(prompt, tokenizer)
             case Lora(adapter=adapter, scale=scale):
                 adapters.append((adapter, scale))
+            case RandomLora(like=like, seed=seed, scale=scale):
+                adapters.append((Randomised(like.adapter, seed), like.scale * scale))
             case FineTuned(model=model):
                 models.append(model)
+            case Untrained():
+                models.append(part)
+            case Steering(vector=vector, layer=layer, scale=scale):
+                steering.append(Added(vector, layer, scale))
             case LogitBias(bias=values, positions=positions):
                 bias += [(token_id(t, tokenizer), float(v), positions) for t, v in values.items()]
             case Base():
@@ -237,26 +388,75 @@ def resolve(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> Setting
             case _:
                 raise ConditionError(f"not a condition: {part!r}")
     if len(models) > 1:
-        raise ConditionError(f"only one set of weights at a time, not {' and '.join(models)}")
+        names = " and ".join(m if isinstance(m, str) else describe(m) for m in models)
+        raise ConditionError(f"only one set of weights at a time, not {names}")
+    if len(virtual) > 1:
+        names = " and ".join(v.adapter for v in virtual)
+        raise ConditionError(f"only one soft prompt or prefix at a time, not {names}")
     if body[: len(start)] == list(start):  # a chat template that writes its own first token
         body = body[len(start) :]
     return Setting(
-        (*start, *body), shift, tuple(adapters), models[0] if models else None, tuple(bias)
+        (*start, *body),
+        shift,
+        tuple(adapters),
+        models[0] if models else None,
+        tuple(bias),
+        virtual[0] if virtual else None,
+        tuple(steering),
     )
 
 
+PEFT_TYPES = {SoftPrompt: ("PROMPT_TUNING", "P_TUNING"), Prefix: ("PREFIX_TUNING",)}
+
+
+def virtual_tokens(condition: SoftPrompt | Prefix) -> Virtual:
+    """How many virtual tokens an adapter folder has, from its configuration alone."""
+    path = Path(condition.adapter) / "adapter_config.json"
+    if not path.is_file():
+        raise ConditionError(f"{condition.adapter} is not a peft adapter: it has no {path.name}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConditionError(f"adapter {condition.adapter} is damaged: {error}") from error
+    config = config if isinstance(config, dict) else {}
+    known = PEFT_TYPES[type(condition)]
+    if (found := config.get("peft_type")) not in known:
+        wanted = " or ".join(known)
+        raise ConditionError(f"adapter {condition.adapter} is of type {found}, not {wanted}")
+    length = config.get("num_virtual_tokens")
+    if not (isinstance(length, int) and length > 0):
+        raise ConditionError(
+            f"adapter {condition.adapter}: num_virtual_tokens is {length!r}, not a positive number"
+        )
+    return Virtual(condition.adapter, length, isinstance(condition, Prefix))
+
+
+def prefix_length(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens, virtual ones included, a condition puts before the query (no BOS)."""
+    virtual = [part for part in parts(condition) if isinstance(part, SoftPrompt | Prefix)]
+    length = sum(virtual_tokens(part).length for part in virtual)
+    return length + len(prefix_body(condition, tokenizer))
+
+
 def prefix_body(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that a condition puts before the query, without the leading special tokens."""
+    """Token ids that a condition puts before the query, without the leading special tokens.
+
+    Virtual tokens have no ids; `prefix_length` counts them too.
+    """
     match condition:
         case Prompt():
             return _encode(condition.render(tokenizer), tokenizer)
+        case ShuffledLabels():
+            return prefix_body(condition.prompt, tokenizer)
         case Neutral(like=like, text=text):
-            length = len(prefix_body(like, tokenizer))
+            length = prefix_length(like, tokenizer)
             passage = _encode(text, tokenizer)
             if tokenizer.unk_token_id in passage:
                 raise ConditionError("the neutral text has words this tokenizer does not know")
             return (passage * (length // max(1, len(passage)) + 1))[:length]
         case ShuffledTokens(of=prompt, seed=seed):
+            if any(isinstance(part, SoftPrompt | Prefix) for part in parts(prompt)):
+                raise ConditionError(f"no tokens to shuffle: {describe(prompt)} is virtual")
             return _shuffled(prefix_body(prompt, tokenizer), random.Random(seed))
         case Composed(conditions=members):
             return [token for member in members for token in prefix_body(member, tokenizer)]
@@ -271,6 +471,25 @@ def _shuffled(tokens: list[int], generator: random.Random) -> list[int]:
         generator.shuffle(shuffled)
         if shuffled != tokens or len(set(tokens)) < 2:
             return shuffled
+
+
+def deranged(values: Sequence[str], generator: random.Random) -> list[str]:
+    """The values in another order, as few as possible where an equal one was.
+
+    Sorted by value (places of equal values in random order), every place gets the value that
+    stands `m` places further round, where `m` is the commonest value's count. No group of equals
+    is longer than `m`, so a value comes to lie on its equal only where 2m exceeds the total, and
+    then 2m - n times, which is the least possible.
+    """
+    places = list(range(len(values)))
+    generator.shuffle(places)
+    labels = list(dict.fromkeys(values[place] for place in places))
+    places.sort(key=lambda place: labels.index(values[place]))
+    most = max((values.count(label) for label in labels), default=0)
+    result = list(values)
+    for rank, place in enumerate(places):
+        result[place] = values[places[(rank + most) % len(places)]]
+    return result
 
 
 def leading_specials(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

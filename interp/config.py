@@ -193,12 +193,18 @@ KINDS: dict[str, type[Condition]] = {
     for kind in (
         conditions_room.Base,
         conditions_room.Prompt,
+        conditions_room.SoftPrompt,
+        conditions_room.Prefix,
         conditions_room.Lora,
         conditions_room.FineTuned,
+        conditions_room.Steering,
         conditions_room.LogitBias,
         conditions_room.Neutral,
         conditions_room.ShuffledTokens,
+        conditions_room.ShuffledLabels,
         conditions_room.Shifted,
+        conditions_room.RandomLora,
+        conditions_room.Untrained,
     )
 }
 
@@ -254,7 +260,9 @@ def from_yaml(path: Path) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in located}
 
 
-PATHS = {"model", "queries", "out", "adapter", "prompt_file", "heldout", "file", "conditions"}
+PATHS = {
+    "model", "queries", "out", "adapter", "prompt_file", "heldout", "file", "conditions", "vector",
+}  # fmt: skip
 
 
 def _beside(folder: Path, key: str, value: Any) -> Any:

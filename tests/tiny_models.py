@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -144,6 +145,41 @@ def save_adapter(
                 parameter.normal_(0, 0.2)
     peft.save_pretrained(folder)
     return str(folder)
+
+
+def save_soft_prompt(model: str, folder: Path, tokens: int = 3, seed: int = 2) -> str:
+    """A random soft prompt (peft prompt tuning) of `tokens` virtual tokens."""
+    torch.manual_seed(seed)
+    config = PromptTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
+    return _save_virtual(model, folder, config)
+
+
+def save_prefix(
+    model: str, folder: Path, tokens: int = 3, projection: bool = False, seed: int = 3
+) -> str:
+    """Random keys and values (peft prefix tuning) of `tokens` virtual tokens."""
+    torch.manual_seed(seed)
+    config = PrefixTuningConfig(
+        num_virtual_tokens=tokens, prefix_projection=projection, task_type="CAUSAL_LM"
+    )
+    return _save_virtual(model, folder, config)
+
+
+def _save_virtual(model: str, folder: Path, config: PromptTuningConfig | PrefixTuningConfig) -> str:
+    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    with torch.no_grad():
+        for parameter in peft.prompt_encoder.parameters():
+            parameter.normal_(0, 0.5)
+    peft.save_pretrained(folder)
+    return str(folder)
+
+
+def save_steering(model: str, path: Path, size: float = 2.0, seed: int = 4) -> str:
+    """A random vector of the model's width, as a steering file (`path` ends in .safetensors)."""
+    width = AutoModelForCausalLM.from_pretrained(model).config.hidden_size
+    vector = size * torch.randn(width, generator=torch.Generator().manual_seed(seed))
+    save_file({"vector": vector}, path)
+    return str(path)
 
 
 def all_targets(architecture: str) -> list[str]:
