@@ -1,0 +1,166 @@
+"""Tests over a map of cells: paired sign flips over queries, max-T and Benjamini-Hochberg.
+
+    signs = sign_vectors([query.key for query in queries], replicates=999, seed=0)
+    total = SignFlip.of(values, control, signs, positions).merge(SignFlip.of(...))
+    p, p_max_t, n = total.compute()          # per cell
+    q = benjamini_hochberg(p)
+
+Every p-value counts the data among its own rearrangements, so none is 0, and equal statistics are
+equal whatever their rounding. All cells of a map see the same rearrangements: the distribution of
+their maximum then keeps the dependence between cells, and max-T the family-wise error (Westfall &
+Young 1993, single step). `benjamini_hochberg` keeps the false discovery rate instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from einops import einsum
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.stats import false_discovery_control
+
+TIE = 1e-12
+"""Statistics that differ by no more than this times (1 + the observed one) are equal."""
+
+BLOCK = 1 << 22
+"""How many statistics are held at once."""
+
+
+def sign_vectors(keys: Sequence[str], replicates: int, seed: int) -> Float[ndarray, "query signs"]:
+    """+1 or -1 for every query in every replicate; column 0 is all +1: the data itself.
+
+    Drawn from a generator seeded by (seed, key), so they do not depend on how queries are sharded;
+    the stream is another than that of `interp.statistics.poisson_weights`.
+    """
+    rows = []
+    for key in keys:
+        digest = hashlib.sha256(f"sign:{seed}:{key}".encode()).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        rows.append(np.concatenate([[1.0], 2.0 * generator.integers(0, 2, replicates) - 1]))
+    return np.stack(rows)
+
+
+class Significance(NamedTuple):
+    """Two-sided p per cell, its max-T correction over all cells, and how many queries count.
+
+    p is in `[1 / (1 + R), 1]`, NaN where fewer than 2 queries count.
+    """
+
+    p: Float[ndarray, "*cell"]
+    p_max_t: Float[ndarray, "*cell"]
+    n: Int[ndarray, "*cell"]
+
+
+@dataclass(frozen=True)
+class SignFlip:
+    """The paired permutation test over queries, as sums: `sum(s d)` under R sign vectors s.
+
+    `d` is a query's value for a pair minus its value for the control pair. Were the two
+    exchangeable, every sign of d would be equally likely (Fisher 1935, sec. 21). The statistic is
+    `T = sum(s d) / sqrt(sum(d²))`, `|T| <= sqrt(n)`: its denominator does not change with the
+    signs, and it grows with the paired t.
+
+    Sums are float64: they cancel, and with few queries most sign vectors tie, which float32 could
+    not tell from a difference; merging is then exact to rounding in any order. That is 8 (1 + R)
+    bytes per cell, so a large map keeps few position labels (`last`, `mean`).
+    """
+
+    sums: Float[ndarray, "*signs_cell"]
+    squares: Float[ndarray, "*cell"]
+    n: Int[ndarray, "*cell"]
+
+    @classmethod
+    def empty(cls) -> SignFlip:
+        """The identity of `merge`: scalar zeros, which broadcast."""
+        return cls(np.zeros(()), np.zeros(()), np.zeros((), np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[ndarray, "query *cell query_pos"],
+        control: Float[ndarray, "query *cell query_pos"],
+        signs: Float[ndarray, "query signs"],
+        positions: Float[ndarray, "query query_pos label"],
+    ) -> SignFlip:
+        """Sums of some queries. A query's difference is the mean over a label's tokens that are
+        finite in both; without any, it does not count."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = values - control
+        valid = np.isfinite(difference)
+        total = _by_label(np.where(valid, difference, 0.0), positions)
+        tokens = _by_label(valid.astype(np.float64), positions)
+        d = np.where(tokens > 0, total / np.maximum(tokens, 1), 0.0)
+        sums = np.tensordot(signs, d, axes=([0], [0]))
+        return cls(sums, (d**2).sum(0), (tokens > 0).sum(0, dtype=np.int64))
+
+    def merge(self, other: SignFlip) -> SignFlip:
+        """The accumulator of both sets of queries."""
+        return SignFlip(self.sums + other.sums, self.squares + other.squares, self.n + other.n)
+
+    def compute(self) -> Significance:
+        """p per cell and max-T over all cells; 1 where every difference is exactly 0."""
+        if self.sums.ndim == 0:
+            raise ValueError("nothing was accumulated: no queries")
+        scale = np.where(self.squares > 0, np.sqrt(self.squares), np.inf)
+        observed = np.where(self.n >= 2, np.abs(self.sums[0]) / scale, np.nan)
+        blocks = (np.abs(sums) / scale for sums in _blocks(self.sums))
+        return Significance(*permutation_p(observed, blocks), self.n)
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"sums": self.sums, "squares": self.squares, "n": self.n}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> SignFlip:
+        """The inverse of `arrays`."""
+        return cls(arrays["sums"], arrays["squares"], arrays["n"])
+
+
+def _by_label(values: ndarray, positions: ndarray) -> ndarray:
+    return einsum(values, positions, "query ... pos, query pos label -> query ... label")
+
+
+def _blocks(sums: ndarray) -> Iterator[ndarray]:
+    step = rows_per_block(sums[0].size)
+    return (sums[start : start + step] for start in range(0, len(sums), step))
+
+
+def rows_per_block(cells: int) -> int:
+    """How many rearrangements of a map are worked on at once."""
+    return max(1, BLOCK // max(1, cells))
+
+
+def permutation_p(
+    observed: Float[ndarray, "*cell"], blocks: Iterable[Float[ndarray, "rearrangement *cell"]]
+) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
+    """Share of the rearrangements (the data among them) whose statistic, and whose maximum over
+    the map, is at least the observed one: p and max-T p, in `(0, 1]`.
+
+    Cells observed as NaN are not tested: they get NaN and stay out of the maximum.
+    """
+    tested = ~np.isnan(observed)
+    threshold = np.where(tested, observed - TIE * (1 + np.abs(observed)), np.inf)
+    reached, maxima = np.zeros(observed.shape), []
+    for block in blocks:
+        reached += (block >= threshold).sum(0)
+        maxima.append(block[:, tested].max(axis=1, initial=-np.inf))
+    largest = np.sort(np.concatenate(maxima))
+    above = len(largest) - np.searchsorted(largest, threshold)
+    shares = (np.where(tested, count / len(largest), np.nan) for count in (reached, above))
+    return next(shares), next(shares)
+
+
+def benjamini_hochberg(p: Float[ndarray, "*cell"]) -> Float[ndarray, "*cell"]:
+    """p adjusted over all cells: rejecting where it is at most q keeps the false discovery rate at
+    q (Benjamini & Hochberg 1995; cells independent or positively dependent). NaN stays NaN and is
+    not counted among the tests."""
+    adjusted = np.full(np.shape(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = false_discovery_control(p[tested])
+    return adjusted
