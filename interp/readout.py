@@ -1,0 +1,359 @@
+"""Readout: from a state to what it says, and from what is said back to what wrote it.
+
+Both are read at the last token of every query:
+
+    got = capture(subject, setting, batch, cache, {site: keep for site in sites(subject)})
+    last = LastStates.of(got.values, got.logits, batch.lengths)
+    change = influence(subject, setting, batch, last, target)       # one condition's equation
+    change.z                                                        # [batch, layer, head]
+    (change - influence_of_reference).terms()                       # a change, site by site
+
+The logit lens is as wide as the vocabulary, so that a sweep takes one layer of all conditions,
+compares them, and lets go of them:
+
+    for layer in range(subject.n_layers):
+        said = {c: lens(subject, settings[c], last[c].resid_post[:, layer], batch) for c in last}
+        for a, b in pairs:
+            js_divergence(said[a], said[b])                         # lens_js
+        for c in said:
+            top1[c].append(said[c].argmax(-1))                      # for decision_depth
+
+Everything is computed by the live modules under the setting's weights: a LoRA on the output
+projection or the unembedding, a fine-tuned final norm, GPT-2's transposed and Phi-3's fused
+projections need no case of their own. No weight matrix is read.
+
+In float32 the equation closes to a few 1e-6 (`closing_error`). In half precision the terms are
+still computed in float32, but the model rounds the residual stream after every addition and rounds
+its logits: what it says is not exactly the sum of what was written, and the equation closes to
+that rounding, about 1e-2 in bfloat16 and 2e-3 in float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.conditions import Setting
+from interp.measures import wide
+from interp.names import Site
+from interp.subject import Batch, Subject
+
+SITES = ("z", "mlp_out", "resid_post")
+"""What is read at every layer; the first layer's `resid_pre` comes with them."""
+
+
+def sites(subject: Subject) -> list[Site]:
+    """The sites that `LastStates.of` needs."""
+    return [Site("resid_pre", 0), *(site for name in SITES for site in subject.sites(name))]
+
+
+@dataclass(frozen=True)
+class LastStates:
+    """One condition at the last token of every query of a batch.
+
+    `embed` is the first block's input (position embeddings included), `mlp_out` what is added to
+    the residual stream (after Gemma's post-norm), `logits` the condition's own output.
+    """
+
+    embed: Float[Tensor, "batch d_model"]
+    z: Float[Tensor, "batch layer head d_head"]
+    mlp_out: Float[Tensor, "batch layer d_model"]
+    resid_post: Float[Tensor, "batch layer d_model"]
+    logits: Float[Tensor, "batch d_vocab"]
+
+    @classmethod
+    def of(cls, values: Mapping[Site, Tensor], logits: Tensor, lengths: Tensor) -> LastStates:
+        """Slice captured `values` (of `sites`, kept by `capture.keep`) and `logits`
+        `[batch, query_pos, d_vocab]`."""
+        rows, columns = torch.arange(len(lengths), device=lengths.device), lengths - 1
+
+        def last(name: str, layer: int) -> Tensor:
+            value = values[Site(name, layer)]
+            return value[rows, :, columns] if value.ndim == 4 else value[rows, columns]
+
+        layers = range(sum(site.name == "z" for site in values))
+        stacked = {name: torch.stack([last(name, i) for i in layers], dim=1) for name in SITES}
+        return cls(embed=last("resid_pre", 0), logits=logits[rows, columns], **stacked)
+
+
+# --- the logit lens ------------------------------------------------------------------------------
+
+
+def lens(
+    subject: Subject,
+    setting: Setting,
+    states: Float[Tensor, "batch *layer d_model"],
+    batch: Batch | None = None,
+) -> Float[Tensor, "batch *layer d_vocab"]:
+    """The logits that residual-stream states at the queries' last tokens would give if no block
+    followed: the model's final norm, unembedding and soft-cap under the setting's weights
+    (nostalgebraist 2020, "interpreting GPT: the logit lens").
+
+    With `batch`, a logit bias of the setting is added as the model adds it at the last token: the
+    lens of the last layer is then the condition's own output. Without, it is left out: identical
+    states give identical lenses.
+    """
+    with torch.no_grad(), subject.weights.of(setting):
+        logits = subject.bridge.unembed(subject.bridge.ln_final(states))
+    logits = _capped(logits, _cap(subject))
+    if batch is not None:
+        for token, amount in _last_bias(setting, batch.lengths):
+            logits[..., token] += amount.to(logits.dtype).view(-1, *[1] * (states.ndim - 2))
+    return logits
+
+
+def lens_error(
+    final_logits: Float[Tensor, "batch d_vocab"], lens_logits: Float[Tensor, "batch d_vocab"]
+) -> float:
+    """How far the last layer's lens is from the output it must equal: the largest difference,
+    relative to the larger of 1 and the output's root mean square."""
+    final, read = wide(final_logits), wide(lens_logits)
+    return float((final - read).abs().max() / final.square().mean().sqrt().clamp(min=1.0))
+
+
+def _cap(subject: Subject) -> float | None:
+    """The bound of the model's final soft-cap (Gemma 2); None where it has none."""
+    config = subject.bridge.original_model.config.get_text_config()
+    return getattr(config, "final_logit_softcapping", None)
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _last_bias(setting: Setting, lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Token and what `Batch.biased` adds to its logit at every query's last position."""
+    for token, value, positions in setting.bias:
+        times = torch.ones_like(lengths)
+        if positions is not None:
+            places = torch.tensor(positions, device=lengths.device)
+            column = lengths[:, None] * (places < 0) + places
+            times = (column == lengths[:, None] - 1).sum(-1)
+        yield token, value * times
+
+
+# --- the equation of influence -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The terms whose sum is a logit (or a difference of two), in logits, unbounded.
+
+    `z`: what every head wrote. `attn_bias`: the output projection's bias (and the post-norm's,
+    where there is one). `mlp_out`: what every MLP wrote. `embed`: what entered the first block.
+    `norm`: the biases of the final norm and of the unembedding. `logit_bias` and `steering`: what
+    the condition itself adds to the logits and to the residual stream. `softcap`: what the final
+    soft-cap takes away, `cap(l) - l`. `total`: the logit in the model's own output.
+    """
+
+    z: Float[Tensor, "batch layer head"]
+    attn_bias: Float[Tensor, "batch layer"]
+    mlp_out: Float[Tensor, "batch layer"]
+    embed: Float[Tensor, " batch"]
+    norm: Float[Tensor, " batch"]
+    logit_bias: Float[Tensor, " batch"]
+    softcap: Float[Tensor, " batch"]
+    steering: Float[Tensor, " batch"]
+    total: Float[Tensor, " batch"]
+
+    def terms(self) -> dict[str, Tensor]:
+        """Site -> its terms: all but the total."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "total"}
+
+    def __sub__(self, reference: Influence) -> Influence:
+        """Term by term: what changed the logit between two conditions."""
+        pairs = ((getattr(self, f.name), getattr(reference, f.name)) for f in fields(self))
+        return Influence(*(own - other for own, other in pairs))
+
+
+def influence(
+    subject: Subject,
+    setting: Setting,
+    batch: Batch,
+    last: LastStates,
+    target: Int[Tensor, " batch"],
+    against: Int[Tensor, " batch"] | None = None,
+) -> Influence:
+    """Split the logit of `target`, or its lead over `against`, into what every part of the model
+    contributed at the query's last token (METRICS.md, section 4).
+
+    A part that wrote `w` contributes `<u, w>`: `u` is the token's unembedding direction pulled
+    back through the final norm with its scale frozen at this condition's own value. Under a
+    post-norm (Gemma) a head's write goes through that norm too, its scale frozen likewise. A
+    head's share is `<z_h, Jᵀu>` with the live output projection's Jacobian, which is constant:
+    also with a LoRA on it. Terms are float64, and sum to the condition's own logit
+    (`closing_error`).
+    """
+    with subject.weights.of(setting):
+        end = last.resid_post[:, -1]
+        raw, direction, bias = _unembedded(subject, end, target, against)
+        final = Frozen.at(subject.bridge.ln_final, end)
+        pulled = final.pull(direction)
+        heads, attn_bias = zip(
+            *(
+                _attention(block, last.z[:, layer], pulled)
+                for layer, block in enumerate(subject.bridge.blocks)
+            ),
+            strict=True,
+        )
+    return Influence(
+        z=torch.stack(heads, dim=1),
+        attn_bias=torch.stack(attn_bias, dim=1),
+        mlp_out=torch.einsum("b d, b l d -> b l", pulled, wide(last.mlp_out)),
+        embed=_dot(pulled, wide(last.embed)),
+        norm=_dot(direction, final.bias) + bias,
+        logit_bias=_logit_bias(setting, batch, target, against, pulled),
+        softcap=_led(_capped(raw, _cap(subject)) - raw),
+        steering=_steering(subject, setting, pulled),
+        total=_led(_chosen(wide(last.logits), target, against)),
+    )
+
+
+def closing_error(influence: Influence) -> float:
+    """The largest, over queries, of `|sum of terms - total|` relative to that query's largest
+    term in absolute value (the total counted among them): `[0, inf)`, 0 where the equation is
+    exact."""
+    terms = torch.cat([t.flatten(1) for t in map(_column, influence.terms().values())], dim=1)
+    gap = (terms.sum(-1) - influence.total).abs()
+    largest = torch.cat([terms, influence.total[:, None]], dim=1).abs().amax(-1)
+    return float((gap / largest.clamp(min=torch.finfo(gap.dtype).tiny)).max())
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A norm as the affine map it is once its scale is fixed: `x -> scale · gain · C x + bias`,
+    with `C` the removal of the mean (LayerNorm) or nothing (RMSNorm)."""
+
+    scale: Float[Tensor, "batch 1"]
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    @classmethod
+    def at(cls, norm: Any, states: Float[Tensor, "batch d_model"]) -> Frozen:
+        """The norm with the scale it has at `states`, found by asking it and not by its class.
+
+        0 gives the bias. A large vector of ±1 has no mean and the scale 1 (its epsilon vanishes),
+        and gives the gain. A constant vector gives the bias again where the mean is removed. The
+        scale is then the least-squares ratio of what the norm makes of a state.
+        """
+        signs = torch.ones_like(states[:1], dtype=torch.float32)
+        signs[:, 1::2] = -1.0
+        probes = torch.cat([torch.zeros_like(signs), LARGE * signs, LARGE * signs.abs()])
+        with torch.no_grad():
+            bias, signed, constant = wide(_exact(norm, probes))
+            normed = wide(_exact(norm, states.float()))
+        gain = (signed - bias) * wide(signs[0])
+        centred = bool((constant - bias).abs().max() < 0.5 * gain.abs().max())
+        unscaled = gain * _centre(wide(states), centred)
+        length = unscaled.square().sum(-1, keepdim=True)
+        scale = ((normed - bias) * unscaled).sum(-1, keepdim=True)
+        return cls(scale / length.clamp(min=torch.finfo(length.dtype).tiny), gain, bias, centred)
+
+    def pull(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+        """`u` with `<u, x> + <direction, bias> = <direction, norm(x)>`."""
+        return self.scale * _centre(self.gain * direction, self.centred)
+
+
+LARGE = 64.0
+"""Size of the probes of a norm: its square makes an epsilon of 1e-5 relative 3e-9, and does not
+overflow in half precision."""
+
+
+def _centre(x: Tensor, centred: bool) -> Tensor:
+    return x - x.mean(-1, keepdim=True) if centred else x
+
+
+def _exact(module: Any, x: Tensor) -> Tensor:
+    """A live module's output for a float32 input, its parameters widened where they are narrower
+    (the module itself stays as it is)."""
+    inside = module.original_component
+    narrow = {
+        name: value.float()
+        for name, value in (*inside.named_parameters(), *inside.named_buffers())
+        if value.dtype in (torch.bfloat16, torch.float16)
+    }
+    if not narrow:
+        return inside(x)
+    return torch.func.functional_call(inside, narrow, (x,))
+
+
+def _unembedded(
+    subject: Subject, end: Tensor, target: Tensor, against: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the chosen tokens: logits before the soft-cap `[batch, 1 or 2]`; the direction
+    `[batch, d_model]` that the unembedding gives (a lead's: the difference); its bias."""
+    with torch.no_grad():
+        normed = subject.bridge.ln_final(end)
+    with torch.enable_grad():
+        rows = torch.cat([normed, torch.zeros_like(normed[:1])]).requires_grad_()
+        logits = subject.bridge.unembed(rows)
+        directions = [
+            torch.autograd.grad(
+                logits[:-1].gather(-1, token[:, None]).sum(), rows, retain_graph=True
+            )[0]
+            for token in (target, against)
+            if token is not None
+        ]
+    logits = wide(logits.detach())
+    direction = _led(torch.stack([wide(d[:-1]) for d in directions], dim=1))
+    bias = _led(_chosen(logits[-1:].expand(len(end), -1), target, against))
+    return _chosen(logits[:-1], target, against), direction, bias
+
+
+def _chosen(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """The columns of the target and of what it is held against `[batch, 1 or 2]`."""
+    tokens = [target] if against is None else [target, against]
+    return logits.gather(-1, torch.stack(tokens, dim=-1))
+
+
+def _led(values: Tensor) -> Tensor:
+    """The target's value, less the other's where there is one (dimension 1)."""
+    return values[:, 0] - values[:, 1] if values.shape[1] == 2 else values[:, 0]
+
+
+def _attention(block: Any, z: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
+    """One layer's contributions: of the heads `[batch, head]`, of the biases `[batch]`."""
+    norm = getattr(block, "ln1_post", None)
+    flat = rearrange(z, "b h d -> b (h d)").float()
+    with torch.enable_grad():
+        rows = torch.cat([flat, torch.zeros_like(flat[:1])]).requires_grad_()
+        written = _exact(block.attn.o, rows)
+    raw, bias = written.detach()[:-1], wide(written.detach()[-1])
+    constant = torch.zeros_like(pulled[:, 0])
+    if norm is not None:
+        frozen = Frozen.at(norm, raw)
+        constant = _dot(pulled, frozen.bias)
+        pulled = frozen.pull(pulled)
+    (gradient,) = torch.autograd.grad(written[:-1], rows, pulled.to(written.dtype))
+    back = rearrange(wide(gradient[:-1]), "b (h d) -> b h d", h=z.shape[1])
+    return (back * wide(z)).sum(-1), constant + _dot(pulled, bias)
+
+
+def _logit_bias(
+    setting: Setting, batch: Batch, target: Tensor, against: Tensor | None, like: Tensor
+) -> Tensor:
+    total = torch.zeros_like(like[:, 0])
+    for token, amount in _last_bias(setting, batch.lengths):
+        total = total + amount * (target == token)
+        if against is not None:
+            total = total - amount * (against == token)
+    return total
+
+
+def _steering(subject: Subject, setting: Setting, pulled: Tensor) -> Tensor:
+    return torch.zeros_like(pulled[:, 0])
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1)
+
+
+def _column(term: Tensor) -> Tensor:
+    return term[:, None] if term.ndim == 1 else term
