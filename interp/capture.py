@@ -19,7 +19,6 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.conditions import Setting
-from interp.measures.attention import read_rows, read_scores
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
@@ -40,15 +39,6 @@ def keep(value: Tensor) -> Tensor:
     """The value itself, in storage of its own; heads stand before positions."""
     kept = value.detach()
     return (rearrange(kept, "b s h d -> b h s d") if kept.ndim == 4 else kept).clone()
-
-
-READERS: dict[str, Reader] = {"pattern": read_rows, "attn_scores": read_scores}
-"""Readers of the sites that are reduced at once; every other site is kept."""
-
-
-def readers(subject: Subject, names: Sequence[str]) -> dict[Site, Reader]:
-    """The usual reader at every layer of the named sites."""
-    return {site: READERS.get(site.name, keep) for name in names for site in subject.sites(name)}
 
 
 def capture(
@@ -101,7 +91,7 @@ def chunk_size(subject: Subject, longest: int, budget: float) -> int:
     """
     cfg = subject.bridge.cfg
     n_conditions = len(subject.settings)
-    prefix = max(len(setting.prefix) for setting in subject.settings.values())
+    prefix = max(setting.n_prefix for setting in subject.settings.values())
     states = 6 * subject.n_layers * longest * subject.d_model
     patterns = 4 * subject.n_layers * subject.n_heads * longest * longest
     outputs = longest * int(cfg.d_vocab)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.capture import capture, chunks
+from interp.conditions import Setting
 from interp.errors import SubjectError
 from interp.measures import wide
 from interp.measures.attention import content_js, read_rows
@@ -66,7 +67,7 @@ def head_view(
                 for a, b in pairs]  # fmt: skip
         js.append(torch.stack(last).cpu().numpy())
         for name, one in seen.items():
-            n_prefix = len(subject.settings[name].prefix)
+            n_prefix = subject.settings[name].n_prefix
             _add_masses(masses[name], one, n_prefix, batch.lengths.tolist())
             space = max(0, EXAMPLES - len(examples[name]))
             examples[name] += _examples(one, batch)[:space]
@@ -126,7 +127,7 @@ def _most(
     subject: Subject, name: str, masses: Masses, queries: Sequence[Encoded]
 ) -> list[dict[str, Any]]:
     """The most attended keys of a condition; what differs between queries is named by place."""
-    prefix = _tokens(subject, subject.settings[name].prefix)
+    prefix = _prefix_tokens(subject, subject.settings[name])
     rows = []
     for (where, place), mass in sorted(masses.items(), key=lambda item: -item[1])[:MOST_ATTENDED]:
         if where == "prefix":
@@ -139,6 +140,12 @@ def _most(
             {"condition": name, "token": token, "where": where, "position": place, "mass": share}
         )
     return rows
+
+
+def _prefix_tokens(subject: Subject, setting: Setting) -> list[str]:
+    """What stands before the query; virtual tokens, which have no text, by their number."""
+    virtual = [f"<virtual {i}>" for i in range(setting.n_prefix - len(setting.prefix))]
+    return virtual + _tokens(subject, setting.prefix)
 
 
 def _tokens(subject: Subject, ids: Sequence[int]) -> list[str]:

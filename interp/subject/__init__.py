@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import Condition, Setting, resolve
+from interp.conditions import Condition, Setting, Untrained, resolve
 from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
 from interp.subject import parity
 from interp.subject.adapters import mount
+from interp.subject.controls import untrained
 from interp.subject.fused import mend
+from interp.subject.insertions import Insertions
 from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet
 from interp.subject.weights import Weights, matching
 
@@ -74,6 +77,7 @@ class Subject:
     settings: dict[str, Setting]
     weights: Weights
     notes: list[str]
+    insertions: Insertions = field(default_factory=Insertions)
 
     @property
     def n_layers(self) -> int:
@@ -112,13 +116,29 @@ class Subject:
             raise SubjectError(f"{self.name} has no {absent[0]} (its blocks do not compute it)")
         return sites
 
+    def steering(self, setting: Setting) -> list[tuple[int, Tensor]]:
+        """(layer, `[d_model]`) of everything that a setting adds to `resid_post`, scaled; it is
+        added at every query position, and at no other."""
+        return self.insertions.steering(setting)
+
     def prefill(self, setting: Setting) -> Any:
-        """The key/value cache (batch 1) of a setting's prefix; None where there is no prefix."""
-        if not setting.prefix:
+        """The key/value cache (batch 1) of what precedes the query, virtual tokens first; None
+        where nothing does."""
+        ids = torch.tensor([setting.prefix], dtype=torch.long, device=self.device)
+        virtual = self.insertions.tokens(setting)
+        if virtual is None and not setting.prefix:
             return None
-        ids = torch.tensor([setting.prefix], device=self.device)
+        if virtual and virtual.embeddings is None and not setting.prefix:
+            return copy.deepcopy(virtual.cache)
         with torch.no_grad(), self.weights.of(setting):
-            _, cache = self.bridge(ids, return_type="logits_and_cache", use_cache=True)
+            arguments = {"input_ids": ids}
+            if virtual:
+                embed = self.bridge.original_model.get_input_embeddings()
+                arguments = virtual.before(embed, ids)
+            given = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
+            _, cache = self.bridge(
+                given, return_type="logits_and_cache", use_cache=True, **arguments
+            )
         return cache
 
     def run(
@@ -128,15 +148,22 @@ class Subject:
         cache: Any = None,
         hooks: Mapping[Site, Hook] | None = None,
     ) -> Tensor:
-        """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was."""
+        """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was.
+
+        A hook sees what the setting's steering has made of its site.
+        """
         size, length = batch.ids.shape
-        past = len(setting.prefix)
+        past = setting.n_prefix
         if past:
             cache = copy.deepcopy(cache)
             cache.batch_repeat_interleave(size)
         start = past + setting.shift
         positions = torch.arange(start, start + length, device=batch.ids.device)
-        points = [(site.hook, _as_hook(hook)) for site, hook in (hooks or {}).items()]
+        points = [
+            (Site("resid_post", layer).hook, _as_hook(partial(torch.add, vector)))
+            for layer, vector in self.steering(setting)
+        ]
+        points += [(site.hook, _as_hook(hook)) for site, hook in (hooks or {}).items()]
         with torch.no_grad(), self.weights.of(setting), self.bridge.hooks(fwd_hooks=points):
             logits = self.bridge(
                 batch.ids,
@@ -171,34 +198,54 @@ def load(
     target = device_of(device)
     tokenizer = load_tokenizer(model, **hub)
     settings = {name: resolve(condition, tokenizer) for name, condition in conditions.items()}
-    folders = [folder for setting in settings.values() for folder, _ in setting.adapters]
     batches = [Batch.of([query], target) for query in encode(map(Query, probe), tokenizer)]
     with quiet():
         hf = pretrained(model, dtype, hub).to(target)
+        insertions = Insertions.read(
+            settings.values(), hf, model, allow_other_base=allow_other_base
+        )
+        record = parity.Recorder(batches, insertions)
         parameters = dict(hf.named_parameters())
-        fine_tuned: dict[str, dict[str, Tensor]] = {}
+        fine_tuned: dict[str | Untrained, dict[str, Tensor]] = {}
         references: dict[str, list[parity.Reference]] = {}
-        for other in sorted({s.model for s in settings.values() if s.model}):
-            tuned = pretrained(other, dtype, hub).to(target)
-            fine_tuned[other] = matching(parameters, dict(tuned.named_parameters()), other)
+        for other in dict.fromkeys(setting.model for setting in settings.values()):
+            plain = hf if other is None else _other_weights(hf, other, dtype, hub)
+            if other is not None:
+                values = dict(plain.named_parameters())
+                fine_tuned[other] = matching(parameters, values, str(other))
             alone = {n: s for n, s in settings.items() if s.model == other and not s.adapters}
-            references |= {n: parity.record(tuned, s, batches) for n, s in alone.items()}
-        peft, adapters = mount(hf, folders, model, allow_other_base=allow_other_base)
-        weights = Weights(parameters, fine_tuned, peft, adapters)
+            references |= {name: record(plain, setting) for name, setting in alone.items()}
+        adapters = [adapter for setting in settings.values() for adapter, _ in setting.adapters]
+        peft, names = mount(hf, adapters, model, allow_other_base=allow_other_base)
+        weights = Weights(parameters, fine_tuned, peft, names)
         for name in settings.keys() - references.keys():
             with weights.of(settings[name]):
-                references[name] = parity.record(hf, settings[name], batches)
+                references[name] = record(hf, settings[name])
         idle = [
-            f"condition {name} changes nothing: its weights give the outputs of base"
+            f"condition {name} changes nothing: its {what} the outputs of base"
             for name, setting in settings.items()
-            if setting.weights != Setting().weights
-            and parity.equals_base(hf, weights, setting, references[name], batches)
+            if (what := _changed(setting))
+            and parity.equals_base(hf, weights, setting, references[name], record)
         ]
         bridge = _boot(hf, model, tokenizer)
-    subject = Subject(model, bridge, tokenizer, settings, weights, idle)
+    subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
     for name, setting in settings.items():
         parity.verify(subject, name, setting, batches, references[name])
     return subject
+
+
+def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: Mapping[str, Any]) -> Any:
+    """A model with the weights that take the place of those of `hf`."""
+    if isinstance(other, Untrained):
+        return untrained(hf, other.seed, trust_remote_code=hub["trust_remote_code"])
+    return pretrained(other, dtype, hub).to(hf.device)
+
+
+def _changed(setting: Setting) -> str:
+    """What of a setting should make its outputs differ from base's after the same prefix."""
+    if setting.weights != Setting().weights:
+        return "weights give"
+    return "steering gives" if setting.steering else ""
 
 
 def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:

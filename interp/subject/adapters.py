@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,26 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from interp.conditions import Randomised
 from interp.errors import SubjectError
+from interp.subject.controls import random_like
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 def mount(
-    model: Any, folders: list[str], base_name: str, *, allow_other_base: bool = False
-) -> tuple[Any, dict[str, str]]:
-    """Wrap `model` with all adapters; returns the peft model and folder -> adapter name."""
-    names: dict[str, str] = {}
+    model: Any,
+    adapters: Sequence[str | Randomised],
+    base_name: str,
+    *,
+    allow_other_base: bool = False,
+) -> tuple[Any, dict[str | Randomised, str]]:
+    """Wrap `model` with all adapters; returns the peft model and adapter -> peft's name of it."""
+    names: dict[str | Randomised, str] = {}
     peft: Any = None
-    for folder in dict.fromkeys(folders):
-        tensors = _read(folder, base_name, allow_other_base)
+    for adapter in dict.fromkeys(adapters):
+        folder = adapter if isinstance(adapter, str) else adapter.folder
+        config, tensors = read_adapter(folder, base_name, allow_other_base)
         name = f"adapter_{len(names)}"
         with warnings.catch_warnings():  # what peft warns of is checked, and refused, below
             warnings.simplefilter("ignore")
@@ -48,11 +55,34 @@ def mount(
                     f"adapter {folder} does not fit {base_name}: {reason}"
                 ) from error
         _check_arrived(peft, name, folder, tensors)
-        names[folder] = name
+        if isinstance(adapter, Randomised):
+            _randomise_(peft, name, adapter, config, tensors)
+        names[adapter] = name
     return peft, names
 
 
-def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torch.Tensor]:
+def _randomise_(
+    peft: Any,
+    name: str,
+    adapter: Randomised,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """Overwrite a mounted adapter by a random one with its norms."""
+    for option in ("use_dora", "target_parameters"):
+        if config.get(option):
+            raise SubjectError(f"no random LoRA like {adapter.folder}: it has {option}")
+    random = random_like(tensors, adapter.seed)
+    for key, mounted in _mounted(peft, name).items():
+        with torch.no_grad():
+            mounted.copy_(random[key])
+    _check_arrived(peft, name, adapter.folder, random)
+
+
+def read_adapter(
+    folder: str, base_name: str, allow_other_base: bool, types: Sequence[str] = ("LORA",)
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Configuration and tensors of a peft folder, refused where it is not what it should be."""
     root = Path(folder)
     if not (root / CONFIG).is_file():
         raise SubjectError(f"{folder} is not a peft adapter: it has no {CONFIG}")
@@ -65,9 +95,9 @@ def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torc
         tensors = load_file(root / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise SubjectError(f"adapter {folder} is damaged: {error}") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise SubjectError(f"adapter {folder} is of type {kind}, not LORA")
+    config = config if isinstance(config, dict) else {}
+    if (kind := config.get("peft_type")) not in types:
+        raise SubjectError(f"adapter {folder} is of type {kind}, not {' or '.join(types)}")
     trained_on = config.get("base_model_name_or_path") or base_name
     if Path(trained_on).name != Path(base_name).name and not allow_other_base:
         raise SubjectError(
@@ -77,12 +107,17 @@ def _read(folder: str, base_name: str, allow_other_base: bool) -> dict[str, torc
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise SubjectError(f"adapter {folder}: {name} has NaN or infinite values")
-    return tensors
+    return config, tensors
 
 
-def _check_arrived(peft: Any, name: str, folder: str, tensors: dict[str, torch.Tensor]) -> None:
+def _mounted(peft: Any, name: str) -> dict[str, torch.Tensor]:
+    """The live tensors of a mounted adapter, by the keys of its file."""
+    return get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+
+
+def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Every tensor of the file is mounted, equal, and no other was created."""
-    mounted = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+    mounted = _mounted(peft, name)
     missing, extra = sorted(set(mounted) - set(tensors)), sorted(set(tensors) - set(mounted))
     if missing or extra:
         raise SubjectError(

@@ -1,14 +1,16 @@
 """The parity self-test: no number leaves the toolkit from a model that was not compared.
 
 For every condition, logits, residual stream and attention patterns of plain Hugging Face + peft
-(the whole sequence recomputed, no cache) are recorded before booting; afterwards the hooked,
-prefix-cached run must give the same. Differences are relative to the larger of 1 and the
-reference's root mean square.
+(the whole sequence recomputed, no cache but a prefix adapter's own) are recorded before booting;
+afterwards the hooked, prefix-cached run must give the same. Differences are relative to the larger
+of 1 and the reference's root mean square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from interp.conditions import Setting
 from interp.errors import SubjectError
 from interp.names import OUTPUT, Site
+from interp.subject.insertions import Insertions, blocks, prompt_learning
 
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
@@ -29,25 +32,50 @@ compute the same sums, but a cached prefix may be added in another order."""
 Reference = dict[Site | str, Tensor]
 
 
-def record(hf: Any, setting: Setting, batches: Sequence[Batch]) -> list[Reference]:
-    """Logits, residual stream and patterns of the query rows, for batches of one query each."""
-    return [_reference(hf, setting, batch) for batch in batches]
+@dataclass(frozen=True)
+class Recorder:
+    """Records what plain models do with `batches` of one query each."""
+
+    batches: Sequence[Batch]
+    insertions: Insertions
+
+    def __call__(self, hf: Any, setting: Setting) -> list[Reference]:
+        """Logits, residual stream and patterns of the query rows.
+
+        Virtual tokens are put before the ids by peft's own forward pass wherever nothing but the
+        weights of `hf` acts beside them; `hf` then must have no LoRA mounted.
+        """
+        alone = not (setting.adapters or setting.steering or setting.shift)
+        if setting.virtual and alone:
+            with prompt_learning(hf, setting.virtual.adapter) as peft:
+                return [_reference(peft, setting, batch, _ids(setting, batch))
+                        for batch in self.batches]  # fmt: skip
+        return [self.composed(hf, setting, batch) for batch in self.batches]
+
+    def composed(self, hf: Any, setting: Setting, batch: Batch) -> Reference:
+        """Everything fed to the plain model itself: embeddings, a prefix's keys and values, ids."""
+        arguments = _ids(setting, batch)
+        virtual = self.insertions.tokens(setting)
+        length, start = batch.ids.shape[1], setting.n_prefix
+        places = torch.arange(start + length, device=batch.ids.device)
+        places = torch.where(places >= start, places + setting.shift, places)
+        if virtual:
+            arguments = virtual.before(hf.get_input_embeddings(), arguments["input_ids"])
+        arguments["attention_mask"] = torch.ones(1, start + length, device=batch.ids.device)
+        given = start - len(setting.prefix) if "past_key_values" in arguments else 0
+        arguments["position_ids"] = places[None, given:]
+        with torch.no_grad(), _steered(hf, self.insertions.steering(setting), length):
+            return _reference(hf, setting, batch, arguments)
 
 
-def _reference(hf: Any, setting: Setting, batch: Batch) -> Reference:
+def _ids(setting: Setting, batch: Batch) -> dict[str, Any]:
     prefix = torch.tensor([setting.prefix], dtype=torch.long, device=batch.ids.device)
-    length, start = batch.ids.shape[1], len(setting.prefix)
-    places = torch.arange(start + length, device=batch.ids.device)
-    places = torch.where(places >= start, places + setting.shift, places)
-    with torch.no_grad():
-        out = hf(
-            torch.cat([prefix, batch.ids], dim=1),
-            position_ids=places[None],
-            attention_mask=torch.ones(1, start + length, device=batch.ids.device),
-            output_hidden_states=True,
-            output_attentions=True,
-            use_cache=False,
-        )
+    return {"input_ids": torch.cat([prefix, batch.ids], dim=1)}
+
+
+def _reference(model: Any, setting: Setting, batch: Batch, arguments: dict[str, Any]) -> Reference:
+    length = batch.ids.shape[1]
+    out = model(**arguments, output_hidden_states=True, output_attentions=True, use_cache=False)
     values: Reference = {OUTPUT: batch.biased(out.logits[:, -length:].clone(), setting)}
     for layer, pattern in enumerate(out.attentions):
         values[Site("resid_pre", layer)] = out.hidden_states[layer][:, -length:].clone()
@@ -55,17 +83,36 @@ def _reference(hf: Any, setting: Setting, batch: Batch) -> Reference:
     return values
 
 
+@contextlib.contextmanager
+def _steered(hf: Any, vectors: Sequence[tuple[int, Tensor]], length: int) -> Iterator[None]:
+    """Plain forward hooks that add vectors to the last `length` rows of blocks' outputs."""
+
+    def adding(vector: Tensor) -> Any:
+        def hook(_module: Any, _inputs: Any, out: Any) -> Any:
+            stream = (out[0] if isinstance(out, tuple) else out).clone()
+            stream[:, -length:] += vector
+            return (stream, *out[1:]) if isinstance(out, tuple) else stream
+
+        return hook
+
+    handles = [
+        blocks(hf)[layer].register_forward_hook(adding(vector), prepend=True)
+        for layer, vector in vectors
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def equals_base(
-    hf: Any,
-    weights: Weights,
-    setting: Setting,
-    recorded: Sequence[Reference],
-    batches: Sequence[Batch],
+    hf: Any, weights: Weights, setting: Setting, recorded: Sequence[Reference], recorder: Recorder
 ) -> bool:
-    """Whether a setting's weights give exactly the logits of the base weights."""
-    bare = Setting(setting.prefix, setting.shift, bias=setting.bias)
+    """Whether a setting's weights and steering give exactly the logits of the base weights."""
+    bare = replace(setting, adapters=(), model=None, steering=())
     with weights.of(bare):
-        base = record(hf, bare, batches)
+        base = [recorder.composed(hf, bare, batch) for batch in recorder.batches]
     return all(torch.equal(a[OUTPUT], b[OUTPUT]) for a, b in zip(base, recorded, strict=True))
 
 

@@ -13,24 +13,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp.conditions import Setting
+from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
 from interp.subject.adapters import active
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Base `parameters`, mounted adapters (folder -> peft name), and other models' values."""
+    """Base `parameters`, mounted adapters (adapter -> peft name), and other models' values."""
 
     parameters: dict[str, nn.Parameter]
-    fine_tuned: dict[str, dict[str, Tensor]]
+    fine_tuned: dict[str | Untrained, dict[str, Tensor]]
     peft: Any
-    adapters: dict[str, str]
+    adapters: dict[str | Randomised, str]
 
     @contextlib.contextmanager
     def of(self, setting: Setting) -> Iterator[None]:
         """The model's weights are those of `setting` while inside."""
-        adapters = [(self.adapters[folder], scale) for folder, scale in setting.adapters]
+        adapters = [(self.adapters[adapter], scale) for adapter, scale in setting.adapters]
         other = self.fine_tuned[setting.model] if setting.model else {}
         with _swapped(self.parameters, other), active(self.peft, adapters):
             yield
