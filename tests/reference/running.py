@@ -1,0 +1,240 @@
+"""Run plain models: every state of one query at a time under one condition, the whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import readout
+from .attention import scores_of, values_of
+from .conditions import Condition
+from .models import Seen, blocks, learned_prompt, merged, open_model, pinned, steered, watched
+from .numbers import Array, content, double
+
+
+@dataclass(frozen=True)
+class States:
+    """One query under one condition, query rows only (float64).
+
+    `logits` `[pos, vocab]`; residual-sized states `[layer, pos, d_model]`; `z`
+    `[layer, head, pos, d_head]`; `pattern` `[layer, head, pos, key]` and `values`
+    `[layer, head, key, d_head]` over all keys, virtual ones first; `scores`
+    `[layer, head, pos, pos]` before the softmax, over the query's own keys, NaN where masked.
+    `own_sink`: the model has no BOS, so the query's first token is base's sink.
+
+    `base_inputs`: content patterns of these weights at base's inputs; `base_weights`: of base's
+    weights at these inputs; None for a condition without weights of its own. `at_base`: pattern
+    and values after the condition's own prefix, with its weights, the query's rows at base's
+    inputs. `lens` `[layer, vocab]` and `terms`: see `readout`.
+    """
+
+    logits: Array
+    resid_pre: Array
+    attn_out: Array
+    mlp_out: Array
+    resid_post: Array
+    z: Array
+    pattern: Array
+    values: Array
+    scores: Array
+    own_sink: bool = False
+    base_inputs: Array | None = None
+    base_weights: Array | None = None
+    at_base: tuple[Array, Array] | None = None
+    lens: Array | None = None
+    terms: Mapping[str, Array] | None = None
+
+    @property
+    def length(self) -> int:
+        return self.logits.shape[0]
+
+    @property
+    def content(self) -> Array:
+        return content(self.pattern)
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """What a peft prompt puts before everything: embeddings `[n, d_model]`, or a cache with its
+    keys and values `[kv_head, n, d_head]` per layer, fresh at every call."""
+
+    embeddings: torch.Tensor | None = None
+    cache: Any = None
+    keys: tuple[Array | None, ...] = ()
+    values: tuple[Array | None, ...] = ()
+    length: int = 0
+
+
+def virtual(base: str | None, condition: Condition, n_layers: int) -> Virtual:
+    none = (None,) * n_layers
+    folder = condition.soft or condition.keys
+    if not folder:
+        return Virtual(None, None, none, none)
+    peft = learned_prompt(base, folder)
+    length = peft.active_peft_config.num_virtual_tokens
+    with torch.no_grad():
+        made = peft.get_prompt(1)
+    if condition.soft:
+        return Virtual(made[0], None, none, none, length)
+    keys, values = (
+        tuple(double(getattr(layer, name)[0]) for layer in made.layers)
+        for name in ("keys", "values")
+    )
+    return Virtual(None, made, keys, values, length)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass: what came out, what hooks saw, pattern, scores and values over all keys."""
+
+    out: Any
+    seen: Seen
+    pattern: Array
+    scores: Array
+    values: Array
+
+
+def forward(
+    model: Any,
+    condition: Condition,
+    query: Sequence[int],
+    inputs: Array | None = None,
+    base: str | None = None,
+) -> Pass:
+    """The whole sequence at once; `inputs` `[layer, pos, d_model]` pins the query's rows."""
+    seen, layers = Seen(), range(len(blocks(model)))
+    before = virtual(base, condition, len(layers))
+    start = len(condition.prefix) + (before.length if condition.soft else 0)
+    with (
+        torch.no_grad(),
+        pinned(model, start, inputs),
+        steered(model, start, condition.steering),
+        watched(model, seen),
+    ):
+        out = model(**arguments(model, condition, query, before))
+    n_keys = before.length + len(condition.prefix) + len(query)
+    patterns = [double(each[0]) for each in out.attentions]
+    parts = list(zip(layers, patterns, before.keys, before.values, strict=True))
+    scores = [scores_of(model, layer, seen, pattern, k) for layer, pattern, k, _ in parts]
+    values = [values_of(model, layer, seen, pattern, v) for layer, pattern, _, v in parts]
+    return Pass(
+        out,
+        seen,
+        np.stack([left_padded(pattern, n_keys, -1, 0.0) for pattern in patterns]),
+        np.stack([left_padded(each, n_keys, -1, np.nan) for each in scores]),
+        np.stack([left_padded(v, n_keys, -2, 0.0) for v in values]),
+    )
+
+
+def arguments(
+    model: Any, condition: Condition, query: Sequence[int], before: Virtual
+) -> dict[str, Any]:
+    """What the model is called with, as peft does it."""
+    tokens = torch.tensor([[*condition.prefix, *query]])
+    start = before.length + len(condition.prefix)
+    places = [*range(start), *range(start + condition.shift, start + condition.shift + len(query))]
+    asked: dict[str, Any] = {"input_ids": tokens}
+    if before.embeddings is not None:
+        embedded = model.get_input_embeddings()(tokens)
+        asked = {"inputs_embeds": torch.cat([before.embeddings[None], embedded], dim=1)}
+    if before.cache is not None:
+        asked["past_key_values"] = before.cache
+        places = places[before.length :]
+    return asked | {
+        "position_ids": torch.tensor([places]),
+        "attention_mask": torch.ones(1, start + len(query), dtype=torch.long),
+        "output_attentions": True,
+        "use_cache": False,
+    }
+
+
+def left_padded(x: Array, length: int, axis: int, fill: float) -> Array:
+    """A cache that a sliding window has cut lacks the first keys: they have no weight."""
+    width = [(0, 0)] * x.ndim
+    width[axis] = (length - x.shape[axis], 0)
+    return np.pad(x, width, constant_values=fill)
+
+
+# --- one query under one condition ---------------------------------------------------------------
+
+
+def run(model: Any, condition: Condition, query: Sequence[int], base: str | None = None) -> States:
+    """Every state of the query's rows; `base`: the folder that a learned prompt was made for."""
+    done = forward(model, condition, query, base=base)
+    length, layers = len(query), range(len(blocks(model)))
+
+    def stacked(name: str) -> Array:
+        return np.stack([double(done.seen[name, layer])[-length:] for layer in layers])
+
+    z = stacked("z")
+    return States(
+        logits=biased(double(done.out.logits[0])[-length:], condition),
+        resid_pre=stacked("resid_pre"),
+        attn_out=stacked("attn_out"),
+        mlp_out=stacked("mlp_out"),
+        resid_post=stacked("resid_post"),
+        z=z.reshape(*z.shape[:2], done.pattern.shape[1], -1).swapaxes(1, 2),
+        pattern=done.pattern[:, :, -length:],
+        values=done.values,
+        scores=done.scores[:, :, -length:, -length:],
+    )
+
+
+def biased(logits: Array, condition: Condition) -> Array:
+    length = len(logits)
+    for token, value, positions in condition.bias:
+        for place in range(length) if positions is None else positions:
+            if -length <= place < length:
+                logits[place, token] += value
+    return logits
+
+
+# --- all queries under all conditions ------------------------------------------------------------
+
+
+def observe(
+    base: str, conditions: Mapping[str, Condition], queries: Sequence[Sequence[int]]
+) -> dict[str, list[States]]:
+    """Every query alone under every condition; `base` is the condition named so."""
+    observed: dict[str, list[States]] = {}
+    for name, condition in conditions.items():
+        plain = observed.get("base", [None] * len(queries))
+        observed[name] = [
+            complete(base, conditions["base"], condition, query, at)
+            for query, at in zip(queries, plain, strict=True)
+        ]
+    return observed
+
+
+def complete(
+    base: str, bare: Condition, condition: Condition, query: Sequence[int], plain: States | None
+) -> States:
+    """One query with all that needs the weights; `plain`: the same query in base."""
+    model = open_model(base, *condition.weights)
+    own = run(model, condition, query, base)
+    plain = plain or own
+    if condition.weights != bare.weights:
+        base_model = open_model(base, *bare.weights)
+        own = replace(
+            own,
+            base_inputs=content_of(model, bare, query, plain.resid_pre),
+            base_weights=content_of(base_model, bare, query, own.resid_pre),
+        )
+    at_base = forward(model, condition, query, plain.resid_pre, base)
+    weights = merged(base, *condition.weights)
+    return replace(
+        own,
+        own_sink=not bare.prefix,
+        at_base=(at_base.pattern[:, :, -len(query) :], at_base.values),
+        lens=readout.lens(weights, condition, own),
+        terms=readout.terms(weights, condition, own),
+    )
+
+
+def content_of(model: Any, bare: Condition, query: Sequence[int], inputs: Array) -> Array:
+    """Content patterns after base's prefix and at base's positions, inputs pinned."""
+    return content(forward(model, bare, query, inputs).pattern[:, :, -len(query) :])
