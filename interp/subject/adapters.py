@@ -26,6 +26,8 @@ from interp.errors import SubjectError
 from interp.subject.controls import random_like
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+BASE_LAYER = ".base_layer."
+"""Marks the tensors of an adapter file that are the base's."""
 
 
 def mount(
@@ -37,10 +39,12 @@ def mount(
 ) -> tuple[Any, dict[str | Randomised, str]]:
     """Wrap `model` with all adapters; returns the peft model and adapter -> peft's name of it."""
     names: dict[str | Randomised, str] = {}
+    own = dict(model.named_parameters())
     peft: Any = None
     for adapter in dict.fromkeys(adapters):
         folder = adapter if isinstance(adapter, str) else adapter.folder
-        config, tensors = read_adapter(folder, base_name, allow_other_base)
+        config, saved = read_adapter(folder, base_name, allow_other_base)
+        tensors = _without_base(folder, saved, own)
         name = f"adapter_{len(names)}"
         with warnings.catch_warnings():  # what peft warns of is checked, and refused, below
             warnings.simplefilter("ignore")
@@ -108,6 +112,22 @@ def read_adapter(
         if not torch.isfinite(tensor).all():
             raise SubjectError(f"adapter {folder}: {name} has NaN or infinite values")
     return config, tensors
+
+
+def _without_base(
+    folder: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The adapter's tensors without the base's embeddings.
+
+    peft saves these along when a LoRA sits on them, and puts them into the model when it loads
+    the adapter: they must be the model's own.
+    """
+    for key in [key for key in tensors if BASE_LAYER in key]:
+        original = own.get(key.removeprefix("base_model.model.").replace(BASE_LAYER, "."))
+        value = tensors[key]
+        if original is None or not torch.equal(original.cpu(), value.to(original.dtype)):
+            raise SubjectError(f"adapter {folder}: {key} is not what this model has there")
+    return {key: tensor for key, tensor in tensors.items() if BASE_LAYER not in key}
 
 
 def _mounted(peft: Any, name: str) -> dict[str, torch.Tensor]:

@@ -30,10 +30,11 @@ def random_like(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     A and B are drawn from a standard Gaussian, seeded by (seed, module key) alone, and both scaled
     by the same number so that |B A| (Frobenius) is what it was; the scaling of the configuration
     multiplies both alike. An update that is zero stays zero. Keys, shapes and dtypes are those
-    of `tensors`. Raises `SubjectError` where there is more than A and B (DoRA, biases, modules
-    that were saved whole), since the norm of such an update does not follow from the file.
+    of `tensors`; the base's embeddings, which peft saves along where a LoRA sits on them, stay.
+    Raises `SubjectError` where there is more than A and B (DoRA, biases, modules that were saved
+    whole), since the norm of such an update does not follow from the file.
     """
-    made: dict[str, Tensor] = {}
+    made = {key: tensor for key, tensor in tensors.items() if ".base_layer." in key}
     for key, a in tensors.items():
         for first, second in FACTORS.items():
             if key.endswith(first):
