@@ -11,20 +11,47 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from interp import conditions as conditions_room
 from interp import organism
-from interp.conditions import Base, Condition, Lora, Neutral, Prompt
+from interp.conditions import (
+    Base,
+    Condition,
+    FittedBias,
+    Lora,
+    Neutral,
+    Prompt,
+    RandomLora,
+    Shifted,
+    ShuffledLabels,
+    ShuffledTokens,
+    Untrained,
+    kind,
+)
 from interp.errors import ConditionError, ConfigError
 
-FILE_ONLY = {"conditions"}
+FILE_ONLY = {"conditions", "families"}
 """Fields that a YAML file has and the command line has not."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+Control = Literal[
+    "neutral",
+    "shuffled_tokens",
+    "shuffled_labels",
+    "shifted",
+    "random_lora",
+    "logit_bias",
+    "untrained",
+]
+"""The null battery. `neutral`: text as long as the first prompt; `shuffled_tokens`, `shifted`: of
+that prompt; `shuffled_labels`: of the first few-shot prompt; `random_lora`, `logit_bias`: of the
+first adapter; `untrained`: a second set of weights in memory."""
 
 
 class Experiment(BaseModel):
@@ -48,8 +75,10 @@ class Experiment(BaseModel):
     """More queries, reported apart: those that nothing was fitted on."""
     separator: str = "\n"
     """Written between a prompt file's text and the query."""
-    neutral: bool = True
-    """Also run a length-matched neutral prompt, the control of the first prompt."""
+    families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
+    controls: tuple[Control, ...] = get_args(Control)
+    """Controls to run as well, where they apply (none: write the flag alone)."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -64,6 +93,10 @@ class Experiment(BaseModel):
     """Use only the first queries of each file."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
+    permutations: int = Field(default=999, ge=0)
+    """Rearrangements behind every p-value (0: no tests)."""
+    sample: int = Field(default=100, ge=0)
+    """Queries whose states are kept for the geometry measures (0: none)."""
     max_positions: int = Field(default=32, ge=0)
     """How many query positions get rows of their own (`last` and `mean` always cover all)."""
     tolerance_js: float = Field(default=0.02, ge=0)
@@ -96,10 +129,27 @@ class Experiment(BaseModel):
             built[name] = parse_condition(name, spec, built)
         if len(built) == 1:
             raise ConfigError("nothing to compare: give --prompt-file, --adapter or conditions")
-        prompt = next((c for c in built.values() if isinstance(c, Prompt)), None)
-        if self.neutral and prompt is not None and "neutral" not in built:
-            built["neutral"] = Neutral(like=prompt)
+        for name, control in self._battery(built).items():
+            built.setdefault(name, control)
         return built
+
+    def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
+        """The controls that were asked for and have something to control."""
+        prompt = next((c for c in built.values() if kind(c) == "prompt"), None)
+        text = next((c for c in built.values() if isinstance(c, Prompt)), None)
+        few = next((c for c in built.values() if isinstance(c, Prompt) and c.pairs), None)
+        lora = next((c for c in built.values() if isinstance(c, Lora)), None)
+        weights = next((c for c in built.values() if kind(c) == "weights"), None)
+        possible: dict[str, Condition | None] = {
+            "neutral": prompt and Neutral(like=prompt),
+            "shuffled_tokens": text and ShuffledTokens(of=text, seed=self.seed),
+            "shuffled_labels": few and ShuffledLabels(of=few, seed=self.seed),
+            "shifted": prompt and Shifted(by=prompt),
+            "random_lora": lora and RandomLora(like=lora, seed=self.seed),
+            "logit_bias": weights and FittedBias(like=weights),
+            "untrained": prompt and weights and Untrained(seed=self.seed),
+        }
+        return {name: c for name, c in possible.items() if name in self.controls and c is not None}
 
 
 def bundled(out: Path) -> dict[str, Any]:
@@ -199,6 +249,7 @@ KINDS: dict[str, type[Condition]] = {
         conditions_room.FineTuned,
         conditions_room.Steering,
         conditions_room.LogitBias,
+        conditions_room.FittedBias,
         conditions_room.Neutral,
         conditions_room.ShuffledTokens,
         conditions_room.ShuffledLabels,

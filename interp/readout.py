@@ -104,7 +104,7 @@ def lens(
     logits = _capped(logits, _cap(subject))
     if batch is not None:
         for token, amount in _last_bias(setting, batch.lengths):
-            logits[..., token] += amount.to(logits.dtype).view(-1, *[1] * (states.ndim - 2))
+            logits[..., token] += amount.view(-1, *[1] * (states.ndim - 2))
     return logits
 
 
@@ -172,6 +172,20 @@ class Influence:
         return Influence(*(own - other for own, other in pairs))
 
 
+def present(subject: Subject) -> set[str]:
+    """The terms that some condition of this model can have; the others are 0 in all of them."""
+    settings = subject.settings.values()
+    projections = [block.attn.o.original_component for block in subject.bridge.blocks]
+    optional = {
+        "attn_bias": any(getattr(o, "bias", None) is not None for o in projections),
+        "logit_bias": any(setting.bias for setting in settings),
+        "steering": any(setting.steering for setting in settings),
+        "softcap": _cap(subject) is not None,
+    }
+    always = {field.name for field in fields(Influence)} - {"total", *optional}
+    return always | {site for site, there in optional.items() if there}
+
+
 def influence(
     subject: Subject,
     setting: Setting,
@@ -188,8 +202,10 @@ def influence(
     post-norm (Gemma) a head's write goes through that norm too, its scale frozen likewise. A
     head's share is `<z_h, Jᵀu>` with the live output projection's Jacobian, which is constant:
     also with a LoRA on it. Terms are float64, and sum to the condition's own logit
-    (`closing_error`).
+    (`closing_error`). Every query needs a target: a negative id is a ValueError.
     """
+    if (target < 0).any() or (against is not None and (against < 0).any()):
+        raise ValueError("every query needs a target token; a negative id is none")
     with subject.weights.of(setting):
         end = last.resid_post[:, -1]
         raw, direction, bias = _unembedded(subject, end, target, against)
@@ -348,7 +364,11 @@ def _logit_bias(
 
 
 def _steering(subject: Subject, setting: Setting, pulled: Tensor) -> Tensor:
-    return torch.zeros_like(pulled[:, 0])
+    """What was added to the residual stream, at whatever layer, stays in it to the end."""
+    total = torch.zeros_like(pulled[:, 0])
+    for _, vector in subject.steering(setting):
+        total = total + _dot(pulled, wide(vector))
+    return total
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ as the whole (to rounding; the sweep merges in sorted order, so its results are 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -174,7 +174,7 @@ class PerQuery:
     @classmethod
     def of(cls, index: Sequence[int], values: Float[ndarray, "query column"]) -> PerQuery:
         """Rows of some queries, by their number in the query file."""
-        return cls(np.asarray(index, np.int64), np.asarray(values, np.float64))
+        return cls(np.asarray(index, np.int64), values)
 
     def merge(self, other: PerQuery) -> PerQuery:
         """Rows of both, sorted by query; the same query twice is an error."""
@@ -202,9 +202,35 @@ class PerQuery:
         return cls(arrays["index"], arrays["values"])
 
 
-Accumulator = Ratio | PerQuery
+@dataclass(frozen=True)
+class Largest:
+    """The largest of some numbers that are 0 or more: how far an identity is from closing."""
 
+    value: float
 
-def from_arrays(arrays: Mapping[str, ndarray]) -> Accumulator:
-    """Whichever accumulator these arrays are of."""
-    return (PerQuery if "index" in arrays else Ratio).from_arrays(arrays)
+    @classmethod
+    def empty(cls) -> Largest:
+        """The identity of `merge`."""
+        return cls(0.0)
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Largest:
+        """The largest; NaN where one is."""
+        return cls(float(np.max([0.0, *values])))
+
+    def merge(self, other: Largest) -> Largest:
+        """The larger; NaN where one is."""
+        return Largest.of([self.value, other.value])
+
+    def compute(self) -> float:
+        """The number."""
+        return self.value
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"largest": np.float64(self.value).reshape(1)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Largest:
+        """The inverse of `arrays`."""
+        return cls(float(arrays["largest"][0]))

@@ -25,9 +25,8 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from interp.errors import RunError
-from interp.measures.tally import Key, Tally
+from interp.measures.tally import Key, Tally, from_arrays
 from interp.results import MANIFEST, write_atomic
-from interp.statistics import from_arrays
 
 FOLDER, SETTINGS, LOCK, SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
 

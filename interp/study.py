@@ -12,15 +12,31 @@ import datetime
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp import conditions as conditions_room
 from interp.capture import chunk_size
-from interp.conditions import Condition, FineTuned, Lora, Neutral, Prompt, parts
+from interp.conditions import (
+    Condition,
+    FineTuned,
+    FittedBias,
+    Lora,
+    Prefix,
+    Prompt,
+    SoftPrompt,
+    Steering,
+    parts,
+)
 from interp.config import Experiment
-from interp.errors import QueryError, RunError
+from interp.design import BASE, Design
+from interp.errors import QueryError, RunError, SubjectError
+from interp.geometry import sample
+from interp.matching.tilt import fit_bias
+from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
+from interp.measures.tally import Plan
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
@@ -29,13 +45,19 @@ from interp.statistics import LEVEL, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.loading import threads_for
-from interp.sweep import SHARD, Plan, Progress, sweep
-from interp.tabulate import certificates, grams, largest_cell, rows
+from interp.sweep import SHARD, Progress, sweep
+from interp.tabulate import certificates, closing_errors, grams, largest_cell, rows, states
+from interp.tabulate.families import family_rows
+from interp.tabulate.geometry import geometry_rows
 
 EPHEMERAL = {"out", "resume", "overwrite", "batch_size", "memory", "device"}
 """Fields that a resumed run may change: they do not change the numbers (beyond rounding)."""
 
-BASE = "base"
+FITTED = 256
+"""Matched queries that a logit bias is fitted to."""
+
+CLOSING = 10.0
+"""An identity that is out by more than so many times the rounding of the dtype does not hold."""
 
 
 def silent(group: str, done: int, total: int) -> None:
@@ -55,26 +77,48 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
         subject, groups, plan = prepare(experiment, built, asked)
+        design = Design.of(built, experiment.families)
         with threads_for(subject.n_parameters):
             tallies = {
                 name: sweep(subject, plan, queries, store, name, progress)
                 for name, queries in groups.items()
             }
-        table = [r for name, tally in tallies.items() for r in rows(tally, plan.labels, name)]
+        checks = closing_errors(tallies)
+        _refuse_open(checks, subject)
+        kept = states(tallies["matched"], plan, subject.n_layers) if plan.sample else None
+        table: list[dict[str, Any]] = []
+        for name, tally in tallies.items():
+            table += rows(tally, plan.labels, name)
+            table += family_rows(tally, design.families, plan.labels, name, plan.seed)
+        if kept is not None:
+            table += geometry_rows(kept, design, groups["matched"], plan)
         tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
         signed = [
             certificate
             for name, tally in tallies.items()
             for certificate in certificates(tally, groups[name], name, tolerance)
         ]
-        pair = headline(built) or plan.pairs[0]
+        pair = design.headline or plan.pairs[0]
         head = Head(*largest_cell(tallies["matched"], pair))
         view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
         manifest = describe(experiment, subject, built, groups, view)
-        manifest |= {"hashes": hashes, "certificates": signed}
-        write_run(experiment.out, table, grams(tallies, list(built)) | view.arrays(), manifest)
+        manifest |= {"hashes": hashes, "certificates": signed, "checks": checks}
+        arrays = grams(tallies, list(built), plan.labels) | view.arrays()
+        arrays |= {"states_resid_post": kept} if kept is not None else {}
+        write_run(experiment.out, table, arrays, manifest)
         store.finish()
     return experiment.out
+
+
+def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
+    """No number leaves a run whose identities do not hold."""
+    bound = CLOSING * NOISE[subject.dtype]
+    for identity, error in checks.items():
+        if not error <= bound:
+            raise SubjectError(
+                f"{subject.name}: the parts of {identity} do not add up (relative error "
+                f"{error:.2g}, bound {bound:.2g}); this architecture or adapter cannot be used"
+            )
 
 
 def probe_run(folder: Path, name: str) -> HeadView:
@@ -110,9 +154,24 @@ def prepare(
     experiment: Experiment, built: Mapping[str, Condition], asked: Mapping[str, Sequence[Query]]
 ) -> Prepared:
     """Load and check everything that can be wrong before the first measurement."""
+    design = Design.of(built, experiment.families)
     subject = open_subject(experiment, built, asked["matched"])
     groups = encode_groups(subject, built, asked)
-    return Prepared(subject, groups, make_plan(experiment, subject, built, groups))
+    plan = make_plan(experiment, subject, design, groups)
+    _fit_biases(subject, built, groups["matched"], plan.batch_size)
+    return Prepared(subject, groups, plan)
+
+
+def _fit_biases(
+    subject: Subject, built: Mapping[str, Condition], queries: Sequence[Encoded], batch_size: int
+) -> None:
+    """A fitted bias is known once the model has spoken."""
+    for name, condition in built.items():
+        if isinstance(condition, FittedBias):
+            own = subject.settings[name]
+            like = next(subject.settings[n] for n, c in built.items() if c == condition.like)
+            bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
+            subject.settings[name] = replace(own, bias=bias)
 
 
 def open_subject(
@@ -144,10 +203,10 @@ def encode_groups(
             if isinstance(last, Prompt):
                 check_alignment(queries, last.render(subject.tokenizer), subject.tokenizer, name)
             setting = subject.settings[name]
-            length = len(setting.prefix) + setting.shift + len(longest.ids)
+            length = setting.n_prefix + setting.shift + len(longest.ids)
             if length > subject.context:
                 raise QueryError(
-                    f"condition {name}: {len(setting.prefix)} tokens and the query "
+                    f"condition {name}: {setting.n_prefix} tokens and the query "
                     f"{longest.text!r} make {length}, the model reads {subject.context}: "
                     "shorten the prompt or the query"
                 )
@@ -157,43 +216,30 @@ def encode_groups(
 def make_plan(
     experiment: Experiment,
     subject: Subject,
-    built: Mapping[str, Condition],
+    design: Design,
     groups: Mapping[str, Sequence[Encoded]],
 ) -> Plan:
-    """Pairs, positions and batch size of an experiment."""
+    """Pairs, positions, samples and batch size of an experiment."""
     longest = max(len(query.ids) for queries in groups.values() for query in queries)
     fitting = chunk_size(subject, longest, experiment.memory * 1e9)
+    keys = [query.key for query in groups["matched"]]
+    compared = [*(design.headline or subject.settings), *design.nulls, BASE]
     return Plan(
-        pairs=pairs(built),
         base=BASE,
+        pairs=design.pairs,
+        certified=design.certified,
+        controls=design.controls if experiment.permutations else {},
+        members=design.members if len(design.families) > 1 else (),
+        kept=tuple(name for name in subject.settings if name in compared),
+        sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
+        speaker=design.headline[1] if design.headline else design.pairs[0][0],
+        bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(position_labels(longest, experiment.max_positions)),
         replicates=experiment.bootstrap,
+        permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
     )
-
-
-def pairs(built: Mapping[str, Condition]) -> tuple[tuple[str, str], ...]:
-    """Every condition against base, and every one without weights of its own against each that
-    has them: (condition, reference)."""
-    others = [name for name in built if name != BASE]
-    reweighted = [
-        n for n in others if any(isinstance(p, Lora | FineTuned) for p in parts(built[n]))
-    ]
-    against = [(name, other) for name in others if name not in reweighted for other in reweighted]
-    return (*against, *((name, BASE) for name in others))
-
-
-def headline(built: Mapping[str, Condition]) -> tuple[str, str] | None:
-    """The pair a study is about: its first prompt against its first adapter or fine-tune."""
-    prompt = next((name for name, c in built.items() if isinstance(c, Prompt)), None)
-    weights = next((name for name, c in built.items() if isinstance(c, Lora | FineTuned)), None)
-    return (prompt, weights) if prompt and weights else None
-
-
-def _control(built: Mapping[str, Condition], pair: tuple[str, str] | None) -> list[str] | None:
-    neutral = next((name for name, c in built.items() if isinstance(c, Neutral)), None)
-    return [neutral, pair[1]] if neutral and pair else None
 
 
 def describe(
@@ -204,7 +250,7 @@ def describe(
     view: HeadView,
 ) -> dict[str, Any]:
     """What the manifest says of a run, but for its hashes and certificates."""
-    pair = headline(built)
+    design = Design.of(built, experiment.families)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": experiment.model_dump(mode="json", exclude_none=True),
@@ -222,23 +268,33 @@ def describe(
             name: {
                 "description": conditions_room.describe(condition),
                 "kind": conditions_room.kind(condition),
-                "n_prefix": len(subject.settings[name].prefix),
+                "family": design.family(name),
+                "n_prefix": subject.settings[name].n_prefix,
             }
             for name, condition in built.items()
         },
-        "headline": {"condition": pair[0], "reference": pair[1]} if pair else None,
-        "null_pair": dict(zip(("condition", "reference"), control, strict=True))
-        if (control := _control(built, pair))
-        else None,
+        "families": {family: list(members) for family, members in design.families.items()},
+        "headline": _pair(design.headline),
+        "null_pair": _pair(design.null_pair),
+        "nulls": [{"control": name, **_pair(pair)} for name, pair in design.nulls.items()],
+        "floors": [list(pair) for pair in design.floors],
         "queries": {name: len(queries) for name, queries in groups.items()},
         "interval": {
             "level": LEVEL,
             "replicates": experiment.bootstrap,
             "method": "Poisson bootstrap over queries",
         },
+        "tests": {
+            "permutations": experiment.permutations,
+            "against": [[list(pair), list(other)] for pair, other in design.controls.items()],
+        },
         "notes": subject.notes,
         "head_view": view.manifest(),
     }
+
+
+def _pair(pair: tuple[str, str] | None) -> dict[str, str] | None:
+    return dict(zip(("condition", "reference"), pair, strict=True)) if pair else None
 
 
 def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict[str, str]:
@@ -248,10 +304,13 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
         files["heldout"] = experiment.heldout
     for name, condition in built.items():
         for part in parts(condition):
-            if isinstance(part, Lora):
-                files[f"adapter of {name}"] = part.adapter
-            if isinstance(part, FineTuned):
-                files[f"model of {name}"] = part.model
+            match part:
+                case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
+                    files[f"adapter of {name}"] = folder
+                case FineTuned(model=folder):
+                    files[f"model of {name}"] = folder
+                case Steering(vector=file):
+                    files[f"vector of {name}"] = file
     hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
     for name, condition in built.items():
         hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()

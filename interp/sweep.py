@@ -1,7 +1,6 @@
 """The one loop: shards of queries x conditions -> capture -> accumulators, merged.
 
-    plan = Plan(conditions=list(subject.settings), pairs=[("prompt", "lora")], base="base")
-    tally = sweep(subject, plan, queries, store, progress=print)
+    tally = sweep(subject, plan, queries, store, "matched", progress=print)
 
 Memory holds one chunk's query rows in all conditions; what an accumulator keeps does not grow with
 the number of queries. Shards are merged in their order, so a resumed run has the same bits.
@@ -9,21 +8,24 @@ the number of queries. Shards are merged in their order, so a resumed run has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.capture import Captured, capture, chunks, readers
-from interp.conditions import Setting
-from interp.measures import tally
+from interp import readout
+from interp.capture import chunks
+from interp.measures import output, tally
 from interp.measures.certificate import last_outputs
-from interp.measures.tally import STATE_SITES, Key, Observed, Scale, Tally
-from interp.names import OUTPUT, Site
+from interp.measures.readout import answer_information, decision_depth, lens_kl
+from interp.measures.tally import Key, Observed, Plan, Scale, Tally, Values
+from interp.names import OUTPUT
+from interp.observe import observe
 from interp.queries import Encoded
-from interp.statistics import PerQuery, poisson_weights, position_weights
+from interp.readout import LastStates
+from interp.significance import sign_vectors
+from interp.statistics import Largest, PerQuery, poisson_weights, position_weights
 from interp.store import Store
 from interp.subject import Batch, Subject
 
@@ -32,18 +34,6 @@ Progress = Callable[[str, int, int], None]
 
 SHARD = 64
 """Queries per shard: what is lost at most when a run is killed."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is compared and how finely; the same plan on the same queries gives the same numbers."""
-
-    pairs: tuple[tuple[str, str], ...]
-    base: str
-    labels: tuple[str, ...]
-    replicates: int
-    seed: int
-    batch_size: int
 
 
 def sweep(
@@ -84,91 +74,108 @@ def measure_chunk(
 ) -> Tally:
     """Every measure on one chunk of queries; `first` is the number of its first query."""
     batch = Batch.of(chunk, subject.device)
-    lengths = [len(query.ids) for query in chunk]
-    answers = [query.answer_ids[0] if query.answer_ids else -1 for query in chunk]
-    scale = Scale(
-        poisson_weights([query.key for query in chunk], plan.replicates, plan.seed),
-        position_weights(lengths, batch.ids.shape[1], plan.labels),
-        torch.tensor(answers, device=subject.device),
-    )
-    observed = observe(subject, batch, caches, plan.base)
-    measured = tally.measure(observed, plan.pairs, plan.base, scale)
-    numbers = range(first, first + len(chunk))
-    for a, b in plan.pairs:
-        measured[Key("certificate", a, b, OUTPUT)] = PerQuery.of(
-            numbers, last_outputs(observed[a].logits, observed[b].logits, batch.lengths)
-        )
+    scale = scale_of(plan, chunk, batch)
+    observed, last = observe(subject, batch, caches, plan.base)
+    measured = tally.measure(observed, plan, scale)
+    targets = scale.answers.where(scale.answers >= 0, last[plan.speaker].logits.argmax(-1))
+    at_last = scale.at_last()
+    tally.collect(_lenses(subject, plan, batch, last, targets, measured), plan, at_last, measured)
+    tally.collect(_influences(subject, plan, batch, last, targets, measured), plan, at_last, measured)
+    _keep(measured, plan, observed, last, batch, range(first, first + len(chunk)))
     return measured
 
 
-def observe(
-    subject: Subject, batch: Batch, caches: Mapping[str, Any], base: str
-) -> dict[str, Observed]:
-    """Run every condition on a batch, and the pinned runs of those with weights of their own."""
-    attention = readers(subject, ("pattern", "attn_scores"))
-    states = readers(subject, STATE_SITES)
-    inputs = readers(subject, ("resid_pre",))
-    bare = subject.settings[base]
-    got: dict[str, Captured] = {}
-    for name, setting in subject.settings.items():
-        wanted = inputs if name == base or _reweighted(setting, bare) else {}
-        got[name] = capture(subject, setting, batch, caches[name], states | attention | wanted)
-    return {
-        name: _observed(
-            subject,
-            got[name],
-            *(
-                _pinned(subject, batch, setting, bare, caches[base], got[name], got[base])
-                if _reweighted(setting, bare)
-                else ([], [])
-            ),
-        )
-        for name, setting in subject.settings.items()
-    }
-
-
-def _reweighted(setting: Setting, base: Setting) -> bool:
-    return setting.weights != base.weights
-
-
-def _pinned(
-    subject: Subject,
-    batch: Batch,
-    setting: Setting,
-    bare: Setting,
-    base_cache: Any,
-    own: Captured,
-    base: Captured,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Content patterns of the condition's weights at base's inputs, and the reverse.
-
-    Every block's input is pinned, and the query's own keys are renormalised, so what precedes the
-    query does not matter; both runs stand after base's prefix, at base's positions.
-    """
-    weights = Setting(bare.prefix, bare.shift, setting.adapters, setting.model)
-    patterns = readers(subject, ("pattern",))
-    sites = subject.sites("resid_pre")
-
-    def content(state: Setting, cache: Any, source: Captured) -> list[Tensor]:
-        pins = {site: source.values[site] for site in sites}
-        rows = capture(subject, state, batch, cache, patterns, pins).values
-        return [rows[site].content for site in patterns]
-
-    cache = subject.prefill(weights)
-    return content(weights, cache, base), content(bare, base_cache, own)
-
-
-def _observed(
-    subject: Subject, got: Captured, base_inputs: list[Tensor], base_weights: list[Tensor]
-) -> Observed:
-    def layers(name: str) -> list[Any]:
-        return [got.values[Site(name, layer)] for layer in range(subject.n_layers)]
-
-    return Observed(
-        got.logits,
-        {name: layers(name) for name in STATE_SITES},
-        layers("pattern"),
-        layers("attn_scores"),
-        base_inputs,
-        base_weights,
+def scale_of(plan: Plan, chunk: Sequence[Encoded], batch: Batch) -> Scale:
+    """How the tokens of a chunk are summed."""
+    keys = [query.key for query in chunk]
+    answers = [query.answer_ids[0] if query.answer_ids else -1 for query in chunk]
+    return Scale(
+        poisson_weights(keys, plan.replicates, plan.seed),
+        sign_vectors(keys, plan.permutations, plan.seed),
+        position_weights([len(query.ids) for query in chunk], batch.ids.shape[1], plan.labels),
+        torch.tensor(answers, device=batch.ids.device),
     )
+
+
+def _lenses(
+    subject: Subject,
+    plan: Plan,
+    batch: Batch,
+    last: Mapping[str, LastStates],
+    targets: Tensor,
+    measured: Tally,
+) -> Iterator[Values]:
+    """The logit lens of every layer, one layer of all conditions at a time."""
+    found: dict[tuple[str, str, str], list[Tensor]] = {}
+    top: dict[str, list[Tensor]] = {name: [] for name in last}
+    for layer in range(subject.n_layers):
+        said = {
+            name: readout.lens(subject, subject.settings[name], own.resid_post[:, layer], batch)
+            for name, own in last.items()
+        }
+        for a, b in plan.pairs:
+            js = output.js_divergence(said[a], said[b])
+            found.setdefault(("lens_js", a, b), []).append(js)
+        for name, logits in said.items():
+            top[name].append(logits.argmax(-1))
+            kl = lens_kl(last[name].logits, logits)
+            found.setdefault(("lens_kl", name, ""), []).append(kl)
+            gained = answer_information(logits, targets)
+            found.setdefault(("answer_information", name, ""), []).append(gained)
+            if layer == subject.n_layers - 1:
+                error = readout.lens_error(last[name].logits, logits)
+                measured[Key("closing_error", name, "", "lens")] = Largest.of([error])
+    for key, layers in found.items():
+        yield Key(*key, "resid_post"), torch.stack(layers, 1)[..., None], 1.0
+    for name, by_layer in top.items():
+        depth = decision_depth(torch.stack(by_layer, 1), last[name].logits.argmax(-1))
+        yield Key("decision_depth", name, "", OUTPUT), depth[..., None], 1.0
+
+
+def _influences(
+    subject: Subject,
+    plan: Plan,
+    batch: Batch,
+    last: Mapping[str, LastStates],
+    targets: Tensor,
+    measured: Tally,
+) -> Iterator[Values]:
+    """What changed the target's logit between the conditions of every pair, term by term."""
+    parts = {
+        name: readout.influence(subject, subject.settings[name], batch, own, targets)
+        for name, own in last.items()
+    }
+    for name, part in parts.items():
+        error = readout.closing_error(part)
+        measured[Key("closing_error", name, "", "influence")] = Largest.of([error])
+    present = readout.present(subject)
+    for a, b in plan.pairs:
+        change = parts[a] - parts[b]
+        yield Key("influence", a, b, OUTPUT), change.total[..., None], 1.0
+        for site, term in change.terms().items():
+            if site in present:
+                yield Key("influence", a, b, site), term[..., None], 1.0
+
+
+def _keep(
+    measured: Tally,
+    plan: Plan,
+    observed: Mapping[str, Observed],
+    last: Mapping[str, LastStates],
+    batch: Batch,
+    numbers: range,
+) -> None:
+    """What is kept query by query: outputs for the certificate, states of the sample."""
+    for a, b in plan.certified:
+        outputs = last_outputs(observed[a].logits, observed[b].logits, batch.lengths)
+        measured[Key("certificate", a, b, OUTPUT)] = PerQuery.of(numbers, outputs)
+    rows = [i for i, number in enumerate(numbers) if number in plan.sample]
+    for name in plan.kept:
+        states = last[name].resid_post[rows].flatten(1).float().cpu().numpy()
+        measured[Key("states", name, "", "resid_post")] = PerQuery.of(
+            [numbers[i] for i in rows], states
+        )
+    for name, seen in observed.items():
+        if seen.changes:
+            errors = [change.error for change in seen.changes]
+            measured[Key("closing_error", name, "", "z")] = Largest.of(errors)

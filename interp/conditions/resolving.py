@@ -19,6 +19,7 @@ from interp.conditions.kinds import (
     Composed,
     Condition,
     FineTuned,
+    FittedBias,
     LogitBias,
     Lora,
     Neutral,
@@ -164,7 +165,7 @@ def virtual_tokens(condition: SoftPrompt | Prefix) -> Virtual:
         wanted = " or ".join(known)
         raise ConditionError(f"adapter {condition.adapter} is of type {found}, not {wanted}")
     length = config.get("num_virtual_tokens")
-    if not (isinstance(length, int) and length > 0):
+    if type(length) is not int or length < 1:
         raise ConditionError(
             f"adapter {condition.adapter}: num_virtual_tokens is {length!r}, not a positive number"
         )

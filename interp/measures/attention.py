@@ -2,6 +2,7 @@
 
     rows = read_rows(pattern)                    # inside the forward pass: [batch, head, query_pos]
     content_js(rows.content, other.content)
+    content_js(without_first(rows.content), without_first(other.content))
 
 `pattern` is `[batch, head, query_pos, prefix + query_pos]`: the last `query_pos` keys are the
 query's own (content), everything before is prefix, BOS included. Divergences are nats.
@@ -31,19 +32,39 @@ class AttentionRows(NamedTuple):
     prefix_mass: Rows
     entropy: Rows
     content_entropy: Rows
+    prefix_mass_no_sink: Rows
+    entropy_no_sink: Rows
     content: Content
 
 
-def read_rows(pattern: Pattern) -> AttentionRows:
+def read_rows(pattern: Pattern, first: bool = True, own_first: bool = False) -> AttentionRows:
     """Prefix mass `[0, 1]`, entropy of the full and of the content row (nats, `[0, ln keys]`),
-    and the content pattern: the query's own keys, renormalised (NaN where they have no mass)."""
+    and the content pattern: the query's own keys, renormalised (NaN where they have no mass).
+
+    `_no_sink`: without the sink, the rest of the row renormalised. The sink is the sequence's first
+    key, which is column 0 unless a sliding window has left it behind (`first` says so); `own_first`
+    counts the query's own first token as one too: in a model without BOS it is base's sink.
+    """
     length = pattern.shape[-2]
-    own = wide(pattern[..., -length:])
-    prefix = pattern[..., :-length]
-    prefix_mass = prefix.sum(-1, dtype=own.dtype)
+    own, prefix = wide(pattern[..., -length:]), wide(pattern[..., :-length])
     content = own / own.sum(-1, keepdim=True)
-    full = _entropy(own) + _entropy(wide(prefix))
-    return AttentionRows(prefix_mass, full, _entropy(content), content)
+    rest, own_rest = prefix[..., int(first) :], own[..., int(own_first) :]
+    kept = rest.sum(-1) + own_rest.sum(-1)
+    return AttentionRows(
+        prefix_mass=prefix.sum(-1),
+        entropy=entropy(own) + entropy(prefix),
+        content_entropy=entropy(content),
+        prefix_mass_no_sink=rest.sum(-1) / kept,
+        entropy_no_sink=kept.log() + (entropy(own_rest) + entropy(rest)) / kept,
+        content=content,
+    )
+
+
+def without_first(content: Content) -> Content:
+    """Content rows without the query's first token, renormalised; NaN in that token's own row."""
+    rest = content.clone()
+    rest[..., 0] = 0
+    return rest / rest.sum(-1, keepdim=True)
 
 
 def content_js(p: Content, q: Content) -> Rows:
@@ -99,8 +120,72 @@ def weight_driven(
     return 0.5 * (content_js(base_inputs, base) + total - content_js(base_weights, base))
 
 
-def _entropy(p: Tensor) -> Tensor:
+def entropy(p: Float[Tensor, "*row key_pos"]) -> Float[Tensor, "*row"]:
+    """`-sum p ln p` of every row, in nats."""
     return -torch.special.xlogy(p, p).sum(-1)
+
+
+class HeadRun(NamedTuple):
+    """What one layer's heads did in one run, on the query rows: `content` pattern and its `mass` in
+    the whole row, `values` of the query's own keys (one set per head), what the prefix's keys
+    contributed to the output, and the output `z`."""
+
+    content: Content
+    mass: Rows
+    values: Float[Tensor, "batch head query_pos d_head"]
+    from_prefix: Float[Tensor, "batch head query_pos d_head"]
+    z: Float[Tensor, "batch head query_pos d_head"]
+
+
+CHANGES = ("change_pattern", "change_value", "change_prefix", "change_input")
+"""The terms of `change_shares`, in their order."""
+
+
+class Changes(NamedTuple):
+    """`shares`: numerators of `CHANGES`, nats-free projections on the whole change; `whole`: its
+    squared norm; `error`: how far the terms are from adding up to it."""
+
+    shares: tuple[Rows, Rows, Rows, Rows]
+    whole: Rows
+    error: float
+
+
+def change_shares(
+    z: Float[Tensor, "batch head query_pos d_head"], pinned: HeadRun, base: HeadRun, noise: float
+) -> Changes:
+    """The exact split of a head's output change `z - base.z` into four terms that add up to it.
+
+    `pinned`: the condition's own weights and prefix at base's inputs. With content mass `a`, content
+    pattern `C`, values `v` and prefix part `P` of the pinned run, and `b` for base's:
+
+    - prefix `(a - a_b) C_b v_b + (P - P_b)`: all that a prefix can do at these inputs (Petrov et al.
+      2310.19698, eq. 7);
+    - pattern `a (C - C_b) v_b`: re-wiring; value `a C (v - v_b)`: other values are read;
+    - input `z - z_pinned`: what changed inputs do.
+
+    A term's share is its projection on the whole change, so that shares add up to 1 (ratio of sums
+    over tokens); NaN where the change is within `noise` of base's norm. `error` is the largest
+    `‖sum of terms - (z - base.z)‖ / (‖z‖ + ‖base.z‖)`.
+    """
+    a, a_b = (wide(run.mass)[..., None] for run in (pinned, base))
+    v, v_b = wide(pinned.values), wide(base.values)
+    read = base.content @ v_b
+    rewired = pinned.content @ v_b
+    terms = (
+        a * (rewired - read),
+        a * (pinned.content @ v - rewired),
+        (a - a_b) * read + wide(pinned.from_prefix) - wide(base.from_prefix),
+        wide(z) - wide(pinned.z),
+    )
+    change = wide(z) - wide(base.z)
+    whole = change.square().sum(-1)
+    before = wide(base.z).square().sum(-1)
+    whole = whole.where(whole > noise**2 * before, torch.nan)
+    gap = (sum(terms) - change).square().sum(-1).sqrt()
+    scale = wide(z).square().sum(-1).sqrt() + before.sqrt()
+    error = float((gap / scale.where(scale > 0, 1.0)).nan_to_num(0.0).max())
+    shares = [(term * change).sum(-1) for term in terms]
+    return Changes((shares[0], shares[1], shares[2], shares[3]), whole, error)
 
 
 def _undefined(*patterns: Tensor) -> Tensor:

@@ -46,12 +46,21 @@ def delta_alignment(
 ) -> Float[Tensor, "*token"]:
     """`cos(x_a - x_base, x_b - x_base)`, `[-1, 1]`: do both push the same way?
 
-    NaN where one does not push at all, by no more than `noise` times `‖x_base‖`. For attention
-    output this is SimAOU of Dai et al. 2212.10559, sec. 4.2, but for their normalisation of the
-    states before subtracting."""
+    NaN where one does not push at all, by no more than `noise` times `‖x_base‖`. """
     inner = g[..., a, b] - g[..., a, base] - g[..., b, base] + g[..., base, base]
     pushes = _push(g, a, base, noise) * _push(g, b, base, noise)
     return _ratio(inner, pushes).clamp(-1, 1)
+
+
+def sim_aou(g: Gram, a: int, b: int, base: int, noise: float = 0.0) -> Float[Tensor, "*token"]:
+    """`cos(x_a/‖x_a‖ - x_base/‖x_base‖, x_b/‖x_b‖ - x_base/‖x_base‖)`, `[-1, 1]`: the similarity of
+    attention output updates (SimAOU, Dai et al. 2212.10559, sec. 4.2). NaN where a state is zero,
+    or moves on the unit sphere by no more than `noise`."""
+    three = [a, b, base]
+    inner = g[..., three, :][..., three]
+    lengths = inner.diagonal(dim1=-2, dim2=-1).sqrt()
+    unit = _ratio(inner, lengths[..., :, None] * lengths[..., None, :])
+    return delta_alignment(unit, 0, 1, 2, noise)
 
 
 def delta_norm_ratio(

@@ -1,6 +1,6 @@
 """From one chunk's captured values, in all conditions, to accumulators.
 
-    tally = measure(chunk, pairs, base="base", scale=scale)
+    tally = measure(observed, plan, scale)
     absorb_(total, tally)
 
 The only place that knows which measure is made of which sites; the arithmetic is in the other
@@ -9,8 +9,8 @@ files of this room. Measures receive tensors, never a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,12 +19,18 @@ import torch
 from torch import Tensor
 
 from interp.measures import NOISE, attention, output, state
-from interp.measures.attention import AttentionRows
+from interp.measures.attention import AttentionRows, Changes
 from interp.names import OUTPUT
-from interp.statistics import Accumulator, Ratio
+from interp.significance import SignFlip
+from interp.statistics import Largest, PerQuery, Ratio
 
 STATE_SITES = ("resid_post", "attn_out", "mlp_out", "z")
 """Sites whose states are compared by default."""
+
+TESTED = 2
+"""Position labels that are tested against a control: `last` and `mean`, the first two."""
+
+Pair = tuple[str, str]
 
 
 class Key(NamedTuple):
@@ -36,52 +42,125 @@ class Key(NamedTuple):
     site: str
 
 
+Accumulator = Ratio | PerQuery | Largest | SignFlip
 Tally = dict[Key, Accumulator]
+
+_BY_ARRAY: dict[str, type[Accumulator]] = {
+    "numerator": Ratio,
+    "index": PerQuery,
+    "largest": Largest,
+    "sums": SignFlip,
+}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Accumulator:
+    """Whichever accumulator these arrays are of."""
+    kind = next(kind for name, kind in _BY_ARRAY.items() if name in arrays)
+    return kind.from_arrays(arrays)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared and how finely; the same plan on the same queries gives the same numbers.
+
+    `pairs` have rows, `certified` ones a certificate; `controls`: the pair that each tested pair is tested against; `members`: the
+    conditions whose distances are compared within and between families; `kept`: the conditions
+    whose states are kept at the queries numbered `sample`; `speaker`: the condition whose top token
+    is the target of a query without an answer; `bos`: whether every sequence begins with a BOS.
+    """
+
+    base: str
+    pairs: tuple[Pair, ...]
+    certified: tuple[Pair, ...]
+    controls: Mapping[Pair, Pair]
+    members: tuple[str, ...]
+    kept: tuple[str, ...]
+    sample: frozenset[int]
+    speaker: str
+    bos: bool
+    labels: tuple[str, ...]
+    replicates: int
+    permutations: int
+    seed: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
 class Observed:
     """One condition's values on one chunk, every list by layer.
 
-    `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention.
-    `base_inputs`, `base_weights`: content patterns of the two pinned runs, only where the
-    condition has weights of its own.
+    `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention. Of the runs
+    pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
+    and `changes`, what its heads' changes are made of (both empty for base). `base_weights`: content
+    patterns of base's weights at the condition's inputs, where it has weights of its own.
     """
 
     logits: Tensor
     states: dict[str, list[Tensor]]
     rows: list[AttentionRows]
     scores: list[Tensor]
-    base_inputs: list[Tensor] = field(default_factory=list)
+    pinned: list[Tensor] = field(default_factory=list)
+    changes: list[Changes] = field(default_factory=list)
     base_weights: list[Tensor] = field(default_factory=list)
+
+    @property
+    def content(self) -> list[Tensor]:
+        """The content patterns."""
+        return [rows.content for rows in self.rows]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How tokens are summed: bootstrap `weights` `[query, replicate]`, `positions`
+    """How tokens are summed: bootstrap `weights` and test `signs` `[query, replicate]`, `positions`
     `[query, query_pos, label]`, and `answers`, the first answer token of each query (or -1)."""
 
     weights: np.ndarray
+    signs: np.ndarray
     positions: np.ndarray
     answers: Tensor
+
+    def at_last(self) -> Scale:
+        """For values that exist at each query's last token only."""
+        return replace(self, positions=np.ones((len(self.positions), 1, 1)))
 
 
 Values = tuple[Key, Tensor, Tensor | float]
 
 
-def measure(
-    observed: Mapping[str, Observed], pairs: Sequence[tuple[str, str]], base: str, scale: Scale
-) -> Tally:
+def measure(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Tally:
     """Every measure of every condition and pair on one chunk."""
     tally: Tally = {}
     grams = dict(site_grams(observed))
-    for key, numerator, denominator in values(observed, grams, pairs, base, scale):
+    collect(values(observed, grams, plan, scale), plan, scale, tally)
+    for site, g in grams.items():
+        tally[Key("gram", "", "", site)] = _mean_gram(g, scale)
+        if plan.members:
+            members = [list(observed).index(name) for name in plan.members]
+            tally[Key("family_gram", "", "", site)] = _family_gram(g, members, scale)
+    return tally
+
+
+def collect(found: Iterator[Values], plan: Plan, scale: Scale, tally: Tally) -> None:
+    """Put values per token into accumulators; a mean that has a control is tested against it."""
+    tested = plan.controls.keys() | set(plan.controls.values())
+    means: dict[Key, np.ndarray] = {}
+    for key, numerator, denominator in found:
         below = denominator.cpu().numpy() if isinstance(denominator, Tensor) else denominator
         above = numerator.to(torch.float64).cpu().numpy()
         tally[key] = Ratio.of(above, below, scale.weights, scale.positions)
-    for site, g in grams.items():
-        tally[Key("gram", "", "", site)] = _mean_gram(g, scale)
-    return tally
+        if key[1:3] in tested and not isinstance(denominator, Tensor):
+            means[key] = above
+    positions = scale.positions[..., :TESTED]
+    for key, value in means.items():
+        control = plan.controls.get((key.condition, key.reference))
+        if control is not None:
+            other = means[Key(key.measure, *control, key.site)]
+            tally[test_of(key)] = SignFlip.of(value, other, scale.signs, positions)
+
+
+def test_of(key: Key) -> Key:
+    """Where the test of a measure against its control is kept."""
+    return key._replace(measure=f"test of {key.measure}")
 
 
 def absorb_(total: Tally, part: Tally) -> None:
@@ -98,16 +177,17 @@ def absorb_(total: Tally, part: Tally) -> None:
 
 
 def values(
-    observed: Mapping[str, Observed],
-    grams: Mapping[str, Tensor],
-    pairs: Sequence[tuple[str, str]],
-    base: str,
-    scale: Scale,
+    observed: Mapping[str, Observed], grams: Mapping[str, Tensor], plan: Plan, scale: Scale
 ) -> Iterator[Values]:
     """(key, numerator, denominator) per token, `[batch, (layer,) (head,) query_pos]`."""
-    yield from _outputs(observed, pairs, base, scale)
-    yield from _states(list(observed), grams, pairs, base, NOISE[observed[base].logits.dtype])
-    yield from _attention(observed, pairs, base)
+    noise = NOISE[observed[plan.base].logits.dtype]
+    yield from _outputs(observed, plan.pairs, plan.base, scale)
+    yield from _states(list(observed), grams, plan.pairs, plan.base, noise)
+    yield from _rows(observed, plan)
+    yield from _attention(observed, plan, noise)
+    for name, seen in observed.items():
+        if name != plan.base:
+            yield from _pinned(name, seen, observed[plan.base], plan.base, noise)
 
 
 def _outputs(
@@ -137,7 +217,8 @@ def _states(
     noise: float,
 ) -> Iterator[Values]:
     index = {name: i for i, name in enumerate(names)}
-    for site, g in grams.items():
+    for site in STATE_SITES:
+        g = grams[site]
         for a, b in pairs:
             i, j = index[a], index[b]
             yield Key("relative_l2", a, b, site), state.relative_l2(g, i, j), 1.0
@@ -147,69 +228,91 @@ def _states(
                 yield Key("delta_alignment", a, b, site), aligned, 1.0
                 longer = state.delta_norm_ratio(g, i, j, index[base], noise)
                 yield Key("delta_norm_ratio", a, b, site), longer, 1.0
+                if site == "attn_out":
+                    yield Key("sim_aou", a, b, site), state.sim_aou(g, i, j, index[base], noise), 1.0
 
 
 def site_grams(observed: Mapping[str, Observed]) -> Iterator[tuple[str, Tensor]]:
-    """Site name and its condition Gram, `[batch, layer, (head,) query_pos, cond, cond]`."""
+    """Site name and its condition Gram, `[batch, layer, (head,) query_pos, cond, cond]`.
+
+    A pattern's state is the square root of its content rows: their distance is that of Hellinger.
+    """
     conditions = list(observed.values())
-    for site in conditions[0].states:
-        by_layer = zip(*(c.states[site] for c in conditions), strict=True)
-        yield site, torch.stack([state.gram(torch.stack(states)) for states in by_layer], dim=1)
+    for site in STATE_SITES:
+        yield site, _grams([seen.states[site] for seen in conditions])
+    yield "pattern", _grams([[p.sqrt() for p in seen.content] for seen in conditions])
+
+
+def _grams(conditions: Sequence[Sequence[Tensor]]) -> Tensor:
+    by_layer = zip(*conditions, strict=True)
+    return torch.stack([state.gram(torch.stack(states)) for states in by_layer], dim=1)
 
 
 def _mean_gram(g: Tensor, scale: Scale) -> Ratio:
-    """The mean over all query tokens, without replicates, `[cond, cond, layer, (head,) 1]`."""
-    everywhere, once = scale.positions[..., 1:2], scale.weights[:, :1]
+    """The mean over query tokens, without replicates, `[cond, cond, layer, (head,) label]`."""
     by_pair = g.movedim((-2, -1), (1, 2)).cpu().numpy()
-    return Ratio.of(by_pair, 1.0, once, everywhere)
+    return Ratio.of(by_pair, 1.0, scale.weights[:, :1], scale.positions[..., :TESTED])
 
 
-def _attention(
-    observed: Mapping[str, Observed], pairs: Sequence[tuple[str, str]], base: str
-) -> Iterator[Values]:
+def _family_gram(g: Tensor, members: Sequence[int], scale: Scale) -> Ratio:
+    """The same of the families' members, with replicates: the upper triangle, by row."""
+    i, j = np.triu_indices(len(members))
+    index = np.asarray(members)
+    by_pair = g[..., index[i], index[j]].movedim(-1, 1).cpu().numpy()
+    return Ratio.of(by_pair, 1.0, scale.weights, scale.positions[..., :TESTED])
+
+
+def _rows(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
+    alone = ["prefix_mass", "prefix_mass_no_sink", "entropy", "entropy_no_sink", "content_entropy"]
     for name, seen in observed.items():
-        for measure_name in ("prefix_mass", "entropy", "content_entropy"):
+        for measure_name in alone:
             rows = torch.stack([getattr(r, measure_name) for r in seen.rows], dim=1)
             yield Key(measure_name, name, "", "pattern"), rows, 1.0
-        if name != base:
-            yield _rewiring(name, observed, base)
-    for a, b in pairs:
+        if not plan.bos:
+            rest = _by_layer(lambda p: attention.entropy(attention.without_first(p)), seen.content)
+            yield Key("content_entropy_no_sink", name, "", "pattern"), rest, 1.0
+
+
+def _attention(observed: Mapping[str, Observed], plan: Plan, noise: float) -> Iterator[Values]:
+    changed = partial(attention.sim_am_delta, noise=noise)
+    for a, b in plan.pairs:
         x, y = observed[a], observed[b]
-        js = _by_layer(
-            attention.content_js, [r.content for r in x.rows], [r.content for r in y.rows]
-        )
+        js = _by_layer(attention.content_js, x.content, y.content)
         yield Key("content_js", a, b, "pattern"), js, 1.0
-        yield (
-            Key("sim_am", a, b, "attn_scores"),
-            _by_layer(attention.sim_am, x.scores, y.scores),
-            1.0,
-        )
-        if base not in (a, b):
-            noise = NOISE[x.logits.dtype]
-            delta = _by_layer(
-                partial(attention.sim_am_delta, noise=noise),
-                x.scores,
-                y.scores,
-                observed[base].scores,
-            )
+        if not plan.bos:
+            rest = [[attention.without_first(p) for p in seen.content] for seen in (x, y)]
+            js = _by_layer(attention.content_js, *rest)
+            yield Key("content_js_no_sink", a, b, "pattern"), js, 1.0
+        same = _by_layer(attention.sim_am, x.scores, y.scores)
+        yield Key("sim_am", a, b, "attn_scores"), same, 1.0
+        if plan.base not in (a, b):
+            delta = _by_layer(changed, x.scores, y.scores, observed[plan.base].scores)
             yield Key("sim_am_delta", a, b, "attn_scores"), delta, 1.0
 
 
-def _rewiring(name: str, observed: Mapping[str, Observed], base: str) -> Values:
-    """Without weights of its own, a condition's change of attention is all input-driven.
+def _pinned(
+    name: str, seen: Observed, base: Observed, base_name: str, noise: float
+) -> Iterator[Values]:
+    """What a condition does at base's inputs: re-wiring, and the terms of its heads' changes.
 
-    A row that changes by rounding alone (a JS of the square of its size) has no share.
+    Without weights of its own, its change of attention is all input-driven. A row that changes by
+    rounding alone (a JS of the square of its size) has no share.
     """
-    seen = observed[name]
-    content, before = ([r.content for r in o.rows] for o in (seen, observed[base]))
-    total = _by_layer(attention.content_js, content, before)
-    total = total.where(total > NOISE[seen.logits.dtype] ** 2, torch.nan)
-    if not seen.base_inputs:
-        return Key("rewiring_share", name, base, "pattern"), torch.zeros_like(total), total
-    part = _by_layer(attention.weight_driven, content, before, seen.base_inputs, seen.base_weights)
-    return Key("rewiring_share", name, base, "pattern"), part, total
+    residual = _by_layer(attention.content_js, seen.pinned, base.content)
+    yield Key("petrov_residual", name, base_name, "pattern"), residual, 1.0
+    total = _by_layer(attention.content_js, seen.content, base.content)
+    total = total.where(total > noise**2, torch.nan)
+    part = torch.zeros_like(total)
+    if seen.base_weights:
+        layers = (seen.content, base.content, seen.pinned, seen.base_weights)
+        part = _by_layer(attention.weight_driven, *layers)
+    yield Key("rewiring_share", name, base_name, "pattern"), part, total
+    whole = torch.stack([change.whole for change in seen.changes], dim=1)
+    for i, term in enumerate(attention.CHANGES):
+        share = torch.stack([change.shares[i] for change in seen.changes], dim=1)
+        yield Key(term, name, base_name, "z"), share, whole
 
 
-def _by_layer(function: object, *layers: Sequence[Tensor]) -> Tensor:
+def _by_layer(function: Callable[..., Tensor], *layers: Sequence[Tensor]) -> Tensor:
     """`function` of every layer's tensors, stacked as `[batch, layer, head, query_pos]`."""
-    return torch.stack([function(*tensors) for tensors in zip(*layers, strict=True)], dim=1)  # type: ignore[operator]
+    return torch.stack([function(*tensors) for tensors in zip(*layers, strict=True)], dim=1)

@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -154,25 +155,40 @@ def _first(keys: list[str]) -> str:
     return f" (first: {keys[0]})" if keys else ""
 
 
+def tuner_layers(peft: Any) -> list[Any]:
+    """The modules that switch between adapters; none without adapters."""
+    kinds = (LoraLayer, AuxiliaryTrainingWrapper)
+    return [module for module in peft.modules() if isinstance(module, kinds)] if peft else []
+
+
 @contextmanager
-def active(peft: Any, adapters: list[tuple[str, float]]) -> Iterator[None]:
-    """Only these (name, scale) adapters act while inside; none when the list is empty."""
-    if peft is None:
-        yield
-        return
-    if not adapters:
-        with peft.disable_adapter():
-            yield
-        return
-    peft.base_model.set_adapter([name for name, _ in adapters], inference_mode=True)
-    layers = [module for module in peft.modules() if isinstance(module, LoraLayer)]
-    before = [dict(layer.scaling) for layer in layers]
+def active(layers: Sequence[Any], adapters: list[tuple[str, float]]) -> Iterator[None]:
+    """Only these (name, scale) adapters act while inside; none when the list is empty.
+
+    `layers` is `tuner_layers(peft)`. Afterwards scales are what they were; which adapters act stays
+    until the next use, so that a run of uses of one state costs nothing (peft's own switches walk
+    the whole model each time: two thirds of a study with six adapters).
+    """
+    for layer in layers:
+        _switch(layer, [name for name, _ in adapters])
+    scaled = [layer for layer in layers if isinstance(layer, LoraLayer)]
+    before = [dict(layer.scaling) for layer in scaled]
     try:
-        for layer in layers:
+        for layer in scaled:
             for name, scale in adapters:
                 if name in layer.scaling:
                     layer.scaling[name] *= scale
         yield
     finally:
-        for layer, scaling in zip(layers, before, strict=True):
+        for layer, scaling in zip(scaled, before, strict=True):
             layer.scaling.update(scaling)
+
+
+def _switch(layer: Any, names: list[str]) -> None:
+    """A wrapped copy of a module acts for the adapters that brought one; a LoRA layer for all."""
+    if isinstance(layer, AuxiliaryTrainingWrapper):
+        names = [name for name in names if name in layer._adapters]
+    if layer.disable_adapters == bool(names):
+        layer.enable_adapters(bool(names))
+    if names and list(layer.active_adapters) != names:
+        layer.set_adapter(names, inference_mode=True)

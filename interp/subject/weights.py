@@ -7,6 +7,7 @@ with weights.of(setting):
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
-from interp.subject.adapters import active
+from interp.subject.adapters import active, tuner_layers
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,17 @@ class Weights:
     peft: Any
     adapters: dict[str | Randomised, str]
 
+    @functools.cached_property
+    def layers(self) -> list[Any]:
+        """The modules that switch between adapters."""
+        return tuner_layers(self.peft)
+
     @contextlib.contextmanager
     def of(self, setting: Setting) -> Iterator[None]:
         """The model's weights are those of `setting` while inside."""
         adapters = [(self.adapters[adapter], scale) for adapter, scale in setting.adapters]
         other = self.fine_tuned[setting.model] if setting.model else {}
-        with _swapped(self.parameters, other), active(self.peft, adapters):
+        with _swapped(self.parameters, other), active(self.layers, adapters):
             yield
 
 

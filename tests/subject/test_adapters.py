@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp.conditions import Base, Condition, FineTuned, Lora, Prompt
 from interp.errors import SubjectError
 from interp.subject import Subject, load
-from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS, active
+from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS, active, tuner_layers
 
 Tensors = dict[str, torch.Tensor]
 
@@ -103,18 +103,19 @@ def test_only_the_named_adapters_act_with_their_scale_and_only_inside(
         return [dict(layer.scaling) for layer in layers]
 
     before = scalings()
-    with active(peft, [("adapter_1", 0.5)]):
+    with active(tuner_layers(peft), [("adapter_1", 0.5)]):
         assert {tuple(layer.active_adapters) for layer in layers} == {("adapter_1",)}
         inside = [s["adapter_1"] for s in scalings() if "adapter_1" in s]
         assert inside == [0.5 * s["adapter_1"] for s in before if "adapter_1" in s]
         assert [s.get("adapter_0") for s in scalings()] == [s.get("adapter_0") for s in before]
     assert scalings() == before
-    with pytest.raises(ZeroDivisionError), active(peft, [("adapter_0", 3.0)]):
+    with pytest.raises(ZeroDivisionError), active(tuner_layers(peft), [("adapter_0", 3.0)]):
         raise ZeroDivisionError
     assert scalings() == before
-    with active(peft, []):
+    with active(tuner_layers(peft), []):
         assert all(layer.disable_adapters for layer in layers)
-    assert not any(layer.disable_adapters for layer in layers)
+    with active(tuner_layers(peft), [("adapter_0", 1.0)]):
+        assert not any(layer.disable_adapters for layer in layers)
 
 
 # Changes nothing --------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""From merged accumulators to the result table, the match certificates and the kept arrays.
+
+    table = [*rows(tally, labels, "matched"), *family_rows(tally, design, labels, "matched")]
+    table += geometry_rows(states(tally, plan), design, encoded, plan)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from interp.measures import UNITS
+from interp.measures.certificate import Tolerance, certificate
+from interp.measures.tally import TESTED, Key, Plan, Tally, test_of
+from interp.names import OUTPUT
+from interp.queries import Encoded
+from interp.significance import SignFlip, benjamini_hochberg
+from interp.statistics import Largest, PerQuery, Ratio
+
+LAST_ONLY = ("accuracy", "rec2ftp")
+"""Measures of the answer: they have no other position than the query's last token."""
+
+HEADLINES = {("relative_l2", "resid_post"), ("content_js", "pattern")}
+"""Maps that claim the most: their p is corrected by max-T, which bounds the chance of one false
+cell; all others by Benjamini-Hochberg, which bounds the share of false cells."""
+
+
+def rows(tally: Tally, labels: Sequence[str], queries: str) -> Iterator[dict[str, Any]]:
+    """Rows of `results.parquet` (see `interp.results.COLUMNS`)."""
+    for key, accumulator in sorted(tally.items()):
+        if key.measure not in UNITS or not isinstance(accumulator, Ratio):
+            continue
+        estimate = accumulator.compute()
+        p = corrected(tally, key)
+        last_only = key.measure in LAST_ONLY
+        for cell in np.ndindex(estimate.value.shape):
+            *place, label = cell
+            if last_only and labels[label] != "last":
+                continue
+            layer, head = (*place, None, None)[:2]
+            yield {
+                "measure": key.measure,
+                "condition": key.condition,
+                "reference": key.reference or None,
+                "site": key.site,
+                "layer": layer,
+                "head": head,
+                "position": labels[label],
+                "queries": queries,
+                "value": estimate.value[cell],
+                "ci_low": estimate.ci_low[cell],
+                "ci_high": estimate.ci_high[cell],
+                "n": int(estimate.n[cell]),
+                "p_adjusted": p[cell] if p is not None and label < p.shape[-1] else None,
+                "units": UNITS[key.measure],
+            }
+
+
+def corrected(tally: Tally, key: Key) -> np.ndarray | None:
+    """p of every cell and tested position against the pair's control, corrected over all of them;
+    None where there is no test."""
+    test = tally.get(test_of(key))
+    if not isinstance(test, SignFlip) or len(test.sums) < 2:
+        return None
+    found = test.compute()
+    if (key.measure, key.site) in HEADLINES:
+        return found.p_max_t
+    return benjamini_hochberg(found.p)
+
+
+def closing_errors(tallies: Mapping[str, Tally]) -> dict[str, float]:
+    """How far the identities are from closing, the largest over all conditions and queries."""
+    found: dict[str, float] = {}
+    for tally in tallies.values():
+        for key, accumulator in tally.items():
+            if isinstance(accumulator, Largest):
+                found[key.site] = max(found.get(key.site, 0.0), accumulator.compute())
+    return found
+
+
+def states(tally: Tally, plan: Plan, n_layers: int) -> xr.DataArray:
+    """`states_resid_post`: the sampled queries' last tokens, by condition and layer."""
+    kept = [tally[Key("states", name, "", "resid_post")] for name in plan.kept]
+    values = [accumulator for accumulator in kept if isinstance(accumulator, PerQuery)]
+    stacked = np.stack([v.compute().reshape(len(v.index), n_layers, -1) for v in values])
+    return xr.DataArray(
+        stacked.swapaxes(1, 2),
+        dims=("condition", "layer", "query", "d_model"),
+        coords={"condition": list(plan.kept), "query": sorted(plan.sample)},
+    )
+
+
+def certificates(
+    tally: Tally, encoded: Sequence[Encoded], queries: str, tolerance: Tolerance
+) -> Iterator[dict[str, Any]]:
+    """The match certificate of every pair, from its outputs at each query's last token."""
+    for key, accumulator in sorted(tally.items()):
+        if key.measure != "certificate" or not isinstance(accumulator, PerQuery):
+            continue
+        js, same = accumulator.compute().T
+        pair = {"condition": key.condition, "reference": key.reference, "queries": queries}
+        yield pair | certificate(js, same, [query.text for query in encoded], tolerance)
+
+
+def grams(
+    tallies: Mapping[str, Tally], conditions: Sequence[str], labels: Sequence[str]
+) -> dict[str, xr.DataArray]:
+    """`gram_<site>`: the mean over query tokens of `<x[c], x[c']>`, by queries, layer and head, at
+    the positions `last` and `mean`."""
+    by_site: dict[str, list[np.ndarray]] = {}
+    for tally in tallies.values():
+        for key, accumulator in tally.items():
+            if key.measure == "gram" and isinstance(accumulator, Ratio):
+                by_site.setdefault(key.site, []).append(accumulator.compute().value)
+    arrays = {}
+    for site, values in by_site.items():
+        places = ("layer", "head")[: values[0].ndim - 3]
+        dims = ("queries", "condition", "condition2", *places, "position")
+        coords = {"queries": list(tallies), "condition": conditions, "condition2": conditions}
+        coords["position"] = list(labels[:TESTED])
+        arrays[f"gram_{site}"] = xr.DataArray(np.stack(values), dims=dims, coords=coords)
+    return arrays
+
+
+def largest_cell(tally: Tally, pair: tuple[str, str]) -> tuple[int, int]:
+    """(layer, head) of the largest content JS of a pair at the queries' last token."""
+    found = next(
+        accumulator
+        for key, accumulator in tally.items()
+        if key[:3] == ("content_js", *pair) and key.site != OUTPUT
+    )
+    assert isinstance(found, Ratio)
+    values = np.nan_to_num(found.compute().value[..., 0], nan=-1.0)
+    layer, head = np.unravel_index(values.argmax(), values.shape)
+    return int(layer), int(head)

@@ -1,0 +1,80 @@
+"""Rows of the geometry of query states: similarity of two conditions, dimension of one.
+
+    geometry_rows(states, design, encoded, plan)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from interp.design import BASE, Design
+from interp.geometry import Result, paired, probe, single
+from interp.measures import UNITS
+from interp.measures.tally import Plan
+from interp.queries import Encoded
+from interp.significance import benjamini_hochberg
+
+ByLayer = Callable[[np.ndarray, np.ndarray], Mapping[str, Result]]
+
+
+def geometry_rows(
+    states: xr.DataArray, design: Design, queries: Sequence[Encoded], plan: Plan
+) -> Iterator[dict[str, Any]]:
+    """Every geometry measure with its chance level, and its calibrated form where it has one.
+
+    Pairs: the headline, its nulls, and every kept condition against base.
+    """
+    kept = states["condition"].values.tolist()
+    wanted = [design.headline, *design.nulls.values(), *((name, BASE) for name in kept)]
+    pairs = [p for p in dict.fromkeys(wanted) if p and p[0] != p[1] and set(p) <= set(kept)]
+    labels = [queries[i].label for i in states["query"].values]
+    for a, b in pairs:
+        yield from _rows(a, b, states, lambda x, y: _compared(x, y, labels, plan))
+    for name in kept:
+        yield from _rows(name, None, states, lambda x, _: single(x, plan.seed))
+
+
+def _compared(
+    x: np.ndarray, y: np.ndarray, labels: Sequence[str | None], plan: Plan
+) -> dict[str, Result]:
+    found = dict(paired(x, y, plan.seed))
+    if None not in labels and len(set(labels)) > 1:
+        found |= probe(x, y, labels, plan.seed)
+    return found
+
+
+def _rows(
+    a: str, b: str | None, states: xr.DataArray, measured: ByLayer
+) -> Iterator[dict[str, Any]]:
+    """All layers of one pair or condition; p corrected over its layers."""
+    own, other = (states.sel(condition=name).values for name in (a, b or a))
+    layers = [measured(x, y) for x, y in zip(own, other, strict=True)]
+    for measure in layers[0]:
+        results = [layer[measure] for layer in layers]
+        p = benjamini_hochberg(np.array([r.p for r in results], dtype=float))
+        about = {"condition": a, "reference": b, "site": "resid_post", "queries": "matched"}
+        for layer, result in enumerate(results):
+            place = about | {"layer": layer, "position": "last", "n": result.n}
+            yield place | {
+                "measure": measure,
+                "value": result.value,
+                "ci_low": result.ci_low,
+                "ci_high": result.ci_high,
+                "p_adjusted": p[layer],
+                "units": UNITS[measure],
+            }
+            yield place | {
+                "measure": f"{measure}_chance",
+                "value": result.chance,
+                "ci_low": result.chance_low,
+                "ci_high": result.chance_high,
+                "units": UNITS[measure],
+            }
+            if b is not None:
+                value = result.calibrated
+                row = {"measure": f"{measure}_calibrated", "value": value, "units": "share"}
+                yield place | row
