@@ -1,0 +1,122 @@
+"""Geometry over queries (METRICS.md, section 2): how the states of many queries lie together.
+
+    states = {"prompt": x, "lora": y}              # [query, d_model], rows paired, any float dtype
+    paired(x, y, seed=0)["linear_cka"].calibrated  # 1 = identical, 0 = row pairing broken
+    single(x, seed=0)["intrinsic_dimension"].value
+    probe(x, y, labels, seed=0)["probe_transfer"].p
+    kept = sample([query.key for query in queries], size=200, seed=0)
+
+Each measure comes as a `Result`: its value, its interval over queries and what it is by chance.
+Everything is numpy in float64; nothing here reaches torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.geometry.calibration import Result, all_but_one_group, result, row_orders, undefined
+from interp.geometry.dimension import SCALE as DIMENSIONS
+from interp.geometry.dimension import SCALES, distances, from_distances, gride, two_nn
+from interp.geometry.similarity import (
+    CKA,
+    PROCRUSTES,
+    Points,
+    centred,
+    compact,
+    linear_cka,
+    mutual_knn,
+    neighbours,
+    procrustes_distance,
+)
+from interp.geometry.transfer import Labels, Probes, probe_transfer
+
+__all__ = [
+    "PAIRED",
+    "SINGLE",
+    "Probes",
+    "Result",
+    "gride",
+    "linear_cka",
+    "mutual_knn",
+    "paired",
+    "probe",
+    "probe_transfer",
+    "procrustes_distance",
+    "sample",
+    "single",
+    "two_nn",
+]
+
+PAIRED = ("linear_cka", "procrustes_distance", "mutual_knn")
+"""Measures of `paired`, in the order in which a reader meets them."""
+
+SINGLE = tuple(SCALES)
+"""Measures of `single`: at ever coarser scales."""
+
+SHUFFLES = 30
+"""How often coordinates are shuffled at most: every time all distances have to be found again."""
+
+
+def paired(x: Points, y: Points, seed: int, permutations: int = 100) -> dict[str, Result]:
+    """Similarity of two conditions' states; by chance, with the rows of y in another order."""
+    if len(x) != len(y):
+        raise ValueError(f"rows are paired: {len(x)} of one condition, {len(y)} of the other")
+    n = len(x)
+    if centred(x) is None or centred(y) is None:
+        return {name: undefined(n) for name in PAIRED}
+    x, y = (compact(each.astype(np.float64)) for each in (x, y))
+    orders, subsets = row_orders(n, permutations, seed), all_but_one_group(n, seed)
+    results = {}
+    for name, measure in zip(PAIRED, (CKA, PROCRUSTES, neighbours(n)), strict=True):
+        a, b = measure.features(x), measure.features(y)
+        if a is None or b is None:
+            results[name] = undefined(n)
+            continue
+        replicates = [measure(x[kept], y[kept]) for kept in subsets]
+        null = measure.permuted(a, b, orders)
+        results[name] = result(measure.compare(a, b), replicates, null, n, measure.scale)
+    return results
+
+
+def single(x: Points, seed: int, permutations: int = SHUFFLES) -> dict[str, Result]:
+    """Dimension of one condition's states; by chance, with each coordinate shuffled over queries.
+
+    The shuffled states have the same coordinates, each by itself: what their dimension exceeds
+    that of the states by is how far coordinates vary together. p is of so low a dimension.
+    """
+    n, rng = len(x), np.random.default_rng(seed)
+    between = distances(x)
+    shuffled = []
+    if not np.isnan(between).any():
+        wide = x.astype(np.float64)
+        shuffles = range(min(permutations, SHUFFLES))
+        shuffled = [distances(rng.permuted(wide, axis=0)) for _ in shuffles]
+    subsets = [np.ix_(kept, kept) for kept in all_but_one_group(n, seed)]
+    results = {}
+    for name, n1 in SCALES.items():
+        value = from_distances(between, n1)
+        replicates = [from_distances(between[kept], n1) for kept in subsets]
+        null = [from_distances(each, n1) for each in shuffled]
+        results[name] = result(value, replicates, null, n, DIMENSIONS)
+    return results
+
+
+def probe(
+    x_a: Points, x_b: Points, labels: Labels, seed: int, permutations: int = 100
+) -> dict[str, Result]:
+    """`probe_transfer` from a to b. With one a and many b, train `Probes` once instead."""
+    trained = Probes.of(x_a, labels, seed)
+    found = undefined(len(x_a)) if trained is None else trained.transfer(x_b, permutations)
+    return {"probe_transfer": found}
+
+
+def sample(keys: Sequence[str], size: int, seed: int) -> list[int]:
+    """Which queries are kept, sorted: those whose keys, hashed with the seed, come first.
+
+    A query is kept or not whatever the order of the others: shards agree on it. All of them where
+    there are no more than `size`."""
+    hashes = [hashlib.sha256(f"sample:{seed}:{key}".encode()).digest() for key in keys]
+    return sorted(sorted(range(len(keys)), key=lambda i: (hashes[i], i))[:size])

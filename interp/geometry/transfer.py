@@ -1,0 +1,183 @@
+"""Does what reads a label off one condition's states read it off another's?
+
+    trained = Probes.of(x_a, labels, seed=0)       # once per condition and layer
+    trained.transfer(x_b, permutations=100)        # against as many others as there are
+    probe_transfer(x_a, x_b, labels)               # the value alone
+
+The probe is ridge classification on standardised features: it is linear, has one optimum, found in
+closed form (nothing to converge, nothing random but the folds), and costs what the queries cost,
+however many the dimensions. Its penalty is d_model, the trace of the standardised Gram per query,
+so that models of different width are regularised alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from sklearn.base import ClassifierMixin
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import StratifiedKFold
+
+from interp.geometry.calibration import (
+    Result,
+    Scale,
+    all_but_one_group,
+    orders_within,
+    result,
+    undefined,
+)
+from interp.geometry.similarity import Points
+
+FOLDS = 5
+"""Each query is tested by a probe trained on the other folds; a label needs as many queries."""
+
+SCALE = Scale(0, np.inf, 1, +1)
+
+Labels = Sequence[str | int | None]
+
+
+def probe_transfer(x_a: Points, x_b: Points, labels: Labels, seed: int = 0) -> float:
+    """Accuracy on b of a linear probe trained on a, over its accuracy on a: `[0, inf)`.
+
+    1 = whatever reads the label off a reads it off b. Both accuracies are over 5 stratified folds:
+    no query is tested by a probe that was trained on it, in either condition. Features are
+    standardised by their mean and spread in a (which know no label), so that a shift between the
+    conditions counts against the transfer. Queries without a label, or with one that has fewer
+    than 5 queries, are left out. NaN with fewer than 2 labels left, with states that are not
+    finite, and where the probe is no better on a itself than always saying the most frequent
+    label: of what was not learnt no transfer can be seen.
+    """
+    trained = Probes.of(x_a, labels, seed, groups=False)
+    return float("nan") if trained is None else trained.transfer(x_b, permutations=0).value
+
+
+@dataclass(frozen=True)
+class Split:
+    """The queries whose label is frequent enough, each with its label and its fold."""
+
+    rows: Int[ndarray, "query"]
+    label: Int[ndarray, "query"]
+    fold: Int[ndarray, "query"]
+
+    @classmethod
+    def of(cls, labels: Labels, seed: int) -> Split | None:
+        """Stratified folds; None with fewer than 2 labels that have `FOLDS` queries."""
+        known = np.array([name is not None for name in labels], bool)
+        _, label = np.unique([str(name) for name in labels], return_inverse=True)
+        rows = np.flatnonzero(known & (np.bincount(label)[label] >= FOLDS))
+        label = label[rows]
+        if len(np.unique(label)) < 2:
+            return None
+        fold = np.empty(len(rows), np.int64)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        for number, (_, test) in enumerate(folds.split(rows, label)):
+            fold[test] = number
+        return cls(rows, label, fold)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A condition's features about their mean and by their spread, in few coordinates."""
+
+    mean: Float[ndarray, "d_model"]
+    spread: Float[ndarray, "d_model"]
+    basis: Float[ndarray, "d_model coordinate"]
+
+    @classmethod
+    def of(cls, x: Points) -> Standard:
+        """Features that are constant to rounding are dropped: their spread is infinite."""
+        mean, spread = x.mean(0), x.std(0)
+        spread[spread <= 1e-6 * np.abs(mean)] = np.inf
+        spread[spread == 0] = np.inf
+        features = (x - mean) / spread
+        few = features.shape[1] <= len(x)
+        return cls(mean, spread, np.eye(len(mean)) if few else np.linalg.qr(features.T).Q)
+
+    def __call__(self, x: Points) -> Float[ndarray, "query coordinate"]:
+        """Any condition's rows; what is orthogonal to all of this one's, its probes do not see."""
+        return ((x - self.mean) / self.spread) @ self.basis
+
+
+@dataclass(frozen=True)
+class Probes:
+    """A condition's probes: on all its queries, then without each of the jackknife's groups."""
+
+    split: Split
+    standard: Standard
+    seed: int
+    kept: list[Int[ndarray, "kept"]]
+    """Which of the split's queries are in."""
+    models: list[list[ClassifierMixin]]
+    """Of each: one per fold, trained on the other folds."""
+    own: list[float]
+    """Of each: its accuracy on the condition itself."""
+
+    @classmethod
+    def of(cls, x: Points, labels: Labels, seed: int, groups: bool = True) -> Probes | None:
+        """Train; None where `probe_transfer` is NaN whatever the other condition."""
+        if len(x) != len(labels):
+            raise ValueError(f"{len(labels)} labels for the states of {len(x)} queries")
+        split = Split.of(labels, seed)
+        if split is None or not np.isfinite(x[split.rows]).all():
+            return None
+        rows = x[split.rows].astype(np.float64)
+        standard = Standard.of(rows)
+        n = len(rows)
+        kept = [np.arange(n), *(all_but_one_group(n, seed) if groups else [])]
+        models = [_trained(standard(rows), split, some, penalty=x.shape[1]) for some in kept]
+        probes = cls(split, standard, seed, kept, models, [])
+        own = [probes._accuracy(i, said) for i, said in enumerate(probes._predictions(x))]
+        learnt = own[0] > np.bincount(split.label).max() / n
+        return replace(probes, own=own) if learnt else None
+
+    def transfer(self, x: Points, permutations: int = 100) -> Result:
+        """`probe_transfer` to another condition, and by chance.
+
+        The row pairing of that condition is broken within each fold: a query's label is held
+        against the state of another query that its probe was not trained on either.
+        """
+        if not np.isfinite(x[self.split.rows]).all():
+            return undefined(len(self.split.rows))
+        said = list(self._predictions(x))
+        value, *replicates = [self._ratio(i, each) for i, each in enumerate(said)]
+        orders = orders_within(self.split.fold, permutations, self.seed)
+        null = [self._ratio(0, said[0][order]) for order in orders]
+        return result(value, replicates, null, len(self.split.rows), SCALE)
+
+    def _ratio(self, i: int, said: Int[ndarray, "query"]) -> float:
+        return self._accuracy(i, said) / self.own[i] if self.own[i] else float("nan")
+
+    def _accuracy(self, i: int, said: Int[ndarray, "query"]) -> float:
+        return float((said == self.split.label)[self.kept[i]].mean())
+
+    def _predictions(self, x: Points) -> Iterator[Int[ndarray, "query"]]:
+        """What the probes say to each query's state, in the folds they were not trained on."""
+        z = self.standard(x[self.split.rows].astype(np.float64))
+        for kept, models in zip(self.kept, self.models, strict=True):
+            said = np.full(len(z), -1)
+            for fold, model in enumerate(models):
+                test = kept[self.split.fold[kept] == fold]
+                if len(test):
+                    said[test] = model.predict(z[test])
+            yield said
+
+
+def _trained(
+    z: Float[ndarray, "query coordinate"],
+    split: Split,
+    kept: Int[ndarray, "kept"],
+    penalty: float,
+) -> list[ClassifierMixin]:
+    """A probe per fold. Where the other folds have one label only, it says that label."""
+    probes = []
+    for fold in range(FOLDS):
+        train = kept[split.fold[kept] != fold]
+        several = len(np.unique(split.label[train])) > 1
+        probe = RidgeClassifier(alpha=penalty, solver="cholesky") if several else DummyClassifier()
+        probes.append(probe.fit(z[train], split.label[train]))
+    return probes
