@@ -63,7 +63,10 @@ class SignFlip:
     `d` is a query's value for a pair minus its value for the control pair. Were the two
     exchangeable, every sign of d would be equally likely (Fisher 1935, sec. 21). The statistic is
     `T = sum(s d) / sqrt(sum(d²))`, `|T| <= sqrt(n)`: its denominator does not change with the
-    signs, and it grows with the paired t.
+    signs, and it grows with the paired t. Exact where pair and control are exchangeable, however
+    skewed or heavy-tailed they are. As a test of the mean of a d that is itself skewed it is
+    approximate: at 0.05, an exponential d is rejected in 0.08 of studies with 20 queries, 0.07
+    with 50 and 0.053 with 200.
 
     Sums are float64: they cancel, and with few queries most sign vectors tie, which float32 could
     not tell from a difference; merging is then exact to rounding in any order. That is 8 (1 + R)
