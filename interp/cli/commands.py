@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from interp import organism
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
-from interp.config import Distillation, Experiment, bundled, from_yaml
+from interp.config import Distillation, Experiment, bundled_families, from_yaml
 
 
 def demo(words: Sequence[str]) -> None:
@@ -21,14 +20,13 @@ def demo(words: Sequence[str]) -> None:
 
 
 def demo_experiment(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
-    """Compare a prompt and a LoRA on the bundled model.
+    """Compare instructions, few-shot prompts and LoRAs on the bundled model.
 
     Args:
         out: Folder of the run; an earlier demo in it is replaced.
         seed: Seed of the bootstrap and of every control.
     """
-    fields = bundled(out) | {"heldout": organism.QUERIES / "heldout.jsonl", "seed": seed}
-    return Experiment(**fields)
+    return Experiment(**bundled_families(out), seed=seed)
 
 
 def diverge(words: Sequence[str]) -> None:

@@ -25,3 +25,9 @@ PROMPTS = _HERE / "prompts"
 
 QUERIES = _HERE / "queries"
 """`matched.jsonl`, which the LoRAs are distilled on, and `heldout.jsonl`, which they never see."""
+
+
+def demonstrations(path: Path) -> list[tuple[str, str]]:
+    """The (query, answer) pairs of a few-shot prompt file, such as ("hot ->", "cold")."""
+    shots = [shot.rsplit(maxsplit=1) for shot in path.read_text(encoding="utf-8").split(" ;")]
+    return [(query.strip(), answer) for query, answer in filter(None, shots)]
