@@ -31,7 +31,7 @@ def two_nn(x: Points) -> float:
 
     r1 and r2 are the distances of a point to its two nearest. No point is discarded (the paper
     fits without the largest tenth of the ratios; use `gride` against outliers), but those with a
-    duplicate (r1 = 0), whose ratio is undefined. NaN where fewer than 10 points remain, with
+    duplicate (r1 = 0), whose ratio is undefined. dadapy has N - 1 for N, also in `gride`. NaN where fewer than 10 points remain, with
     states that are not finite and where all points are as far from their second neighbour as from
     their first. It falls short of dimensions above some ten with a few hundred points.
     """
