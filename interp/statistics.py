@@ -204,33 +204,35 @@ class PerQuery:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest of some numbers that are 0 or more: how far an identity is from closing."""
+    """The largest of some numbers: how far an identity is from closing. NaN where one of them is."""
 
-    value: float
+    value: Float[ndarray, "1"]
 
     @classmethod
     def empty(cls) -> Largest:
         """The identity of `merge`."""
-        return cls(0.0)
+        return cls(np.array([-np.inf]))
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Largest:
-        """The largest; NaN where one is."""
-        return cls(float(np.max([0.0, *values])))
+        """The largest of these."""
+        return cls(np.max([-np.inf, *values], keepdims=True))
 
     def merge(self, other: Largest) -> Largest:
-        """The larger; NaN where one is."""
-        return Largest.of([self.value, other.value])
+        """The larger of both."""
+        return Largest(np.maximum(self.value, other.value))
 
     def compute(self) -> float:
         """The number."""
-        return self.value
+        if self.value[0] == -np.inf:
+            raise ValueError("nothing was accumulated: no queries")
+        return float(self.value[0])
 
     def arrays(self) -> dict[str, ndarray]:
         """What a shard file holds."""
-        return {"largest": np.float64(self.value).reshape(1)}
+        return {"largest": self.value}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Largest:
         """The inverse of `arrays`."""
-        return cls(float(arrays["largest"][0]))
+        return cls(arrays["largest"])

@@ -55,9 +55,9 @@ FLAGS = ["--model", "gpt2", "--queries", "q.jsonl", "--out", "run"]
 def test_flags_and_file_and_python_are_the_same_experiment(
     tmp_path: Path, asked: list[Experiment]
 ) -> None:
-    more = ["--adapter", "a", "b", "--seed", "3", "--no-neutral", "--dtype", "bfloat16"]
+    more = ["--adapter", "a", "b", "--seed", "3", "--dtype", "bfloat16", "--controls", "shifted"]
     assert cli.main(["diverge", *FLAGS, *more]) == 0
-    fields = {"adapter": ["a", "b"], "seed": 3, "neutral": False, "dtype": "bfloat16"}
+    fields = {"adapter": ["a", "b"], "seed": 3, "controls": ["shifted"], "dtype": "bfloat16"}
     assert cli.main(["diverge", str(saved(tmp_path, REQUIRED | fields))]) == 0
     assert asked[0] == asked[1] == Experiment.model_validate(REQUIRED | fields)
 
@@ -202,8 +202,9 @@ def test_conditions_are_named_after_their_kind(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(path.name)
     one = experiment(prompt_file=paths[:1], adapter=["x"]).build()
-    assert list(one) == ["base", "prompt", "lora", "neutral"]
-    two = experiment(prompt_file=paths, adapter=["x", "y"], neutral=False, separator="|").build()
+    controls = ["neutral", "shuffled_tokens", "shifted", "random_lora", "logit_bias", "untrained"]
+    assert list(one) == ["base", "prompt", "lora", *controls]
+    two = experiment(prompt_file=paths, adapter=["x", "y"], controls=(), separator="|").build()
     assert list(two) == ["base", "prompt_0", "prompt_1", "lora_0", "lora_1"]
     assert two["prompt_1"] == Prompt(text="b.txt", separator="|")
     assert two["lora_1"] == Lora("y")

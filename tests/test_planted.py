@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import interp.subject
-from interp.capture import capture, keep, readers
+from interp.capture import capture, keep
 from interp.conditions import Base, FineTuned, Lora, Prompt, Shifted
 from interp.config import Experiment
 from interp.errors import SubjectError
@@ -365,7 +365,8 @@ def test_hooks_are_gone_after_an_error_in_a_reader(
     def broken(value: Tensor) -> None:
         raise ZeroDivisionError
 
-    read = readers(subject, ("resid_pre", "pattern")) | {Site("z", MIDDLE): broken}
+    sites = [*subject.sites("resid_pre"), *subject.sites("pattern"), Site("z", MIDDLE)]
+    read = dict.fromkeys(sites, keep) | {Site("z", MIDDLE): broken}
     with pytest.raises(ZeroDivisionError):
         capture(subject, setting, batch, cache, read)
     assert hooks_in(subject) == hooks

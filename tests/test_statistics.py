@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from interp.measures.tally import Accumulator, from_arrays
 from interp.statistics import (
-    Accumulator,
+    Largest,
     PerQuery,
     Ratio,
-    from_arrays,
     percentile_interval,
     poisson_weights,
     position_labels,
@@ -65,11 +65,16 @@ def per_query(data: Data, rows: Sequence[int]) -> PerQuery:
     return PerQuery.of(list(rows), data.numerator[list(rows)].reshape(len(rows), -1))
 
 
+def largest(data: Data, rows: Sequence[int]) -> Largest:
+    return Largest.of(float(value) for value in data.numerator[list(rows)].ravel())
+
+
 Maker = Callable[[Data, Sequence[int]], Accumulator]
 ACCUMULATORS: dict[str, tuple[Maker, Accumulator]] = {
     "ratio": (ratio, Ratio.empty()),
     "mean": (mean, Ratio.empty()),
     "per query": (per_query, PerQuery.empty()),
+    "largest": (largest, Largest.empty()),
 }
 each_accumulator = pytest.mark.parametrize(
     ("make", "empty"), ACCUMULATORS.values(), ids=list(ACCUMULATORS)
@@ -112,7 +117,7 @@ def frozen(accumulator: Accumulator) -> dict[str, tuple[Any, ...]]:
 
 def result(accumulator: Accumulator) -> dict[str, np.ndarray]:
     """What is read off an accumulator; rows are in the order of the query file."""
-    if isinstance(accumulator, Ratio):
+    if not isinstance(accumulator, PerQuery):
         return accumulator.arrays()
     return {"index": np.sort(accumulator.index), "rows": accumulator.compute()}
 
