@@ -22,10 +22,10 @@ Everything is computed by the live modules under the setting's weights: a LoRA o
 projection or the unembedding, a fine-tuned final norm, GPT-2's transposed and Phi-3's fused
 projections need no case of their own. No weight matrix is read.
 
-In float32 the equation closes to 1e-5 of the largest term (`closing_error`). In half precision the terms are
-still computed in float32, but the model rounds the residual stream after every addition and rounds
-its logits: what it says is not exactly the sum of what was written, and the equation closes to
-that rounding, about 1e-2 in bfloat16 and 2e-3 in float16.
+In float32 the equation closes to 1e-5 of the largest term (`closing_error`). In half precision the
+terms are still computed in float32, but the model rounds the residual stream after every addition
+and rounds its logits: what it says is not exactly the sum of what was written, and the equation
+closes to that rounding, about 1e-2 in bfloat16 and 2e-3 in float16.
 """
 
 from __future__ import annotations
@@ -256,8 +256,8 @@ class Frozen:
         """The norm with the scale it has at `states`, found by asking it and not by its class.
 
         0 gives the bias. A large vector of ±1 (of even width) has no mean and the scale 1 (its
-        epsilon vanishes), and gives the gain. A constant vector gives the bias again where the mean is removed. The
-        scale is then the least-squares ratio of what the norm makes of a state.
+        epsilon vanishes), and gives the gain. A constant vector gives the bias again where the mean
+        is removed. The scale is then the least-squares ratio of what the norm makes of a state.
         """
         signs = torch.ones_like(states[:1], dtype=torch.float32)
         signs[:, 1::2] = -1.0
