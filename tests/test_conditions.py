@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +20,28 @@ from interp.conditions import (
     LogitBias,
     Lora,
     Neutral,
+    Prefix,
     Prompt,
+    RandomLora,
     Setting,
     Shifted,
+    ShuffledLabels,
     ShuffledTokens,
+    SoftPrompt,
+    Steering,
+    Untrained,
+    Virtual,
+    describe,
     kind,
     leading_specials,
     parts,
     prefix_body,
+    prefix_length,
     resolve,
     token_id,
 )
-from interp.errors import ConditionError
+from interp.config import from_yaml, parse_condition
+from interp.errors import ConditionError, ConfigError
 
 TOKENIZERS = {convention: tokenizer(convention) for convention in ("gpt2", "llama")}
 START = {"gpt2": (), "llama": (1,)}
@@ -223,6 +235,167 @@ def test_an_empty_text_is_no_token() -> None:
         token_id("", TOKENIZERS["gpt2"])
 
 
+# Virtual tokens, steering, and controls with weights --------------------------------------------
+
+
+def virtual_folder(folder: Path, kind: str = "PROMPT_TUNING", tokens: int = 5) -> str:
+    """What resolving reads of an adapter: its configuration."""
+    folder.mkdir()
+    config = {"peft_type": kind, "num_virtual_tokens": tokens}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture
+def soft(tmp_path: Path) -> SoftPrompt:
+    return SoftPrompt(virtual_folder(tmp_path / "soft"))
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Prefix:
+    return Prefix(virtual_folder(tmp_path / "prefix", "PREFIX_TUNING", 7))
+
+
+@each_convention
+def test_virtual_tokens_stand_before_every_id(
+    convention: str, soft: SoftPrompt, prefix: Prefix
+) -> None:
+    words = TOKENIZERS[convention]
+    assert resolve(soft, words) == Setting(
+        prefix=START[convention], virtual=Virtual(soft.adapter, 5, cached=False)
+    )
+    prompted = resolve(PROMPT, words)
+    for composed in (PROMPT + prefix, prefix + PROMPT):
+        setting = resolve(composed, words)
+        assert setting.prefix == prompted.prefix
+        assert setting.virtual == Virtual(prefix.adapter, 7, cached=True)
+        assert setting.n_prefix == prompted.n_prefix + 7 == len(prompted.prefix) + 7
+        assert setting.weights == Setting().weights
+
+
+@each_convention
+def test_controls_are_as_long_as_virtual_tokens(
+    convention: str, soft: SoftPrompt, prefix: Prefix
+) -> None:
+    words = TOKENIZERS[convention]
+    for like in (soft, prefix, PROMPT + soft, soft + Lora("a")):
+        setting = resolve(like, words)
+        neutral, shifted = resolve(Neutral(like), words), resolve(Shifted(like), words)
+        assert neutral.virtual is shifted.virtual is None
+        assert neutral.n_prefix == setting.n_prefix
+        assert shifted.n_prefix + shifted.shift == setting.n_prefix
+        assert prefix_length(like, words) == setting.n_prefix - len(START[convention])
+
+
+def test_virtual_tokens_cannot_be_shuffled(soft: SoftPrompt, prefix: Prefix) -> None:
+    for virtual in (soft, prefix, PROMPT + soft):
+        with pytest.raises(ConditionError, match=r"no tokens to shuffle: .* is virtual"):
+            resolve(ShuffledTokens(virtual), TOKENIZERS["gpt2"])
+
+
+def test_only_one_has_virtual_tokens_at_a_time(soft: SoftPrompt, prefix: Prefix) -> None:
+    for two in (soft + prefix, soft + soft):
+        with pytest.raises(ConditionError, match="only one soft prompt or prefix at a time"):
+            resolve(two, TOKENIZERS["gpt2"])
+
+
+def test_p_tuning_is_a_soft_prompt_as_well(tmp_path: Path) -> None:
+    folder = virtual_folder(tmp_path / "p", "P_TUNING")
+    assert resolve(SoftPrompt(folder), TOKENIZERS["gpt2"]).n_prefix == 5
+
+
+def test_steering_touches_no_weights_and_no_tokens() -> None:
+    both = Steering("a.safetensors", 1) + Steering("b.safetensors", 0, scale=-2)
+    setting = resolve(both, TOKENIZERS["llama"])
+    assert setting.steering == (("a.safetensors", 1, 1.0), ("b.safetensors", 0, -2))
+    assert setting.prefix == START["llama"]
+    assert setting.weights == Setting().weights
+
+
+def test_controls_with_weights_are_states_of_their_own() -> None:
+    lora = Lora("folder", scale=0.5)
+    settings = [
+        resolve(condition, TOKENIZERS["gpt2"])
+        for condition in (Base(), lora, RandomLora(lora), RandomLora(lora, seed=1), Untrained(),
+                          Untrained(1), RandomLora(lora, scale=2))
+    ]  # fmt: skip
+    assert len({setting.weights for setting in settings}) == len(settings)
+    assert [setting.adapters[0][1] for setting in settings if setting.adapters] == [
+        0.5, 0.5, 0.5, 1.0
+    ]  # fmt: skip
+
+
+def test_every_kind_is_read_from_yaml(tmp_path: Path) -> None:
+    for name in ("s", "p"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "v.safetensors").touch()
+    (tmp_path / "e.yaml").write_text(
+        """
+        conditions:
+          few: {prompt: {pairs: [[hot, cold], [up, down]]}}
+          lora: {lora: {adapter: elsewhere}}
+          soft: {soft_prompt: {adapter: s}}
+          prefixed: [{prefix: {adapter: p}}, {lora: {adapter: elsewhere}}]
+          steered: {steering: {vector: v.safetensors, layer: 3, scale: -1}}
+          shuffled_labels: {shuffled_labels: {of: few}}
+          random: {random_lora: {like: lora, seed: 2, scale: 0.5}}
+          untrained: {untrained: {}}
+        """
+    )
+    known: dict[str, Condition] = {}
+    for name, spec in from_yaml(tmp_path / "e.yaml")["conditions"].items():
+        known[name] = parse_condition(name, spec, known)
+    lora, few = Lora("elsewhere"), Prompt(pairs=(("hot", "cold"), ("up", "down")))
+    assert known == {
+        "few": few,
+        "lora": lora,
+        "soft": SoftPrompt(str(tmp_path / "s")),
+        "prefixed": Prefix(str(tmp_path / "p")) + lora,
+        "steered": Steering(str(tmp_path / "v.safetensors"), 3, scale=-1),
+        "shuffled_labels": ShuffledLabels(few),
+        "random": RandomLora(lora, seed=2, scale=0.5),
+        "untrained": Untrained(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"shuffled_labels": {"of": "text"}}, "need a few-shot prompt"),
+        ({"shuffled_labels": {"of": "lora"}}, "of"),
+        ({"random_lora": {"like": "text"}}, "like"),
+        ({"random_lora": {"like": "nobody"}}, "names no condition above it"),
+        ({"steering": {"vector": "v"}}, "layer"),
+        ({"steering": {"vector": "v", "layer": "last"}}, "layer"),
+        ({"soft_prompt": {}}, "adapter"),
+        ({"prefix": {"adapter": "a", "scale": 2}}, "scale"),
+    ],
+)
+def test_a_wrong_description_is_one_line(spec: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match="condition it: ") as caught:
+        parse_condition("it", spec, {"text": PROMPT, "lora": Lora("a")})
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (SoftPrompt("d/soft"), "soft prompt soft"),
+        (Prefix("d/tuned"), "prefix tuned"),
+        (Steering("d/truth.safetensors", 3), "steering by truth after layer 3"),
+        (Steering("truth.safetensors", 0, -2), "steering by truth after layer 0, scale -2"),
+        (ShuffledLabels(Prompt(pairs=(("hot", "cold"),))),
+         "the answers in random order of: 1 demonstrations, the first: “hot cold”"),
+        (RandomLora(Lora("d/a")), "a random LoRA of the size of: LoRA a"),
+        (RandomLora(Lora("d/a"), scale=0.5), "a random LoRA of the size of: LoRA a, scale 0.5"),
+        (Untrained(), "the same architecture, untrained"),
+    ],
+)  # fmt: skip
+def test_how_a_condition_is_described(condition: Condition, expected: str) -> None:
+    assert describe(condition) == expected
+
+
 # Composition ------------------------------------------------------------------------------------
 
 
@@ -276,6 +449,12 @@ def test_what_is_no_condition_is_refused() -> None:
         (ShuffledTokens(PROMPT), "control"),
         (Shifted(PROMPT), "control"),
         (LogitBias({"a": 1.0}), "control"),
+        (ShuffledLabels(Prompt(pairs=(("a", "b"),))), "control"),
+        (RandomLora(Lora("a")), "control"),
+        (Untrained(), "control"),
+        (SoftPrompt("a"), "prompt"),
+        (Prefix("a"), "prompt"),
+        (Steering("a", 0), "steering"),
         (PROMPT + Lora("a"), "composed"),
     ],
 )

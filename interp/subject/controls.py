@@ -39,16 +39,24 @@ def random_like(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         for first, second in FACTORS.items():
             if key.endswith(first):
                 module = key.removesuffix(first)
-                pair = _pair(a, tensors[module + second], f"{seed}:{module}")
+                pair = _pair(a, tensors[module + second], _seed(seed, module))
                 made |= dict(zip((key, module + second), pair, strict=True))
     if other := sorted(set(tensors) - set(made)):
         raise SubjectError(f"a random LoRA has only A and B, the adapter has {other[0]} as well")
     return {key: made[key] for key in tensors}
 
 
-def _pair(a: Tensor, b: Tensor, seed: str) -> tuple[Tensor, Tensor]:
-    digest = hashlib.sha256(seed.encode()).digest()[:8]
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+def _seed(seed: int, what: str) -> int:
+    """A seed of its own for everything that is drawn.
+
+    Untrained weights too: a base that was itself initialised from seed 0 is not seed 0's copy.
+    """
+    digest = hashlib.sha256(f"{seed}:{what}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _pair(a: Tensor, b: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randn(t.shape, dtype=torch.float64, generator=generator) for t in (a, b)]
     size = (_norm(a, b) / _norm(*drawn)).sqrt()
     return (size * drawn[0]).to(a.dtype), (size * drawn[1]).to(b.dtype)
@@ -68,11 +76,13 @@ def untrained(hf: Any, seed: int, *, trust_remote_code: bool = False) -> Any:
     the random number generators is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(_seed(seed, "untrained"))
         fresh: Any = AutoModelForCausalLM.from_config(
             copy.deepcopy(hf.config),
             dtype=torch.float32,
             attn_implementation="eager",
             trust_remote_code=trust_remote_code,
         )
-    return fresh.to(hf.device, hf.dtype).eval()
+    for parameter in fresh.parameters():  # not the buffers: rotary frequencies stay in float32
+        parameter.data = parameter.data.to(hf.dtype)
+    return fresh.to(hf.device).eval()
