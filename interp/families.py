@@ -61,7 +61,7 @@ def divergence_index(
     1 where the families are draws of one kind. NaN where neither family varies (0 / 0 or x / 0).
     """
     between, within = _index_sums(_pairs(d, [a, b]), _identity([a, b]))
-    return _over(between, within, zero=np.nan)[0]
+    return _over(between, within, zero=np.nan)[0, ...]
 
 
 def permanova_f(
@@ -77,7 +77,7 @@ def permanova_f(
     labels = _identity(groups)
     among, within = _f_sums(_pairs(d, groups), labels)
     freedom = labels.shape[1] - len(groups)
-    return _over(among, within, zero=np.inf)[0] * freedom / (len(groups) - 1)
+    return (_over(among, within, zero=np.inf) * freedom / (len(groups) - 1))[0, ...]
 
 
 def _identity(groups: Sequence[Group]) -> Int[ndarray, "1 member"]:

@@ -139,7 +139,7 @@ def rows_per_block(cells: int) -> int:
 
 
 def permutation_p(
-    observed: Float[ndarray, "*cell"], blocks: Iterable[Float[ndarray, "rearrangement *cell"]]
+    observed: Float[ndarray, "*cell"], blocks: Iterable[Float[ndarray, "_ *cell"]]
 ) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
     """Share of the rearrangements (the data among them) whose statistic, and whose maximum over
     the map, is at least the observed one: p and max-T p, in `(0, 1]`.

@@ -133,6 +133,15 @@ def test_f_of_one_dimension_is_the_f_of_an_analysis_of_variance(x: np.ndarray) -
     assert permanova_f(d, groups) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+def test_a_single_cell_is_an_array_like_any_other() -> None:
+    d = cdist(planted(), planted())
+    labels = label_permutations([A, B])
+    for value in (permanova_f(d, [A, B]), divergence_index(d, A, B)):
+        assert isinstance(value, np.ndarray)
+    for got in (permuted_index(d, A, B, labels), permuted_f(d, [A, B], labels)):
+        assert all(isinstance(each, np.ndarray) and each.shape == () for each in got[:3])
+
+
 def test_f_equals_that_of_scikit_bio() -> None:
     """Values of skbio.stats.distance.permanova, scikit-bio 0.7.4."""
     d = cdist(planted(), planted())
@@ -197,7 +206,10 @@ def test_all_relabellings_once_each(sizes: tuple[int, ...], count: int) -> None:
 
 
 def test_five_and_five_have_126_relabellings_and_not_252() -> None:
-    assert len(label_permutations([range(5), range(5, 10)])) == 126
+    groups = [range(5), range(5, 10)]
+    assert len(label_permutations(groups)) == 126
+    assert len({partition(tuple(row)) for row in label_permutations(groups, limit=126)}) == 126
+    assert len({partition(tuple(row)) for row in label_permutations(groups, limit=125)}) < 125
 
 
 def test_many_relabellings_are_drawn_and_the_families_own_is_among_them() -> None:
