@@ -128,7 +128,7 @@ def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[Pair]:
         for name in names
         if name not in own
         for other in own
-        if "control" != kind(built[name]) or "control" != kind(built[other])
+        if kind(built[name]) != "control" or kind(built[other]) != "control"
     ]
 
 

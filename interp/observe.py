@@ -57,6 +57,7 @@ def observe(
         if name != base:
             pinned = _pinned(subject, batch, setting, bare, caches[name], plain)
             observed[name] = _with_pinned(observed[name], pinned, heads)
+    for name, setting in subject.settings.items():  # after the others: weights are switched once
         if setting.weights != bare.weights:
             inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name])
             base_weights = [run.content for run in inputs]

@@ -204,7 +204,7 @@ class PerQuery:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest of some numbers: how far an identity is from closing. NaN where one of them is."""
+    """The largest of some numbers: how far an identity is from closing. NaN where one is."""
 
     value: Float[ndarray, "1"]
 

@@ -8,31 +8,26 @@ written from them by `interp.report.write`.
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interp import conditions as conditions_room
+import pandas as pd
+
 from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
-    FineTuned,
     FittedBias,
-    Lora,
-    Prefix,
     Prompt,
-    SoftPrompt,
-    Steering,
+    ShuffledLabels,
     parts,
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
 from interp.errors import QueryError, RunError, SubjectError
 from interp.geometry import sample
+from interp.manifest import describe, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
@@ -40,8 +35,8 @@ from interp.measures.tally import Plan
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
-from interp.results import HeadView, read_manifest, sha256, write_run
-from interp.statistics import LEVEL, position_labels
+from interp.results import HeadView, as_table, read_manifest, write_run
+from interp.statistics import position_labels
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.loading import threads_for
@@ -86,12 +81,13 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
         checks = closing_errors(tallies)
         _refuse_open(checks, subject)
         kept = states(tallies["matched"], plan, subject.n_layers) if plan.sample else None
-        table: list[dict[str, Any]] = []
+        more: list[dict[str, Any]] = []
         for name, tally in tallies.items():
-            table += rows(tally, plan.labels, name)
-            table += family_rows(tally, design.families, plan.labels, name, plan.seed)
+            more += family_rows(tally, design.families, plan.labels, name, plan.seed)
         if kept is not None:
-            table += geometry_rows(kept, design, groups["matched"], plan)
+            more += geometry_rows(kept, design, groups["matched"], plan)
+        measured = [rows(tally, plan.labels, name) for name, tally in tallies.items()]
+        table = pd.concat([as_table(part) for part in (*measured, more)], ignore_index=True)
         tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
         signed = [
             certificate
@@ -200,6 +196,8 @@ def encode_groups(
         longest = max(queries, key=lambda query: len(query.ids))
         for name, condition in built.items():
             last = parts(condition)[-1]
+            if isinstance(last, ShuffledLabels):
+                last = last.prompt
             if isinstance(last, Prompt):
                 check_alignment(queries, last.render(subject.tokenizer), subject.tokenizer, name)
             setting = subject.settings[name]
@@ -240,84 +238,3 @@ def make_plan(
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
     )
-
-
-def describe(
-    experiment: Experiment,
-    subject: Subject,
-    built: Mapping[str, Condition],
-    groups: Mapping[str, Sequence[Encoded]],
-    view: HeadView,
-) -> dict[str, Any]:
-    """What the manifest says of a run, but for its hashes and certificates."""
-    design = Design.of(built, experiment.families)
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": experiment.model_dump(mode="json", exclude_none=True),
-        "seed": experiment.seed,
-        "versions": versions(),
-        "model": {
-            "name": "/".join(Path(experiment.model).parts[-2:]),
-            "architecture": type(subject.bridge.original_model).__name__,
-            "n_layers": subject.n_layers,
-            "n_heads": subject.n_heads,
-            "d_model": subject.d_model,
-            "dtype": experiment.dtype,
-        },
-        "conditions": {
-            name: {
-                "description": conditions_room.describe(condition),
-                "kind": conditions_room.kind(condition),
-                "family": design.family(name),
-                "n_prefix": subject.settings[name].n_prefix,
-            }
-            for name, condition in built.items()
-        },
-        "families": {family: list(members) for family, members in design.families.items()},
-        "headline": _pair(design.headline),
-        "null_pair": _pair(design.null_pair),
-        "nulls": [{"control": name, **_pair(pair)} for name, pair in design.nulls.items()],
-        "floors": [list(pair) for pair in design.floors],
-        "queries": {name: len(queries) for name, queries in groups.items()},
-        "interval": {
-            "level": LEVEL,
-            "replicates": experiment.bootstrap,
-            "method": "Poisson bootstrap over queries",
-        },
-        "tests": {
-            "permutations": experiment.permutations,
-            "against": [[list(pair), list(other)] for pair, other in design.controls.items()],
-        },
-        "notes": subject.notes,
-        "head_view": view.manifest(),
-    }
-
-
-def _pair(pair: tuple[str, str] | None) -> dict[str, str] | None:
-    return dict(zip(("condition", "reference"), pair, strict=True)) if pair else None
-
-
-def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict[str, str]:
-    """sha256 of everything an experiment reads from disk, by role (a hub id stands for itself)."""
-    files: dict[str, str | Path] = {"model": experiment.model, "queries": experiment.queries}
-    if experiment.heldout is not None:
-        files["heldout"] = experiment.heldout
-    for name, condition in built.items():
-        for part in parts(condition):
-            match part:
-                case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
-                    files[f"adapter of {name}"] = folder
-                case FineTuned(model=folder):
-                    files[f"model of {name}"] = folder
-                case Steering(vector=file):
-                    files[f"vector of {name}"] = file
-    hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
-    for name, condition in built.items():
-        hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
-    return hashes
-
-
-def versions() -> dict[str, str]:
-    """The libraries that the numbers depend on."""
-    names = ("interp", "torch", "transformers", "transformer-lens", "peft", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}

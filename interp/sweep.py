@@ -80,7 +80,9 @@ def measure_chunk(
     targets = scale.answers.where(scale.answers >= 0, last[plan.speaker].logits.argmax(-1))
     at_last = scale.at_last()
     tally.collect(_lenses(subject, plan, batch, last, targets, measured), plan, at_last, measured)
-    tally.collect(_influences(subject, plan, batch, last, targets, measured), plan, at_last, measured)
+    tally.collect(
+        _influences(subject, plan, batch, last, targets, measured), plan, at_last, measured
+    )
     _keep(measured, plan, observed, last, batch, range(first, first + len(chunk)))
     return measured
 
@@ -105,31 +107,48 @@ def _lenses(
     targets: Tensor,
     measured: Tally,
 ) -> Iterator[Values]:
-    """The logit lens of every layer, one layer of all conditions at a time."""
+    """The logit lens of every layer; `lens_js` speaks of states, so no logit bias goes into it."""
     found: dict[tuple[str, str, str], list[Tensor]] = {}
     top: dict[str, list[Tensor]] = {name: [] for name in last}
-    for layer in range(subject.n_layers):
-        said = {
-            name: readout.lens(subject, subject.settings[name], own.resid_post[:, layer], batch)
-            for name, own in last.items()
-        }
+
+    def add(name: str, a: str, b: str, value: Tensor) -> None:
+        found.setdefault((name, a, b), []).append(value)
+
+    for layers in _blocks(subject, last):
+        states = {name: own.resid_post[:, layers] for name, own in last.items()}
+        settings = {name: subject.settings[name] for name in last}
+        bare = {n: readout.lens(subject, settings[n], x) for n, x in states.items()}
         for a, b in plan.pairs:
-            js = output.js_divergence(said[a], said[b])
-            found.setdefault(("lens_js", a, b), []).append(js)
-        for name, logits in said.items():
-            top[name].append(logits.argmax(-1))
-            kl = lens_kl(last[name].logits, logits)
-            found.setdefault(("lens_kl", name, ""), []).append(kl)
-            gained = answer_information(logits, targets)
-            found.setdefault(("answer_information", name, ""), []).append(gained)
-            if layer == subject.n_layers - 1:
-                error = readout.lens_error(last[name].logits, logits)
+            add("lens_js", a, b, output.js_divergence(bare[a], bare[b]))
+        for name, own in last.items():
+            said = bare[name]
+            if settings[name].bias:
+                said = readout.lens(subject, settings[name], states[name], batch)
+            top[name].append(said.argmax(-1))
+            final = own.logits[:, None].expand_as(said)
+            add("lens_kl", name, "", lens_kl(final, said))
+            wanted = targets[:, None].expand(said.shape[:-1])
+            add("answer_information", name, "", answer_information(said, wanted))
+            if layers.stop == subject.n_layers:
+                error = readout.lens_error(own.logits, said[:, -1])
                 measured[Key("closing_error", name, "", "lens")] = Largest.of([error])
-    for key, layers in found.items():
-        yield Key(*key, "resid_post"), torch.stack(layers, 1)[..., None], 1.0
+    for key, parts in found.items():
+        yield Key(*key, "resid_post"), torch.cat(parts, 1)[..., None], 1.0
     for name, by_layer in top.items():
-        depth = decision_depth(torch.stack(by_layer, 1), last[name].logits.argmax(-1))
+        depth = decision_depth(torch.cat(by_layer, 1), last[name].logits.argmax(-1))
         yield Key("decision_depth", name, "", OUTPUT), depth[..., None], 1.0
+
+
+LENS = 1 << 25
+"""Logits of the lens that are held at once, over all conditions: as many layers as fit."""
+
+
+def _blocks(subject: Subject, last: Mapping[str, LastStates]) -> Iterator[slice]:
+    """Consecutive layers whose lenses are held together."""
+    one_layer = sum(own.logits.numel() for own in last.values())
+    step = max(1, LENS // one_layer)
+    for start in range(0, subject.n_layers, step):
+        yield slice(start, min(start + step, subject.n_layers))
 
 
 def _influences(

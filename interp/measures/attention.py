@@ -142,8 +142,8 @@ CHANGES = ("change_pattern", "change_value", "change_prefix", "change_input")
 
 
 class Changes(NamedTuple):
-    """`shares`: numerators of `CHANGES`, nats-free projections on the whole change; `whole`: its
-    squared norm; `error`: how far the terms are from adding up to it."""
+    """`shares`: the inner product of every term of `CHANGES` with the whole change; `whole`: the
+    change's squared norm; `error`: how far the terms are from adding up to it."""
 
     shares: tuple[Rows, Rows, Rows, Rows]
     whole: Rows
@@ -155,11 +155,11 @@ def change_shares(
 ) -> Changes:
     """The exact split of a head's output change `z - base.z` into four terms that add up to it.
 
-    `pinned`: the condition's own weights and prefix at base's inputs. With content mass `a`, content
-    pattern `C`, values `v` and prefix part `P` of the pinned run, and `b` for base's:
+    `pinned`: the condition's own weights and prefix at base's inputs. With content mass `a`,
+    content pattern `C`, values `v` and prefix part `P` of the pinned run, and `_b` for base's:
 
-    - prefix `(a - a_b) C_b v_b + (P - P_b)`: all that a prefix can do at these inputs (Petrov et al.
-      2310.19698, eq. 7);
+    - prefix `(a - a_b) C_b v_b + (P - P_b)`: all that a prefix can do at these inputs (Petrov et
+      al. 2310.19698);
     - pattern `a (C - C_b) v_b`: re-wiring; value `a C (v - v_b)`: other values are read;
     - input `z - z_pinned`: what changed inputs do.
 

@@ -46,7 +46,7 @@ def delta_alignment(
 ) -> Float[Tensor, "*token"]:
     """`cos(x_a - x_base, x_b - x_base)`, `[-1, 1]`: do both push the same way?
 
-    NaN where one does not push at all, by no more than `noise` times `‖x_base‖`. """
+    NaN where one does not push at all, by no more than `noise` times `‖x_base‖`."""
     inner = g[..., a, b] - g[..., a, base] - g[..., b, base] + g[..., base, base]
     pushes = _push(g, a, base, noise) * _push(g, b, base, noise)
     return _ratio(inner, pushes).clamp(-1, 1)

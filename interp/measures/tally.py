@@ -63,10 +63,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Accumulator:
 class Plan:
     """What is compared and how finely; the same plan on the same queries gives the same numbers.
 
-    `pairs` have rows, `certified` ones a certificate; `controls`: the pair that each tested pair is tested against; `members`: the
-    conditions whose distances are compared within and between families; `kept`: the conditions
-    whose states are kept at the queries numbered `sample`; `speaker`: the condition whose top token
-    is the target of a query without an answer; `bos`: whether every sequence begins with a BOS.
+    `pairs` have rows, `certified` ones a certificate; `controls`: the pair that each tested pair is
+    tested against; `members`: the conditions whose distances are compared within and between
+    families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
+    `speaker`: the condition whose top token is the target of a query without an answer; `bos`:
+    whether every sequence begins with a BOS.
     """
 
     base: str
@@ -91,8 +92,8 @@ class Observed:
 
     `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention. Of the runs
     pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
-    and `changes`, what its heads' changes are made of (both empty for base). `base_weights`: content
-    patterns of base's weights at the condition's inputs, where it has weights of its own.
+    and `changes`, what its heads' changes are made of (both empty for base). `base_weights`:
+    content patterns of base's weights at the condition's inputs, where it has its own.
     """
 
     logits: Tensor
@@ -229,7 +230,11 @@ def _states(
                 longer = state.delta_norm_ratio(g, i, j, index[base], noise)
                 yield Key("delta_norm_ratio", a, b, site), longer, 1.0
                 if site == "attn_out":
-                    yield Key("sim_aou", a, b, site), state.sim_aou(g, i, j, index[base], noise), 1.0
+                    yield (
+                        Key("sim_aou", a, b, site),
+                        state.sim_aou(g, i, j, index[base], noise),
+                        1.0,
+                    )
 
 
 def site_grams(observed: Mapping[str, Observed]) -> Iterator[tuple[str, Tensor]]:

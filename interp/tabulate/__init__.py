@@ -1,7 +1,7 @@
 """From merged accumulators to the result table, the match certificates and the kept arrays.
 
-    table = [*rows(tally, labels, "matched"), *family_rows(tally, design, labels, "matched")]
-    table += geometry_rows(states(tally, plan), design, encoded, plan)
+table = rows(tally, labels, "matched")
+more = family_rows(tally, design.families, labels, "matched", seed)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from interp.measures import UNITS
@@ -28,35 +29,46 @@ HEADLINES = {("relative_l2", "resid_post"), ("content_js", "pattern")}
 cell; all others by Benjamini-Hochberg, which bounds the share of false cells."""
 
 
-def rows(tally: Tally, labels: Sequence[str], queries: str) -> Iterator[dict[str, Any]]:
-    """Rows of `results.parquet` (see `interp.results.COLUMNS`)."""
+def rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
+    """Rows of `results.parquet` (see `interp.results.COLUMNS`), made column by column: there are
+    hundreds of thousands."""
+    parts: dict[str, list[np.ndarray]] = {}
     for key, accumulator in sorted(tally.items()):
-        if key.measure not in UNITS or not isinstance(accumulator, Ratio):
-            continue
-        estimate = accumulator.compute()
-        p = corrected(tally, key)
-        last_only = key.measure in LAST_ONLY
-        for cell in np.ndindex(estimate.value.shape):
-            *place, label = cell
-            if last_only and labels[label] != "last":
-                continue
-            layer, head = (*place, None, None)[:2]
-            yield {
-                "measure": key.measure,
-                "condition": key.condition,
-                "reference": key.reference or None,
-                "site": key.site,
-                "layer": layer,
-                "head": head,
-                "position": labels[label],
-                "queries": queries,
-                "value": estimate.value[cell],
-                "ci_low": estimate.ci_low[cell],
-                "ci_high": estimate.ci_high[cell],
-                "n": int(estimate.n[cell]),
-                "p_adjusted": p[cell] if p is not None and label < p.shape[-1] else None,
-                "units": UNITS[key.measure],
-            }
+        if key.measure in UNITS and isinstance(accumulator, Ratio):
+            for name, column in _columns(tally, key, accumulator, labels).items():
+                parts.setdefault(name, []).append(column)
+    return pd.DataFrame(
+        {name: np.concatenate(c) for name, c in parts.items()} | {"queries": queries}
+    )
+
+
+def _columns(
+    tally: Tally, key: Key, accumulator: Ratio, labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The cells of one measure of one pair at one site, `label` varying fastest."""
+    estimate = accumulator.compute()
+    cells = 1 if key.measure in LAST_ONLY else estimate.value.shape[-1]
+    value, low, high, n = (column[..., :cells] for column in estimate)
+    p = np.full(value.shape, np.nan)
+    if (tested := corrected(tally, key)) is not None:
+        p[..., : tested.shape[-1]] = tested[..., :cells]
+    *places, label = np.indices(value.shape).reshape(value.ndim, -1)
+    nowhere = np.full(value.size, None, dtype=object)
+    layer, head = (*places, nowhere, nowhere)[:2]
+    columns = {"value": value, "ci_low": low, "ci_high": high, "n": n, "p_adjusted": p}
+    texts = {
+        "measure": key.measure,
+        "condition": key.condition,
+        "reference": key.reference or None,
+        "site": key.site,
+        "units": UNITS[key.measure],
+    }
+    return (
+        {name: column.ravel() for name, column in columns.items()}
+        | {name: np.full(value.size, text, dtype=object) for name, text in texts.items()}
+        | {"layer": layer.astype(object), "head": head.astype(object)}
+        | {"position": np.array(labels, dtype=object)[label]}
+    )
 
 
 def corrected(tally: Tally, key: Key) -> np.ndarray | None:

@@ -1,6 +1,6 @@
 """Rows of the families: is the distance between kinds of conditions more than that within them?
 
-    family_rows(tally, design, labels, "matched", seed=0)
+family_rows(tally, design, labels, "matched", seed=0)
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def family_rows(
             found = {"permanova_f": permuted_f(d, groups, orders)}
             bounds = {}
             if b is not None:
-                found["divergence_index"] = permuted_index(d, *groups, orders)
+                found["divergence_index"] = permuted_index(d, groups[0], groups[1], orders)
                 bounds["divergence_index"] = _intervals(g[1:], groups)
             for measure, permuted in found.items():
-                about = {"measure": measure, "condition": a, "reference": b, "site": key.site}
-                about |= {"queries": queries, "n": n, "units": UNITS[measure]}
+                about: dict[str, Any] = {"measure": measure, "condition": a, "reference": b}
+                about |= {"site": key.site, "queries": queries, "n": n, "units": UNITS[measure]}
                 yield from _rows(about, permuted, bounds.get(measure), labels)
 
 

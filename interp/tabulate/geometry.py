@@ -1,6 +1,6 @@
 """Rows of the geometry of query states: similarity of two conditions, dimension of one.
 
-    geometry_rows(states, design, encoded, plan)
+geometry_rows(states, design, encoded, plan)
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ def geometry_rows(
 ) -> Iterator[dict[str, Any]]:
     """Every geometry measure with its chance level, and its calibrated form where it has one.
 
-    Pairs: the headline, its nulls, and every kept condition against base.
+    Pairs: the headline, its nulls, and both sides against base; without a headline, every kept
+    condition against base.
     """
     kept = states["condition"].values.tolist()
-    wanted = [design.headline, *design.nulls.values(), *((name, BASE) for name in kept)]
+    sides = [(name, BASE) for name in design.headline or kept]
+    wanted = [design.headline, *design.nulls.values(), *sides]
     pairs = [p for p in dict.fromkeys(wanted) if p and p[0] != p[1] and set(p) <= set(kept)]
     labels = [queries[i].label for i in states["query"].values]
     for a, b in pairs:

@@ -1,0 +1,118 @@
+"""What a run's manifest says: configuration, conditions, design, versions, and sha256 of inputs.
+
+manifest = describe(experiment, subject, built, groups, view)
+manifest["hashes"] = fingerprints(experiment, built)
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from interp import conditions as conditions_room
+from interp.conditions import (
+    Condition,
+    FineTuned,
+    Lora,
+    Prefix,
+    RandomLora,
+    SoftPrompt,
+    Steering,
+    parts,
+)
+from interp.config import Experiment
+from interp.design import Design
+from interp.queries import Encoded
+from interp.results import HeadView, sha256
+from interp.statistics import LEVEL
+from interp.subject import Subject
+
+
+def describe(
+    experiment: Experiment,
+    subject: Subject,
+    built: Mapping[str, Condition],
+    groups: Mapping[str, Sequence[Encoded]],
+    view: HeadView,
+) -> dict[str, Any]:
+    """What the manifest says of a run, but for its hashes and certificates."""
+    design = Design.of(built, experiment.families)
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": experiment.model_dump(mode="json", exclude_none=True),
+        "seed": experiment.seed,
+        "versions": versions(),
+        "model": {
+            "name": "/".join(Path(experiment.model).parts[-2:]),
+            "architecture": type(subject.bridge.original_model).__name__,
+            "n_layers": subject.n_layers,
+            "n_heads": subject.n_heads,
+            "d_model": subject.d_model,
+            "dtype": experiment.dtype,
+        },
+        "conditions": {
+            name: {
+                "description": conditions_room.describe(condition),
+                "kind": conditions_room.kind(condition),
+                "family": design.family(name),
+                "n_prefix": subject.settings[name].n_prefix,
+            }
+            for name, condition in built.items()
+        },
+        "families": {family: list(members) for family, members in design.families.items()},
+        "headline": _pair(design.headline),
+        "null_pair": _pair(design.null_pair),
+        "nulls": [
+            {"control": name, "condition": a, "reference": b}
+            for name, (a, b) in design.nulls.items()
+        ],
+        "floors": [list(pair) for pair in design.floors],
+        "queries": {name: len(queries) for name, queries in groups.items()},
+        "interval": {
+            "level": LEVEL,
+            "replicates": experiment.bootstrap,
+            "method": "Poisson bootstrap over queries",
+        },
+        "tests": {
+            "permutations": experiment.permutations,
+            "against": [[list(pair), list(other)] for pair, other in design.controls.items()],
+        },
+        "notes": subject.notes,
+        "head_view": view.manifest(),
+    }
+
+
+def _pair(pair: tuple[str, str] | None) -> dict[str, str] | None:
+    return dict(zip(("condition", "reference"), pair, strict=True)) if pair else None
+
+
+def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict[str, str]:
+    """sha256 of everything an experiment reads from disk, by role (a hub id stands for itself)."""
+    files: dict[str, str | Path] = {"model": experiment.model, "queries": experiment.queries}
+    if experiment.heldout is not None:
+        files["heldout"] = experiment.heldout
+    for name, condition in built.items():
+        for part in parts(condition):
+            match part:
+                case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
+                    files[f"adapter of {name}"] = folder
+                case RandomLora(like=lora):
+                    files[f"adapter of {name}"] = lora.adapter
+                case FineTuned(model=folder):
+                    files[f"model of {name}"] = folder
+                case Steering(vector=file):
+                    files[f"vector of {name}"] = file
+    hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
+    for name, condition in built.items():
+        hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
+    return hashes
+
+
+def versions() -> dict[str, str]:
+    """The libraries that the numbers depend on."""
+    names = ("interp", "torch", "transformers", "transformer-lens", "peft", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
