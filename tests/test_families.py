@@ -65,11 +65,25 @@ def test_a_pooled_gram_gives_the_root_mean_square_distance() -> None:
 
 
 def test_equal_states_have_distance_0_however_their_sums_were_rounded() -> None:
-    terms = 100 * space(1, 5000)
-    g = np.array([[terms @ terms, (terms**2).sum()], [sum(t * t for t in terms), 0]])
-    g[1, 1] = sum(t * t for t in terms[::-1])
-    assert len(set(g.ravel())) > 1
-    assert (distances(g) == 0).all()
+    for lost in (-1e-9, 1e-9):
+        g = 1e6 * np.ones((2, 2)) + lost * (1 - np.eye(2))
+        assert g[0, 0] != g[0, 1]
+        assert (distances(g) == 0).all()
+
+
+def test_the_smallest_difference_of_float32_states_is_kept() -> None:
+    x = space(1, 1, 50).repeat(2, 0)
+    x[1] *= 1 + 1e-6
+    assert distances(gram(x))[0, 1] == pytest.approx(1e-6 * np.linalg.norm(x[0]), rel=1e-3)
+
+
+def test_a_gram_that_rounding_made_asymmetric_has_symmetric_distances() -> None:
+    g = gram(space(2, 6, 4))
+    g *= 1 + 1e-15 * space(3, 6, 6)
+    d = distances(g)
+    assert (g != g.T).any()
+    np.testing.assert_array_equal(d, d.T)
+    assert (np.diagonal(d) == 0).all()
 
 
 # Statistics -------------------------------------------------------------------------------------
@@ -344,6 +358,14 @@ def test_points_of_a_plane_are_mapped_exactly(x: np.ndarray) -> None:
         assert got.share[cell].sum() == pytest.approx(1)
         assert got.share[cell][0] >= got.share[cell][1]
         assert got.negative_share[cell] == pytest.approx(0, abs=1e-9)
+
+
+def test_points_of_a_line_have_one_axis() -> None:
+    """Rounding is not mapped to coordinates of 1e-8."""
+    x = space(5, 6, 1) * np.array([[3.0, 4.0, 12.0]])
+    got = classical_mds(cdist(x, x), k=3)
+    assert (got.coordinates[:, 1:] == 0).all()
+    assert got.share.tolist() == [1, 0, 0]
 
 
 def test_shares_are_those_of_scikit_bio() -> None:
