@@ -23,7 +23,7 @@ SCALES = {"intrinsic_dimension": 1, "gride_2": 2, "gride_4": 4, "gride_8": 8}
 FEWEST = 10
 """Points with neighbours at a distance, below which a dimension is not estimated."""
 
-SCALE = Scale(0, np.inf, np.nan, -1)
+SCALE = Scale(0.0, np.inf, np.nan, -1)
 
 
 def two_nn(x: Points) -> float:
@@ -31,9 +31,10 @@ def two_nn(x: Points) -> float:
 
     r1 and r2 are the distances of a point to its two nearest. No point is discarded (the paper
     fits without the largest tenth of the ratios; use `gride` against outliers), but those with a
-    duplicate (r1 = 0), whose ratio is undefined. dadapy has N - 1 for N, also in `gride`. NaN where fewer than 10 points remain, with
-    states that are not finite and where all points are as far from their second neighbour as from
-    their first. It falls short of dimensions above some ten with a few hundred points.
+    duplicate (r1 = 0), whose ratio is undefined. dadapy has N - 1 for N, also in `gride`. NaN where
+    fewer than 10 points remain, with states that are not finite and where all points are as far
+    from their second neighbour as from their first. It falls short of dimensions above some ten
+    with a few hundred points.
     """
     return gride(x, 1)
 

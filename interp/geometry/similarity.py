@@ -132,7 +132,7 @@ def _shares(x: Points, k: int) -> ndarray | None:
     return closer + tied * (left / tied.sum(1, keepdims=True))
 
 
-def compact(x: Points) -> Points:
+def compact(x: Points) -> Float[ndarray, "query coordinate"]:
     """The same points in at most as many coordinates as points: distances and angles stay."""
     if x.shape[1] <= len(x):
         return x
@@ -166,11 +166,11 @@ def _by_order(compare: Callable[[ndarray, ndarray], float]) -> Callable[..., lis
     return lambda a, b, orders: [compare(a, b[order[:, None], order]) for order in orders]
 
 
-CKA = Paired(Scale(-1, 1, 1, +1), _direction, _aligned, _by_order(_aligned))
-PROCRUSTES = Paired(Scale(0, 2**0.5, 0, -1), _shape, _rotated, _rotated_by_order)
+CKA = Paired(Scale(-1.0, 1.0, 1.0, +1), _direction, _aligned, _by_order(_aligned))
+PROCRUSTES = Paired(Scale(0.0, 2**0.5, 0.0, -1), _shape, _rotated, _rotated_by_order)
 
 
 def neighbours(n: int, k: int = NEIGHBOURS) -> Paired:
     """`mutual_knn` with the k of n queries, which it keeps when some of them are left out."""
     k = min(k, (n - 1) // 4)
-    return Paired(Scale(0, 1, 1, +1), lambda x: _shares(x, k), _shared, _by_order(_shared))
+    return Paired(Scale(0.0, 1.0, 1.0, +1), lambda x: _shares(x, k), _shared, _by_order(_shared))

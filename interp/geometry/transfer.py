@@ -35,7 +35,7 @@ from interp.geometry.similarity import Points
 FOLDS = 5
 """Each query is tested by a probe trained on the other folds; a label needs as many queries."""
 
-SCALE = Scale(0, np.inf, 1, +1)
+SCALE = Scale(0.0, np.inf, 1.0, +1)
 
 Labels = Sequence[str | int | None]
 
@@ -180,7 +180,7 @@ def _trained(
     split: Split,
     kept: Int[ndarray, "kept"],
     fold: int,
-    penalty: float,
+    penalty: int,
 ) -> tuple[Float[ndarray, "coordinate label"], Float[ndarray, "label"]]:
     """`RidgeClassifier` on all folds but one: regression on labels of ±1, the highest score wins.
 
