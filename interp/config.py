@@ -91,6 +91,8 @@ class Experiment(BaseModel):
     """Seed of the bootstrap and of every control."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
+    against: str | None = None
+    """Split the answer's lead over this token into its parts, instead of its logit."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)

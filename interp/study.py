@@ -22,6 +22,7 @@ from interp.conditions import (
     Prompt,
     ShuffledLabels,
     parts,
+    token_id,
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
@@ -231,6 +232,7 @@ def make_plan(
         kept=tuple(name for name in subject.settings if name in compared),
         sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
         speaker=design.headline[1] if design.headline else design.pairs[0][0],
+        against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(position_labels(longest, experiment.max_positions)),
         replicates=experiment.bootstrap,

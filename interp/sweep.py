@@ -160,8 +160,9 @@ def _influences(
     measured: Tally,
 ) -> Iterator[Values]:
     """What changed the target's logit between the conditions of every pair, term by term."""
+    against = None if plan.against is None else torch.full_like(targets, plan.against)
     parts = {
-        name: readout.influence(subject, subject.settings[name], batch, own, targets)
+        name: readout.influence(subject, subject.settings[name], batch, own, targets, against)
         for name, own in last.items()
     }
     for name, part in parts.items():

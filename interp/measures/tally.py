@@ -66,8 +66,8 @@ class Plan:
     `pairs` have rows, `certified` ones a certificate; `controls`: the pair that each tested pair is
     tested against; `members`: the conditions whose distances are compared within and between
     families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
-    `speaker`: the condition whose top token is the target of a query without an answer; `bos`:
-    whether every sequence begins with a BOS.
+    `speaker`: the condition whose top token is the target of a query without an answer; `against`:
+    the token over which its lead is split, or None; `bos`: whether every sequence begins with one.
     """
 
     base: str
@@ -78,6 +78,7 @@ class Plan:
     kept: tuple[str, ...]
     sample: frozenset[int]
     speaker: str
+    against: int | None
     bos: bool
     labels: tuple[str, ...]
     replicates: int
