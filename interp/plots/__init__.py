@@ -11,10 +11,33 @@ conditions, n, interval, seed and the match certificate. Torch-free.
 """
 
 from interp.plots.by_layer import layers
+from interp.plots.changes import head_changes
+from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
+from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import figures
+from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
+from interp.plots.influence import influence_heads, waterfall
+from interp.plots.information import answer_information
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 
-__all__ = ["export", "figures", "head_map", "head_view", "layer_position", "layers", "output"]
+__all__ = [
+    "answer_information",
+    "condition_embedding",
+    "dimensions",
+    "divergence",
+    "export",
+    "figures",
+    "head_changes",
+    "head_divergence",
+    "head_map",
+    "head_view",
+    "influence_heads",
+    "layer_position",
+    "layers",
+    "output",
+    "similarity",
+    "waterfall",
+]

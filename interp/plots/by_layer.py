@@ -4,29 +4,77 @@
     layers(run, position="mean", measures=("cosine",))
 
 Pairs keep their colour and dash in every panel; a pair without defined values is not drawn.
+Behind the lines: the band of the controls and that of pairs within a family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import reading, style
+from interp.plots import bands, lines, reading, style
+from interp.plots.bands import Band
+from interp.plots.lines import Look
 from interp.plots.text import Pair, label
+from interp.plots.words import COSINES, NAMES, SIGNED, SITES, title
 from interp.results import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SITES = {
-    "resid_post": "residual stream",
-    "attn_out": "attention output",
-    "mlp_out": "MLP output",
-}
+COLUMNS = ("resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel draws: a pair's rows by pair, and the bands behind them."""
+
+    lines: dict[Pair, pd.DataFrame]
+    bands: list[Band]
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        measure: str,
+        site: str,
+        pairs: Sequence[Pair],
+        position: str = "last",
+        queries: str = "matched",
+    ) -> Panel:
+        """Pairs without a single defined value are left out, and without pairs the bands too."""
+        found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in pairs}
+        kept = {p: frame for p, frame in found.items() if len(frame)}
+        behind = bands.null_bands(run, measure, site, position, queries) if kept else []
+        return cls(kept, behind)
+
+    @classmethod
+    def single(
+        cls,
+        run: Run,
+        measure: str,
+        site: str,
+        conditions: Sequence[Pair],
+        position: str = "last",
+        queries: str = "matched",
+    ) -> Panel:
+        """The same for a measure of one condition: behind it the control conditions."""
+        found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in conditions}
+        kept = {p: frame for p, frame in found.items() if len(frame)}
+        band = bands.control_band(run, measure, site, position, queries) if kept else None
+        return cls(kept, [band] if band else [])
+
+    def ends(self) -> tuple[float, float]:
+        """The smallest and largest number drawn."""
+        parts = [f[["value", "ci_low", "ci_high"]].to_numpy(float) for f in self.lines.values()]
+        parts += [np.concatenate([b.low, b.high]) for b in self.bands]
+        flat = np.concatenate([part.ravel() for part in parts])
+        return float(np.nanmin(flat)), float(np.nanmax(flat))
 
 
 def layers(
@@ -37,13 +85,16 @@ def layers(
 ) -> go.Figure:
     """Measures of whole layers against depth: headline, its null, and both sides against base.
 
-    One colour and one dash per pair, bands are the table's intervals, one y axis per measure.
-    Raises `NotMeasured` when the run has no such rows.
+    One colour and one dash per pair, bands are the table's intervals, one y axis per measure;
+    grey and hatched: the controls and the pairs within a family. Raises `NotMeasured` when the
+    run has no such rows.
     """
     pairs = reading.main_pairs(run.manifest)
-    cells = {(m, s): _by_pair(run, m, s, pairs, position, queries) for m in measures for s in SITES}
-    sites = [s for s in SITES if any(cells[m, s] for m in measures)]
-    kept = [m for m in measures if any(cells[m, s] for s in sites)]
+    cells = {
+        (m, s): Panel.of(run, m, s, pairs, position, queries) for m in measures for s in COLUMNS
+    }
+    sites = [s for s in COLUMNS if any(cells[m, s].lines for m in measures)]
+    kept = [m for m in measures if any(cells[m, s].lines for s in sites)]
     if not kept:
         raise reading.NotMeasured(
             f"no per-layer rows of {', '.join(measures)} at position {position}"
@@ -58,124 +109,90 @@ def layers(
         column_titles=[f"{SITES[s]} ({s})" for s in sites],
     )
     figure.update_annotations(font={"size": 13})
-    _draw(figure, run, cells, kept, sites)
-    shown = [p for p in pairs if any(p in cell for cell in cells.values())]
-    first = " and ".join(reading.NAMES.get(m, m) for m in kept)
+    rows = [[cells[m, s] for s in sites] for m in kept]
+    named: set[str] = set()
+    for row, (measure, panels) in enumerate(zip(kept, rows, strict=True), 1):
+        draw(figure, run, panels, row, named)
+        look_of_row(figure, row, measure, panels)
+    x_axes(figure, run, len(kept))
+    first = " and ".join(NAMES.get(m, m) for m in kept)
     return style.finish(
         figure,
         run.manifest,
-        title=f"{first[0].upper()}{first[1:]} by layer, {_where(position)}",
-        pairs=shown,
+        title=f"{first[0].upper()}{first[1:]} by layer, {where(position)}",
+        pairs=[p for p in pairs if any(p in cell.lines for cell in cells.values())],
         queries=queries,
-        note=f"Bands are intervals. Position: {position}",
+        note=note(run, [p for row in rows for p in row], position),
         plot=250 * len(kept),
         legend=True,
         left=72,
     )
 
 
-def _where(position: str) -> str:
+def where(position: str) -> str:
+    """A position in words."""
     named = {"last": "last query token", "mean": "mean over query tokens"}
     return named.get(position, f"query token {position}")
 
 
-def _by_pair(
-    run: Run, measure: str, site: str, pairs: Sequence[Pair], position: str, queries: str
-) -> dict[Pair, pd.DataFrame]:
-    """Pair -> its rows in layer order; pairs without a single defined value are left out."""
-    found = {}
-    for pair in pairs:
-        frame = reading.rows(run, measure, site, pair, position, queries)
-        frame = frame[frame["head"].isna() & frame["layer"].notna()].sort_values("layer")
-        if frame["value"].notna().any():
-            found[pair] = frame
-    return found
+def draw(figure: go.Figure, run: Run, panels: Sequence[Panel], row: int, named: set[str]) -> None:
+    """Bands, then lines, into the columns of a row; `named` has what the legend already shows."""
+    for column, panel in enumerate(panels, 1):
+        for band in panel.bands:
+            for trace in band.traces(band.kind not in named):
+                figure.add_trace(trace, row=row, col=column)
+            named.add(band.kind)
+        for pair, frame in panel.lines.items():
+            look = pair_look(run, pair)
+            for trace in lines.line(frame, look, look.name not in named):
+                figure.add_trace(trace, row=row, col=column)
+            named.add(look.name)
 
 
-def _draw(
-    figure: go.Figure,
-    run: Run,
-    cells: dict[tuple[str, str], dict[Pair, pd.DataFrame]],
-    measures: Sequence[str],
-    sites: Sequence[str],
-) -> None:
-    depth = int(run.manifest["model"]["n_layers"])
-    named: set[Pair] = set()
-    for row, measure in enumerate(measures, 1):
-        frames = [frame for site in sites for frame in cells[measure, site].values()]
-        for column, site in enumerate(sites, 1):
-            for pair, frame in cells[measure, site].items():
-                for trace in _line(run, pair, frame, pair not in named):
-                    figure.add_trace(trace, row=row, col=column)
-                named.add(pair)
-        title = reading.NAMES.get(measure, measure) + reading.units(frames[0])
-        figure.update_yaxes(style.axis(None), row=row)
-        figure.update_yaxes(title_text=label(title), row=row, col=1)
-        _limits(figure, row, measure, frames)
-    ticks = style.integer_ticks(depth, most=12)
+def pair_look(run: Run, pair: Pair) -> Look:
+    """A pair's line: the same in every figure of a run."""
+    manifest = run.manifest
+    name = reading.role(pair, manifest)
+    if pair[1] is None:
+        return Look(name, *style.condition_look(manifest, name))
+    return Look(name, style.colours(manifest)[pair], style.dashes(manifest)[pair])
+
+
+def look_of_row(figure: go.Figure, row: int, measure: str, panels: Sequence[Panel]) -> None:
+    """The y axis that the panels of a measure share."""
+    known = [panel for panel in panels if panel.lines]
+    frame = next(iter(known[0].lines.values()))
+    figure.update_yaxes(style.axis(None), row=row)
+    figure.update_yaxes(title_text=label(title(measure, frame)), row=row, col=1)
+    figure.update_yaxes(limits(measure, known), row=row)
+
+
+def limits(measure: str, panels: Sequence[Panel]) -> dict[str, object]:
+    """Signed measures keep zero in the middle, the others start there."""
+    zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
+    if measure in COSINES:
+        return {"range": [-1.05, 1.05], **zero}
+    low, high = (f(panel.ends()[i] for panel in panels) for i, f in enumerate((min, max)))
+    if measure in SIGNED or low < 0:
+        room = 0.06 * (high - low)
+        return {"range": [min(low, 0) - room, max(high, 0) + room], **zero}
+    return {"range": [0, 1.08 * high or 1]}
+
+
+def x_axes(figure: go.Figure, run: Run, rows: int) -> None:
+    """Layers from 0, named below the last row."""
+    ticks = style.integer_ticks(int(run.manifest["model"]["n_layers"]), most=12)
     figure.update_xaxes(style.axis(None, **ticks))
-    figure.update_xaxes(title_text="layer (from 0)", row=len(measures))
+    figure.update_xaxes(title_text="layer (from 0)", row=rows)
 
 
-def _limits(figure: go.Figure, row: int, measure: str, frames: list[pd.DataFrame]) -> None:
-    if measure in reading.SIGNED:
-        zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
-        figure.update_yaxes(range=[-1.05, 1.05], row=row, **zero)
-    else:
-        ends = [np.nanmax(f[["value", "ci_high"]].to_numpy(dtype=float)) for f in frames]
-        figure.update_yaxes(range=[0, 1.08 * max(ends) or 1], row=row)
-
-
-def _line(run: Run, pair: Pair, frame: pd.DataFrame, first: bool) -> list[go.Scatter]:
-    colour = style.colours(run.manifest)[pair]
-    layer = frame["layer"].to_numpy(dtype=np.int16)
-    value, low, high = (frame[c].to_numpy(dtype=np.float32) for c in ("value", "ci_low", "ci_high"))
-    custom = np.stack([low, high, frame["n"].to_numpy(dtype=np.float32, na_value=np.nan)], axis=1)
-    name = label(reading.role(pair, run.manifest))
-    row = frame.iloc[0]
-    line = go.Scatter(
-        x=layer,
-        y=value,
-        customdata=custom,
-        name=name,
-        legendgroup=name,
-        showlegend=first,
-        mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": style.dashes(run.manifest)[pair]},
-        marker={"size": 5, "color": colour},
-        hovertemplate=f"<b>{name}</b><br>layer %{{x}}: %{{y:.4g}}<br>"
-        "interval %{customdata[0]:.3g} to %{customdata[1]:.3g}, n = %{customdata[2]:.0f}"
-        "<extra></extra>",
-        meta={
-            "fixed": {k: row[k] for k in ("measure", "site", "position", "queries")}
-            | {"condition": pair[0], "reference": pair[1]},
-            "x": "layer",
-            "y": "value",
-            "custom": ["ci_low", "ci_high", "n"],
-        },
-    )
-    return [_band(layer, low, high, colour, name), line]
-
-
-def _band(
-    layer: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, name: str
-) -> go.Scatter:
-    """One polygon for each stretch of layers that has an interval."""
-    xs: list[float] = []
-    ys: list[float] = []
-    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
-    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
-        if len(run):
-            xs += [*layer[run], *layer[run][::-1], layer[run][0], np.nan]
-            ys += [*low[run], *high[run][::-1], low[run][0], np.nan]
-    return go.Scatter(
-        x=np.array(xs, dtype=np.float32),
-        y=np.array(ys, dtype=np.float32),
-        fill="toself",
-        mode="lines",
-        line={"width": 0.5, "color": style.faded(colour, 0.25)},
-        fillcolor=style.faded(colour, 0.18),
-        legendgroup=name,
-        showlegend=False,
-        hoverinfo="skip",
-    )
+def note(run: Run, panels: Sequence[Panel], position: str) -> str:
+    """The caption's first sentences: intervals, bands, tests, position."""
+    behind = bands.words(run.manifest, [band for panel in panels for band in panel.bands])
+    tested = lines.tested([f for panel in panels for f in panel.lines.values()])
+    parts = [
+        "Narrow bands around lines are intervals",
+        behind,
+        lines.test_words(run.manifest) if tested else "",
+    ]
+    return ". ".join(part for part in [*parts, f"Position: {position}"] if part)

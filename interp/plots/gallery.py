@@ -12,7 +12,13 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from interp.plots.by_layer import layers
+from interp.plots.changes import head_changes
+from interp.plots.embedding import condition_embedding
+from interp.plots.families import divergence, head_divergence
+from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
+from interp.plots.influence import influence_heads, waterfall
+from interp.plots.information import answer_information
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.reading import NotMeasured
@@ -22,10 +28,22 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "output": output,
     "layers": layers,
     "layers_mean": lambda run: layers(run, position="mean"),
+    "divergence": divergence,
+    "divergence_mean": lambda run: divergence(run, position="mean"),
+    "embedding": condition_embedding,
+    "influence": waterfall,
+    "information": answer_information,
+    "geometry": similarity,
+    "dimensions": dimensions,
+    "divergence_z": head_divergence,
+    "divergence_pattern": lambda run: head_divergence(run, "pattern"),
+    "influence_heads": influence_heads,
     "heads_content_js": lambda run: head_map(run, "content_js"),
     "heads_relative_l2": lambda run: head_map(run, "relative_l2"),
     "heads_sim_am_delta": lambda run: head_map(run, "sim_am_delta"),
     "heads_rewiring_share": lambda run: head_map(run, "rewiring_share"),
+    "heads_petrov_residual": lambda run: head_map(run, "petrov_residual"),
+    "changes": head_changes,
     "heads_prefix_mass": lambda run: head_map(run, "prefix_mass"),
     "positions_resid_post": lambda run: layer_position(run, "relative_l2", "resid_post"),
     "positions_attn_out": lambda run: layer_position(run, "relative_l2", "attn_out"),

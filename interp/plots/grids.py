@@ -95,6 +95,20 @@ def undefined(
     )
 
 
+def dots(grid: Grid, above: float = 0.05) -> go.Scatter:
+    """A dot in every cell whose corrected p-value is above a level."""
+    rows, columns = np.nonzero(np.nan_to_num(grid.cells["p_adjusted"]) > above)
+    size = 5 if max(grid.measured.shape) <= 16 else 3
+    return go.Scatter(
+        x=columns,
+        y=rows,
+        mode="markers",
+        marker={"size": size, "color": style.INK, "line": {"width": 0.7, "color": "white"}},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
 def key() -> go.Scatter:
     """The legend's entry for undefined cells."""
     marker = {"symbol": "square", "size": 11, "color": style.UNDEFINED}

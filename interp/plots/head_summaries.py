@@ -9,6 +9,7 @@ Content JS is shown for every query: a mean may hide that few of them carry a di
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,22 @@ def _box(values: np.ndarray, at: int, pair: Pair, colour: str) -> go.Box:
             "fixed": {"measure": "content_js", "condition": pair[0], "reference": pair[1]},
             "x": "value",
         },
+    )
+
+
+def narrowed(view: HeadView, manifest: Manifest, most: int = 8) -> HeadView:
+    """The view of the headline's two, base and the null's condition, where it has more than
+    `most` conditions; without a headline, of the first `most`."""
+    if len(view.conditions) <= most:
+        return view
+    main = reading.main_conditions(manifest)
+    kept = [c for c in view.conditions if c in main][:most] or view.conditions[:most]
+    at = [view.conditions.index(c) for c in kept]
+    return replace(
+        view,
+        conditions=kept,
+        patterns=view.patterns[at],
+        attended=[row for row in view.attended if row["condition"] in kept],
     )
 
 

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from interp.plots import reading, style
 from interp.plots.head_layout import Layout, axis_names, layout_for, write_heading
-from interp.plots.head_summaries import summaries
+from interp.plots.head_summaries import narrowed, summaries
 from interp.plots.reading import Manifest
 from interp.plots.text import Pair, label
 from interp.results import HeadView, Run
@@ -30,12 +30,14 @@ def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
     `source`: the run (prefix mass then comes from its table, with intervals) or a manifest.
     """
     manifest = source.manifest if isinstance(source, Run) else source
+    everything, view = len(view.conditions), narrowed(view, manifest)
     longest = max((len(t) for t in view.tokens), default=1)
     grid = layout_for(len(view.conditions), longest)
     figure = go.Figure()
     _patterns(figure, view, grid)
     summaries(figure, view, source, grid)
     _menu(figure, view, grid)
+    drops = everything > len(view.conditions)
     known: list[Pair] = list(view.pairs)
     pairs = [p for p in reading.main_pairs(manifest) if p in known] or known
     return style.finish(
@@ -44,7 +46,8 @@ def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
         title=f"Attention of head {view.head} under each condition",
         pairs=pairs,
         note="Rows: query tokens; columns: all mass before the query (prefix), then the query's "
-        f"own tokens. Shown first: example query 1 of {len(view.tokens)}",
+        f"own tokens. Shown first: example query 1 of {len(view.tokens)}"
+        + (f". {len(view.conditions)} of {everything} conditions" if drops else ""),
         plot=round(grid.span[1]),
         left=round(grid.left),
         right=90,

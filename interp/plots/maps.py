@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import reading, style
-from interp.plots.grids import Grid, cells, key, undefined
+from interp.plots.grids import Grid, cells, dots, key, undefined
 from interp.plots.text import Pair, label
 from interp.results import Run
 
@@ -29,15 +30,23 @@ def head_map(
     position: str = "last",
     queries: str = "matched",
     site: str | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> go.Figure:
-    """Layer x head: the headline pair beside its null, or the conditions side by side."""
+    """Layer x head: the headline pair beside its null, or the conditions side by side.
+
+    `pairs`: these instead, as far as the run has them. A dot marks cells that were tested and
+    whose corrected p is above 0.05.
+    """
     site = site or reading.HEAD_SITES[measure]
     frame = reading.rows(run, measure, site, position=position, queries=queries)
     frame = frame[frame["head"].notna()]
-    pairs = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
+    usual = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
     model = run.manifest["model"]
     shape = (int(model["n_layers"]), int(model["n_heads"]))
-    grids = [Grid.of(p, part, part["head"], shape) for p, part in _parts(frame, pairs)]
+    parts = [(p, part) for p, part in _parts(frame, pairs or usual) if len(part)]
+    grids = [Grid.of(p, part, part["head"], shape) for p, part in parts]
+    if not grids:
+        raise reading.NotMeasured(f"this run has no {measure} of the pairs asked for")
     ticks = style.integer_ticks(shape[1])
     figure = _panels(run, measure, grids, "head", "head (from 0)", ticks, frame)
     name = reading.NAMES.get(measure, measure)
@@ -114,6 +123,8 @@ def _panels(
         figure.add_trace(cells(grid, fixed, column, last), row=1, col=at)
         if grid.holes.any():
             figure.add_trace(undefined(grid, fixed, column, last), row=1, col=at)
+        if _tested(grid):
+            figure.add_trace(dots(grid), row=1, col=at)
     low, high, scale = style.colour_range([g.cells["value"] for g in grids], measure)
     bar_title = label(reading.NAMES.get(measure, measure) + reading.units(frame))
     bar = {
@@ -133,18 +144,24 @@ def _panels(
     return figure
 
 
+def _tested(grid: Grid) -> bool:
+    return bool(np.isfinite(grid.cells["p_adjusted"]).any())
+
+
 def _finished(
     figure: go.Figure, run: Run, grids: Sequence[Grid], title: str, position: str, queries: str
 ) -> go.Figure:
     holes = any(g.holes.any() for g in grids)
     depth = grids[0].measured.shape[0]
+    tested = "Dots: p > 0.05 against the pair's control, corrected over the map. "
     return style.finish(
         figure,
         run.manifest,
         title=title[0].upper() + title[1:],
         pairs=[g.pair for g in grids],
         queries=queries,
-        note=f"One colour scale for all panels. Position: {position}",
+        note=(tested if any(map(_tested, grids)) else "")
+        + f"One colour scale for all panels. Position: {position}",
         plot=min(560, max(190, 18 * depth)),
         legend=holes,
         right=96,

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FLOOR = 1e-5
 """JS divergences below this are drawn at the edge of the logarithmic axis."""
 
+MOST = 16
+"""How many pairs are drawn; all are in the table."""
+
 _SETS = {"matched": ("circle", -0.16), "heldout": ("diamond-open", 0.16)}
 
 
@@ -34,7 +37,9 @@ def output(run: Run, position: str = "last") -> go.Figure:
     frame = frames["js_divergence"]
     if frame.empty:
         raise reading.NotMeasured(f"this run has no output rows at position {position}")
-    pairs = _order(frame, run)
+    every = _order(frame, run)
+    pairs = every[:MOST]
+    frames = {m: _of(part, pairs) for m, part in frames.items()}
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (measure, part) in enumerate(frames.items(), 1):
         for queries in _SETS:
@@ -46,6 +51,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
     figure.update_xaxes(
         style.axis("top-1 agreement [share of queries]"), range=[-0.03, 1.03], col=2
     )
+    more = len(every) > len(pairs)
     names = [label(reading.role(p, run.manifest)) for p in pairs]
     ticks = {"tickmode": "array", "tickvals": list(range(len(pairs))), "ticktext": names}
     figure.update_yaxes(style.axis(None, **ticks), range=[len(pairs) - 0.5, -0.5])
@@ -55,8 +61,9 @@ def output(run: Run, position: str = "last") -> go.Figure:
         title="Output match: JS divergence and top-1 agreement of every pair",
         pairs=pairs,
         note=f"Next-token distributions, position: {position}. Filled: matched queries, open: "
-        f"held-out ones. JS below {FLOOR:g} is drawn at the edge",
-        plot=max(120, 34 * len(pairs)),
+        f"held-out ones. JS below {FLOOR:g} is drawn at the edge"
+        + (f". {MOST} of {len(every)} pairs; the others are in the table" if more else ""),
+        plot=max(120, (34 if len(pairs) < 10 else 27) * len(pairs)),
         legend=True,
         right=34,
         left=min(330, 40 + 7 * max(map(len, names))),
@@ -71,9 +78,14 @@ def _rows(run: Run, measure: str, position: str) -> pd.DataFrame:
 
 
 def _order(frame: pd.DataFrame, run: Run) -> list[Pair]:
-    found = [(str(c), str(r)) for c, r in zip(frame["condition"], frame["reference"], strict=True)]
-    main = [p for p in reading.main_pairs(run.manifest) if p in found]
-    return list(dict.fromkeys([*main, *found]))
+    """Headline, nulls, sides and floors first, then the rest as the table has it."""
+    pairs = zip(frame["condition"], frame["reference"], strict=True)
+    return reading.ordered(run.manifest, [(str(c), str(r)) for c, r in pairs])
+
+
+def _of(frame: pd.DataFrame, pairs: Sequence[Pair]) -> pd.DataFrame:
+    keys = zip(frame["condition"], frame["reference"], strict=True)
+    return frame[[key in pairs for key in keys]]
 
 
 def _dots(

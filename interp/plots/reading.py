@@ -9,53 +9,21 @@ Only reading: nothing here draws, and nothing computes a measure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.plots.text import Pair, number, pair_name
+from interp.plots.words import HEAD_SITES, NAMES, SIGNED, units
 from interp.results import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["HEAD_SITES", "NAMES", "SIGNED", "units"]
+
 Manifest = Mapping[str, Any]
-
-HEAD_SITES = {
-    "content_js": "pattern",
-    "prefix_mass": "pattern",
-    "entropy": "pattern",
-    "content_entropy": "pattern",
-    "rewiring_share": "pattern",
-    "sim_am": "attn_scores",
-    "sim_am_delta": "attn_scores",
-    "relative_l2": "z",
-    "cosine": "z",
-    "delta_alignment": "z",
-    "delta_norm_ratio": "z",
-}
-"""Where each measure of a head is found."""
-
-NAMES = {
-    "relative_l2": "relative L2 distance",
-    "cosine": "cosine similarity",
-    "delta_alignment": "delta alignment (cosine)",
-    "delta_norm_ratio": "delta norm ratio",
-    "content_js": "content JS divergence",
-    "prefix_mass": "prefix mass",
-    "entropy": "attention entropy",
-    "content_entropy": "content entropy",
-    "sim_am": "score similarity (cosine)",
-    "sim_am_delta": "score-change similarity (cosine)",
-    "rewiring_share": "re-wiring share",
-    "js_divergence": "JS divergence",
-    "top1_agreement": "top-1 agreement",
-    "kl_divergence": "KL divergence",
-    "rec2ftp": "Rec2FTP",
-}
-
-SIGNED = {"cosine", "delta_alignment", "sim_am", "sim_am_delta"}
-"""Measures whose zero is the middle of their range."""
 
 
 class NotMeasured(LookupError):
@@ -108,9 +76,58 @@ def main_pairs(manifest: Manifest) -> list[Pair]:
     return list(dict.fromkeys(found))
 
 
+def main_conditions(manifest: Manifest) -> list[str]:
+    """The headline's two, base, and the null's condition; all conditions without a headline."""
+    pair, null, base = headline(manifest), null_pair(manifest), base_name(manifest)
+    if pair is None:
+        return list(manifest.get("conditions", {}))
+    found = [*pair, base, *([side for side in null if side not in pair] if null else [])]
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def nulls(manifest: Manifest) -> dict[str, Pair]:
+    """Control -> the pair that stands for it beside the headline; the null pair alone without a
+    battery."""
+    found = {e["control"]: (e["condition"], e["reference"]) for e in manifest.get("nulls") or []}
+    null = null_pair(manifest)
+    return found or ({null[0]: null} if null else {})
+
+
+def floors(manifest: Manifest) -> list[Pair]:
+    """Pairs within a family of the headline: how far apart two of a kind are."""
+    return [(a, b) for a, b in manifest.get("floors") or []]
+
+
+def families(manifest: Manifest) -> dict[str, list[str]]:
+    """Family -> its conditions."""
+    return dict(manifest.get("families") or {})
+
+
+def family_pairs(manifest: Manifest) -> list[Pair]:
+    """Pairs of families as the table has them, that of the headline first."""
+    found = families(manifest)
+    pair = headline(manifest) or ()
+    home = {name for name, members in found.items() if set(members) & set(pair)}
+    pairs: list[Pair] = list(itertools.combinations(found, 2))
+    return sorted(pairs, key=lambda two: -len(home & set(two)))
+
+
+def ordered(manifest: Manifest, present: Iterable[Pair]) -> list[Pair]:
+    """These pairs with the main ones first, then the nulls and the floors."""
+    found = list(dict.fromkeys(present))
+    known = [*main_pairs(manifest), *nulls(manifest).values(), *floors(manifest)]
+    first = [pair for pair in dict.fromkeys(known) if pair in found]
+    return [*first, *(pair for pair in found if pair not in first)]
+
+
 def role(pair: Pair, manifest: Manifest) -> str:
     """The pair's name with its part in the study."""
-    part = {headline(manifest): " (headline)", null_pair(manifest): " (null control)"}
+    part = dict.fromkeys(floors(manifest), " (within family)")
+    part |= dict.fromkeys(nulls(manifest).values(), " (control)")
+    if null := null_pair(manifest):
+        part[null] = " (null control)"
+    if first := headline(manifest):
+        part[first] = " (headline)"
     return pair_name(pair) + part.get(pair, "")
 
 
@@ -199,9 +216,3 @@ def interval(manifest: Manifest) -> str:
         return "no intervals"
     percent = f"{100 * entry['level']:g} %"
     return f"{percent} interval, {entry['method']}, {entry['replicates']} replicates"
-
-
-def units(frame: pd.DataFrame) -> str:
-    """` [nats]`, or nothing for a plain ratio."""
-    found = [u for u in frame["units"].dropna().unique() if u not in ("", "1")]
-    return f" [{found[0]}]" if found else ""

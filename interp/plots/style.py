@@ -10,6 +10,7 @@ Colours are Okabe and Ito's; sequential scales start at zero, diverging ones are
 from __future__ import annotations
 
 import copy
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +45,31 @@ def colours(manifest: Manifest, pairs: Sequence[Pair] = ()) -> dict[Pair, str]:
 def dashes(manifest: Manifest) -> dict[Pair, str]:
     """Pair -> dash of its line, so that colour is never alone."""
     return {p: _DASHES[i % len(_DASHES)] for i, p in enumerate(reading.main_pairs(manifest))}
+
+
+def families(manifest: Manifest) -> dict[str, tuple[str, str]]:
+    """Family -> colour and symbol; those of the headline have their sides' colours."""
+    order = list(dict.fromkeys(str(f) for p in reading.family_pairs(manifest) for f in p))
+    order += [name for name in reading.families(manifest) if name not in order]
+    cycle, symbols = (*_MAIN[2:], *_OTHERS), ("circle", "square", "diamond", "triangle-up")
+    return {
+        name: (cycle[i % len(cycle)], symbols[i % len(symbols)]) for i, name in enumerate(order)
+    }
+
+
+def family_pairs(manifest: Manifest) -> dict[Pair, str]:
+    """Pair of families -> colour; that of the headline has the headline's."""
+    cycle = (_MAIN[0], *_OTHERS)
+    return {p: cycle[i % len(cycle)] for i, p in enumerate(reading.family_pairs(manifest))}
+
+
+def condition_look(manifest: Manifest, name: str) -> tuple[str, str]:
+    """Colour and dash of a condition by itself: a side's are those of its pair against base."""
+    base, null = reading.base_name(manifest), reading.null_pair(manifest)
+    if name == base:
+        return INK, "longdash"
+    pair = null if null and name == null[0] else (name, base)
+    return colours(manifest).get(pair, _REST), dashes(manifest).get(pair, "solid")
 
 
 def faded(colour: str, alpha: float) -> str:
@@ -103,7 +129,7 @@ def finish(
     warning = reading.verdict(manifest).warning
     title = f"{warning} - {title}" if warning else title
     words = caption(manifest, pairs, queries, note)
-    top = _HEADINGS + (_LEGEND if legend else 0)
+    top = _HEADINGS + (_LEGEND + 21 * (_legend_rows(figure) - 1) if legend else 0)
     heading = 14 + _TITLE_LINE * len(lines(title, 100))
     footer = 12 + _CAPTION_LINE * len(lines(words, _CAPTION_WIDTH))
     figure.update_layout(
@@ -122,6 +148,16 @@ def finish(
     )
     figure.add_annotation(_footnote(words, left, below))
     return figure
+
+
+def _legend_rows(figure: go.Figure) -> int:
+    """How many lines the legend takes, from the lengths of its names."""
+    names = [t.name or "" for t in figure.data if t.showlegend is not False]
+    rows, used = 1, 0.0
+    for name in names:
+        width = 50 + 6.1 * len(html.unescape(name))
+        rows, used = (rows + 1, width) if used + width > WIDTH - 40 else (rows, used + width)
+    return rows
 
 
 def _title(title: str, failed: bool) -> dict[str, object]:

@@ -4,7 +4,8 @@
 
 A trace's `meta` names what its arrays are: `fixed` columns, `x`, `y`, `z`, `custom` (the last
 axis of customdata), `columns` (one value per point), and `x_labels`/`y_labels` of integer axes.
-Traces without `meta` are decoration.
+`gaps`: NaN separates lines. An outline, whose points are not the numbers, carries them as a
+`table` instead. Traces without `meta` are decoration.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def _rows(trace: Any) -> pd.DataFrame:
     import pandas as pd
 
     meta = trace.meta
+    if "table" in meta:
+        return _fixed(pd.DataFrame(meta["table"]), meta)
     shape = np.shape(trace.z) if "z" in meta else (len(trace.x),)
     columns: dict[str, Any] = dict(meta.get("columns", {}))
     if "z" in meta:
@@ -43,12 +46,18 @@ def _rows(trace: Any) -> pd.DataFrame:
     if trace.customdata is not None:
         custom = np.asarray(trace.customdata).reshape(-1, len(meta["custom"]))
         columns |= {name: custom[:, i] for i, name in enumerate(meta["custom"])}
-    frame = pd.DataFrame(columns)
-    for place, (name, value) in enumerate(meta["fixed"].items()):
-        frame.insert(place, name, value)
+    frame = _fixed(pd.DataFrame(columns), meta)
     if "z" in meta:
         numbers = [meta["z"], *meta.get("custom", [])]
         frame = frame[frame[numbers].notna().any(axis=1)]
+    if meta.get("gaps"):
+        frame = frame[frame[meta["y"]].notna()]
+    return frame
+
+
+def _fixed(frame: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
+    for place, (name, value) in enumerate(meta["fixed"].items()):
+        frame.insert(place, name, value)
     return frame
 
 

@@ -17,9 +17,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from interp.plots import reading, style
-from interp.plots.head_summaries import attended
+from interp.plots.head_summaries import attended, narrowed
 from interp.plots.text import number, pair_name, visible
-from interp.report import tables
+from interp.report import battery, tables
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
 from interp.results import HeadView, Run
 
@@ -116,10 +116,14 @@ def _tables(run: Run) -> dict[str, Any]:
         "outside": tables.outside(run),
         "layers": tables.by_layer(run),
         "heads": tables.top_heads(run),
+        "families": battery.families(run),
+        "nulls": battery.nulls(run),
+        "checks": battery.checks(run),
+        "geometry": battery.geometry(run),
         "attended": None,
         "head": None,
     }
     if run.manifest.get("head_view"):
-        view = HeadView.of(run)
+        view = narrowed(HeadView.of(run), run.manifest)
         found |= {"attended": tables.attended(view, attended(view)), "head": str(view.head)}
     return found

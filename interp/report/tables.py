@@ -42,17 +42,20 @@ def conditions(run: Run) -> Table:
     """What precedes the query or changes the weights, condition by condition."""
     right = run.table[(run.table["measure"] == "accuracy") & run.table["value"].notna()]
     answered = list(right["queries"].unique())
+    grouped = any(entry.get("family") for entry in run.manifest.get("conditions", {}).values())
     rows = [
         [
             Cell(visible(name)),
             Cell(str(entry.get("kind", ""))),
+            *([Cell(visible(str(entry.get("family") or "")))] if grouped else []),
             Cell(visible(str(entry.get("description", ""))), kind="long"),
             Cell(str(entry.get("n_prefix", 0)), kind="number"),
             *(_accuracy(run, name, queries) for queries in answered),
         ]
         for name, entry in run.manifest.get("conditions", {}).items()
     ]
-    columns = ["condition", "kind", "what it is", "tokens before the query"]
+    columns = ["condition", "kind", *(["family"] if grouped else [])]
+    columns += ["what it is", "tokens before the query"]
     columns += [f"right answers, {queries}" for queries in answered]
     return Table("Conditions, in the order of every table and figure.", columns, rows)
 
@@ -60,14 +63,14 @@ def conditions(run: Run) -> Table:
 def _accuracy(run: Run, condition: str, queries: str) -> Cell:
     """The share of queries whose answer comes first, where queries have answers."""
     rows = reading.rows(run, "accuracy", OUTPUT, (condition, None), "last", queries)
-    return _value(rows)
+    return value(rows)
 
 
 def certificates(run: Run) -> Table:
     """Every certificate beside its tolerance, the headline's first."""
-    pair = reading.headline(run.manifest)
     entries = run.manifest.get("certificates", [])
-    ordered = sorted(entries, key=lambda c: (c["condition"], c["reference"]) != pair)
+    order = reading.ordered(run.manifest, [(c["condition"], c["reference"]) for c in entries])
+    ordered = sorted(entries, key=lambda c: order.index((c["condition"], c["reference"])))
     rows = [
         [
             Cell(visible(reading.role((c["condition"], c["reference"]), run.manifest))),
@@ -114,15 +117,11 @@ def outputs(run: Run) -> Table:
     table = run.table
     part = table[(table["site"] == OUTPUT) & (table["position"] == "last")]
     measures = [m for m in measures if (part["measure"] == m).any()]
-    main = reading.main_pairs(run.manifest)
-    pairs = zip(part["condition"], part["reference"], strict=True)
-    known = list(dict.fromkeys([(str(c), str(r)) for c, r in pairs]))
-    ordered: list[Pair] = [p for p in main if p in known]
-    ordered += [p for p in known if p not in main]
+    known = zip(part["condition"], part["reference"], strict=True)
     rows = []
-    for pair in ordered:
+    for pair in reading.ordered(run.manifest, [(c, r) for c, r in known if isinstance(r, str)]):
         for queries in ("matched", "heldout"):
-            cells = [_value(reading.rows(run, m, OUTPUT, pair, "last", queries)) for m in measures]
+            cells = [value(reading.rows(run, m, OUTPUT, pair, "last", queries)) for m in measures]
             if any(cell.text != "–" for cell in cells):
                 name = visible(reading.role(pair, run.manifest))
                 rows.append([Cell(name), Cell(queries), *cells])
@@ -138,9 +137,7 @@ def by_layer(run: Run, position: str = "last") -> Table:
     heads = reading.rows(run, "content_js", "pattern", first, position)
     rows = []
     for layer in range(int(run.manifest["model"]["n_layers"])):
-        cells = [
-            _value(frame[(frame["layer"] == layer) & frame["head"].isna()]) for frame in frames
-        ]
+        cells = [value(frame[(frame["layer"] == layer) & frame["head"].isna()]) for frame in frames]
         rows.append([Cell(str(layer), kind="number"), *cells, _top_head(heads, layer)])
     columns = ["layer", *(f"{_short(m)} {site}, {pair_name(p)}" for site, m, p in wanted)]
     columns += [f"largest content JS [nats], {pair_name(first)}"]
@@ -182,7 +179,7 @@ def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:
         best = frames[0][frames[0]["value"].notna()].nlargest(most, "value")
         for layer, head in zip(best["layer"], best["head"], strict=True):
             same = [f[(f["layer"] == layer) & (f["head"] == head)] for f in frames]
-            rows.append([Cell(str(Head(int(layer), int(head)))), *map(_value, same)])
+            rows.append([Cell(str(Head(int(layer), int(head)))), *map(value, same)])
     columns = ["head", *(f"content JS [nats], {pair_name(p)}" for p in shown)]
     return Table(f"Heads with the largest content JS of {_name(shown)}.", columns, rows)
 
@@ -191,7 +188,7 @@ def _name(pairs: Sequence[Pair]) -> str:
     return pair_name(pairs[0]) if pairs else "the headline"
 
 
-def _value(frame: pd.DataFrame) -> Cell:
+def value(frame: pd.DataFrame) -> Cell:
     """A value with its interval; a dash where the run has no such row."""
     if frame.empty:
         return Cell("–", kind="number")

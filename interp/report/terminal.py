@@ -1,4 +1,4 @@
-"""The headline numbers of a run for a terminal: the certificate, then divergence by layer.
+"""The headline numbers of a run for a terminal: certificate, divergence by layer, families.
 
     rich.print(text_table(load_run("RUN")))
 
@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING
 from interp.plots import reading
 from interp.plots.head_summaries import attended
 from interp.plots.text import pair_name, visible
-from interp.report import tables
+from interp.report import battery, tables
 from interp.results import HeadView, Run
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 
-def text_table(run: Run, position: str = "last") -> Table:
-    """One row per layer; the title is the certificate. Colour only where a terminal shows it."""
+def text_table(run: Run, position: str = "last") -> RenderableType:
+    """One row per layer under the certificate, one line per pair of families below.
+
+    Colour only where a terminal shows it.
+    """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -39,7 +44,8 @@ def text_table(run: Run, position: str = "last") -> Table:
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
-    return table
+    below = battery.lines(run, position)
+    return Group(table, Text("\n".join([*below, ""]))) if below else table
 
 
 def _full(cell: tables.Cell) -> str:

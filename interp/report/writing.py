@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.plots import export, figures, head_view
+from interp.plots.head_summaries import narrowed
 from interp.report.page import page
 from interp.report.terminal import probe_table
 from interp.results import FIGURES, REPORT, HeadView, load_run, seal, write_atomic
@@ -55,7 +56,7 @@ def write_probe(path: Path, view: HeadView, browser: bool = True) -> Probe:
     manifest = _without(path, run.manifest, old)
     files = export({name: head_view(view, run)}, path / FIGURES, browser)
     seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
-    return Probe(probe_table(view), [path / FIGURES / file for file in files])
+    return Probe(probe_table(narrowed(view, manifest)), [path / FIGURES / file for file in files])
 
 
 def _without(path: Path, manifest: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

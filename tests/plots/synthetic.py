@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plots.synthetic_families import study
 
 from interp.names import Head
 from interp.results import HeadView, write_run
@@ -32,6 +33,7 @@ CONDITIONS = {
     "lora": ("lora", "rank-8 adapter distilled from the prompt", 0),
     "neutral": ("control", "a neutral text of the prompt's length", 9),
 }
+"""What a run without families compares; `measures.CONDITIONS` come on top."""
 
 PAIRS = [
     ("prompt", "base"),
@@ -49,6 +51,7 @@ def write(
     tokens: list[str] | None = None,
     passed: bool = True,
     head_view: bool = True,
+    families: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write a run folder and return its path."""
@@ -59,8 +62,21 @@ def write(
         view = _head_view(rng, tokens, n_layers, n_heads)
         arrays, kept = view.arrays(), {"head_view": view.manifest()}
     rows = [*_output(rng), *_state(rng, n_layers, len(tokens)), *_heads(rng, n_layers, n_heads)]
-    write_run(path, rows, arrays, {**_manifest(n_layers, n_heads, tokens, passed), **kept})
+    manifest = {**_manifest(n_layers, n_heads, tokens, passed), **kept}
+    if families:
+        more, grams, entries = study(rng, n_layers, n_heads)
+        rows, arrays, manifest = [*rows, *more], {**arrays, **grams}, {**manifest, **entries}
+        _test_against_controls(rows)
+    write_run(path, rows, arrays, manifest)
     return path
+
+
+def _test_against_controls(rows: list[dict[str, Any]]) -> None:
+    """Every second layer of the headline is told apart from its control."""
+    for row in rows:
+        tested = (row["condition"], row["reference"]) == ("prompt", "lora")
+        if tested and row["n"] and row.get("layer") is not None and "p_adjusted" not in row:
+            row["p_adjusted"] = 0.3 if row["layer"] % 2 else 0.01
 
 
 def _row(value: float, spread: float, **keys: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from interp.plots.exporting import find_browser
+from interp.plots.gallery import RECIPES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = find_browser()
@@ -49,14 +50,15 @@ def visit(folder: Path) -> Iterator[Visit]:
 
 def test_all_figures_are_drawn(visit: Visit) -> None:
     drawn = "[...document.querySelectorAll('.drawing')].filter(b => b.querySelector('.main-svg'))"
-    assert visit.page.evaluate(f"{drawn}.length") == 12
+    assert visit.page.evaluate(f"{drawn}.length") == len(RECIPES)
 
 
 def test_figures_wait_until_they_are_seen(visit: Visit) -> None:
     page = visit.page.context.new_page()
     page.goto(visit.page.url)
+    page.query_selector(".drawing").scroll_into_view_if_needed()
     page.wait_for_selector(".drawing .main-svg")
-    assert page.evaluate("document.querySelectorAll('.js-plotly-plot').length") < 12
+    assert page.evaluate("document.querySelectorAll('.js-plotly-plot').length") < len(RECIPES)
     page.close()
 
 

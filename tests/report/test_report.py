@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from interp.plots import output
+from interp.plots.gallery import RECIPES
 from interp.report import text_table, write, write_probe
 from interp.results import HeadView, RunError, load_run
 
@@ -25,7 +26,7 @@ def body(path: Path) -> str:
 def test_the_manifest_vouches_for_report_and_figures(folder: Path) -> None:
     files = load_run(folder).manifest["files"]
     assert "report.html" in files
-    assert sum(name.startswith("figures/") for name in files) == 24
+    assert sum(name.startswith("figures/") for name in files) == 2 * len(RECIPES)
 
 
 def test_size(folder: Path) -> None:
@@ -129,11 +130,11 @@ def test_a_changed_run_is_refused(make_folder: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_terminal_table_fits_and_is_plain_elsewhere(folder: Path, terminal: bool) -> None:
     out = io.StringIO()
-    Console(file=out, width=80, force_terminal=terminal).print(text_table(load_run(folder)))
+    Console(file=out, width=100, force_terminal=terminal).print(text_table(load_run(folder)))
     text = out.getvalue()
     assert ("\x1b[" in text) == terminal
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= 100
     assert lines[0].startswith("PASS prompt vs lora")
     assert "…" not in text
     assert sum(bool(re.match(r" +[0-3] +[0-9–]", line)) for line in lines) == 4

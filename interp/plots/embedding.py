@@ -1,0 +1,233 @@
+"""Conditions as points, layer by layer: do kinds of conditions separate, and where do they meet?
+
+    condition_embedding(run).show()
+
+Distances are those of the residual streams (from the condition Gram); the map of each layer is
+classical scaling, turned onto the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.families import aligned, classical_mds, distances
+from interp.plots import reading, style
+from interp.plots.text import Pair, label
+from interp.results import Run
+
+_OPEN = ("square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
+_FAR = 1.6
+"""The frame is at most this many times wider than the other conditions need for controls."""
+
+
+class Maps(NamedTuple):
+    """Coordinates `[layer, condition, 2]` and the share of variance that the map holds."""
+
+    conditions: list[str]
+    points: np.ndarray
+    share: np.ndarray
+
+
+class _Group(NamedTuple):
+    name: str
+    members: list[str]
+    colour: str
+    symbol: str
+    joined: bool
+
+
+def condition_embedding(
+    run: Run, position: str = "last", queries: str = "matched", most: int = 12
+) -> go.Figure:
+    """One panel per layer (at most `most`, evenly spaced), all on one scale.
+
+    Families have a colour and a symbol and are joined to their centre; the headline's two are
+    outlined. Controls do not shape the axes. Raises `NotMeasured` without a condition Gram.
+    """
+    found = condition_maps(run, position, queries)
+    depth = len(found.points)
+    shown = np.unique(np.linspace(0, depth - 1, min(depth, most)).round().astype(int)).tolist()
+    columns = 3 if len(shown) in (5, 6) else min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    names = [f"layer {layer}: {100 * found.share[layer]:.0f} % of variance" for layer in shown]
+    figure = make_subplots(
+        rows, columns, subplot_titles=names, horizontal_spacing=0.03, vertical_spacing=0.17 / rows
+    )
+    figure.update_annotations(font={"size": 12})
+    groups, frame = _groups(run), _frame(run, found, shown)
+    for at, layer in enumerate(shown):
+        where = {"row": at // columns + 1, "col": at % columns + 1}
+        for group in groups:
+            for trace in _traces(run, found, layer, group, frame, at == 0):
+                figure.add_trace(trace, **where)
+    _axes(figure, frame, rows, columns, len(shown))
+    picked = f"{len(shown)} of {depth} layers, evenly spaced" if len(shown) < depth else ""
+    note = (
+        f"{picked}. Classical scaling of the distances between residual streams, axes fitted "
+        "without the controls, each layer turned onto the one before. Unit: root mean square "
+        "norm of the states of the layer, one scale for all panels. Lines lead to the centre "
+        "of a family; outlined: the headline's two. Controls are placed by their distances to the "
+        "others and may lie off the plane; those far outside stand at the edge. "
+        f"Position: {position}"
+    )
+    return style.finish(
+        figure,
+        run.manifest,
+        title="Conditions by layer: distances of the residual stream, in two dimensions",
+        pairs=[pair] if (pair := reading.headline(run.manifest)) else [],
+        queries=queries,
+        note=note.removeprefix(". "),
+        plot=round(rows * (960 - 30 * (columns - 1)) / columns),
+        legend=True,
+    )
+
+
+def condition_maps(run: Run, position: str, queries: str) -> Maps:
+    """The maps of all layers. Units: the layer's root mean square norm (without controls)."""
+    gram = run.arrays.get("gram_resid_post")
+    if gram is None or gram.sizes["condition"] < 3:
+        raise reading.NotMeasured("this run has no gram_resid_post of three conditions or more")
+    gram = gram.sel(queries=queries)
+    if "position" in gram.dims:
+        gram = gram.sel(position=position)
+    g = gram.transpose("layer", "condition", "condition2").values.astype(float)
+    names = [str(name) for name in gram["condition"].values]
+    aside = set(reading.nulls(run.manifest))
+    inner = [i for i, name in enumerate(names) if name not in aside]
+    inner = inner if len(inner) >= 3 else list(range(len(names)))
+    norms = np.sqrt(np.diagonal(g, axis1=1, axis2=2)[:, inner].mean(axis=1))
+    d = distances(g) / norms[:, None, None]
+    mds = classical_mds(d[:, inner][:, :, inner])
+    turned = aligned(mds.coordinates)
+    points = np.stack([_placed(d[x], inner, turned[x]) for x in range(len(d))])
+    return Maps(names, points, mds.share.sum(axis=-1))
+
+
+def _placed(d: np.ndarray, inner: list[int], points: np.ndarray) -> np.ndarray:
+    """All conditions on a map of some, by their distances to these (Gower 1968)."""
+    squares = d[inner][:, inner] ** 2
+    pull = squares.mean(axis=1) - d[:, inner] ** 2
+    placed = 0.5 * pull @ np.linalg.pinv(points).T
+    placed[inner] = points
+    return placed
+
+
+class _Frame(NamedTuple):
+    """The square that all panels show: its centre and half its side."""
+
+    x: float
+    y: float
+    half: float
+
+    def pulled(self, points: np.ndarray) -> np.ndarray:
+        """Points outside moved towards the centre, onto the edge."""
+        away = points - [self.x, self.y]
+        factor = np.maximum(1, np.abs(away).max(axis=1, keepdims=True) / (0.96 * self.half))
+        return away / factor + [self.x, self.y]
+
+
+def _frame(run: Run, found: Maps, shown: Sequence[int]) -> _Frame:
+    """As tight as all but the controls need, and up to `_FAR` times wider for these."""
+    aside = set(reading.nulls(run.manifest))
+    inner = [i for i, name in enumerate(found.conditions) if name not in aside]
+    points = found.points[shown]
+    core = points[:, inner or slice(None)].reshape(-1, 2)
+    low, high = np.nanmin(core, axis=0), np.nanmax(core, axis=0)
+    half = float((high - low).max()) / 2
+    middle = (low + high) / 2
+    all_ = float(np.nanmax(np.abs(points.reshape(-1, 2) - middle)))
+    return _Frame(float(middle[0]), float(middle[1]), 1.12 * min(all_, _FAR * half) or 1.0)
+
+
+def _groups(run: Run) -> list[_Group]:
+    """Controls first, families on top."""
+    manifest = run.manifest
+    families = style.families(manifest)
+    members = {m for names in reading.families(manifest).values() for m in names}
+    controls = [n for n in reading.nulls(manifest) if n not in members]
+    pair = reading.headline(manifest) or ()
+    base = reading.base_name(manifest)
+    sides = {side: c for (side, other), c in style.colours(manifest).items() if other == base}
+    found = []
+    for i, name in enumerate(controls):
+        symbol = f"{_OPEN[i % len(_OPEN)]}-open"
+        found.append(_Group(name, [name], "#8A8A8A", symbol, False))
+    for name in manifest["conditions"]:
+        if name in members or name in controls:
+            continue
+        colour = style.INK if name == base else sides.get(name, "#8A8A8A")
+        symbol = "x" if name == base else "circle" if name in pair else "cross-open"
+        found.append(_Group(name, [name], colour, symbol, False))
+    for name, names in reading.families(manifest).items():
+        colour, symbol = families[name]
+        found.append(_Group(f"{name} ({len(names)})", names, colour, symbol, True))
+    return found
+
+
+def _traces(
+    run: Run, found: Maps, layer: int, group: _Group, frame: _Frame, first: bool
+) -> list[go.Scatter]:
+    members = [m for m in group.members if m in found.conditions]
+    true = found.points[layer][[found.conditions.index(m) for m in members]]
+    drawn = frame.pulled(true)
+    pair: Pair | tuple[()] = reading.headline(run.manifest) or ()
+    name = label(group.name)
+    dots = go.Scatter(
+        x=drawn[:, 0].astype(np.float32),
+        y=drawn[:, 1].astype(np.float32),
+        mode="markers",
+        name=name,
+        legendgroup=name,
+        showlegend=first,
+        marker={
+            "symbol": group.symbol,
+            "size": 9,
+            "color": group.colour,
+            "line": {
+                "width": [2 if m in pair else 0.8 for m in members],
+                "color": [style.INK if m in pair else group.colour for m in members],
+            },
+        },
+        text=[label(m) for m in members],
+        customdata=true.astype(np.float32),
+        hovertemplate="<b>%{text}</b><br>%{customdata[0]:.3g}, %{customdata[1]:.3g}"
+        f"<extra>layer {layer}</extra>",
+        meta={
+            "fixed": {"layer": layer, "group": group.name},
+            "columns": {"condition": members},
+            "custom": ["axis_1", "axis_2"],
+        },
+    )
+    return [_spokes(drawn, group.colour, name), dots] if group.joined else [dots]
+
+
+def _spokes(points: np.ndarray, colour: str, name: str) -> go.Scatter:
+    centre = points.mean(axis=0)
+    path = np.concatenate([[centre, p, [np.nan, np.nan]] for p in points])
+    return go.Scatter(
+        x=path[:, 0].astype(np.float32),
+        y=path[:, 1].astype(np.float32),
+        mode="lines",
+        line={"width": 1.2, "color": style.faded(colour, 0.55)},
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _axes(figure: go.Figure, frame: _Frame, rows: int, columns: int, count: int) -> None:
+    for at in range(count):
+        row, column = at // columns + 1, at % columns + 1
+        anchor = f"x{at + 1 if at else ''}"
+        x, y = ([c - frame.half, c + frame.half] for c in (frame.x, frame.y))
+        look = style.axis(None, nticks=5, constrain="domain")
+        figure.update_yaxes(look, scaleanchor=anchor, range=y, row=row, col=column)
+        figure.update_yaxes(showticklabels=column == 1, row=row, col=column)
+        figure.update_xaxes(
+            look, range=x, showticklabels=at + columns >= count, row=row, col=column
+        )

@@ -1,0 +1,256 @@
+"""The equation of influence: what moves the answer's logit, layer by layer and head by head.
+
+    waterfall(run).show()
+    influence_heads(run).show()
+    information(run).show()
+
+Terms sum to the total change of the logit (the run's `checks` say how closely).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.names import OUTPUT
+from interp.plots import reading, style
+from interp.plots.maps import head_map
+from interp.plots.text import Pair, label, number
+from interp.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KINDS = {
+    "attention": "#0072B2",
+    "MLP": "#E69F00",
+    "embedding, norm and the like": "#9A9A9A",
+    "total": style.INK,
+}
+_LATE = ("steering", "norm", "softcap", "logit_bias")
+_OTHER, _TOTAL = "embedding, norm and the like", "total"
+
+
+class Term(NamedTuple):
+    """One bar: a part of the change of the logit."""
+
+    name: str
+    kind: str
+    layer: int | None
+    value: float
+
+
+def influence_pairs(run: Run) -> list[Pair]:
+    """Both sides of the headline against base, then the headline itself; else the main pairs."""
+    pair, main = reading.headline(run.manifest), reading.main_pairs(run.manifest)
+    base = reading.base_name(run.manifest)
+    sides = [p for p in main if pair and p[0] in pair and p[1] == base]
+    return [*sides, pair] if pair else main[:3]
+
+
+def terms(run: Run, pair: Pair, queries: str = "matched") -> list[Term]:
+    """The terms of a pair by layer, heads summed with the attention's bias; the total last."""
+    frame = run.table
+    frame = frame[(frame["measure"] == "influence") & (frame["queries"] == queries)]
+    frame = frame[(frame["condition"] == pair[0]) & (frame["reference"] == pair[1])]
+    frame = frame[frame["position"] == "last"]
+    found = [Term("embedding", _OTHER, None, v) for v in _values(frame, "embed")]
+    for layer in sorted({int(x) for x in frame["layer"].dropna()}):
+        here = frame[frame["layer"] == layer]
+        heads = here[here["site"].isin(["z", "attn_bias"])]["value"]
+        if len(heads):
+            found.append(Term(f"attention {layer}", "attention", layer, float(heads.sum())))
+        found += [Term(f"MLP {layer}", "MLP", layer, v) for v in _values(here, "mlp_out")]
+    for site in _LATE:
+        found += [
+            Term(site.replace("_", " "), _OTHER, None, v) for v in _values(frame, site) if v != 0
+        ]
+    return [*found, *(Term(_TOTAL, _TOTAL, None, v) for v in _values(frame, OUTPUT))]
+
+
+def _values(frame: pd.DataFrame, site: str) -> list[float]:
+    return [float(v) for v in frame.loc[frame["site"] == site, "value"]]
+
+
+def waterfall(run: Run, queries: str = "matched") -> go.Figure:
+    """Each side of the headline against base, and one against the other, on one scale.
+
+    Bars are means over queries and start where the last one ended. Raises `NotMeasured` without
+    rows of influence.
+    """
+    found = {pair: terms(run, pair, queries) for pair in influence_pairs(run)}
+    found = {pair: parts for pair, parts in found.items() if parts}
+    if not found:
+        raise reading.NotMeasured("this run has no influence rows")
+    columns = list(dict.fromkeys(t.name for t in _in_order(found.values())))
+    figure = make_subplots(
+        len(found),
+        1,
+        shared_xaxes=True,
+        vertical_spacing=0.11 / len(found) + 0.02,
+        subplot_titles=[label(reading.role(pair, run.manifest)) for pair in found],
+    )
+    figure.update_annotations(font={"size": 13})
+    for row, (pair, parts) in enumerate(found.items(), 1):
+        for trace in _bars(pair, parts, columns, queries, row == 1):
+            figure.add_trace(trace, row=row, col=1)
+    low, high = _reach(run, found, queries)
+    room = 0.08 * (high - low)
+    zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
+    figure.update_yaxes(style.axis("logit"), range=[low - room, high + room], **zero)
+    figure.update_xaxes(_ticks(columns), showgrid=False)
+    figure.update_xaxes(title_text=None)
+    figure.update_xaxes(title_text=_ticks(columns)["title"]["text"], row=len(found))
+    figure.update_layout(bargap=0.12, barmode="overlay")
+    closing = run.manifest.get("checks", {}).get("influence")
+    note = (
+        "Change of the logit of the query's target token (its answer's first token), as a sum: "
+        "embedding, attention (heads and bias) and MLP of each layer, then the rest. Bars are "
+        "means over queries and start where the last one ended; the whisker on the total is its "
+        "interval. One scale for all panels"
+    )
+    note += f". Largest closing error {number(closing, 2)}" if closing is not None else ""
+    _whiskers(figure, run, list(found), columns, queries)
+    return style.finish(
+        figure,
+        run.manifest,
+        title="Equation of influence: what moves the logit of the answer",
+        pairs=list(found),
+        queries=queries,
+        note=note,
+        plot=190 * len(found),
+        legend=True,
+        below=70,
+    )
+
+
+def _in_order(groups: Iterable[Sequence[Term]]) -> list[Term]:
+    """All terms, so that a term that only one pair has keeps its place."""
+    late = [*(site.replace("_", " ") for site in _LATE), _TOTAL]
+
+    def place(term: Term) -> tuple[int, int, bool]:
+        if term.name in late:
+            return 1, late.index(term.name), False
+        return 0, -1 if term.layer is None else term.layer, term.kind == "MLP"
+
+    return sorted((term for group in groups for term in group), key=place)
+
+
+def _reach(run: Run, groups: dict[Pair, list[Term]], queries: str) -> tuple[float, float]:
+    ends = [0.0]
+    for pair, parts in groups.items():
+        ends += np.cumsum([t.value for t in parts if t.kind != _TOTAL]).tolist()
+        ends += _total(run, pair, queries) or []
+    return min(ends), max(ends)
+
+
+def _total(run: Run, pair: Pair, queries: str) -> list[float] | None:
+    """The total change and its interval, where it has one."""
+    rows = reading.rows(run, "influence", OUTPUT, pair, "last", queries)
+    rows = rows[rows["ci_low"].notna() & rows["ci_high"].notna()]
+    return None if rows.empty else [float(rows.iloc[0][c]) for c in ("value", "ci_low", "ci_high")]
+
+
+def _bars(
+    pair: Pair, parts: list[Term], columns: list[str], queries: str, first: bool
+) -> list[go.Bar | go.Scatter]:
+    sizes = [0.0 if t.kind == _TOTAL else t.value for t in parts]
+    starts = np.concatenate([[0.0], np.cumsum(sizes)])[: len(parts)]
+    starts[[t.kind == _TOTAL for t in parts]] = 0.0
+    traces: list[go.Bar | go.Scatter] = [_steps(parts, starts, columns)]
+    for kind, colour in _KINDS.items():
+        at = [i for i, t in enumerate(parts) if t.kind == kind]
+        if not at:
+            continue
+        traces.append(
+            go.Bar(
+                x=[columns.index(parts[i].name) for i in at],
+                y=[parts[i].value for i in at],
+                base=starts[at],
+                width=0.82,
+                marker={"color": colour},
+                name=kind,
+                legendgroup=kind,
+                showlegend=first,
+                text=[parts[i].name for i in at],
+                textposition="none",
+                hovertemplate="<b>%{text}</b><br>%{y:+.4g}<extra></extra>",
+                customdata=np.array([[parts[i].value] for i in at]),
+                meta={
+                    "fixed": {
+                        "measure": "influence",
+                        "condition": pair[0],
+                        "reference": pair[1],
+                        "queries": queries,
+                    },
+                    "columns": {
+                        "term": [parts[i].name for i in at],
+                        "layer": [parts[i].layer for i in at],
+                        "start": starts[at].tolist(),
+                    },
+                    "custom": ["value"],
+                },
+            )
+        )
+    return traces
+
+
+def _steps(parts: list[Term], starts: np.ndarray, columns: list[str]) -> go.Scatter:
+    """Thin lines from the end of a bar to the start of the next."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for i, term in enumerate(parts[:-1]):
+        end = starts[i] + term.value
+        xs += [columns.index(term.name), columns.index(parts[i + 1].name), np.nan]
+        ys += [end, end, np.nan]
+    line = {"width": 1, "color": "#9A9A9A"}
+    return go.Scatter(x=xs, y=ys, mode="lines", line=line, showlegend=False, hoverinfo="skip")
+
+
+def _whiskers(
+    figure: go.Figure, run: Run, pairs: list[Pair], columns: list[str], queries: str
+) -> None:
+    for row, pair in enumerate(pairs, 1):
+        total = _total(run, pair, queries)
+        if total is None:
+            continue
+        value, low, high = total
+        bar = {"array": [high - value], "arrayminus": [value - low], "thickness": 1.6, "width": 4}
+        figure.add_trace(
+            go.Scatter(
+                x=[columns.index(_TOTAL)],
+                y=[value],
+                mode="markers",
+                marker={"size": 1, "color": "#9A9A9A"},
+                error_y={"type": "data", "color": "#9A9A9A", **bar},
+                showlegend=False,
+                hoverinfo="skip",
+            ),
+            row=row,
+            col=1,
+        )
+
+
+def _ticks(columns: list[str]) -> dict[str, Any]:
+    """Every term's name where there are few; in a deep model every few layers and the total."""
+    at = {name: place for place, name in enumerate(columns)}
+    if len(columns) > 32:
+        layers = [c for c in columns if c.startswith("attention ")]
+        step = -(-len(layers) // 10)
+        names = {c: c.removeprefix("attention ") for c in layers[::step]} | {_TOTAL: _TOTAL}
+        title = "layer (attention, then MLP)"
+    else:
+        names, title = {c: c for c in columns}, None
+    look = {"tickvals": [at[c] for c in names], "ticktext": [label(n) for n in names.values()]}
+    look |= {"tickangle": 0 if title else -45, "range": [-0.7, len(columns) - 0.3]}
+    return style.axis(title, tickmode="array", **look)
+
+
+def influence_heads(run: Run, queries: str = "matched") -> go.Figure:
+    """Layer x head: the headline's difference beside both sides against base, centred at zero."""
+    pair, *sides = reversed(influence_pairs(run))
+    return head_map(run, "influence", "last", queries, pairs=[pair, *reversed(sides)])

@@ -1,0 +1,97 @@
+"""Tables of families, controls, geometry and checks: a run's numbers, beside what is expected."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from plots.synthetic_families import CONTROLS, ODD
+from rich.console import Console
+
+from interp.plots import reading
+from interp.plots.text import number
+from interp.report import battery, tables, text_table
+from interp.results import Run, load_run
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return load_run(folder)
+
+
+def texts(table: tables.Table, column: str) -> list[str]:
+    return [row[table.columns.index(column)].text for row in table.rows]
+
+
+def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
+    table = battery.families(run)
+    assert len(table.rows) == 3 * 5
+    rows = reading.rows(run, "divergence_index", "z", ("prompt", "lora"), "last")
+    best = rows.loc[rows["value"].idxmax()]
+    shown = next(r for r in table.rows if r[0].text == "prompt – lora" and "head" in r[1].text)
+    assert shown[2].text == f"L{best['layer']}H{best['head']}"
+    assert shown[3].text == number(best["value"])
+    assert shown[3].extra == f"[{number(best['ci_low'])}, {number(best['ci_high'])}]"
+    assert shown[4].text == number(best["p_adjusted"], 2)
+
+
+def test_the_smallest_p_counts_the_ways_to_share_out_members(run: Run) -> None:
+    assert battery.smallest_p(run, ("prompt", "lora")) == 1 / 10  # 20 ways, two names
+    assert battery.smallest_p(run, ("prompt", ODD)) == 1 / 10  # 3 and 2 members
+
+
+def test_every_control_stands_beside_the_headline_and_base(run: Run) -> None:
+    table = battery.nulls(run)
+    assert texts(table, "control") == ["headline", *CONTROLS]
+    assert all(texts(table, "expected")[1:])
+    rows = reading.rows(run, "relative_l2", "resid_post", ("prompt", "random_lora"), "last")
+    last = rows.loc[rows["layer"] == 3, "value"].item()
+    shown = table.rows[1 + CONTROLS.index("random_lora")]
+    assert (shown[2].text, shown[3].text) == ("prompt vs random_lora", number(last))
+    said = reading.rows(run, "js_divergence", "output", ("shifted", "base"), "last")
+    assert table.rows[1 + CONTROLS.index("shifted")][6].text == number(said["value"].item())
+
+
+def test_checks_pass_or_fail_by_their_bound(run: Run) -> None:
+    assert texts(battery.checks(run), "verdict") == ["PASS"] * 3
+    loose = {**run.manifest, "checks": {"influence": 2e-4, "other": 0.1}}
+    table = battery.checks(Run(run.path, run.table, run.arrays, loose))
+    assert texts(table, "verdict") == ["FAIL", "–"]
+
+
+def test_geometry_has_value_null_and_chance_by_layer(run: Run) -> None:
+    table = battery.geometry(run)
+    assert texts(table, "layer") == ["0", "1", "2", "3"]
+    shown = texts(table, "mutual kNN, prompt vs lora")
+    rows = reading.rows(run, "mutual_knn", "resid_post", ("prompt", "lora"), "last")
+    assert shown == [number(v) for v in rows.sort_values("layer")["value"]]
+    assert texts(table, "mutual kNN, chance") == ["0.150"] * 4
+
+
+def test_conditions_show_their_family(run: Run) -> None:
+    table = tables.conditions(run)
+    found = dict(zip(texts(table, "condition"), texts(table, "family"), strict=True))
+    assert (found["lora_1"], found[f"{ODD}_0"], found["base"]) == ("lora", ODD, "")
+
+
+def test_the_terminal_has_one_line_per_pair_of_families(run: Run) -> None:
+    out = io.StringIO()
+    Console(file=out, width=100).print(text_table(run))
+    lines = [line for line in out.getvalue().splitlines() if "divergence index" in line]
+    rows = reading.rows(run, "divergence_index", "resid_post", ("prompt", "lora"), "last")
+    best = rows.loc[rows["value"].idxmax()]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith(f"prompt – lora: divergence index {number(best['value'])} [")
+    assert f"at layer {best['layer']}, p = {number(best['p_adjusted'], 2)}" in lines[0]
+    assert ODD in lines[1]
+
+
+def test_a_run_without_families_has_empty_tables(make_folder) -> None:
+    plain = load_run(make_folder(families=False, n_layers=2))
+    for table in (battery.families, battery.checks, battery.geometry):
+        assert table(plain).rows == []
+    assert texts(battery.nulls(plain), "control") == ["headline", "neutral"]
+    assert battery.lines(plain) == []
+    assert "family" not in tables.conditions(plain).columns
