@@ -147,7 +147,11 @@ def _by_label(values: ndarray, positions: ndarray) -> ndarray:
 def percentile_interval(
     replicates: Float[ndarray, "replicate *cell"],
 ) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
-    """The central 95 % of the replicates; NaN with fewer than 20 of them defined."""
+    """The central 95 % of the replicates; NaN with fewer than 20 of them defined.
+
+    Bounds are the order statistics at `(B + 1) q`: numpy's default, at `(B - 1) q + 1`, covers only
+    (B - 1) / (B + 1) of the level (0.940 of 200 replicates).
+    """
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     interval = np.full((2, *replicates.shape[1:]), np.nan)
     defined = np.isfinite(replicates).sum(0)
@@ -155,7 +159,7 @@ def percentile_interval(
     partly = ~whole & (defined >= 20)
     for cells, quantile in ((whole, np.quantile), (partly, np.nanquantile)):  # the latter is slow
         if cells.any():
-            interval[:, cells] = quantile(replicates[:, cells], tails, axis=0)
+            interval[:, cells] = quantile(replicates[:, cells], tails, axis=0, method="weibull")
     return interval[0], interval[1]
 
 

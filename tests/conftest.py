@@ -1,7 +1,7 @@
 """One thread, no network, deterministic examples, and shapes checked wherever they are written.
 
-Every jaxtyping annotation of `interp.measures` and `interp.statistics` is checked at run time
-while testing; the hook must be in place before these modules are imported.
+Every jaxtyping annotation of the rooms that compute (`TYPED`) is checked at run time while
+testing; the hook must be in place before these modules are imported.
 """
 
 from __future__ import annotations
@@ -18,4 +18,5 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)
 settings.register_profile("interp", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("interp")
-install_import_hook(["interp.measures", "interp.statistics"], "beartype.beartype")
+TYPED = ["measures", "statistics", "significance", "families", "readout"]
+install_import_hook([f"interp.{room}" for room in TYPED], "beartype.beartype")

@@ -324,7 +324,7 @@ def test_a_percentile_interval_equals_its_restatement(replicates: np.ndarray) ->
             assert np.isnan([low[cell], high[cell]]).all()
             continue
         for bound, share in ((low, 0.025), (high, 0.975)):
-            place = share * (len(defined) - 1)
+            place = min(max(share * (len(defined) + 1) - 1, 0), len(defined) - 1)
             below, above = defined[int(place)], defined[min(int(place) + 1, len(defined) - 1)]
             expected = below + (place - int(place)) * (above - below)
             assert bound[cell] == pytest.approx(expected, rel=1e-9, abs=1e-9)

@@ -23,7 +23,8 @@ from interp.measures import UNITS
 from interp.measures.tally import TESTED, Tally
 from interp.statistics import Ratio
 
-RELABELLINGS = 9_999
+RELABELLINGS = 10_000
+"""All there are, or at most so many of them, the families as they are among them."""
 
 ALL = "families"
 """The condition of a row about all families at once."""
