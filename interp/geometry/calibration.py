@@ -109,7 +109,7 @@ def jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float,
     return value - half, value + half
 
 
-def all_but_one_group(n: int, seed: int) -> list[Int[ndarray, "kept"]]:
+def all_but_one_group(n: int, seed: int) -> list[Int[ndarray, "_"]]:
     """The rows left, in order, without each of `GROUPS` random groups of near equal size."""
     if not n:
         return []

@@ -111,7 +111,7 @@ class Probes:
     n: int
     """How many queries the condition has, with or without a label."""
     seed: int
-    kept: list[Int[ndarray, "kept"]]
+    kept: list[Int[ndarray, "_"]]
     """Which of the split's queries are in."""
     weights: Float[ndarray, "subset fold coordinate label"]
     """Of each: one probe per fold, trained on the other folds."""

@@ -151,6 +151,14 @@ def test_the_order_of_tied_queries_changes_nothing(
     assert mutual_knn(x, x) == pytest.approx(1, abs=1e-12)
 
 
+def test_directions_that_are_equal_but_for_rounding_are_tied() -> None:
+    """Each query has 7 others of its direction for 5 places: 5/7 of each, in both conditions."""
+    rng = np.random.default_rng(0)
+    directions = np.repeat(rng.normal(size=(3, 7)), 8, axis=0)
+    x, y = (directions * rng.uniform(0.1, 10, (24, 1)) for _ in range(2))
+    assert mutual_knn(x, y) == pytest.approx(1, abs=1e-12)
+
+
 def test_tied_neighbours_share_their_places() -> None:
     """Queries 1-3 are the same to query 0, of whom one place is theirs: a third each."""
     x = np.array([[1.0, 0], [1, 1], [1, 1], [1, 1], [-1, 3], [-1, 2.9], [-1, -1]])

@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from interp.geometry import Probes, probe, probe_transfer
+from interp.geometry.calibration import orders_within
 
 
 def states(
@@ -88,7 +89,8 @@ def test_labels_may_have_any_name_and_queries_any_scale() -> None:
 
 def test_a_feature_that_does_not_vary_is_not_seen() -> None:
     a, b, y = states()
-    constant = [np.concatenate([x, np.full((len(x), 1), v)], 1) for x, v in ((a, 7.1), (b, 9e9))]
+    rounded = np.nextafter(7.1, np.where(np.arange(60) % 2, 9, 0))
+    constant = [np.c_[a, rounded], np.c_[b, 9e9 * np.arange(60)]]
     assert probe_transfer(*constant, y) == pytest.approx(probe_transfer(a, b, y), rel=0.1)
 
 
@@ -122,6 +124,20 @@ def test_p_of_states_that_do_not_know_the_label_is_uniform() -> None:
         p.append(trained.transfer(rng.normal(size=b.shape), permutations=19).p)
     assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
     assert np.mean(np.array(p) <= 0.5) < 0.5 + 3 * 0.5 / np.sqrt(200)
+
+
+def test_chance_is_what_is_measured_with_the_rows_in_another_order_within_folds() -> None:
+    a, b, y = states(n=50, strength=1.2)
+    trained = Probes.of(a, y, seed=2)
+    assert trained is not None
+    orders = orders_within(trained.split.fold, 40, seed=2)
+    null = [trained.transfer(b[order], permutations=0).value for order in orders]
+    found = trained.transfer(b, permutations=40)
+    assert found.chance == pytest.approx(np.mean(null))
+    assert found.chance_low == pytest.approx(np.quantile(null, 0.025))
+    assert found.chance_high == pytest.approx(np.quantile(null, 0.975))
+    assert found.p == pytest.approx((1 + np.sum(np.array(null) >= found.value)) / 41)
+    assert found.calibrated == pytest.approx((found.value - found.chance) / (1 - found.chance))
 
 
 def test_chance_is_that_of_the_labels_shares() -> None:
