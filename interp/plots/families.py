@@ -141,6 +141,9 @@ def head_divergence(
         if grid.holes.any():
             figure.add_trace(grids.undefined(grid, fixed, "head"), row=1, col=column)
         figure.add_trace(grids.dots(grid), row=1, col=column)
+    holes = any(grid.holes.any() for grid in shown)
+    if holes:
+        figure.add_trace(grids.key())
     _scale(figure, shown)
     figure.update_xaxes(style.axis("head (from 0)", **style.integer_ticks(shape[1])))
     figure.update_yaxes(style.axis(None, **style.integer_ticks(shape[0])))
@@ -156,6 +159,7 @@ def head_divergence(
         queries=queries,
         note=f"{_WORDS}; a dot: p > {ALPHA:g}. Families: {sizes(run)}.{more} Position: {position}",
         plot=min(560, max(190, 18 * shape[0])),
+        legend=holes,
         right=96,
     )
 

@@ -2,15 +2,13 @@
 
     waterfall(run).show()
     influence_heads(run).show()
-    information(run).show()
 
 Terms sum to the total change of the logit (the run's `checks` say how closely).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,61 +17,16 @@ from plotly.subplots import make_subplots
 from interp.names import OUTPUT
 from interp.plots import reading, style
 from interp.plots.maps import head_map
+from interp.plots.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
 from interp.plots.text import Pair, label, number
 from interp.results import Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _KINDS = {
     "attention": "#0072B2",
     "MLP": "#E69F00",
-    "embedding, norm and the like": "#9A9A9A",
-    "total": style.INK,
+    OTHER: "#9A9A9A",
+    TOTAL: style.INK,
 }
-_LATE = ("steering", "norm", "softcap", "logit_bias")
-_OTHER, _TOTAL = "embedding, norm and the like", "total"
-
-
-class Term(NamedTuple):
-    """One bar: a part of the change of the logit."""
-
-    name: str
-    kind: str
-    layer: int | None
-    value: float
-
-
-def influence_pairs(run: Run) -> list[Pair]:
-    """Both sides of the headline against base, then the headline itself; else the main pairs."""
-    pair, main = reading.headline(run.manifest), reading.main_pairs(run.manifest)
-    base = reading.base_name(run.manifest)
-    sides = [p for p in main if pair and p[0] in pair and p[1] == base]
-    return [*sides, pair] if pair else main[:3]
-
-
-def terms(run: Run, pair: Pair, queries: str = "matched") -> list[Term]:
-    """The terms of a pair by layer, heads summed with the attention's bias; the total last."""
-    frame = run.table
-    frame = frame[(frame["measure"] == "influence") & (frame["queries"] == queries)]
-    frame = frame[(frame["condition"] == pair[0]) & (frame["reference"] == pair[1])]
-    frame = frame[frame["position"] == "last"]
-    found = [Term("embedding", _OTHER, None, v) for v in _values(frame, "embed")]
-    for layer in sorted({int(x) for x in frame["layer"].dropna()}):
-        here = frame[frame["layer"] == layer]
-        heads = here[here["site"].isin(["z", "attn_bias"])]["value"]
-        if len(heads):
-            found.append(Term(f"attention {layer}", "attention", layer, float(heads.sum())))
-        found += [Term(f"MLP {layer}", "MLP", layer, v) for v in _values(here, "mlp_out")]
-    for site in _LATE:
-        found += [
-            Term(site.replace("_", " "), _OTHER, None, v) for v in _values(frame, site) if v != 0
-        ]
-    return [*found, *(Term(_TOTAL, _TOTAL, None, v) for v in _values(frame, OUTPUT))]
-
-
-def _values(frame: pd.DataFrame, site: str) -> list[float]:
-    return [float(v) for v in frame.loc[frame["site"] == site, "value"]]
 
 
 def waterfall(run: Run, queries: str = "matched") -> go.Figure:
@@ -86,7 +39,7 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     found = {pair: parts for pair, parts in found.items() if parts}
     if not found:
         raise reading.NotMeasured("this run has no influence rows")
-    columns = list(dict.fromkeys(t.name for t in _in_order(found.values())))
+    columns = list(dict.fromkeys(t.name for t in in_order(found.values())))
     figure = make_subplots(
         len(found),
         1,
@@ -128,22 +81,10 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     )
 
 
-def _in_order(groups: Iterable[Sequence[Term]]) -> list[Term]:
-    """All terms, so that a term that only one pair has keeps its place."""
-    late = [*(site.replace("_", " ") for site in _LATE), _TOTAL]
-
-    def place(term: Term) -> tuple[int, int, bool]:
-        if term.name in late:
-            return 1, late.index(term.name), False
-        return 0, -1 if term.layer is None else term.layer, term.kind == "MLP"
-
-    return sorted((term for group in groups for term in group), key=place)
-
-
 def _reach(run: Run, groups: dict[Pair, list[Term]], queries: str) -> tuple[float, float]:
     ends = [0.0]
     for pair, parts in groups.items():
-        ends += np.cumsum([t.value for t in parts if t.kind != _TOTAL]).tolist()
+        ends += np.cumsum([t.value for t in parts if t.kind != TOTAL]).tolist()
         ends += _total(run, pair, queries) or []
     return min(ends), max(ends)
 
@@ -158,9 +99,9 @@ def _total(run: Run, pair: Pair, queries: str) -> list[float] | None:
 def _bars(
     pair: Pair, parts: list[Term], columns: list[str], queries: str, first: bool
 ) -> list[go.Bar | go.Scatter]:
-    sizes = [0.0 if t.kind == _TOTAL else t.value for t in parts]
+    sizes = [0.0 if t.kind == TOTAL else t.value for t in parts]
     starts = np.concatenate([[0.0], np.cumsum(sizes)])[: len(parts)]
-    starts[[t.kind == _TOTAL for t in parts]] = 0.0
+    starts[[t.kind == TOTAL for t in parts]] = 0.0
     traces: list[go.Bar | go.Scatter] = [_steps(parts, starts, columns)]
     for kind, colour in _KINDS.items():
         at = [i for i, t in enumerate(parts) if t.kind == kind]
@@ -222,7 +163,7 @@ def _whiskers(
         bar = {"array": [high - value], "arrayminus": [value - low], "thickness": 1.6, "width": 4}
         figure.add_trace(
             go.Scatter(
-                x=[columns.index(_TOTAL)],
+                x=[columns.index(TOTAL)],
                 y=[value],
                 mode="markers",
                 marker={"size": 1, "color": "#9A9A9A"},
@@ -241,7 +182,7 @@ def _ticks(columns: list[str]) -> dict[str, Any]:
     if len(columns) > 32:
         layers = [c for c in columns if c.startswith("attention ")]
         step = -(-len(layers) // 10)
-        names = {c: c.removeprefix("attention ") for c in layers[::step]} | {_TOTAL: _TOTAL}
+        names = {c: c.removeprefix("attention ") for c in layers[::step]} | {TOTAL: TOTAL}
         title = "layer (attention, then MLP)"
     else:
         names, title = {c: c for c in columns}, None

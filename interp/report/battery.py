@@ -28,7 +28,7 @@ EXPECTED = {
     "matters",
     "shuffled_labels": "the same format with wrong answers: unlike the reference where the answers "
     "matter",
-    "shifted": "no prompt, later positions: base itself where positions are relative",
+    "shifted": "no prompt, later positions: near base where positions are relative",
     "random_lora": "weights moved as far, in random directions: not the reference's states",
     "logit_bias": "output pulled towards the reference's, states those of base to the bit",
     "untrained": "the same architecture, nothing learnt: farther than anything that was",

@@ -17,8 +17,9 @@ from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import RECIPES
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
-from interp.plots.influence import terms, waterfall
+from interp.plots.influence import waterfall
 from interp.plots.information import answer_information
+from interp.plots.terms import terms
 from interp.plots.tidy import tidy
 from interp.results import HeadView, Run
 
