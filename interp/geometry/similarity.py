@@ -25,7 +25,9 @@ NEIGHBOURS = 10
 DECIMALS = 12
 """Cosines that are equal to so many decimals are tied."""
 
-Points = Float[ndarray, "query d_model"]
+Points = Float[ndarray, "_query d_model"]
+"""States of one condition. That rows are paired is checked where they meet, also outside tests."""
+
 Orders = Int[ndarray, "permutation query"]
 
 
