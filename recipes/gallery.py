@@ -16,12 +16,18 @@ from interp.plots import export, figures
 GALLERY = Path(__file__).resolve().parent.parent / "figures"
 
 SHOWN = (
-    "output",
+    "embedding",
+    "divergence",
     "layers",
     "heads_content_js",
-    "heads_rewiring_share",
+    "heads_petrov_residual",
+    "changes",
+    "influence",
+    "information",
+    "geometry",
     "heads_prefix_mass",
     "head_view",
+    "output",
 )
 
 

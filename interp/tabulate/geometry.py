@@ -44,7 +44,7 @@ def _compared(
     x: np.ndarray, y: np.ndarray, labels: Sequence[str | None], plan: Plan
 ) -> dict[str, Result]:
     found = dict(paired(x, y, plan.seed))
-    if None not in labels and len(set(labels)) > 1:
+    if len(set(labels) - {None}) > 1:
         found |= probe(x, y, labels, plan.seed)
     return found
 
