@@ -10,6 +10,7 @@ Only reading: nothing here draws, and nothing computes a measure.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -140,8 +141,10 @@ def rows(
     queries: str = "matched",
 ) -> pd.DataFrame:
     """Rows of one measure at one site, narrowed as far as given."""
-    table = run.table
-    keep = (table["measure"] == measure) & (table["site"] == site) & (table["queries"] == queries)
+    table = _split(run.table).get((measure, site))
+    if table is None:
+        return run.table.iloc[:0]
+    keep = table["queries"] == queries
     if position is not None:
         keep &= table["position"] == position
     if pair is not None:
@@ -149,6 +152,22 @@ def rows(
         same = table["reference"].isna() if reference is None else table["reference"] == reference
         keep &= (table["condition"] == condition) & same
     return table[keep.fillna(False)]
+
+
+_SPLITS: dict[int, tuple[weakref.ref[Any], dict[tuple[str, str], Any]]] = {}
+
+
+def _split(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The table by measure and site, made once per table: figures ask for hundreds of selections,
+    and a run with families has some hundred thousand rows."""
+    kept = _SPLITS.get(id(table))
+    if kept is not None and kept[0]() is table:
+        return kept[1]
+    grouped = table.groupby(["measure", "site"], sort=False)
+    parts = {(str(m), str(s)): part for (m, s), part in grouped}
+    _SPLITS[id(table)] = (weakref.ref(table), parts)
+    weakref.finalize(table, _SPLITS.pop, id(table), None)
+    return parts
 
 
 def compared(frame: pd.DataFrame, manifest: Manifest) -> list[Pair]:
