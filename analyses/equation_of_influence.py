@@ -23,7 +23,7 @@ from interp import Experiment, Head, diverge, load_run
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
-from interp.plots import export, influence_heads, information, waterfall
+from interp.plots import answer_information, export, influence_heads, waterfall
 from interp.results import Run
 
 OUT = Path("runs/equation_of_influence")
@@ -35,7 +35,7 @@ def main(experiment: Experiment) -> None:
     run = load_run(diverge(experiment))
     print(equation(run).to_string(float_format="{:+.3f}".format))
     print(verdict(run))
-    figures = {"waterfall": waterfall, "heads": influence_heads, "information": information}
+    figures = {"waterfall": waterfall, "heads": influence_heads, "information": answer_information}
     drawn = {name: figure(run) for name, figure in figures.items()}
     folder = experiment.out / "figures"
     print("\n".join(f"figure: {folder / file}" for file in export(drawn, folder)))
