@@ -32,7 +32,7 @@ from interp.manifest import describe, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
-from interp.measures.tally import Plan
+from interp.measures.tally import Plan, Tally
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
@@ -72,39 +72,46 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
-        subject, groups, plan = prepare(experiment, built, asked)
-        design = Design.of(built, experiment.families)
-        with threads_for(subject.n_parameters):
+        prepared = prepare(experiment, built, asked)
+        with threads_for(prepared.subject.n_parameters):
             tallies = {
-                name: sweep(subject, plan, queries, store, name, progress)
-                for name, queries in groups.items()
+                name: sweep(prepared.subject, prepared.plan, queries, store, name, progress)
+                for name, queries in prepared.groups.items()
             }
-        checks = closing_errors(tallies)
-        _refuse_open(checks, subject)
-        kept = states(tallies["matched"], plan, subject.n_layers) if plan.sample else None
-        more: list[dict[str, Any]] = []
-        for name, tally in tallies.items():
-            more += family_rows(tally, design.families, plan.labels, name, plan.seed)
-        if kept is not None:
-            more += geometry_rows(kept, design, groups["matched"], plan)
-        measured = [rows(tally, plan.labels, name) for name, tally in tallies.items()]
-        table = pd.concat([as_table(part) for part in (*measured, more)], ignore_index=True)
-        tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
-        signed = [
-            certificate
-            for name, tally in tallies.items()
-            for certificate in certificates(tally, groups[name], name, tolerance)
-        ]
-        pair = design.headline or plan.pairs[0]
-        head = Head(*largest_cell(tallies["matched"], pair))
-        view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
-        manifest = describe(experiment, subject, built, groups, view)
-        manifest |= {"hashes": hashes, "certificates": signed, "checks": checks}
-        arrays = grams(tallies, list(built), plan.labels) | view.arrays()
-        arrays |= {"states_resid_post": kept} if kept is not None else {}
-        write_run(experiment.out, table, arrays, manifest)
+            _write(experiment, built, prepared, tallies, hashes)
         store.finish()
     return experiment.out
+
+
+def _write(
+    experiment: Experiment,
+    built: Mapping[str, Condition],
+    prepared: Prepared,
+    tallies: Mapping[str, Tally],
+    hashes: Mapping[str, str],
+) -> None:
+    """From accumulators to the run's files."""
+    subject, groups, plan, design = prepared
+    checks = closing_errors(tallies)
+    _refuse_open(checks, subject)
+    tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
+    parts: list[Any] = []
+    signed: list[dict[str, Any]] = []
+    for name, tally in tallies.items():
+        parts.append(rows(tally, plan.labels, name))
+        parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed))
+        signed += certificates(tally, groups[name], name, tolerance)
+    arrays = grams(tallies, list(built), plan.labels)
+    if plan.sample:
+        kept = states(tallies["matched"], plan, subject.n_layers)
+        arrays["states_resid_post"] = kept
+        parts.append(geometry_rows(kept, design, groups["matched"], plan))
+    head = Head(*largest_cell(tallies["matched"], design.headline or plan.pairs[0]))
+    view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
+    manifest = describe(experiment, subject, built, groups, view)
+    manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
+    table = pd.concat(map(as_table, parts), ignore_index=True)
+    write_run(experiment.out, table, arrays | view.arrays(), manifest)
 
 
 def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
@@ -127,8 +134,9 @@ def probe_run(folder: Path, name: str) -> HeadView:
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
-    subject, groups, plan = prepare(experiment, built, read_groups(experiment))
-    return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
+    subject, groups, plan, _ = prepare(experiment, built, read_groups(experiment))
+    with threads_for(subject.n_parameters):
+        return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
 
 
 def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
@@ -140,11 +148,12 @@ def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
 
 
 class Prepared(NamedTuple):
-    """What a study runs on: the model, the token ids of its queries, and the plan."""
+    """What a study runs on: the model, the token ids of its queries, the plan and its design."""
 
     subject: Subject
     groups: dict[str, list[Encoded]]
     plan: Plan
+    design: Design
 
 
 def prepare(
@@ -156,7 +165,7 @@ def prepare(
     groups = encode_groups(subject, built, asked)
     plan = make_plan(experiment, subject, design, groups)
     _fit_biases(subject, built, groups["matched"], plan.batch_size)
-    return Prepared(subject, groups, plan)
+    return Prepared(subject, groups, plan, design)
 
 
 def _fit_biases(

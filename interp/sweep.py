@@ -198,4 +198,4 @@ def _keep(
     for name, seen in observed.items():
         if seen.changes:
             errors = [change.error for change in seen.changes]
-            measured[Key("closing_error", name, "", "z")] = Largest.of(errors)
+            measured[Key("closing_error", name, "", "change_decomposition")] = Largest.of(errors)

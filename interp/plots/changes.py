@@ -102,7 +102,7 @@ def _scale(figure: go.Figure, panels: list[Grid]) -> float | None:
 
 def _note(run: Run, cut: float | None, position: str) -> str:
     checks = run.manifest.get("checks") or {}
-    closing = checks.get("change_decomposition", checks.get("z"))
+    closing = checks.get("change_decomposition")
     parts = [
         "Shares of a head's output change that come from its content pattern, its values, the "
         "prefix's mass and values (all at base's inputs), and its inputs; the four sum to 1"

@@ -35,11 +35,10 @@ EXPECTED = {
 }
 """What METRICS.md says of each control."""
 
-BOUNDS = {"influence": 1e-4, "change_decomposition": 1e-5, "z": 1e-5, "lens": 1e-4}
+BOUNDS = {"influence": 1e-4, "change_decomposition": 1e-5, "lens": 1e-4}
 _IDENTITIES = {
     "influence": "equation of influence: the terms sum to the change of the logit",
     "change_decomposition": "change decomposition: the four terms sum to the head's change",
-    "z": "change decomposition: the four terms sum to the head's change",
     "lens": "logit lens: at the last layer it is the model's own output",
 }
 

@@ -12,6 +12,7 @@ TransformerBridge is booted on the same modules, its stale fused projections are
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from interp.subject.adapters import mount
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet
+from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
@@ -199,8 +200,10 @@ def load(
     tokenizer = load_tokenizer(model, **hub)
     settings = {name: resolve(condition, tokenizer) for name, condition in conditions.items()}
     batches = [Batch.of([query], target) for query in encode(map(Query, probe), tokenizer)]
-    with quiet():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet())
         hf = pretrained(model, dtype, hub).to(target)
+        stack.enter_context(threads_for(hf.num_parameters()))
         insertions = Insertions.read(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
@@ -228,9 +231,9 @@ def load(
             and parity.equals_base(hf, weights, setting, references[name], record)
         ]
         bridge = _boot(hf, model, tokenizer)
-    subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
-    for name, setting in settings.items():
-        parity.verify(subject, name, setting, batches, references[name])
+        subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
+        for name, setting in settings.items():
+            parity.verify(subject, name, setting, batches, references[name])
     return subject
 
 

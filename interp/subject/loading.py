@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from threadpoolctl import threadpool_limits
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
@@ -31,12 +32,16 @@ operation.
 
 @contextlib.contextmanager
 def threads_for(parameters: int) -> Iterator[None]:
-    """One torch thread for a small model while inside, unless OMP_NUM_THREADS says otherwise."""
-    before = torch.get_num_threads()
-    if parameters < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
+    """One thread for a small model while inside, of torch and of numpy's linear algebra, unless
+    OMP_NUM_THREADS says otherwise."""
+    if parameters >= SMALL or "OMP_NUM_THREADS" in os.environ:
         yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
 
