@@ -132,8 +132,8 @@ def test_a_logit_bias_moves_the_output_and_stays_as_far_from_the_lora_as_base(
 def fitted(studied: Studied, steps: int, queries: slice) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """The LoRA's mean next-token distribution, base's under the bias fitted in `steps`, and the
     chosen tokens."""
-    subject, groups, _ = studied.prepared
-    asked = groups["matched"][queries]
+    subject = studied.prepared.subject
+    asked = studied.prepared.groups["matched"][queries]
     base, lora = subject.settings["base"], subject.settings[LORA]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tilt, "STEPS", steps)
