@@ -165,7 +165,8 @@ def change_shares(
 
     A term's share is its projection on the whole change, so that shares add up to 1 (ratio of sums
     over tokens); NaN where the change is within `noise` of base's norm. `error` is the largest
-    `‖sum of terms - (z - base.z)‖ / (‖z‖ + ‖base.z‖)`.
+    `‖sum of terms - (z - base.z)‖ / (‖z‖ + ‖base.z‖)`, of rows that have content patterns; NaN
+    where something else is not a number.
     """
     a, a_b = (wide(run.mass)[..., None] for run in (pinned, base))
     v, v_b = wide(pinned.values), wide(base.values)
@@ -183,7 +184,8 @@ def change_shares(
     whole = whole.where(whole > noise**2 * before, torch.nan)
     gap = (sum(terms) - change).square().sum(-1).sqrt()
     scale = wide(z).square().sum(-1).sqrt() + before.sqrt()
-    error = float((gap / scale.where(scale > 0, 1.0)).nan_to_num(0.0).max())
+    undefined = (pinned.content.sum(-1) + base.content.sum(-1)).isnan()
+    error = float((gap / scale.where(scale > 0, 1.0)).masked_fill(undefined, 0.0).max())
     shares = [(term * change).sum(-1) for term in terms]
     return Changes((shares[0], shares[1], shares[2], shares[3]), whole, error)
 

@@ -84,13 +84,14 @@ def corrected(tally: Tally, key: Key) -> np.ndarray | None:
 
 
 def closing_errors(tallies: Mapping[str, Tally]) -> dict[str, float]:
-    """How far the identities are from closing, the largest over all conditions and queries."""
-    found: dict[str, float] = {}
+    """How far the identities are from closing, the largest over all conditions and queries; NaN
+    where one is."""
+    found: dict[str, Largest] = {}
     for tally in tallies.values():
         for key, accumulator in tally.items():
             if isinstance(accumulator, Largest):
-                found[key.site] = max(found.get(key.site, 0.0), accumulator.compute())
-    return found
+                found[key.site] = found.get(key.site, Largest.empty()).merge(accumulator)
+    return {identity: largest.compute() for identity, largest in found.items()}
 
 
 def states(tally: Tally, plan: Plan, n_layers: int) -> xr.DataArray:
