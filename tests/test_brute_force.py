@@ -1,249 +1,128 @@
 """Every row of a run equals the slow reference: plain Hugging Face, one query at a time, numpy.
 
-Batched, prefix-cached, right-padded runs of six models under ten conditions against
+Batched, prefix-cached, right-padded runs of six models under up to 20 conditions against
 `tests/reference`, which recomputes every number from the definitions.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import reference
-import tiny_models
-import torch
+from brute_force import (
+    FAMILIES,
+    HEADLINE,
+    MAX_POSITIONS,
+    MODELS,
+    QUERIES,
+    answer_id,
+    certified,
+    experiment,
+    geometry_pairs,
+    label,
+    materials,
+    pairs,
+    settings,
+)
 from reference import Condition, Key, Study, Value
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from interp import load_run
-from interp.conditions import Prompt, ShuffledTokens, prefix_body
-from interp.config import Experiment
+from interp.geometry.transfer import Split
 from interp.results import Run
 from interp.study import diverge
 
-MODELS = ("gpt2", "neox", "llama", "qwen3", "gemma2", "stories260K")
 TOLERANCE = 1e-4
-MAX_POSITIONS = 4
-PROMPT = "hot is the opposite of cold. up is the opposite of"
-OTHER_PROMPT = "people talked about"
-TAUGHT = ("big is the opposite", "is")
-"""What base is taught to answer, so that one answer is right before any prompt or adapter."""
-QUERIES: dict[str, list[tuple[str, str | None]]] = {
-    "matched": [
-        ("the", "is"),
-        ("up is", "the"),
-        ("the opposite of big", "is"),
-        ("lily said: yes", None),
-        TAUGHT,
-        ("a river is wide; a hill", "is"),
-        ("people walked along the road", "is"),
-        ("the weather was mild that day.", None),
-    ],
-    "heldout": [("down", "is"), ("big is the opposite of", None), ("tom said: no", "the")],
-}
-BIAS = {"is": 15.0, "the": 2.0}
-"""Added to the logits of these words, as they follow a query: most answers then come first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row of the run."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+    p: float
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished run and what the reference says of it, by group of queries."""
+    """A finished run and what the reference says of it, by group of queries: `found` its rows,
+    `chance` those that say what a geometry measure is by chance, `expected` the reference's."""
 
     run: Run
+    conditions: dict[str, Condition]
     observed: dict[str, dict[str, list[reference.States]]]
+    found: dict[str, dict[Key, Found]]
+    chance: dict[Key, Found]
     expected: dict[str, dict[Key, Value]]
-
-
-def experiment(name: str, model: str, adapter: str, tuned: str, folder: Path) -> Experiment:
-    """A run with one condition of every kind; held-out queries for one model."""
-    for group, queries in QUERIES.items():
-        lines = [json.dumps({"text": text, "answer": answer}) for text, answer in queries]
-        (folder / f"{group}.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "prompt.txt").write_text(PROMPT)
-    words = bias_tokens(AutoTokenizer.from_pretrained(model))
-    return Experiment(
-        model=model,
-        adapter=(adapter,),
-        prompt_file=(folder / "prompt.txt",),
-        queries=folder / "matched.jsonl",
-        heldout=folder / "heldout.jsonl" if name == "gpt2" else None,
-        out=folder / "run",
-        neutral=False,
-        conditions={
-            "neutral": {"neutral": {"like": "prompt", "text": tiny_models.TEXT}},
-            "shuffled": {"shuffled_tokens": {"of": "prompt"}},
-            "shifted": {"shifted": {"by": "prompt"}},
-            "bias": {"logit_bias": {"bias": words, "positions": [0, -2, 7]}},
-            "half": [
-                {"lora": {"adapter": adapter, "scale": 0.5}},
-                {"logit_bias": {"bias": words, "positions": [-1, 3]}},
-            ],
-            "both": [
-                {"prompt": {"text": OTHER_PROMPT}},
-                {"lora": {"adapter": adapter}},
-                {"logit_bias": {"bias": words}},
-            ],
-            "tuned": {"fine_tuned": {"model": tuned}},
-        },
-        device="cpu",
-        batch_size=4,
-        bootstrap=25,
-        max_positions=MAX_POSITIONS,
-    )
-
-
-def settings(tokenizer: Any, adapter: str, tuned: str) -> dict[str, Condition]:
-    """The same conditions for the reference, as token ids."""
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    bos = tuple(tokenizer("")["input_ids"])
-    prompt, passage = ids(PROMPT + "\n"), ids(tiny_models.TEXT)
-    shuffled = tuple(prefix_body(ShuffledTokens(of=Prompt(text=PROMPT)), tokenizer))
-    assert sorted(shuffled) == sorted(prompt)
-    assert shuffled != prompt
-
-    def bias(*positions: int) -> tuple[tuple[int, float, tuple[int, ...] | None], ...]:
-        tokens = tokenizer.convert_tokens_to_ids(list(bias_tokens(tokenizer)))
-        values = zip(tokens, BIAS.values(), strict=True)
-        return tuple((token, value, positions or None) for token, value in values)
-
-    return {
-        "base": Condition(bos),
-        "prompt": Condition(bos + prompt),
-        "lora": Condition(bos, adapter=adapter),
-        "neutral": Condition(bos + passage[: len(prompt)]),
-        "shuffled": Condition(bos + shuffled),
-        "shifted": Condition(bos, shift=len(prompt)),
-        "bias": Condition(bos, bias=bias(0, -2, 7)),
-        "half": Condition(bos, adapter=adapter, scale=0.5, bias=bias(-1, 3)),
-        "both": Condition(bos + ids(OTHER_PROMPT + "\n"), adapter=adapter, bias=bias()),
-        "tuned": Condition(bos, model=tuned),
-    }
-
-
-def pairs(conditions: Mapping[str, Condition]) -> list[tuple[str, str]]:
-    """Everything against base; what has the base's weights against what has its own."""
-    others = [name for name in conditions if name != "base"]
-    plain = conditions["base"].weights
-    reweighted = [name for name in others if conditions[name].weights != plain]
-    crossed = [(a, b) for a in others if a not in reweighted for b in reweighted]
-    return crossed + [(name, "base") for name in others]
-
-
-def bias_tokens(tokenizer: Any) -> dict[str, float]:
-    """`BIAS` by the tokens of these words after a query."""
-    ids = [answer_id(tokenizer, "the", word) for word in BIAS]
-    return dict(zip(tokenizer.convert_ids_to_tokens(ids), BIAS.values(), strict=True))
-
-
-def answer_id(tokenizer: Any, text: str, answer: str | None) -> int | None:
-    """The first token of an answer as it follows its query."""
-    if answer is None:
-        return None
-    start = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return tokenizer(f"{text} {answer}", add_special_tokens=False)["input_ids"][start]
-
-
-def real_model() -> str:
-    """The folder of a small pretrained model beside the project, or a skip."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "models"
-    folder = Path(os.environ.get("INTERP_TEST_MODELS", beside)) / "stories260K"
-    if not folder.is_dir():
-        pytest.skip("stories260K is not here: set INTERP_TEST_MODELS to the folder that holds it")
-    return str(folder)
-
-
-def other_weights(model: str, folder: Path) -> str:
-    """The same model with every weight moved a little."""
-    moved = AutoModelForCausalLM.from_pretrained(model)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
-    moved.save_pretrained(folder)
-    return str(folder)
-
-
-def teach(folder: str, text: str, answer: str) -> None:
-    """A few steps of training on the saved model, until it gives this answer and, elsewhere, what
-    it gave before."""
-    model, tokenizer = (
-        kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
-    )
-    texts = [text, *(other for other, _ in QUERIES["matched"] if other != text)]
-    asked = [torch.tensor([tokenizer(each)["input_ids"]]) for each in texts]
-    targets = [int(model(ids).logits[0, -1].argmax()) for ids in asked]
-    targets[0] = answer_id(tokenizer, text, answer)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(100):
-        logits = torch.stack([model(ids).logits[0, -1] for ids in asked])
-        if logits.argmax(-1).tolist() == targets:
-            break
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-
-
-def materials(name: str, folder: Path) -> tuple[str, str, str]:
-    """Folders of a model, of an adapter on all its modules, and of other weights."""
-    if name == "stories260K":
-        model, targets = real_model(), tiny_models.all_targets("llama")
-    else:
-        model = tiny_models.save_model(name, folder / name)
-        teach(model, *TAUGHT)
-        targets = tiny_models.all_targets(name)
-    adapter = tiny_models.save_adapter(model, folder / "adapter", targets)
-    return model, adapter, other_weights(model, folder / "tuned")
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """One run of the library and one of the reference."""
     folder = tmp_path_factory.mktemp(request.param)
-    model, adapter, tuned = materials(request.param, folder)
-    asked = experiment(request.param, model, adapter, tuned, folder)
+    made = materials(request.param, folder)
+    asked = experiment(request.param, made, folder)
     run = load_run(diverge(asked))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    conditions = settings(tokenizer, adapter, tuned)
+    tokenizer = AutoTokenizer.from_pretrained(made.model)
+    conditions = settings(request.param, tokenizer, made)
     assert list(conditions) == list(run.manifest["conditions"])
     observed, expected = {}, {}
     for group in ["matched", "heldout"] if asked.heldout else ["matched"]:
         ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t, _ in QUERIES[group]]
         answers = [answer_id(tokenizer, *query) for query in QUERIES[group]]
-        observed[group] = reference.observe(model, conditions, ids)
+        observed[group] = reference.observe(made.model, conditions, ids)
         study = Study(
             conditions,
             observed[group],
             pairs(conditions),
             answers,
             MAX_POSITIONS,
-            headline=("prompt", "lora"),
-            families={},
+            headline=HEADLINE,
+            families=FAMILIES,
+            **probed(conditions) if group == "matched" else {},
         )
-        known = set(run.table["measure"])
-        expected[group] = {k: v for k, v in reference.rows(study).items() if k[0] in known}
-    return Compared(run, observed, expected)
+        expected[group] = reference.rows(study)
+    found = {group: measured(run, group) for group in expected}
+    chance = {key: found["matched"].pop(key) for key in list(found["matched"]) if by_chance(key[0])}
+    return Compared(run, conditions, observed, found, chance, expected)
 
 
-def measured(run: Run, group: str) -> dict[Key, Value]:
+def probed(conditions: Mapping[str, Condition]) -> dict[str, Any]:
+    """What the geometry of the matched queries depends on; folds are the library's choice."""
+    labels = [label(text) for text, _ in QUERIES["matched"]]
+    split = Split.of(labels, seed=0)
+    assert split is not None
+    assert len(split.rows) == len(labels)
+    return {
+        "geometry": geometry_pairs(conditions),
+        "labels": labels,
+        "folds": split.fold.tolist(),
+    }
+
+
+def by_chance(measure: str) -> bool:
+    return measure.endswith(("_chance", "_calibrated"))
+
+
+def measured(run: Run, group: str) -> dict[Key, Found]:
     """The rows of a run by what they are about."""
     table = run.table[run.table["queries"] == group]
-    columns = [*reference.KEY, "value", "n"]
-    found: dict[Key, Value] = {}
-    for *key, value, n in table[columns].astype(object).itertuples(index=False):
-        name = tuple(None if part is pd.NA else part for part in key)
-        assert name not in found, f"twice: {name}"
-        found[name] = Value(float(value), int(n))
+    numbers = ["value", "n", "ci_low", "ci_high", "p_adjusted"]
+    found: dict[Key, Found] = {}
+    for row in table[[*reference.KEY, *numbers]].astype(object).itertuples(index=False):
+        key = tuple(None if part is pd.NA else part for part in row[: len(reference.KEY)])
+        assert key not in found, f"twice: {key}"
+        value, n, *rest = row[len(reference.KEY) :]
+        found[key] = Found(value, n, *rest)
     return found
 
 
@@ -256,7 +135,7 @@ def test_queries_have_different_lengths_and_need_padding(compared: Compared) -> 
 
 def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:
     for group, expected in compared.expected.items():
-        found = measured(compared.run, group)
+        found = compared.found[group]
         assert sorted(map(str, expected.keys() - found.keys()))[:5] == []
         assert sorted(map(str, found.keys() - expected.keys()))[:5] == []
     assert set(compared.run.table["queries"]) == set(compared.expected)
@@ -265,7 +144,7 @@ def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:
 def test_every_value_is_the_reference(compared: Compared) -> None:
     wrong, largest = [], 0.0
     for group, expected in compared.expected.items():
-        found = measured(compared.run, group)
+        found = compared.found[group]
         for key, want in expected.items():
             if not want.meaningful:
                 continue
@@ -273,8 +152,8 @@ def test_every_value_is_the_reference(compared: Compared) -> None:
             if math.isnan(want.value) and math.isnan(got):
                 continue
             difference = abs(got - want.value)
-            largest = max(largest, difference)
-            if not difference <= TOLERANCE + want.rounding:
+            largest = max(largest, difference / want.scale)
+            if not difference <= TOLERANCE * want.scale + want.rounding:
                 wrong.append((group, key, got, want.value))
     print(f"largest difference {largest:.2g}")
     assert wrong[:10] == [], f"{len(wrong)} rows differ"
@@ -282,7 +161,7 @@ def test_every_value_is_the_reference(compared: Compared) -> None:
 
 def test_every_row_counts_its_queries(compared: Compared) -> None:
     for group, expected in compared.expected.items():
-        found = measured(compared.run, group)
+        found = compared.found[group]
         wrong = [
             (key, found[key].n, want.n)
             for key, want in expected.items()
@@ -323,7 +202,7 @@ def test_certificates_are_the_reference(compared: Compared) -> None:
     expected = {
         (a, b, group): reference.certificate(observed[a], observed[b])
         for group, observed in compared.observed.items()
-        for a, b in {(key[1], key[2]) for key in compared.expected[group] if key[2]}
+        for a, b in certified(compared.conditions)
     }
     found = {(c["condition"], c["reference"], c["queries"]): c for c in signed}
     assert len(found) == len(signed)
@@ -333,3 +212,56 @@ def test_certificates_are_the_reference(compared: Compared) -> None:
         assert got == pytest.approx(want, abs=TOLERANCE), key
         passes = want["mean_js"] <= 0.02 and want["top1_agreement"] >= 0.95
         assert found[key]["passed"] == passes, key
+
+
+def test_p_of_families_is_that_of_all_relabellings(compared: Compared) -> None:
+    wrong, known = [], 0
+    for group, expected in compared.expected.items():
+        for key, want in expected.items():
+            if want.p is None or not want.meaningful:
+                continue
+            known += 1
+            low, high = want.p
+            if not low - 1e-9 <= compared.found[group][key].p <= high + 1e-9:
+                wrong.append((key, compared.found[group][key].p, want.p))
+    assert wrong[:10] == []
+    assert known > 100
+
+
+PERFECT = {"linear_cka": 1.0, "procrustes_distance": 0.0, "mutual_knn": 1.0, "probe_transfer": 1.0}
+GEOMETRY = {*PERFECT, "intrinsic_dimension", "gride_2", "gride_4", "gride_8"}
+
+
+def test_geometry_is_read_against_chance(compared: Compared) -> None:
+    """Calibrated is 0 at chance and 1 at its best; chance is where it must be."""
+    plain = {key: row for key, row in compared.found["matched"].items() if key[0] in GEOMETRY}
+    wanted = {(f"{key[0]}_chance", *key[1:]) for key in plain}
+    wanted |= {(f"{key[0]}_calibrated", *key[1:]) for key in plain if key[0] in PERFECT}
+    assert compared.chance.keys() == wanted
+    n = len(QUERIES["matched"])
+    for (measure, *about), row in plain.items():
+        chance = compared.chance[f"{measure}_chance", *about]
+        if math.isnan(row.value):
+            assert math.isnan(chance.value)
+            continue
+        assert chance.low - 1e-9 <= chance.value <= chance.high + 1e-9
+        assert 0 < row.p <= 1
+        if measure in PERFECT:
+            calibrated = compared.chance[f"{measure}_calibrated", *about].value
+            share = (row.value - chance.value) / (PERFECT[measure] - chance.value)
+            assert calibrated == pytest.approx(share, abs=1e-6)
+        if measure == "linear_cka":
+            assert abs(chance.value) < 0.1
+        if measure == "mutual_knn":
+            assert chance.value == pytest.approx(((n - 1) // 4) / (n - 1), abs=0.05)
+
+
+def test_kept_states_are_the_reference(compared: Compared) -> None:
+    kept = compared.run.arrays["states_resid_post"]
+    names = {name for pair in geometry_pairs(compared.conditions) for name in pair}
+    assert set(kept["condition"].values) == names
+    for name in names:
+        states = [s.resid_post[:, -1] for s in compared.observed["matched"][name]]
+        want = np.stack(states, axis=1)
+        got = kept.sel(condition=name).transpose("layer", "query", "d_model").values
+        np.testing.assert_allclose(got, want, atol=TOLERANCE * np.abs(want).max())

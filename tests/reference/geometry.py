@@ -5,9 +5,47 @@ Every function takes clouds `[query, d_model]` in float64, written out from the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from sklearn.linear_model import RidgeClassifier
 
 from .numbers import Array, norm
+from .study import Study, Table, Value
+
+NEIGHBOURS = 10
+FEWEST = 10
+"""Points below which a dimension is not estimated."""
+
+
+def rows(study: Study) -> Table:
+    """Similarity of the pairs that the study names, dimension of every condition in them."""
+    table: Table = {}
+    clouds = {
+        name: np.stack([s.resid_post[:, -1] for s in study.observed[name]], axis=1)
+        for name in dict.fromkeys(name for pair in study.geometry for name in pair)
+    }
+    n = len(study.answers)
+    for a, b in study.geometry:
+        for layer, (x, y) in enumerate(zip(clouds[a], clouds[b], strict=True)):
+            for name, value in paired(x, y, study.folds, study.labels):
+                table[name, a, b, "resid_post", layer, None, "last"] = Value(value, n)
+    for name, cloud in clouds.items():
+        for layer, x in enumerate(cloud):
+            for near in (1, 2, 4, 8):
+                measure = "intrinsic_dimension" if near == 1 else f"gride_{near}"
+                value = Value(gride(x, near, 2 * near), n)
+                table[measure, name, None, "resid_post", layer, None, "last"] = value
+    return table
+
+
+def paired(
+    x: Array, y: Array, folds: Sequence[int], labels: Sequence[str]
+) -> Iterator[tuple[str, float]]:
+    yield "linear_cka", linear_cka(x, y)
+    yield "procrustes_distance", procrustes_distance(x, y)
+    yield "mutual_knn", mutual_knn(x, y, min(NEIGHBOURS, (len(x) - 1) // 4))
+    yield "probe_transfer", probe_transfer(x, y, folds, labels)
 
 
 def linear_cka(x: Array, y: Array) -> float:
@@ -52,18 +90,39 @@ def neighbours(x: Array, k: int) -> list[set[int]]:
 
 def gride(x: Array, near: int, far: int) -> float:
     """Maximum likelihood of the dimension from the ratios of the distances to two neighbours
-    (Denti et al. 2022, eq. 8); near = 1 and far = 2 is TwoNN, `N / sum ln(r2 / r1)`."""
-    if far >= len(x):
-        return float("nan")
+    (Denti et al. 2022); near = 1 and far = 2 is TwoNN, `N / sum ln(r2 / r1)`. Points with a
+    duplicate are left out; NaN with few points, or where more than half of all are neighbours."""
     distances = np.array([sorted(norm(x - point))[1:] for point in x])  # [0]: the point itself
+    if 2 * far > len(x) - 1 and near > 1:
+        return float("nan")
+    distances = distances[distances[:, near - 1] > 0]
+    if len(distances) < FEWEST:
+        return float("nan")
     logs = np.log(distances[:, far - 1] / distances[:, near - 1])
 
     def slope(d: float) -> float:
         weight = logs / -np.expm1(-d * logs)  # ln(mu) mu^d / (mu^d - 1)
-        return len(x) / d + (far - near - 1) * weight.sum() - (far - 1) * logs.sum()
+        return len(logs) / d + (far - near - 1) * weight.sum() - (far - 1) * logs.sum()
 
     low, high = 1e-6, 1e6
     for _ in range(200):
         middle = np.sqrt(low * high)
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return float(low)
+
+
+def probe_transfer(x: Array, y: Array, folds: Sequence[int], labels: Sequence[str]) -> float:
+    """Accuracy on y over accuracy on x of ridge classifiers that read the label off x, each tested
+    on the fold that it was not trained on; NaN where they read nothing off x."""
+    fold, label = np.array(folds), np.array(labels)
+    spread = x.std(0)
+    right = np.zeros(2)
+    for held in np.unique(fold):
+        probe = RidgeClassifier(alpha=x.shape[1])
+        train, test = fold != held, fold == held
+        probe.fit((x[train] - x.mean(0)) / spread, label[train])
+        for i, cloud in enumerate((x, y)):
+            said = probe.predict((cloud[test] - x.mean(0)) / spread)
+            right[i] += (said == label[test]).sum()
+    most = max(np.sum(label == each) for each in np.unique(label))
+    return float(right[1] / right[0]) if right[0] > most else float("nan")

@@ -135,12 +135,11 @@ def deltas(a: States, b: States, base: States, site: str) -> tuple[Array, Array,
         x, y, zero = (unmasked(each.scores) for each in (a, b, base))
     else:
         x, y, zero = (getattr(each, site) for each in (a, b, base))
-    return moved(x, zero), moved(y, zero), zero
+    return x - zero, y - zero, zero
 
 
-def moved(x: Array, zero: Array) -> Array:
-    """The change from base, 0 where it is rounding."""
-    change = x - zero
+def moved(change: Array, zero: Array) -> Array:
+    """A change from base, 0 where it is rounding."""
     return np.where((norm(change) > STILL * norm(zero))[..., None], change, 0.0)
 
 

@@ -74,13 +74,21 @@ def content(pattern: Array) -> Array:
     return own / own.sum(-1, keepdims=True)
 
 
-def rounding_of_change(change: Array, state: Array) -> Array:
-    """Relative error of a change, from that of the states it is a difference of; at most 2."""
-    return np.minimum(2.0, EPSILON * norm(state) / np.maximum(norm(change), 1e-300))
+def rounding_of_change(change: Array, state: Array, sure: float = STILL / 10) -> Array:
+    """Relative error of a change, from that of the states it is a difference of; at most 2.
+    `sure`: a change no larger is taken for none in any case."""
+    return rounding(norm(change) / np.maximum(norm(state), 1e-300), sure)
 
 
 def rounding_of_js(change: Array) -> Array:
     """The same for a JS divergence, which is quadratic in the change of the pattern. A row's first
     token sees only itself: its pattern is the same exactly."""
-    error = np.minimum(2.0, EPSILON / np.sqrt(np.maximum(change, 1e-300)))
+    error = rounding(np.sqrt(np.maximum(change, 0.0)), STILL / 10)
     return np.where(np.arange(change.shape[-1]) > 0, error, 0.0)
+
+
+def rounding(size: Array, sure: float) -> Array:
+    """Error of a change of this relative size: none where it is taken for none in any case, all
+    where it may be taken for none or not."""
+    error = np.where(size < 3 * STILL, 2.0, EPSILON / np.fmax(size, STILL))
+    return np.where(size <= sure, 0.0, error)

@@ -42,18 +42,19 @@ def pooled(
 ) -> Table:
     """Sums over tokens, divided once; a plain mean where no `bottoms` are given. One row per layer,
     head and position."""
-    if bottoms is None:
-        bottoms = [np.where(np.isnan(top), np.nan, 1.0) for top in tops]
-    errors = errors or [np.zeros(top.shape) for top in tops]
+    lengths = [top.shape[-1] for top in tops]
+    top = np.concatenate(tops, axis=-1)  # all tokens of all queries, one after the other
+    down = np.where(np.isnan(top), np.nan, 1.0)
+    down = down if bottoms is None else np.concatenate(bottoms, axis=-1)
+    error = np.zeros(top.shape) if errors is None else np.concatenate(errors, axis=-1)
     table: Table = {}
-    for label in position_labels(tops, study.max_positions):
-        chosen = [chosen_tokens(label, top.shape[-1]) for top in tops]
-        up = sum(np.nansum(t[..., c], -1) for t, c in zip(tops, chosen, strict=True))
-        down = sum(np.nansum(b[..., c], -1) for b, c in zip(bottoms, chosen, strict=True))
-        known = [(~np.isnan(t[..., c])).any(-1) for t, c in zip(tops, chosen, strict=True)]
-        error = sum(e[..., c].sum(-1) for e, c in zip(errors, chosen, strict=True))
-        value, n = ratio(np.asarray(up), np.asarray(down)), np.sum(known, axis=0)
-        rounding = np.asarray(error) / sum(map(len, chosen))
+    for label in position_labels(max(lengths), study.max_positions):
+        tokens, starts = places(label, lengths)
+        known = np.logical_or.reduceat(~np.isnan(top[..., tokens]), starts, axis=-1)
+        value = ratio(np.nansum(top[..., tokens], -1), np.nansum(down[..., tokens], -1))
+        n, tokens_known = known.sum(-1), (~np.isnan(top[..., tokens])).sum(-1)
+        rounding = error[..., tokens].sum(-1) / np.maximum(tokens_known, 1)
+        rounding = rounding * np.fmax(1.0, np.abs(value))  # errors are relative
         for place in np.ndindex(value.shape):
             layer, head = (*place, None, None)[:2]
             key = (name[0], a, b, name[1], layer, head, label)
@@ -61,8 +62,21 @@ def pooled(
     return table
 
 
-def position_labels(tops: Sequence[Array], max_positions: int) -> list[str]:
-    longest = max(top.shape[-1] for top in tops)
+def places(label: str, lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Places of the tokens of a label among all tokens of all queries, and where among these every
+    query that has any begins."""
+    tokens: list[int] = []
+    starts: list[int] = []
+    before = 0
+    for length in lengths:
+        chosen = [before + token for token in chosen_tokens(label, length)]
+        starts += [len(tokens)] if chosen else []
+        tokens += chosen
+        before += length
+    return tokens, starts
+
+
+def position_labels(longest: int, max_positions: int) -> list[str]:
     return ["last", "mean", *map(str, range(min(longest, max_positions)))]
 
 

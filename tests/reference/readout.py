@@ -13,7 +13,7 @@ import numpy as np
 
 from .conditions import Condition
 from .models import blocks, final_norm, output_bias, output_weight, post_norm
-from .numbers import Array, double, kl_logits, log_softmax, top1
+from .numbers import Array, double, js, kl_logits, log_softmax, softmax, top1
 
 if TYPE_CHECKING:
     from .running import States
@@ -46,13 +46,15 @@ def added(condition: Condition, length: int, n_vocab: int) -> Array:
     return total
 
 
-def lens(model: Any, condition: Condition, states: States) -> Array:
-    """`[layer, vocab]`: the logits as if the model ended after each layer, at the last token."""
+def lens(model: Any, condition: Condition, states: States) -> tuple[Array, Array]:
+    """`[layer, vocab]`: what the states would say if the model ended after each layer, at the last
+    token; the same with what the condition adds to the logits."""
     weight, bias = unembedding(model)
     logits = final_norm(model)(states.resid_post[:, -1]) @ weight.T + bias
-    logits = capped(model, logits) + added(condition, states.length, len(weight))
-    close(logits[-1], states.logits[-1], "lens")
-    return logits
+    logits = capped(model, logits)
+    said = logits + added(condition, states.length, len(weight))
+    close(said[-1], states.logits[-1], "lens")
+    return logits, said
 
 
 def terms(model: Any, condition: Condition, states: States) -> dict[str, Array]:
@@ -106,22 +108,27 @@ def close(found: Array, wanted: Array, what: str) -> None:
 # --- measures, one number (or one per layer) per query -------------------------------------------
 
 
+def lens_js(a: States, b: States) -> Array:
+    """Of the states alone: a logit bias moves none of them."""
+    return js(softmax(a.lens), softmax(b.lens))
+
+
 def lens_kl(states: States) -> Array:
-    return kl_logits(states.logits[-1], states.lens)
+    return kl_logits(states.logits[-1], states.said)
 
 
 def answer_information(states: States, target: int) -> Array:
-    return np.log(states.lens.shape[-1]) + log_softmax(states.lens)[:, target]
+    return np.log(states.said.shape[-1]) + log_softmax(states.said)[:, target]
 
 
 def decision_depth(states: States) -> float:
     """The first layer from which the first token never changes again."""
-    final, depth = int(top1(states.logits[-1])), len(states.lens)
-    for layer in reversed(range(len(states.lens))):
-        if int(top1(states.lens[layer])) != final:
+    final, depth = int(top1(states.logits[-1])), len(states.said)
+    for layer in reversed(range(len(states.said))):
+        if int(top1(states.said[layer])) != final:
             break
         depth = layer
-    return float(depth) if depth < len(states.lens) else float("nan")
+    return float(depth) if depth < len(states.said) else float("nan")
 
 
 def margin(logits: Array) -> float:

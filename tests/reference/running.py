@@ -29,7 +29,7 @@ class States:
     `base_inputs`: content patterns of these weights at base's inputs; `base_weights`: of base's
     weights at these inputs; None for a condition without weights of its own. `at_base`: pattern
     and values after the condition's own prefix, with its weights, the query's rows at base's
-    inputs. `lens` `[layer, vocab]` and `terms`: see `readout`.
+    inputs. `lens` and `said` `[layer, vocab]`, `terms`: see `readout`.
     """
 
     logits: Array
@@ -46,6 +46,7 @@ class States:
     base_weights: Array | None = None
     at_base: tuple[Array, Array] | None = None
     lens: Array | None = None
+    said: Array | None = None
     terms: Mapping[str, Array] | None = None
 
     @property
@@ -89,13 +90,21 @@ def virtual(base: str | None, condition: Condition, n_layers: int) -> Virtual:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass: what came out, what hooks saw, pattern, scores and values over all keys."""
+    """A forward pass: what came out, what hooks saw, pattern and values over all keys, and the keys
+    of a prefix tuning."""
 
     out: Any
     seen: Seen
     pattern: Array
-    scores: Array
     values: Array
+    past: tuple[Array | None, ...]
+
+    def scores(self, model: Any) -> Array:
+        """Pre-softmax scores `[layer, head, pos, key]`, checked against the pattern."""
+        items = enumerate(zip(self.out.attentions, self.past, strict=True))
+        found = [scores_of(model, i, self.seen, double(p[0]), past) for i, (p, past) in items]
+        n_keys = self.pattern.shape[-1]
+        return np.stack([left_padded(each, n_keys, -1, np.nan) for each in found])
 
 
 def forward(
@@ -118,15 +127,14 @@ def forward(
         out = model(**arguments(model, condition, query, before))
     n_keys = before.length + len(condition.prefix) + len(query)
     patterns = [double(each[0]) for each in out.attentions]
-    parts = list(zip(layers, patterns, before.keys, before.values, strict=True))
-    scores = [scores_of(model, layer, seen, pattern, k) for layer, pattern, k, _ in parts]
-    values = [values_of(model, layer, seen, pattern, v) for layer, pattern, _, v in parts]
+    parts = zip(layers, patterns, before.values, strict=True)
+    values = [values_of(model, layer, seen, pattern, v) for layer, pattern, v in parts]
     return Pass(
         out,
         seen,
         np.stack([left_padded(pattern, n_keys, -1, 0.0) for pattern in patterns]),
-        np.stack([left_padded(each, n_keys, -1, np.nan) for each in scores]),
         np.stack([left_padded(v, n_keys, -2, 0.0) for v in values]),
+        before.keys,
     )
 
 
@@ -180,7 +188,7 @@ def run(model: Any, condition: Condition, query: Sequence[int], base: str | None
         z=z.reshape(*z.shape[:2], done.pattern.shape[1], -1).swapaxes(1, 2),
         pattern=done.pattern[:, :, -length:],
         values=done.values,
-        scores=done.scores[:, :, -length:, -length:],
+        scores=done.scores(model)[:, :, -length:, -length:],
     )
 
 
@@ -226,11 +234,13 @@ def complete(
         )
     at_base = forward(model, condition, query, plain.resid_pre, base)
     weights = merged(base, *condition.weights)
+    lens, said = readout.lens(weights, condition, own)
     return replace(
         own,
         own_sink=not bare.prefix,
         at_base=(at_base.pattern[:, :, -len(query) :], at_base.values),
-        lens=readout.lens(weights, condition, own),
+        lens=lens,
+        said=said,
         terms=readout.terms(weights, condition, own),
     )
 

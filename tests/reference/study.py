@@ -16,13 +16,14 @@ UNKNOWABLE = 0.01
 @dataclass(frozen=True)
 class Value:
     """A row's value, on how many queries it stands, how far float32 rounding may move it (much,
-    where it is computed from a change that is hardly more than rounding), and the size that errors
-    are relative to (1: absolute)."""
+    where it is computed from a change that is hardly more than rounding), the size that errors are
+    relative to (1: absolute), and between what its p is, where it can be enumerated."""
 
     value: float
     n: int
     rounding: float = 0.0
     scale: float = 1.0
+    p: tuple[float, float] | None = None
 
     @property
     def meaningful(self) -> bool:
@@ -40,7 +41,8 @@ class Study:
     """All that the rows of one group of queries depend on.
 
     `answers`: token ids or None; `headline`: the pair whose reference stands in for missing
-    answers; `families`: name -> conditions; `geometry`: whether these queries have such rows.
+    answers; `families`: name -> conditions; `geometry`: pairs with such rows, for probes of the
+    queries' `labels` over these `folds`.
     """
 
     conditions: Mapping[str, Condition]
@@ -50,7 +52,9 @@ class Study:
     max_positions: int
     headline: tuple[str, str]
     families: Mapping[str, Sequence[str]]
-    geometry: bool = False
+    geometry: Sequence[tuple[str, str]] = ()
+    labels: Sequence[str] = ()
+    folds: Sequence[int] = ()
 
     def together(self, *names: str) -> Iterator[tuple[States, ...]]:
         """The same query under several conditions, query after query."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from . import families, measures, readout
+from . import families, geometry, measures, readout
 from .measures import ALONE, ALONE_WITHOUT_BOS, CHANGED, PAIRED, PAIRED_WITHOUT_BOS
 from .numbers import (
+    STILL,
     Array,
     js,
     rounding_of_change,
@@ -29,7 +30,7 @@ def rows(study: Study) -> Table:
     table: Table = {}
     for part in (alone_rows, paired_rows, changed_rows, answer_rows, lens_rows, influence_rows):
         table |= part(study)
-    return table | families.rows(study)
+    return table | geometry.rows(study) | families.rows(study)
 
 
 def alone_rows(study: Study) -> Table:
@@ -105,11 +106,14 @@ def changes(
 ) -> tuple[list[Array], None, list[Array]]:
     """A measure of two changes from base, and its error by rounding."""
     all_deltas = [measures.deltas(*three, site) for three in study.together(a, b, "base")]
+    sure = 0.0 if site == "attn_scores" else STILL / 10  # scores cancel: they may be any noise
     errors = [
-        rounding_of_change(x, zero) * study.moves(a) + rounding_of_change(y, zero) * study.moves(b)
+        rounding_of_change(x, zero, sure) + rounding_of_change(y, zero, sure)
         for x, y, zero in all_deltas
     ]
-    return [measure(x, y, zero) for x, y, zero in all_deltas], None, errors
+    moved = measures.moved
+    values = [measure(moved(x, zero), moved(y, zero), zero) for x, y, zero in all_deltas]
+    return values, None, errors
 
 
 def answer_rows(study: Study) -> Table:
@@ -128,14 +132,14 @@ def lens_rows(study: Study) -> Table:
     """What the model would say after each layer, at the last token."""
     table: Table = {}
     for a, states in study.observed.items():
-        close_call = [float(readout.margin(s.lens) < CLOSE_CALL) for s in states]
+        close_call = [float(readout.margin(s.said) < CLOSE_CALL) for s in states]
         information = map(readout.answer_information, states, study.targets)
         table |= last_rows("lens_kl", a, None, "resid_post", [readout.lens_kl(s) for s in states])
         table |= last_rows("answer_information", a, None, "resid_post", [*information])
         depth = [np.array(readout.decision_depth(s)) for s in states]
         table |= last_rows("decision_depth", a, None, "output", depth, rounding=max(close_call))
     for a, b in study.pairs:
-        between = [js(softmax(x.lens), softmax(y.lens)) for x, y in study.together(a, b)]
+        between = [readout.lens_js(x, y) for x, y in study.together(a, b)]
         table |= last_rows("lens_js", a, b, "resid_post", between)
     return table
 
