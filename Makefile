@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/interp demo
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: $(READY)
 	$(BIN)/ruff format --check .
