@@ -28,7 +28,7 @@ from interp.config import Experiment
 from interp.subject.controls import random_like, untrained
 
 MODELS = ("gpt2", "neox", "llama", "qwen3", "gemma2", "stories260K")
-FULL = ("gpt2", "gemma2")
+FULL = ("gpt2",)
 """Models that run every condition; the others leave out what adds little to the rest."""
 LEFT_OUT = ("labels", "tuned", "steered")
 MAX_POSITIONS = 3
@@ -120,8 +120,8 @@ def experiment(name: str, made: Materials, folder: Path) -> Experiment:
             if name in FULL or condition not in LEFT_OUT
         },
         device="cpu",
-        batch_size=4,
-        bootstrap=25 if name in FULL else 0,
+        batch_size=6,
+        bootstrap=10 if name in FULL else 0,
         permutations=19,
         max_positions=MAX_POSITIONS,
     )
