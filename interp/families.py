@@ -37,17 +37,20 @@ Group = Sequence[int]
 _Sums = Callable[[ndarray, ndarray], tuple[ndarray, ndarray]]
 
 
-def distances(g: Float[ndarray, "*cell cond cond"]) -> Float[ndarray, "*cell cond cond"]:
+def distances(
+    g: Float[ndarray, "*cell cond cond"], noise: float = 0.0
+) -> Float[ndarray, "*cell cond cond"]:
     """`sqrt(g_cc + g_c'c' - 2 g_cc')`, `[0, inf)` in the units of the state.
 
-    Exactly symmetric with a zero diagonal; 0 where the difference is rounding (`ROUNDING`). For a
-    Gram pooled over tokens it is the root mean square distance of two conditions' states.
+    Exactly symmetric with a zero diagonal; 0 where the difference is the Gram's rounding
+    (`ROUNDING`) or the states' own, at most `noise` times their root mean square norm. For a Gram
+    pooled over tokens it is the root mean square distance of two conditions' states.
     """
     inner = 0.5 * (g + np.swapaxes(g, -1, -2))
     norms = np.diagonal(inner, axis1=-2, axis2=-1)
     scale = norms[..., :, None] + norms[..., None, :]
     squares = scale - 2 * inner
-    return np.sqrt(np.where(squares <= ROUNDING * scale, 0.0, squares))
+    return np.sqrt(np.where(squares <= max(ROUNDING, noise**2 / 2) * scale, 0.0, squares))
 
 
 # Two statistics, as ratios of sums over pairs of conditions ----------------------------------
@@ -229,14 +232,15 @@ def _permuted(
 
 
 def interval(
-    grams: Float[ndarray, "replicate *cell cond cond"], a: Group, b: Group
+    grams: Float[ndarray, "replicate *cell cond cond"], a: Group, b: Group, noise: float = 0.0
 ) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
-    """95 % interval of the index over queries, from the Gram of every bootstrap replicate.
+    """95 % interval of the index over queries, from the Gram of every bootstrap replicate; `noise`
+    as in `distances`.
 
     Sums serve as well as means: the index does not change with the scale of a Gram. It says how
     well the index of **these** conditions is known, not how it varies over other members.
     """
-    return percentile_interval(divergence_index(distances(grams), a, b))
+    return percentile_interval(divergence_index(distances(grams, noise), a, b))
 
 
 # Maps of conditions --------------------------------------------------------------------------

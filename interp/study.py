@@ -99,7 +99,8 @@ def _write(
     signed: list[dict[str, Any]] = []
     for name, tally in tallies.items():
         parts.append(rows(tally, plan.labels, name))
-        parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed))
+        noise = NOISE[subject.dtype]
+        parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
         signed += certificates(tally, groups[name], name, tolerance)
     arrays = grams(tallies, list(built), plan.labels)
     if plan.sample:

@@ -139,7 +139,7 @@ def _lenses(
         yield Key("decision_depth", name, "", OUTPUT), depth[..., None], 1.0
 
 
-LENS = 1 << 25
+LENS = 1 << 24
 """Logits of the lens that are held at once, over all conditions: as many layers as fit."""
 
 

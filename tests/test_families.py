@@ -64,6 +64,18 @@ def test_a_pooled_gram_gives_the_root_mean_square_distance() -> None:
         assert d[cell, i, j] == pytest.approx(expected, rel=1e-12)
 
 
+def test_states_that_differ_by_their_own_rounding_have_distance_0() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(1, 64)).repeat(3, axis=0)
+    x[1] += 1e-7 * generator.normal(size=64)
+    x[2] += 1e-3 * generator.normal(size=64)
+    d = distances(x @ x.T, noise=1e-5)
+    assert d[0, 1] == d[1, 0] == 0
+    assert d[0, 2] > 0
+    assert distances(x @ x.T)[0, 1] >= 0
+    assert np.isnan(divergence_index(np.zeros((4, 4)), [0, 1], [2, 3]))
+
+
 def test_equal_states_have_distance_0_however_their_sums_were_rounded() -> None:
     for lost in (-1e-9, 1e-9):
         g = 1e6 * np.ones((2, 2)) + lost * (1 - np.eye(2))

@@ -1,6 +1,6 @@
 """Rows of the families: is the distance between kinds of conditions more than that within them?
 
-family_rows(tally, design, labels, "matched", seed=0)
+family_rows(tally, design.families, labels, "matched", seed=0, noise=1e-5)
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def family_rows(
     labels: Sequence[str],
     queries: str,
     seed: int,
+    noise: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """`divergence_index` and `permanova_f` of every two families, and of all together; p by
-    relabelling, corrected by max-T over the site's layers, heads and positions."""
+    relabelling, corrected by max-T over the site's layers, heads and positions. States that differ
+    by `noise` (relative) or less are the same."""
     if len(families) < 2:
         return
     places = _places(families)
@@ -48,7 +50,7 @@ def family_rows(
         if key.measure != "family_gram" or not isinstance(accumulator, Ratio):
             continue
         g = _grams(accumulator, sum(map(len, families.values())))
-        d = distances(g[0])
+        d = distances(g[0], noise)
         n = int(accumulator.n.max())
         for a, b in sides:
             groups = [places[a], places[b]] if b is not None else [*places.values()]
@@ -57,7 +59,7 @@ def family_rows(
             bounds = {}
             if b is not None:
                 found["divergence_index"] = permuted_index(d, groups[0], groups[1], orders)
-                bounds["divergence_index"] = _intervals(g[1:], groups)
+                bounds["divergence_index"] = _intervals(g[1:], groups, noise)
             for measure, permuted in found.items():
                 about: dict[str, Any] = {"measure": measure, "condition": a, "reference": b}
                 about |= {"site": key.site, "queries": queries, "n": n, "units": UNITS[measure]}
@@ -80,10 +82,11 @@ def _grams(accumulator: Ratio, count: int) -> np.ndarray:
     return full
 
 
-def _intervals(replicates: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+def _intervals(replicates: np.ndarray, groups: Sequence[Sequence[int]], noise: float) -> np.ndarray:
     """`[2, layer, ...]`, one layer at a time: all replicates of all heads are large."""
     layers = range(replicates.shape[1])
-    return np.stack([np.stack(interval(replicates[:, i], *groups)) for i in layers], axis=1)
+    a, b = groups
+    return np.stack([np.stack(interval(replicates[:, i], a, b, noise)) for i in layers], axis=1)
 
 
 def _rows(

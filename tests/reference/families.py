@@ -56,13 +56,12 @@ def questions(families: Mapping[str, Sequence[str]]) -> Iterator[Question]:
 
 @dataclass(frozen=True)
 class Distances:
-    """Mean squared distance `[*cell, member, member]` and mean squared size `[*cell]`; queries;
-    whether some members differ by rounding alone, whose distance is then 0 here."""
+    """Mean squared distance `[*cell, member, member]`, 0 where members differ by rounding alone;
+    mean squared size `[*cell]`; queries."""
 
     squared: Array
     size: Array
     n: int
-    rounded: bool
 
 
 def squared_distances(study: Study, members: Sequence[str], site: str, label: str) -> Distances:
@@ -77,9 +76,9 @@ def squared_distances(study: Study, members: Sequence[str], site: str, label: st
         tokens += len(chosen)
     squared = np.moveaxis(np.asarray(total), (0, 1), (-2, -1)) / tokens
     mean_size = np.asarray(size) / tokens
-    still = (squared > 0) & (squared <= STILL**2 * mean_size[..., None, None])
+    still = squared <= STILL**2 * mean_size[..., None, None]
     n = len(study.observed["base"])
-    return Distances(np.where(still, 0.0, squared), mean_size, n, bool(still.any()))
+    return Distances(np.where(still, 0.0, squared), mean_size, n)
 
 
 def values(
@@ -90,12 +89,11 @@ def values(
     found = {}
     ways = regroupings(sizes)
     tried = {label: [statistic(each.squared, g) for g in ways] for label, each in maps.items()}
-    unclear = any(each.rounded for each in maps.values())
     highest = np.max([[np.nanmax(x) for x in each] for each in tried.values()], axis=0)
     for label, each in maps.items():
         for cell in np.ndindex(each.size.shape):
             value = float(tried[label][0][cell])
-            p = None if unclear else (share(highest, value, TIE), share(highest, value, -TIE))
+            p = (share(highest, value, TIE), share(highest, value, -TIE))
             error = rounding(each.squared[cell], each.size[cell], sizes) * value
             found[label, *cell] = Value(value, each.n, error, scale=max(1.0, value), p=p)
     return found
