@@ -71,11 +71,13 @@ def verdict(run: Run) -> str:
     top = [[str(Head(*place)) for place in h.abs().nlargest(TOP).index] for h in heads]
     both = sorted(set(top[0]) & set(top[1]))
     rank = spearmanr(heads[0], heads[1].reindex(heads[0].index)).statistic
+    against = run.manifest["config"].get("against")
+    what = f"the answer's lead over {against}" if against else "the answer's logit"
     parts = []
     for side, names in zip(sides, top, strict=True):
         total = change(run, side).query("site == 'output'").iloc[0]
         parts.append(
-            f"{side} moves the answer's logit by {total['value']:+.2f} "
+            f"{side} moves {what} by {total['value']:+.2f} "
             f"[{total['ci_low']:+.2f}, {total['ci_high']:+.2f}], most by {', '.join(names)}"
         )
     shared = f"{len(both)} of the {TOP} are shared ({', '.join(both) or 'none'})"

@@ -61,7 +61,7 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     figure.update_layout(bargap=0.12, barmode="overlay")
     closing = run.manifest.get("checks", {}).get("influence")
     note = (
-        "Change of the logit of the query's target token (its answer's first token), as a sum: "
+        f"Change of {_split(run)} (the answer's first token), as a sum: "
         "embedding, attention (heads and bias) and MLP of each layer, then the rest. Bars are "
         "means over queries and start where the last one ended; the whisker on the total is its "
         "interval. One scale for all panels"
@@ -71,7 +71,7 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     return style.finish(
         figure,
         run.manifest,
-        title="Equation of influence: what moves the logit of the answer",
+        title=f"Equation of influence: what moves {_split(run)}",
         pairs=list(found),
         queries=queries,
         note=note,
@@ -189,6 +189,12 @@ def _ticks(columns: list[str]) -> dict[str, Any]:
     look = {"tickvals": [at[c] for c in names], "ticktext": [label(n) for n in names.values()]}
     look |= {"tickangle": 0 if title else -45, "range": [-0.7, len(columns) - 0.3]}
     return style.axis(title, tickmode="array", **look)
+
+
+def _split(run: Run) -> str:
+    """What the run split into its parts."""
+    against = run.manifest.get("config", {}).get("against")
+    return f"the lead of the answer over “{against}”" if against else "the logit of the answer"
 
 
 def influence_heads(run: Run, queries: str = "matched") -> go.Figure:

@@ -38,7 +38,14 @@ def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "head_probe" / "figures" / "probe_L1H7.csv").is_file()
 
 
-@pytest.mark.parametrize("name", ["internal_state.py", "head_probe.py"])
+def test_equation_of_influence_splits_a_lead_over_a_token(tmp_path: Path) -> None:
+    done = script("equation_of_influence.py", "--against", "cold", "--limit", "12", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "prompt moves the answer's lead over cold by" in done.stdout
+    assert (tmp_path / "runs" / "equation_of_influence" / "figures" / "waterfall.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["internal_state.py", "head_probe.py", "equation_of_influence.py"])
 def test_a_wrong_input_is_one_line(tmp_path: Path, name: str) -> None:
     done = script(name, "--queries", "nothing.jsonl", folder=tmp_path)
     assert done.returncode == 2
