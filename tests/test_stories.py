@@ -42,5 +42,7 @@ def test_a_prompt_is_distilled_and_compared(
     assert by_pair["prompt", "lora"] < 0.1 * by_pair["prompt", "base"]
     assert by_pair["prompt", "lora"] < 0.1 * by_pair["neutral", "lora"]
     state = result.table.query("measure == 'relative_l2' and site == 'resid_post'")
-    assert (state["value"] > 0).all()
+    assert (state.loc[state["condition"] != "logit_bias", "value"] > 0).all()
+    biased = state[(state["condition"] == "logit_bias") & (state["reference"] == "base")]
+    assert (biased["value"] == 0).all()
     assert (out / "report.html").is_file()

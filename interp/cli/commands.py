@@ -46,14 +46,14 @@ def _run(experiment: Experiment) -> None:
     _show(out)
 
 
-def _show(out: Path) -> None:
+def _show(out: Path, svg: bool = False) -> None:
     """The run's table on stdout, and its report."""
     import rich
 
     from interp.report import text_table, write
     from interp.results import load_run
 
-    report_file = write(out)
+    report_file = write(out, svg=svg)
     run = load_run(out)
     rich.print(text_table(run))
     for note in run.manifest["notes"]:
@@ -64,15 +64,18 @@ def _show(out: Path) -> None:
 def report(words: Sequence[str]) -> None:
     """Draw figures and report of a run again."""
 
-    def settings(run: Annotated[Path, tyro.conf.Positional]) -> Path:
+    def settings(
+        run: Annotated[Path, tyro.conf.Positional], svg: bool = False
+    ) -> tuple[Path, bool]:
         """Draw the figures and the report of a run again, from its files alone.
 
         Args:
             run: Folder of the run.
+            svg: Also draw every figure as SVG.
         """
-        return run
+        return run, svg
 
-    _show(tyro.cli(settings, args=words, prog="interp report"))
+    _show(*tyro.cli(settings, args=words, prog="interp report"))
 
 
 def probe(words: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,31 +37,38 @@ def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def export(figures: Mapping[str, go.Figure], folder: Path, browser: bool = True) -> list[str]:
+def export(
+    figures: Mapping[str, go.Figure],
+    folder: Path,
+    browser: bool = True,
+    pictures: Sequence[str] = ("png", "svg"),
+) -> list[str]:
     """Write NAME.json and NAME.csv of every figure, and NAME.png and NAME.svg if possible.
 
     Returns the names of the files written. `browser=False` leaves the pictures out; without
     kaleido or a browser one logged line says that there are none.
     """
-    contents: dict[str, bytes] = {}
-    for name, figure in figures.items():
-        contents[f"{name}.json"] = figure.to_json().encode()
-        contents[f"{name}.csv"] = _csv(tidy(figure)).encode()
-    if browser and figures:
-        pictures, notice = _pictures(figures)
-        contents |= pictures
-        if notice:
-            _LOG.warning(notice)
-    for file, content in contents.items():
+    with ThreadPoolExecutor(1) as pool:  # the browser draws while the numbers are written out
+        drawing = pool.submit(_pictures, figures, pictures) if browser and figures else None
+        contents: dict[str, bytes] = {}
+        for name, figure in figures.items():
+            contents[f"{name}.json"] = figure.to_json().encode()
+            contents[f"{name}.csv"] = _csv(tidy(figure)).encode()
+    drawn, notice = drawing.result() if drawing else ({}, None)
+    if notice:
+        _LOG.warning(notice)
+    for file, content in (contents | drawn).items():
         write_atomic(folder / file, content)
-    return sorted(contents)
+    return sorted(contents | drawn)
 
 
 def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, float_format="%.7g", lineterminator="\n")
 
 
-def _pictures(figures: Mapping[str, go.Figure]) -> tuple[dict[str, bytes], str | None]:
+def _pictures(
+    figures: Mapping[str, go.Figure], endings: Sequence[str]
+) -> tuple[dict[str, bytes], str | None]:
     path = find_browser()
     if importlib.util.find_spec("kaleido") is None:
         return {}, "no PNG or SVG: kaleido is not installed (pip install 'interp[export]')"
@@ -71,21 +78,26 @@ def _pictures(figures: Mapping[str, go.Figure]) -> tuple[dict[str, bytes], str |
         # A thread of its own: asyncio.run also works where a loop is running (notebooks).
         with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pool.submit(asyncio.run, _render(figures, path)).result(), None
+            return pool.submit(asyncio.run, _render(figures, path, endings)).result(), None
     except Exception as error:  # whatever the browser does, JSON and CSV are there
         reason = str(error).strip().splitlines()[:1]
         return {}, f"no PNG or SVG: the browser failed ({''.join(reason) or type(error).__name__})"
 
 
-async def _render(figures: Mapping[str, go.Figure], path: str) -> dict[str, bytes]:
+SCALES = {"png": 2, "svg": 1}
+
+
+async def _render(
+    figures: Mapping[str, go.Figure], path: str, endings: Sequence[str]
+) -> dict[str, bytes]:
     from kaleido import Kaleido  # its sandbox is off by default, so that root can use it too
 
     drawn: dict[str, bytes] = {}
     async with Kaleido(n=1, timeout=60, mathjax=False, path=path) as kaleido:
         for name, figure in figures.items():
             still = _still(figure)
-            for ending, scale in (("png", 2), ("svg", 1)):
-                options: Any = {"format": ending, "scale": scale}
+            for ending in endings:
+                options: Any = {"format": ending, "scale": SCALES[ending]}
                 drawn[f"{name}.{ending}"] = await kaleido.calc_fig(still, opts=options)
     return drawn
 

@@ -27,9 +27,7 @@ from interp.results import HeadView, Run
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "output": output,
     "layers": layers,
-    "layers_mean": lambda run: layers(run, position="mean"),
     "divergence": divergence,
-    "divergence_mean": lambda run: divergence(run, position="mean"),
     "embedding": condition_embedding,
     "influence": waterfall,
     "information": answer_information,

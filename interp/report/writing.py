@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,17 +34,21 @@ class Probe(NamedTuple):
     files: list[Path]
 
 
-def write(path: Path, browser: bool = True) -> Path:
+def write(path: Path, browser: bool = True, svg: bool = False) -> Path:
     """Draw the run in the folder `path`; returns the path of the report.
 
-    `browser=False` makes no PNG and SVG. Figures of probed heads stay.
+    `browser=False` makes no pictures; `svg` makes SVG beside PNG, which takes as long again (half a
+    second each). Figures of probed heads stay.
     """
     run = load_run(path)
     old = [name for name in run.manifest["files"] if _DRAWN.fullmatch(name)]
     manifest = _without(path, run.manifest, old)
     drawn = figures(run)
-    files = export(drawn, path / FIGURES, browser)
-    write_atomic(path / REPORT, page(run, drawn).encode())
+    pictures = ("png", "svg") if svg else ("png",)
+    with ThreadPoolExecutor(1) as pool:  # the browser draws while the page is made
+        text = pool.submit(page, run, drawn)
+        files = export(drawn, path / FIGURES, browser, pictures)
+    write_atomic(path / REPORT, text.result().encode())
     seal(path, manifest, [REPORT, *(f"{FIGURES}/{file}" for file in files)])
     return path / REPORT
 

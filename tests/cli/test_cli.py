@@ -16,7 +16,7 @@ import pytest
 import interp
 from interp import cli
 from interp.cli import COMMANDS, commands, resume_hint
-from interp.config import Experiment
+from interp.config import FILE_ONLY, Experiment
 from interp.errors import ConfigError, InterpError, QueryError
 
 HEAVY = ("torch", "transformers", "transformer_lens", "peft", "pandas", "plotly")
@@ -94,7 +94,7 @@ def test_flags_are_those_of_the_settings(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         cli.main(["diverge", "--help"])
     shown = capsys.readouterr().out
-    for field in set(Experiment.model_fields) - {"conditions"}:
+    for field in set(Experiment.model_fields) - FILE_ONLY:
         assert f"--{field.replace('_', '-')}" in shown
 
 

@@ -83,7 +83,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(
 ) -> None:
     path = make_folder(n_layers=2)
     with monkeypatch.context() as patch:
-        patch.setattr("interp.plots.exporting._pictures", lambda _: ({"output.png": b"old"}, None))
+        patch.setattr("interp.plots.exporting._pictures", lambda *_: ({"output.png": b"old"}, None))
         write(path)
     assert (path / "figures" / "output.png").exists()
     write(path, browser=False)
