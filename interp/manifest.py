@@ -1,6 +1,6 @@
 """What a run's manifest says: configuration, conditions, design, versions, and sha256 of inputs.
 
-manifest = describe(experiment, subject, built, groups, view)
+manifest = describe(experiment, subject, built, design, groups, view)
 manifest["hashes"] = fingerprints(experiment, built)
 """
 
@@ -36,11 +36,11 @@ def describe(
     experiment: Experiment,
     subject: Subject,
     built: Mapping[str, Condition],
+    design: Design,
     groups: Mapping[str, Sequence[Encoded]],
     view: HeadView,
 ) -> dict[str, Any]:
     """What the manifest says of a run, but for its hashes and certificates."""
-    design = Design.of(built, experiment.families)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": experiment.model_dump(mode="json", exclude_none=True),

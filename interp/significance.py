@@ -13,16 +13,16 @@ Young 1993, single step). `benjamini_hochberg` keeps the false discovery rate in
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from einops import einsum
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.stats import false_discovery_control
+
+from interp.statistics import by_label, generator_of
 
 TIE = 1e-12
 """Statistics that differ by no more than this times (1 + the observed one) are equal."""
@@ -37,12 +37,8 @@ def sign_vectors(keys: Sequence[str], replicates: int, seed: int) -> Float[ndarr
     Drawn from a generator seeded by (seed, key), so they do not depend on how queries are sharded;
     the stream is another than that of `interp.statistics.poisson_weights`.
     """
-    rows = []
-    for key in keys:
-        digest = hashlib.sha256(f"sign:{seed}:{key}".encode()).digest()
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        rows.append(np.concatenate([[1.0], 2.0 * generator.integers(0, 2, replicates) - 1]))
-    return np.stack(rows)
+    flips = [generator_of(f"sign:{seed}:{key}").integers(0, 2, replicates) for key in keys]
+    return np.stack([np.concatenate([[1.0], 2.0 * flip - 1]) for flip in flips])
 
 
 class Significance(NamedTuple):
@@ -95,8 +91,8 @@ class SignFlip:
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values - control
         valid = np.isfinite(difference)
-        total = _by_label(np.where(valid, difference, 0.0), positions)
-        tokens = _by_label(valid.astype(np.float64), positions)
+        total = by_label(np.where(valid, difference, 0.0), positions)
+        tokens = by_label(valid.astype(np.float64), positions)
         d = np.where(tokens > 0, total / np.maximum(tokens, 1), 0.0)
         sums = np.tensordot(signs, d, axes=([0], [0]))
         return cls(sums, (d**2).sum(0), (tokens > 0).sum(0, dtype=np.int64))
@@ -122,10 +118,6 @@ class SignFlip:
     def from_arrays(cls, arrays: Mapping[str, ndarray]) -> SignFlip:
         """The inverse of `arrays`."""
         return cls(arrays["sums"], arrays["squares"], arrays["n"])
-
-
-def _by_label(values: ndarray, positions: ndarray) -> ndarray:
-    return einsum(values, positions, "query ... pos, query pos label -> query ... label")
 
 
 def _blocks(sums: ndarray) -> Iterator[ndarray]:

@@ -32,12 +32,15 @@ def poisson_weights(
     Poisson(1) counts stand in for resampling with replacement (Hanley & MacGibbon 2006); drawn
     from a generator seeded by (seed, key), they do not depend on how queries are sharded.
     """
-    rows = []
-    for key in keys:
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        rows.append(np.concatenate([[1.0], generator.poisson(1.0, replicates)]))
-    return np.stack(rows)
+    draws = [generator_of(f"{seed}:{key}").poisson(1.0, replicates) for key in keys]
+    return np.stack([np.concatenate([[1.0], draw]) for draw in draws])
+
+
+def generator_of(name: str) -> np.random.Generator:
+    """A generator seeded by a name: what is drawn for a query depends on its key and not on its
+    place."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def position_labels(longest: int, limit: int) -> list[str]:
@@ -95,9 +98,9 @@ class Ratio:
         """Sum the tokens of some queries by position label, under every replicate."""
         below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
         valid = np.isfinite(numerator) & np.isfinite(below)
-        above = _by_label(np.where(valid, numerator, 0.0), positions)
+        above = by_label(np.where(valid, numerator, 0.0), positions)
         below, valid = _once(below, valid)
-        below, count = (_by_label(np.where(valid, v, 0.0), positions) for v in (below, 1.0))
+        below, count = (by_label(np.where(valid, v, 0.0), positions) for v in (below, 1.0))
         return cls(
             np.tensordot(weights, above, axes=([0], [0])),
             np.tensordot(weights, below, axes=([0], [0])),
@@ -140,7 +143,8 @@ def _once(below: ndarray, valid: ndarray) -> tuple[ndarray, ndarray]:
     return below, valid
 
 
-def _by_label(values: ndarray, positions: ndarray) -> ndarray:
+def by_label(values: ndarray, positions: ndarray) -> ndarray:
+    """Sums over the tokens of every position label, `[query, ..., label]`."""
     return einsum(values, positions, "query ... pos, query pos label -> query ... label")
 
 

@@ -97,9 +97,9 @@ def _write(
     tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
     parts: list[Any] = []
     signed: list[dict[str, Any]] = []
+    noise = NOISE[subject.dtype]
     for name, tally in tallies.items():
         parts.append(rows(tally, plan.labels, name))
-        noise = NOISE[subject.dtype]
         parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
         signed += certificates(tally, groups[name], name, tolerance)
     arrays = grams(tallies, list(built), plan.labels)
@@ -109,7 +109,7 @@ def _write(
         parts.append(geometry_rows(kept, design, groups["matched"], plan))
     head = Head(*largest_cell(tallies["matched"], design.headline or plan.pairs[0]))
     view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
-    manifest = describe(experiment, subject, built, groups, view)
+    manifest = describe(experiment, subject, built, design, groups, view)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
     table = pd.concat(map(as_table, parts), ignore_index=True)
     write_run(experiment.out, table, arrays | view.arrays(), manifest)

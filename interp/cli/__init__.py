@@ -15,7 +15,7 @@ from interp.errors import ConfigError, InterpError
 Command = Callable[[Sequence[str]], None]
 
 COMMANDS = {
-    "demo": "the bundled model, a prompt and a LoRA, in under a minute",
+    "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
     "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
     "probe": "one head of a run, closely: interp probe RUN L5H3",
     "report": "draw the report of a run again: interp report RUN",

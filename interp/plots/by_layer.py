@@ -48,8 +48,7 @@ class Panel:
         queries: str = "matched",
     ) -> Panel:
         """Pairs without a single defined value are left out, and without pairs the bands too."""
-        found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in pairs}
-        kept = {p: frame for p, frame in found.items() if len(frame)}
+        kept = _drawn(run, measure, site, pairs, position, queries)
         behind = bands.null_bands(run, measure, site, position, queries) if kept else []
         return cls(kept, behind)
 
@@ -64,8 +63,7 @@ class Panel:
         queries: str = "matched",
     ) -> Panel:
         """The same for a measure of one condition: behind it the control conditions."""
-        found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in conditions}
-        kept = {p: frame for p, frame in found.items() if len(frame)}
+        kept = _drawn(run, measure, site, conditions, position, queries)
         band = bands.control_band(run, measure, site, position, queries) if kept else None
         return cls(kept, [band] if band else [])
 
@@ -75,6 +73,14 @@ class Panel:
         parts += [np.concatenate([b.low, b.high]) for b in self.bands]
         flat = np.concatenate([part.ravel() for part in parts])
         return float(np.nanmin(flat)), float(np.nanmax(flat))
+
+
+def _drawn(
+    run: Run, measure: str, site: str, pairs: Sequence[Pair], position: str, queries: str
+) -> dict[Pair, pd.DataFrame]:
+    """The rows of every pair that has some."""
+    found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in pairs}
+    return {p: frame for p, frame in found.items() if len(frame)}
 
 
 def layers(

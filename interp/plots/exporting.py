@@ -48,7 +48,9 @@ def export(
     Returns the names of the files written. `browser=False` leaves the pictures out; without
     kaleido or a browser one logged line says that there are none.
     """
-    with ThreadPoolExecutor(1) as pool:  # the browser draws while the numbers are written out
+    # The browser draws while the numbers are written out, in a thread of its own: asyncio.run also
+    # works there where a loop is running (notebooks).
+    with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(_pictures, figures, pictures) if browser and figures else None
         contents: dict[str, bytes] = {}
         for name, figure in figures.items():
@@ -75,10 +77,9 @@ def _pictures(
     if path is None:
         return {}, "no PNG or SVG: no Chromium or Chrome found on PATH"
     try:
-        # A thread of its own: asyncio.run also works where a loop is running (notebooks).
-        with ThreadPoolExecutor(1) as pool, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pool.submit(asyncio.run, _render(figures, path, endings)).result(), None
+            return asyncio.run(_render(figures, path, endings)), None
     except Exception as error:  # whatever the browser does, JSON and CSV are there
         reason = str(error).strip().splitlines()[:1]
         return {}, f"no PNG or SVG: the browser failed ({''.join(reason) or type(error).__name__})"
