@@ -4,21 +4,21 @@
     got = capture(subject, subject.settings["lora"], batch, caches["lora"], {Site("z", 3): keep})
     got.values[Site("z", 3)]            # [batch, head, query_pos, d_head]
 
-Only the requested sites are hooked; a reader may reduce a value inside the forward pass. `pins`
-replaces values instead. Hooks are gone when the call returns, also after an error.
+Only the requested sites are hooked; a reader may reduce a value inside the forward pass. `edits`
+change values instead. Hooks are gone when the call returns, also after an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from einops import rearrange
 from torch import Tensor
 
 from interp.conditions import Setting
+from interp.edits import Edit, Placed, hooks
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
@@ -47,12 +47,11 @@ def capture(
     batch: Batch,
     cache: Any,
     read: Mapping[Site, Reader],
-    pins: Mapping[Site, Tensor] | None = None,
+    edits: Sequence[Edit] = (),
 ) -> Captured:
-    """Run a batch of queries under a setting and read (or pin) sites of the query rows.
+    """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
-    `cache` is `subject.prefill(setting)`; `pins` are residual-stream values
-    `[batch, query_pos, d_model]` put in the place of the model's own.
+    `cache` is `subject.prefill(setting)`.
     """
     values: dict[Site, Any] = {}
 
@@ -62,19 +61,12 @@ def capture(
 
         return hook
 
-    hooks: dict[Site, Callable[[Tensor], Tensor | None]] = {
-        site: reading(site, reader) for site, reader in read.items()
-    }
-    for site, value in (pins or {}).items():
-        if site in hooks:
-            raise ValueError(f"{site} cannot be read and pinned in one run")
-        hooks[site] = partial(_instead, value)
-    logits = subject.run(setting, batch, cache, hooks)
+    changed: dict[Site, Callable[[Tensor], Tensor | None]] = {**hooks(map(Placed, edits))}
+    if both := changed.keys() & read.keys():
+        raise ValueError(f"{min(both)} cannot be read and edited in one run")
+    readers = {site: reading(site, reader) for site, reader in read.items()}
+    logits = subject.run(setting, batch, cache, changed | readers)
     return Captured(logits, values)
-
-
-def _instead(value: Tensor, _: Tensor) -> Tensor:
-    return value
 
 
 def chunks(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:

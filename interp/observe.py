@@ -20,6 +20,8 @@ from torch import Tensor
 
 from interp.capture import Captured, Reader, capture, keep
 from interp.conditions import Setting
+from interp.edits import Edit
+from interp.edits import replace as replace_by
 from interp.measures import NOISE
 from interp.measures.attention import (
     AttentionRows,
@@ -120,7 +122,7 @@ def _pinned(
     subject: Subject, batch: Batch, setting: Setting, bare: Setting, cache: Any, source: Captured
 ) -> list[HeadRun]:
     """A setting's heads where every block's input is that of another run."""
-    inputs = {site: source.values[site] for site in subject.sites("resid_pre")}
+    inputs = [Edit(site, replace_by(source.values[site])) for site in subject.sites("resid_pre")]
     names = ("v", "z")
     read: dict[Site, Reader] = {site: keep for name in names for site in subject.sites(name)}
     read |= _patterns(subject, setting, cache, bare, heads=True)

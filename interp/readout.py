@@ -30,7 +30,7 @@ closes to that rounding, about 1e-2 in bfloat16 and 2e-3 in float16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -103,7 +103,7 @@ def lens(
         logits = subject.bridge.unembed(subject.bridge.ln_final(states))
     logits = _capped(logits, _cap(subject))
     if batch is not None:
-        for token, amount in _last_bias(setting, batch.lengths):
+        for token, amount in batch.last_bias(setting):
             logits[..., token] += amount.view(-1, *[1] * (states.ndim - 2))
     return logits
 
@@ -125,17 +125,6 @@ def _cap(subject: Subject) -> float | None:
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-def _last_bias(setting: Setting, lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Token and what `Batch.biased` adds to its logit at every query's last position."""
-    for token, value, positions in setting.bias:
-        times = torch.ones_like(lengths)
-        if positions is not None:
-            places = torch.tensor(positions, device=lengths.device)
-            column = lengths[:, None] * (places < 0) + places
-            times = (column == lengths[:, None] - 1).sum(-1)
-        yield token, value * times
 
 
 # --- the equation of influence -------------------------------------------------------------------
@@ -356,7 +345,7 @@ def _logit_bias(
     setting: Setting, batch: Batch, target: Tensor, against: Tensor | None, like: Tensor
 ) -> Tensor:
     total = torch.zeros_like(like[:, 0])
-    for token, amount in _last_bias(setting, batch.lengths):
+    for token, amount in batch.last_bias(setting):
         total = total + amount * (target == token)
         if against is not None:
             total = total - amount * (against == token)

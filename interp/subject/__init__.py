@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from interp.conditions import Condition, Setting, Untrained, resolve
 from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
-from interp.subject import parity
+from interp.subject import parity, shortcuts
 from interp.subject.adapters import mount
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
@@ -54,6 +54,16 @@ class Batch:
         rows = [torch.tensor(query.ids) for query in queries]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return cls(ids.to(device), torch.tensor([len(row) for row in rows], device=device))
+
+    def last_bias(self, setting: Setting) -> Iterator[tuple[int, Tensor]]:
+        """Token and what a setting's bias adds to its logit at every query's last position."""
+        for token, value, positions in setting.bias:
+            times = torch.ones_like(self.lengths)
+            if positions is not None:
+                places = torch.tensor(positions, device=self.lengths.device)
+                column = self.lengths[:, None] * (places < 0) + places
+                times = (column == self.lengths[:, None] - 1).sum(-1)
+            yield token, value * times
 
     def biased(self, logits: Tensor, setting: Setting) -> Tensor:
         """`logits` with a setting's bias added in place, at its query positions."""
@@ -148,24 +158,38 @@ class Subject:
         batch: Batch,
         cache: Any = None,
         hooks: Mapping[Site, Hook] | None = None,
+        *,
+        start: int = 0,
+        last: bool = False,
+        grad: bool = False,
     ) -> Tensor:
         """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was.
 
-        A hook sees what the setting's steering has made of its site.
+        A hook sees what the setting's steering has made of its site. `start`: blocks below it do
+        not run; a hook on its `resid_pre` says what enters it. `last`: logits `[batch, d_vocab]` of
+        every query's last token alone. `grad`: autograd follows the run.
         """
         size, length = batch.ids.shape
         past = setting.n_prefix
         if past:
             cache = copy.deepcopy(cache)
-            cache.batch_repeat_interleave(size)
-        start = past + setting.shift
-        positions = torch.arange(start, start + length, device=batch.ids.device)
+            for layer in cache.layers[start:]:
+                layer.batch_repeat_interleave(size)
+        first = past + setting.shift
+        positions = torch.arange(first, first + length, device=batch.ids.device)
         points = [
             (Site("resid_post", layer).hook, _as_hook(partial(torch.add, vector)))
             for layer, vector in self.steering(setting)
+            if layer >= start
         ]
         points += [(site.hook, _as_hook(hook)) for site, hook in (hooks or {}).items()]
-        with torch.no_grad(), self.weights.of(setting), self.bridge.hooks(fwd_hooks=points):
+        with (
+            torch.set_grad_enabled(grad),
+            self.weights.of(setting),
+            shortcuts.skipped(self.bridge.blocks[:start]),
+            shortcuts.only_last(self.bridge.unembed, batch.lengths if last else None),
+            self.bridge.hooks(fwd_hooks=points),
+        ):
             logits = self.bridge(
                 batch.ids,
                 attention_mask=torch.ones(size, past + length, device=batch.ids.device),
@@ -173,7 +197,12 @@ class Subject:
                 past_key_values=cache,
                 use_cache=bool(past),
             )
-        return batch.biased(logits, setting)
+        if not last:
+            return batch.biased(logits, setting)
+        logits = logits[:, 0]
+        for token, amount in batch.last_bias(setting):
+            logits[:, token] += amount
+        return logits
 
 
 def _as_hook(hook: Hook) -> Callable[..., Tensor | None]:

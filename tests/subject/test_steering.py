@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from interp.capture import Captured, capture, keep
 from interp.conditions import Base, Condition, FineTuned, Lora, Prefix, Prompt, Steering, Untrained
+from interp.edits import Edit, replace
 from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
@@ -38,11 +40,11 @@ class Case(NamedTuple):
     subject: Subject
     queries: list[Encoded]
 
-    def capture(self, name: str, sites: list[Site], pins: Any = None) -> Captured:
+    def capture(self, name: str, sites: list[Site], edits: Sequence[Edit] = ()) -> Captured:
         setting = self.subject.settings[name]
         batch = Batch.of(self.queries)
         read = dict.fromkeys(sites, keep)
-        return capture(self.subject, setting, batch, self.subject.prefill(setting), read, pins)
+        return capture(self.subject, setting, batch, self.subject.prefill(setting), read, edits)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -142,7 +144,7 @@ def test_the_prefix_is_not_steered(case: Case) -> None:
 def test_a_pinned_site_is_what_it_is_pinned_to(case: Case) -> None:
     post = Site("resid_post", 1)
     value = case.capture("base", [post]).values[post]
-    pinned = case.capture("layer_1", [], {post: value})
+    pinned = case.capture("layer_1", [], [Edit(post, replace(value))])
     assert torch.equal(pinned.logits, case.capture("base", []).logits)
 
 
