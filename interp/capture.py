@@ -28,8 +28,8 @@ Reader = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class Captured:
-    """What one condition did with one batch: `logits` `[batch, query_pos, d_vocab]`, and what the
-    readers returned."""
+    """What one condition did with one batch: `logits` `[batch, query_pos, d_vocab]` (or those of
+    the last tokens, `[batch, d_vocab]`), and what the readers returned."""
 
     logits: Tensor
     values: dict[Site, Any]
@@ -48,10 +48,13 @@ def capture(
     cache: Any,
     read: Mapping[Site, Reader],
     edits: Sequence[Edit] = (),
+    *,
+    last: bool = False,
 ) -> Captured:
     """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
-    `cache` is `subject.prefill(setting)`.
+    `cache` is `subject.prefill(setting)`; `last`: logits `[batch, d_vocab]` of the queries' last
+    tokens alone.
     """
     values: dict[Site, Any] = {}
 
@@ -65,7 +68,7 @@ def capture(
     if both := changed.keys() & read.keys():
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}
-    logits = subject.run(setting, batch, cache, changed | readers)
+    logits = subject.run(setting, batch, cache, changed | readers, last=last)
     return Captured(logits, values)
 
 

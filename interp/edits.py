@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import ConfigError
+from interp.measures import wide
 from interp.names import Site
 
 Change = Callable[[Tensor], Tensor]
@@ -78,8 +79,8 @@ def content_rows(content: Float[Tensor, "batch *head query_pos query_pos2"]) -> 
 
     def change(own: Tensor) -> Tensor:
         length = content.shape[-1]
-        mass = own[..., -length:].sum(-1, keepdim=True)
-        moved = mass * content.to(own.dtype)
+        mass = wide(own[..., -length:]).sum(-1, keepdim=True)
+        moved = (mass * wide(content)).to(own.dtype)
         return torch.cat([own[..., :-length], moved], dim=-1)
 
     return change

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.measures import wide
@@ -34,6 +34,16 @@ def top1_agreement(
 ) -> Bool[Tensor, "*token"]:
     """Whether both put the same token first."""
     return p.argmax(-1) == q.argmax(-1)
+
+
+def log_odds(
+    logits: Float[Tensor, "*token d_vocab"], answer: Int[Tensor, "*token"]
+) -> Float[Tensor, "*token"]:
+    """`log p - log(1 - p)` of the answer, in nats: its logit's lead over all others together, which
+    no number added to every logit changes."""
+    chosen = answer[..., None]
+    rest = wide(logits).scatter(-1, chosen, -torch.inf).logsumexp(-1)
+    return wide(logits.gather(-1, chosen)[..., 0]) - rest
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

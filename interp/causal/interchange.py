@@ -1,0 +1,318 @@
+"""Interchange: one condition's values put into another's run, cell by cell, on the same queries.
+
+    plan = Sweep("prompt", "lora", "base", whole=("resid_post",), by_head=("z",), positions=())
+    effects = interchange(subject, plan, chunk, partners, caches, rows=2048)
+
+Every direction between the two and base is run, and two controls: the target's own value moved as
+far as the source lies from it, in a random direction, and along the difference that the same two
+conditions show at an unrelated query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp import edits
+from interp.capture import Reader, capture, keep
+from interp.causal.cells import Cell
+from interp.causal.effects import Effects
+from interp.causal.patching import patched
+from interp.edits import Edit
+from interp.measures.attention import read_rows
+from interp.measures.output import kl_divergence, log_odds
+from interp.names import Site
+from interp.queries import Encoded
+from interp.statistics import generator_of
+from interp.subject import Batch, Subject
+
+CONTROLS = ("random_direction", "random_difference")
+
+
+class Move(NamedTuple):
+    """Whose values go into whose run, and which control of that move it is ("" for itself)."""
+
+    source: str
+    target: str
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is put where.
+
+    `a`, `b`: the two conditions, `b` the one whose top token stands for a missing answer. `whole`:
+    sites replaced as a whole, layer by layer; `by_head`: sites replaced head by head; `positions`:
+    labels of the query tokens at which `resid_post` is replaced alone (`last`, `0`, `1`, ...).
+    `pattern`: `content` keeps the target's mass before the query, `row` moves whole rows.
+    """
+
+    a: str
+    b: str
+    base: str
+    whole: tuple[str, ...]
+    by_head: tuple[str, ...]
+    positions: tuple[str, ...]
+    pattern: str = "content"
+    seed: int = 0
+
+    @property
+    def conditions(self) -> tuple[str, str, str]:
+        return self.a, self.b, self.base
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The sites whose values are moved."""
+        return (*self.whole, *self.by_head, *(["resid_post"] if self.positions else []))
+
+    @property
+    def moves(self) -> list[Move]:
+        """Both directions, into base, base into both; then the controls of all but the last."""
+        a, b, base = self.conditions
+        own = [Move(a, b), Move(b, a), Move(a, base), Move(b, base)]
+        controls = [move._replace(control=control) for move in own for control in CONTROLS]
+        return [*own, Move(base, a), Move(base, b), *controls]
+
+    def cells(self, subject: Subject, move: Move) -> tuple[Cell, ...]:
+        """Every place of a move; a control has the whole sites only."""
+        places = [
+            Cell(site.name, site.layer, None, "all")
+            for name in self.whole
+            for site in subject.sites(name)
+        ]
+        if not move.control:
+            layers = range(subject.n_layers)
+            places += [Cell("resid_post", i, None, p) for i in layers for p in self.positions]
+            places += [
+                Cell(site.name, site.layer, head, "all")
+                for name in self.by_head
+                for site in subject.sites(name)
+                for head in range(heads_of(subject, name))
+            ]
+        return tuple(places)
+
+
+def heads_of(subject: Subject, site: str) -> int:
+    """How many heads a site has: grouped-query models have fewer keys and values."""
+    fewer = getattr(subject.bridge.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
+    return int(fewer or subject.n_heads)
+
+
+def partners(keys: Sequence[str], seed: int) -> list[int]:
+    """For every query another one, each used once: neighbours on a random circle."""
+    order = generator_of(f"partners:{seed}:{len(keys)}").permutation(len(keys))
+    found = np.empty(len(keys), np.int64)
+    found[order] = np.roll(order, 1)
+    return found.tolist()
+
+
+@dataclass(frozen=True)
+class States:
+    """One condition's run on a batch: its values by site (patterns: content or whole rows), its
+    logits at the last tokens, and what preceded the query."""
+
+    values: dict[Site, Tensor]
+    logits: Tensor
+    cache: Any = field(repr=False)
+
+    @property
+    def entries(self) -> dict[Site, Tensor]:
+        """What entered every block."""
+        return {site: v for site, v in self.values.items() if site.name == "resid_pre"}
+
+
+def observe(
+    subject: Subject,
+    batch: Batch,
+    caches: Mapping[str, Any],
+    names: Sequence[str],
+    sites: Sequence[str],
+    pattern: str = "content",
+) -> dict[str, States]:
+    """The conditions' own runs, read at these sites and at what enters every block."""
+    read: dict[Site, Reader] = {
+        site: (_pattern(pattern) if name == "pattern" else keep)
+        for name in dict.fromkeys(["resid_pre", *sites])
+        for site in subject.sites(name)
+    }
+    found = {}
+    for name in names:
+        setting, cache = subject.settings[name], caches[name]
+        got = capture(subject, setting, batch, cache, read, last=True)
+        found[name] = States(got.values, got.logits, cache)
+    return found
+
+
+def _pattern(kind: str) -> Reader:
+    if kind == "content":
+        return lambda pattern: read_rows(pattern.detach()).content
+    return lambda pattern: pattern.detach().clone()
+
+
+def interchange(
+    subject: Subject,
+    plan: Sweep,
+    chunk: Sequence[Encoded],
+    others: Sequence[Encoded],
+    caches: Mapping[str, Any],
+    rows: int,
+) -> list[Effects]:
+    """All moves on one chunk of queries; `others` are their unrelated partners, one for one, and
+    `rows` says how many query rows fit one forward pass."""
+    batch, other = Batch.of(chunk, subject.device), Batch.of(others, subject.device)
+    names = plan.conditions
+    states = observe(subject, batch, caches, names, plan.read, plan.pattern)
+    unrelated = observe(subject, other, caches, names, plan.whole)
+    answers = answers_of(chunk, states[plan.b].logits)
+    found = []
+    for target in names:
+        moves = [move for move in plan.moves if move.target == target]
+        cells = {move: plan.cells(subject, move) for move in moves}
+        places = [(move, cell) for move in moves for cell in cells[move]]
+        values = _Values(plan, chunk, batch, other, states, unrelated)
+        patches = [[values.edit(move, cell)] for move, cell in places]
+        measured = np.empty((len(places), 3, len(chunk)))
+        setting, own = subject.settings[target], states[target]
+        runs = patched(subject, setting, batch, own.cache, own.entries, patches, rows)
+        for numbers, logits in runs:
+            for number, row in zip(numbers, logits, strict=True):
+                said = states[places[number][0].source].logits
+                measured[number, 0] = kl_divergence(own.logits, row).cpu()
+                measured[number, 1] = kl_divergence(said, row).cpu()
+                measured[number, 2] = log_odds(row, answers).cpu()
+        for number, (_, cell) in enumerate(places):
+            measured[number, :, ~_reached(cell, batch).any(-1).cpu().numpy()] = np.nan
+        for move in moves:
+            mine = [number for number, (owner, _) in enumerate(places) if owner == move]
+            found.append(_effects(move, cells[move], measured[mine], states, answers))
+    return found
+
+
+def _effects(
+    move: Move,
+    cells: tuple[Cell, ...],
+    measured: np.ndarray,
+    states: Mapping[str, States],
+    answers: Tensor,
+) -> Effects:
+    source, target = states[move.source].logits, states[move.target].logits
+    damage, distance, odds = measured.transpose(1, 2, 0)
+    return Effects(
+        *move,
+        cells,
+        damage,
+        distance,
+        odds,
+        apart=kl_divergence(source, target).cpu().numpy(),
+        source_odds=log_odds(source, answers).cpu().numpy(),
+        target_odds=log_odds(target, answers).cpu().numpy(),
+    )
+
+
+def answers_of(chunk: Sequence[Encoded], logits: Tensor) -> Tensor:
+    """The first token of every query's answer; without one, what these logits say."""
+    given = [query.answer_ids[0] if query.answer_ids else -1 for query in chunk]
+    known = torch.tensor(given, device=logits.device)
+    return known.where(known >= 0, logits.argmax(-1))
+
+
+def _reached(cell: Cell, batch: Batch) -> Tensor:
+    """The query tokens of a cell, bool `[batch, query_pos]`."""
+    index = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    inside = index < batch.lengths[:, None]
+    if cell.position == "all":
+        return inside
+    last = batch.lengths[:, None] - 1
+    return inside & (index == (last if cell.position == "last" else int(cell.position)))
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What takes the place of the target's value at a cell."""
+
+    plan: Sweep
+    chunk: Sequence[Encoded]
+    batch: Batch
+    other: Batch
+    states: Mapping[str, States]
+    unrelated: Mapping[str, States]
+
+    def edit(self, move: Move, cell: Cell) -> Edit:
+        site = Site(cell.site, cell.layer)
+        value = self.states[move.source].values[site]
+        if move.control:
+            value = self._control(move, site)
+        if cell.head is not None:
+            value = value[:, cell.head]
+        change = edits.replace(value)
+        if cell.site == "pattern":
+            content = self.plan.pattern == "content"
+            change = (edits.content_rows if content else edits.whole_rows)(value)
+        where = None if cell.position == "all" else _reached(cell, self.batch)
+        return Edit(site, change, cell.head, where)
+
+    def _control(self, move: Move, site: Site) -> Tensor:
+        """The target's value, moved as far as the source's lies from it."""
+        own = self.states[move.target].values[site]
+        distance = (self.states[move.source].values[site] - own).norm(dim=-1, keepdim=True)
+        if move.control == "random_direction":
+            step = self._noise(own)
+        else:
+            there = self.unrelated
+            difference = there[move.source].values[site] - there[move.target].values[site]
+            step = _aligned(difference, self.other.lengths, self.batch)
+        length = step.norm(dim=-1, keepdim=True)
+        tiny = torch.finfo(length.dtype).tiny
+        return own + step * (distance / length.clamp(min=tiny))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """One random direction per query token, the same at every site and layer."""
+        width, size = like.shape[1], like.shape[-1]
+        drawn = [
+            generator_of(f"direction:{self.plan.seed}:{query.key}").standard_normal((width, size))
+            for query in self.chunk
+        ]
+        return torch.tensor(np.stack(drawn), device=like.device, dtype=like.dtype)
+
+
+def _aligned(value: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Another batch's tokens under this one's, aligned from the right; what has no counterpart
+    takes the first."""
+    index = torch.arange(batch.ids.shape[1], device=value.device)
+    place = (index - batch.lengths[:, None] + lengths[:, None]).clamp(min=0)
+    place = place.clamp(max=value.shape[1] - 1)
+    return value.gather(1, place[..., None].expand(-1, -1, value.shape[-1]))
+
+
+def no_op(
+    subject: Subject, plan: Sweep, chunk: Sequence[Encoded], caches: Mapping[str, Any]
+) -> float:
+    """The largest change of a logit when base's own values are put back into base's run, every cell
+    in a forward pass of its own: exactly 0, or the instrument itself does damage."""
+    batch = Batch.of(chunk, subject.device)
+    states = observe(subject, batch, caches, [plan.base], plan.read, plan.pattern)
+    values = _Values(plan, chunk, batch, batch, states, {})
+    own, itself = states[plan.base], Move(plan.base, plan.base)
+    cells = plan.cells(subject, itself._replace(control="none"))
+    patches = [[values.edit(itself, cell)] for cell in cells]
+    runs = patched(
+        subject, subject.settings[plan.base], batch, own.cache, own.entries, patches, len(chunk)
+    )
+    return max(float((logits[0] - own.logits).abs().max()) for _, logits in runs)
+
+
+def rows_within(subject: Subject, names: Sequence[str], longest: int, budget: float) -> int:
+    """How many query rows of a patched run fit a budget of bytes: the repeated prefix, one block's
+    activations, logits."""
+    cfg = subject.bridge.cfg
+    prefix = max(subject.settings[name].n_prefix for name in names)
+    kv = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads) * int(cfg.d_head)
+    cache = 4 * subject.n_layers * kv * (prefix + longest)
+    attention = 3 * subject.n_heads * longest * (prefix + longest)
+    states = longest * (8 * subject.d_model + 3 * int(cfg.d_mlp or 4 * subject.d_model))
+    return max(1, int(budget / (4 * (cache + attention + states + 4 * int(cfg.d_vocab)))))
