@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from einops import rearrange
 from torch import Tensor
@@ -20,10 +20,10 @@ from torch import Tensor
 from interp.conditions import Setting
 from interp.edits import Edit, Placed, hooks
 from interp.names import Site
-from interp.queries import Encoded
 from interp.subject import Batch, Subject
 
 Reader = Callable[[Tensor], Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def capture(
     return Captured(logits, values)
 
 
-def chunks(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
-    """Consecutive runs of at most `size` queries."""
+def chunks(queries: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Consecutive runs of at most `size` queries (or of their numbers)."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]
 

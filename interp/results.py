@@ -5,7 +5,8 @@
     run.arrays["gram_resid_post"].sel(queries="matched")
     run.manifest["certificates"]
 
-Files: `results.parquet` (columns: `COLUMNS`), `arrays.safetensors` (dims and coordinates in the
+Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` (the same, where `interp patch`
+was run; `load_run` puts both into one table), `arrays.safetensors` (dims and coordinates in the
 manifest), `manifest.json` (schema, configuration, versions, sha256 of every other file). Every
 file is written to a temporary name, synced and renamed, so a reader sees the old or the new one.
 Torch-free.
@@ -32,8 +33,9 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
 SCHEMA_VERSION = 1
 
-TABLE, ARRAYS, MANIFEST, REPORT, FIGURES = (
+TABLE, INTERCHANGE, ARRAYS, MANIFEST, REPORT, FIGURES = (
     "results.parquet",
+    "interchange.parquet",
     "arrays.safetensors",
     "manifest.json",
     "report.html",
@@ -60,7 +62,9 @@ COLUMNS = {
 
 `condition`, `reference`: what is compared (`reference` is null for a measure of one condition).
 `site`: a site name or `output`; `layer`, `head`: 0-based, null where there is none.
-`position`: `last`, `mean`, or an index within the query counted from its start.
+`position`: `last`, `mean`, or an index within the query counted from its start. Of an interchange,
+`condition` is whose values were put into `reference`'s run, at `site` and `position` (`all`: every
+query token).
 `queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
 no test was made.
@@ -182,6 +186,7 @@ def write_run(
     import numpy as np
     from safetensors.numpy import save
 
+    (path / INTERCHANGE).unlink(missing_ok=True)  # of a run that is replaced
     write_atomic(path / TABLE, as_table(rows).to_parquet(index=False))
     payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
     write_atomic(path / ARRAYS, save(payload))
@@ -194,6 +199,14 @@ def write_run(
         for name, array in sorted(arrays.items())
     }
     seal(path, {**manifest, "schema_version": SCHEMA_VERSION, "arrays": labels}, [TABLE, ARRAYS])
+
+
+def add_interchange(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
+    """Write what `interp patch` measured beside a finished run, and its findings into the
+    manifest."""
+    manifest = read_manifest(path)
+    write_atomic(path / INTERCHANGE, as_table(rows).to_parquet(index=False))
+    seal(path, {**manifest, "interchange": dict(findings)}, [INTERCHANGE])
 
 
 def seal(path: Path, manifest: dict[str, Any], files: Iterable[str]) -> None:
@@ -251,4 +264,6 @@ def load_run(path: str | Path) -> Run:
         name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
         for name, label in manifest["arrays"].items()
     }
-    return Run(root, pd.read_parquet(root / TABLE).astype(COLUMNS), arrays, manifest)
+    tables = [root / name for name in (TABLE, INTERCHANGE) if name in manifest["files"]]
+    table = pd.concat([pd.read_parquet(file).astype(COLUMNS) for file in tables], ignore_index=True)
+    return Run(root, table, arrays, manifest)

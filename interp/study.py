@@ -128,16 +128,22 @@ def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
 
 def probe_run(folder: Path, name: str) -> HeadView:
     """One head of a finished run, from its model, which must be what it was."""
+    head = Head.parse(name)
+    experiment, built = reopen(folder)
+    subject, groups, plan, _ = prepare(experiment, built, read_groups(experiment))
+    with threads_for(subject.n_parameters):
+        return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
+
+
+def reopen(folder: Path) -> tuple[Experiment, dict[str, Condition]]:
+    """What a finished run was made from; a `RunError` where an input has changed since."""
     manifest = read_manifest(folder)
     experiment = Experiment.model_validate(manifest["config"])
-    head = Head.parse(name)
     built = experiment.build()
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
-    subject, groups, plan, _ = prepare(experiment, built, read_groups(experiment))
-    with threads_for(subject.n_parameters):
-        return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
+    return experiment, built
 
 
 def read_groups(experiment: Experiment) -> dict[str, list[Query]]:

@@ -1,0 +1,56 @@
+"""Settings of `interp patch`. Torch-free, so that its `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Patching(BaseModel):
+    """Put one condition's internal states into the other's run: from where on are they as good?"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: Path
+    """Folder of a finished run; its model and inputs are read again and must not have changed."""
+    condition: str | None = None
+    """The first of the two conditions (none: the run's first prompt)."""
+    reference: str | None = None
+    """The second (none: the run's first adapter or fine-tune)."""
+    sites: tuple[Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ...] = (
+        "resid_post",
+        "attn_out",
+        "mlp_out",
+    )
+    """Sites replaced as a whole, layer by layer; `resid_post` always is."""
+    head_sites: tuple[Literal["z", "pattern", "q", "k", "v"], ...] = ("z", "pattern")
+    """Sites replaced head by head; `z` always is."""
+    pattern: Literal["content", "row"] = "content"
+    """What of a pattern moves: how it divides its attention within the query, the mass before the
+    query staying the target's own; or whole rows (both need as many tokens before the query)."""
+    positions: int = Field(default=8, ge=0)
+    """How many query positions are replaced one by one (0: only all at once)."""
+    greedy: int = Field(default=16, ge=0)
+    """Most heads that are patched together in search of 90 % recovery (0: no search)."""
+    ablate: tuple[Literal["layers", "modules", "directions"], ...] = (
+        "layers",
+        "modules",
+        "directions",
+    )
+    """Parts of the LoRA that are switched off one by one (none: write the flag alone)."""
+    limit: int | None = Field(default=None, ge=2)
+    """Use only the first matched queries."""
+    tolerance: float = Field(default=0.02, ge=0)
+    """Largest mean damage (nats) of a state that counts as interchangeable."""
+    bootstrap: int = Field(default=200, ge=0)
+    """Bootstrap replicates behind every interval."""
+    permutations: int = Field(default=999, ge=0)
+    """Rearrangements behind every p-value."""
+    memory: float = Field(default=0.25, gt=0)
+    """Budget in GB for one forward pass, from which its number of rows follows."""
+    device: str | None = None
+    """cpu, cuda, ... (none: the run's)."""
+    resume: bool = False
+    """Go on with an unfinished `interp patch` of this run."""
