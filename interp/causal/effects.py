@@ -1,13 +1,35 @@
-"""What an interchange did, by query and cell. Torch-free."""
+"""What an interchange did, by query and cell, and the rows of a run's table that come of it.
+
+    found = rows(effects, keys, Scale(replicates=200, permutations=999, seed=0, tolerance=0.02))
+
+All divergences are at the queries' last tokens, in nats. Torch-free.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
-from jaxtyping import Float
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from interp.causal.cells import Cell
+from interp.measures import UNITS
+from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
+from interp.statistics import (
+    Estimate,
+    Ratio,
+    generator_of,
+    percentile_interval,
+    poisson_weights,
+)
+
+CONTROLS = ("random_direction", "random_difference")
+"""The target's own value, moved as far as the source's lies from it: in a random direction; along
+the difference that source and target show at an unrelated query."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +38,8 @@ class Effects:
 
     `to_target`: `KL(p_target ‖ p_patched)`, the damage; `to_source`: `KL(p_source ‖ p_patched)`;
     `log_odds`: of the answer in the patched run. `apart`: `KL(p_source ‖ p_target)`; `source_odds`,
-    `target_odds`: the answer's log-odds in their own runs. All in nats, at the query's last token;
-    NaN where a query has no token at the cell's position. `control`: "" or the name of the control.
+    `target_odds`: the answer's log-odds in their own runs. NaN where a query has no token at the
+    cell's position. `control`: "" or one of `CONTROLS`.
     """
 
     source: str
@@ -30,3 +52,255 @@ class Effects:
     apart: Float[ndarray, " query"]
     source_odds: Float[ndarray, " query"]
     target_odds: Float[ndarray, " query"]
+
+    def of(self, kept: Bool[ndarray, " cell"]) -> Effects:
+        """The same at some of the cells."""
+        return replace(
+            self,
+            cells=tuple(cell for cell, keep in zip(self.cells, kept, strict=True) if keep),
+            to_target=self.to_target[:, kept],
+            to_source=self.to_source[:, kept],
+            log_odds=self.log_odds[:, kept],
+        )
+
+    def of_queries(self, kept: Bool[ndarray, " query"]) -> Effects:
+        """The same of some of the queries."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen = {name: v[kept] for name, v in arrays.items() if isinstance(v, ndarray)}
+        return replace(self, **chosen)
+
+    def at(self, site: str, *, heads: bool = False, position: str = "all") -> Effects:
+        """The same at one site: whole layers, or their heads."""
+        kept = [
+            cell.site == site and (cell.head is not None) == heads and cell.position == position
+            for cell in self.cells
+        ]
+        return self.of(np.array(kept, dtype=bool))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How queries are resampled (`weights` `[query, replicate]`, `signs` `[query, rearrangement]`,
+    column 0 the data itself), and the damage in nats up to which a state counts as equivalent."""
+
+    weights: Float[ndarray, "query replicate"]
+    signs: Float[ndarray, "query signs"]
+    tolerance: float
+
+    @classmethod
+    def of(
+        cls, keys: Sequence[str], replicates: int, permutations: int, seed: int, tolerance: float
+    ) -> Scale:
+        """Drawn by the queries' keys: their order does not matter."""
+        weights = poisson_weights(keys, replicates, seed)
+        return cls(weights, sign_vectors(keys, permutations, seed), tolerance)
+
+    def half(self, queries: Bool[ndarray, " query"]) -> Scale:
+        """The same for some of the queries."""
+        return Scale(self.weights[queries], self.signs[queries], self.tolerance)
+
+
+Pairs = Mapping[tuple[str, str, str], Effects]
+
+
+def by_move(effects: Sequence[Effects]) -> dict[tuple[str, str, str], Effects]:
+    """(source, target, control) -> its effects."""
+    return {(e.source, e.target, e.control): e for e in effects}
+
+
+def ratio(
+    above: Float[ndarray, "query cell"], below: Float[ndarray, "query cell"] | float, scale: Scale
+) -> Ratio:
+    """Sum over sum under every replicate, `[replicate, cell, 1]`."""
+    below = below[..., None] if isinstance(below, np.ndarray) else below
+    return Ratio.of(above[..., None], below, scale.weights, np.ones((len(above), 1, 1)))
+
+
+def recovery(effects: Effects, scale: Scale) -> Ratio:
+    """`1 - KL(source ‖ patched) / KL(source ‖ target)`: 1 is full transfer, 0 none, negative harm.
+    A ratio of sums over queries. Undefined where the outputs are already matched: `matched`."""
+    apart = np.broadcast_to(effects.apart[:, None], effects.to_source.shape)
+    return ratio(apart - effects.to_source, apart, scale)
+
+
+def matched(effects: Effects, scale: Scale) -> bool:
+    """Whether source and target say so nearly the same that there is nothing to recover."""
+    return bool(effects.apart.mean() <= scale.tolerance)
+
+
+def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
+    """Rows of a run's table (`interp.results.COLUMNS`): damage, relative damage, recovery, the same
+    of the answer's log-odds and of the controls, and the depths."""
+    moves = by_move(effects)
+    parts = [
+        _columns(own, measure, estimate, p)
+        for own in effects
+        for measure, estimate, p in _measures(own, moves, scale, base)
+    ]
+    depths = pd.DataFrame(list(_depths(moves, scale, base)))
+    return pd.concat([*parts, depths], ignore_index=True).assign(queries="matched")
+
+
+Measured = tuple[str, Estimate, ndarray | None]
+
+
+def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[Measured]:
+    suffix = f"_{own.control}" if own.control else ""
+    against = moves.get((own.source, own.target, CONTROLS[1])) if not own.control else None
+    yield (
+        f"damage{suffix}",
+        ratio(own.to_target, 1.0, scale).compute(),
+        _tested(own, against, "to_target", scale),
+    )
+    known = not matched(own, scale)
+    recovered = recovery(own, scale).compute()
+    p = _tested(own, against, "to_source", scale) if known else None
+    yield f"recovery{suffix}", recovered if known else _undefined(recovered), p
+    if own.control:
+        return
+    change = own.log_odds - own.target_odds[:, None]
+    whole = np.broadcast_to((own.source_odds - own.target_odds)[:, None], change.shape)
+    yield "answer_change", ratio(change, 1.0, scale).compute(), None
+    answer = ratio(change, whole, scale).compute()
+    yield "answer_recovery", answer if known else _undefined(answer), None
+    worst = moves.get((base, own.target, ""))
+    if worst is not None and own.source != base:
+        yield "relative_damage", ratio(own.to_target, worst.to_target, scale).compute(), None
+
+
+def _undefined(estimate: Estimate) -> Estimate:
+    nothing = np.full_like(estimate.value, np.nan)
+    return Estimate(nothing, nothing, nothing, np.zeros_like(estimate.n))
+
+
+def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) -> ndarray | None:
+    """p of every cell that its control has too, corrected over the layers of its site."""
+    if control is None or scale.signs.shape[1] < 2:
+        return None
+    place = {cell: i for i, cell in enumerate(control.cells)}
+    p = np.full(len(own.cells), np.nan)
+    for site in {cell.site for cell in control.cells}:
+        mine = [i for i, cell in enumerate(own.cells) if cell in place and cell.site == site]
+        theirs = [place[own.cells[i]] for i in mine]
+        a, b = getattr(own, values)[:, mine], getattr(control, values)[:, theirs]
+        ones = np.ones((len(a), 1, 1))
+        test = SignFlip.of(a[..., None], b[..., None], scale.signs, ones)
+        p[mine] = benjamini_hochberg(test.compute().p[..., 0])
+    return p
+
+
+def _columns(own: Effects, measure: str, estimate: Estimate, p: ndarray | None) -> pd.DataFrame:
+    value, low, high, n = (column[..., 0] for column in estimate)
+    return pd.DataFrame(
+        {
+            "measure": measure,
+            "condition": own.source,
+            "reference": own.target,
+            "site": [cell.site for cell in own.cells],
+            "layer": [cell.layer for cell in own.cells],
+            "head": pd.array([cell.head for cell in own.cells], dtype="Int64"),
+            "position": [cell.position for cell in own.cells],
+            "value": value,
+            "ci_low": low,
+            "ci_high": high,
+            "n": n,
+            "p_adjusted": np.full(len(value), np.nan) if p is None else p,
+            "units": UNITS[measure],
+        }
+    )
+
+
+# --- from which layer on -------------------------------------------------------------------------
+
+
+def depth(damage: Float[ndarray, "*replicate layer"], tolerance: float) -> ndarray:
+    """The first layer from which damage stays within tolerance; the number of layers: at none."""
+    within = damage <= tolerance
+    return within.shape[-1] - np.cumprod(within[..., ::-1], axis=-1).sum(-1)
+
+
+def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]]:
+    """Every direction's depth, and that of both directions between the two conditions."""
+    curves = {
+        (source, target): _damage(own.at("resid_post"), scale)
+        for (source, target, control), own in moves.items()
+        if not control and base not in (source, target)
+    }
+    for (source, target), curve in curves.items():
+        yield _depth_row("interchange_depth", source, target, curve, scale)
+    if curves:
+        (source, target), _ = next(iter(curves.items()))
+        worse = np.maximum(curves[source, target], curves[target, source])
+        yield _depth_row("state_equivalence_depth", source, target, worse, scale)
+
+
+def _damage(own: Effects, scale: Scale) -> Float[ndarray, "replicate layer"]:
+    """Mean damage by layer under every replicate."""
+    total = ratio(own.to_target, 1.0, scale)
+    return (total.numerator / total.denominator)[..., 0]
+
+
+def _depth_row(
+    measure: str, source: str, target: str, curve: ndarray, scale: Scale
+) -> dict[str, object]:
+    found = depth(curve, scale.tolerance).astype(float)
+    never = found[0] == curve.shape[-1]
+    ends = (found[0], *percentile_interval(found[1:]))
+    value, low, high = (np.nan if never else float(x) for x in ends)
+    return {
+        "measure": measure,
+        "condition": source,
+        "reference": target,
+        "site": "resid_post",
+        "position": "all",
+        "value": value,
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(scale.weights),
+        "units": UNITS[measure],
+    }
+
+
+# --- chosen on one half, scored on the other -----------------------------------------------------
+
+
+def halves(
+    keys: Sequence[str], seed: int
+) -> tuple[Bool[ndarray, " query"], Bool[ndarray, " query"]]:
+    """The queries on which layers and heads are selected, and those on which they are scored: a
+    random half each, by the queries' keys and not by their order."""
+    drawn = np.array([generator_of(f"half:{seed}:{key}").random() for key in keys])
+    selection = np.zeros(len(keys), dtype=bool)
+    selection[np.argsort(drawn)[: len(keys) // 2]] = True
+    return selection, ~selection
+
+
+class Best(NamedTuple):
+    """The layer that was best on one half of the queries, and its value on the other."""
+
+    condition: str
+    reference: str
+    site: str
+    layer: int
+    measure: str
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+def best_layer(own: Effects, scale: Scale, selection: Bool[ndarray, " query"]) -> Best:
+    """Of whole `resid_post` before the last layer, whose state is the output: the layer of most
+    recovery; of least damage where outputs are matched."""
+    there = own.at("resid_post")
+    least = matched(own, scale)
+    values = there.to_target if least else there.to_source
+    layer = int(values[selection].mean(0)[: max(1, len(there.cells) - 1)].argmin())
+    column = np.arange(len(there.cells)) == layer
+    scored = there.of(column).of_queries(~selection)
+    other = scale.half(~selection)
+    total = ratio(scored.to_target, 1.0, other) if least else recovery(scored, other)
+    value, low, high, n = (float(x[0, 0]) for x in total.compute())
+    measure = "damage" if least else "recovery"
+    place = there.cells[layer].layer
+    return Best(own.source, own.target, "resid_post", place, measure, value, low, high, int(n))

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp import edits
 from interp.capture import Reader, capture, keep
 from interp.causal.cells import Cell
-from interp.causal.effects import Effects
+from interp.causal.effects import CONTROLS, Effects
 from interp.causal.patching import patched
 from interp.edits import Edit
 from interp.measures.attention import read_rows
@@ -30,8 +30,6 @@ from interp.names import Site
 from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
-
-CONTROLS = ("random_direction", "random_difference")
 
 
 class Move(NamedTuple):

@@ -1,0 +1,112 @@
+"""Which heads carry a behaviour, and are they the same under both conditions? Torch-free.
+
+    shared = overlap(lost["prompt"], lost["lora"], layers, k=5, permutations=999, seed=0)
+    shared.share, shared.p              # of the five strongest heads of each
+
+Two questions per head: what is lost when base's output takes its place in a condition's run
+(necessity), and what is won when the condition's output takes its place in base's run (sufficiency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.stats import rankdata
+
+from interp.causal.effects import Effects, Scale, matched
+from interp.errors import ConfigError
+from interp.names import Head
+from interp.significance import TIE
+from interp.statistics import generator_of
+
+FEWEST = 3
+"""Strongest heads that are compared at least; otherwise a tenth of all."""
+
+
+def lost(own: Effects, queries: Bool[ndarray, " query"]) -> Float[ndarray, " cell"]:
+    """Mean damage of every head's `z` over some queries, nats: its necessity where the source is
+    base."""
+    return own.at("z", heads=True).to_target[queries].mean(0)
+
+
+def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
+    """Recovery of every head's `z` over some queries: its sufficiency where the target is base. NaN
+    where outputs are already matched."""
+    there = own.at("z", heads=True)
+    if matched(own, scale):
+        return np.full(len(there.cells), np.nan)
+    apart = there.apart[queries].sum()
+    return 1 - there.to_source[queries].sum(0) / apart
+
+
+def heads_of(own: Effects) -> list[Head]:
+    """The heads of a `z` sweep, in the order of `lost` and `won`."""
+    cells = own.at("z", heads=True).cells
+    return [Head(cell.layer, cell.head) for cell in cells if cell.head is not None]
+
+
+def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " k"]:
+    """The `k` largest, the largest first; equal ones in their order."""
+    return np.argsort(-values, kind="stable")[:k]
+
+
+def how_many(n_heads: int) -> int:
+    """How many heads count as the strongest: a tenth, at least three."""
+    return min(n_heads, max(FEWEST, round(n_heads / 10)))
+
+
+class Overlap(NamedTuple):
+    """What two rankings of the same heads share.
+
+    `share` of the `k` strongest, `rank_correlation` of all (Spearman), each with the share of
+    rearrangements, the data among them, that reach it. NaN where a ranking is constant or undefined.
+    """
+
+    k: int
+    share: float
+    p: float
+    rank_correlation: float
+    rank_p: float
+
+
+def overlap(
+    x: Float[ndarray, " head"],
+    y: Float[ndarray, " head"],
+    layers: Sequence[int],
+    k: int,
+    permutations: int,
+    seed: int,
+) -> Overlap:
+    """Whether two rankings agree beyond what their layers explain: heads are permuted within their
+    layers, so that late layers mattering under both is no evidence."""
+    if not 1 <= k <= len(x):
+        raise ConfigError(f"the {k} strongest of {len(x)} heads: choose 1 to {len(x)}")
+    if np.isnan(x).any() or np.isnan(y).any():
+        return Overlap(k, np.nan, np.nan, np.nan, np.nan)
+    place = np.asarray(layers)
+    generator = generator_of(f"overlap:{seed}")
+    orders = [np.arange(len(x))] + [_within(place, generator) for _ in range(permutations)]
+    top = np.zeros(len(x), dtype=bool)
+    top[strongest(x, k)] = True
+    other = np.zeros(len(y), dtype=bool)
+    other[strongest(y, k)] = True
+    shares = np.array([(top & other[order]).sum() / k for order in orders])
+    ranks_x, ranks_y = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
+    size = np.sqrt((ranks_x**2).sum() * (ranks_y**2).sum())
+    if size == 0:
+        return Overlap(k, float(shares[0]), _p(shares), np.nan, np.nan)
+    correlations = np.array([(ranks_x * ranks_y[order]).sum() / size for order in orders])
+    return Overlap(k, float(shares[0]), _p(shares), float(correlations[0]), _p(correlations))
+
+
+def _p(found: Float[ndarray, " arrangement"]) -> float:
+    return float((found >= found[0] - TIE * (1 + abs(found[0]))).mean())
+
+
+def _within(layers: Int[ndarray, " head"], generator: np.random.Generator) -> Int[ndarray, " head"]:
+    """An order of the heads that leaves every head in its layer."""
+    return np.lexsort((generator.random(len(layers)), layers))[np.argsort(np.argsort(layers))]
