@@ -4,7 +4,7 @@
     shared.share, shared.p              # of the five strongest heads of each
 
 Two questions per head: what is lost when base's output takes its place in a condition's run
-(necessity), and what is won when the condition's output takes its place in base's run (sufficiency).
+(necessity), and what is won when the condition's output takes its place in base's (sufficiency).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Overlap(NamedTuple):
     """What two rankings of the same heads share.
 
     `share` of the `k` strongest, `rank_correlation` of all (Spearman), each with the share of
-    rearrangements, the data among them, that reach it. NaN where a ranking is constant or undefined.
+    rearrangements, the data among them, that reach it; NaN where a ranking is flat or undefined.
     """
 
     k: int

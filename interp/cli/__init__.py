@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
     "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
     "probe": "one head of a run, closely: interp probe RUN L5H3",
+    "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "report": "draw the report of a run again: interp report RUN",
     "match distil": "train a LoRA that does what a prompt does",
 }
@@ -86,7 +87,7 @@ def resume_hint(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
     if words[0] == "match":
         return "The best adapter so far is in --out; training starts anew with --overwrite."
-    if words[0] != "diverge":
+    if words[0] not in ("diverge", "patch"):
         return "Nothing is left to resume."
     import shlex
 

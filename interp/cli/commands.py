@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from interp.causal.settings import Patching
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.config import Distillation, Experiment, bundled_families, from_yaml
@@ -102,6 +103,27 @@ def probe(words: Sequence[str]) -> None:
     table, files = write_probe(folder, view)
     rich.print(table)
     print("\n".join(f"figure: {file}" for file in files))
+
+
+def patch(words: Sequence[str]) -> None:
+    """Interchange of internal states between a run's two conditions."""
+    fields: dict[str, Any] = {}
+    if words and not words[0].startswith("-"):
+        fields, words = {"run": Path(words[0])}, words[1:]
+    settings = read_flags(Patching, words, "interp patch RUN", fields)
+
+    import rich
+
+    from interp.causality import patch as run_patch
+    from interp.report import patch_table, write
+    from interp.results import load_run
+
+    console().print("loading and comparing with plain Hugging Face ...")
+    with counting("steps") as counter:
+        run_patch(settings, counter.add)
+    report_file = write(settings.run)
+    rich.print(patch_table(load_run(settings.run)))
+    print(f"report: {report_file}")
 
 
 def match_distil(words: Sequence[str]) -> None:
