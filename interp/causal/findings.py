@@ -1,0 +1,126 @@
+"""From effects to what a run's manifest says of them: best layers, heads, a sentence. Torch-free.
+
+heads = carrying(moves, ("prompt", "lora"), "base", scale, keys, permutations=999, seed=0)
+verdict(table, ("prompt", "lora"), "base")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp.causal.effects import Pairs, Scale, best_layer, halves
+from interp.causal.ranking import heads_of, how_many, lost, overlap, strongest, won
+
+Pair = tuple[str, str]
+
+
+def best_layers(
+    moves: Pairs, pair: Pair, base: str, scale: Scale, keys: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """Per direction, the layer chosen on one half of the queries and scored on the other."""
+    selection, _ = halves(keys, seed)
+    a, b = pair
+    directions = [(a, b), (b, a), (a, base), (b, base)]
+    return [plain(best_layer(moves[s, t, ""], scale, selection)._asdict()) for s, t in directions]
+
+
+def carrying(
+    moves: Pairs,
+    pair: Pair,
+    base: str,
+    scale: Scale,
+    keys: Sequence[str],
+    permutations: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The strongest heads under both conditions, by what is lost without them and by what is won
+    by them alone, and how far the two conditions agree."""
+    selection, _ = halves(keys, seed)
+    everyone = np.ones(len(keys), dtype=bool)
+    found = []
+    for name in ("lost", "won"):
+        rankings, chosen = {}, {}
+        for condition in pair:
+            move = (base, condition, "") if name == "lost" else (condition, base, "")
+            heads = heads_of(moves[move])
+            values = [
+                lost(moves[move], queries) if name == "lost" else won(moves[move], queries, scale)
+                for queries in (everyone, selection)
+            ]
+            rankings[condition], chosen[condition] = values
+        k = how_many(len(heads))
+        x, y = (rankings[condition] for condition in pair)
+        same = overlap(x, y, [head.layer for head in heads], k, permutations, seed)
+        found.append(
+            {
+                "by": name,
+                **plain(same._asdict()),
+                "under": {c: [str(heads[i]) for i in strongest(v, k)] for c, v in rankings.items()},
+                "selected": {
+                    c: [str(heads[i]) for i in strongest(v, k)] for c, v in chosen.items()
+                },
+            }
+        )
+    return found
+
+
+def verdict(table: pd.DataFrame, pair: Pair, base: str, n_layers: int) -> str:
+    """What the sweep of the residual stream says, from its numbers."""
+    a, b = pair
+    whole = table[
+        (table["site"] == "resid_post") & table["head"].isna() & (table["position"] == "all")
+    ]
+
+    def row(measure: str, source: str, target: str, layer: int | None = None) -> pd.Series:
+        kept = whole[(whole["measure"] == measure) & (whole["condition"] == source)]
+        kept = kept[kept["reference"] == target]
+        if layer is not None:
+            kept = kept[kept["layer"] == layer]
+        return kept.iloc[0]
+
+    both = row("state_equivalence_depth", a, b)
+    words = [
+        f"{s}'s state works in {t}'s run {_from(row('interchange_depth', s, t), n_layers)}"
+        for s, t in ((a, b), (b, a))
+    ]
+    layer = 0 if np.isnan(both["value"]) else int(both["value"])
+    damage = [row("damage", s, t, layer) for s, t in ((a, b), (b, a))]
+    worst = max(damage, key=lambda r: r["value"])
+    control = row("damage", base, worst["reference"], layer)
+    words.append(
+        f"at layer {layer} the swap costs at most {_number(worst)} nats, "
+        f"{base}'s state there {_number(control)}"
+    )
+    for condition in pair:
+        recovered = row("recovery", condition, base, layer)
+        if not np.isnan(recovered["value"]):
+            words.append(
+                f"{condition}'s state alone gives {base} {_number(recovered)} of its behaviour"
+            )
+    return "; ".join(words) + "."
+
+
+def _from(depth: pd.Series, n_layers: int) -> str:
+    if np.isnan(depth["value"]):
+        return "from no layer on"
+    where = f"from layer {depth['value']:.0f} on"
+    if np.isnan(depth["ci_low"]):
+        return where
+    high = f"{depth['ci_high']:.0f}" if depth["ci_high"] < n_layers else "none"
+    return f"{where} [{depth['ci_low']:.0f}, {high}]"
+
+
+def _number(row: pd.Series) -> str:
+    return f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as JSON has it: no NaN, no numpy."""
+    return {
+        name: (None if isinstance(value, float) and np.isnan(value) else value)
+        for name, value in record.items()
+    }
