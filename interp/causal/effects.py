@@ -1,8 +1,9 @@
 """What an interchange did, by query and cell, and the rows of a run's table that come of it.
 
-    found = rows(effects, keys, Scale(replicates=200, permutations=999, seed=0, tolerance=0.02))
+    scale = Scale.of(keys, replicates=200, permutations=999, seed=0, tolerance=0.02)
+    found = rows(effects, scale, base="base")
 
-All divergences are at the queries' last tokens, in nats. Torch-free.
+All divergences are at the queries' last tokens, in nats; all arrays numpy's, float64.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from interp.causal.cells import Cell
+from interp.errors import ConfigError
 from interp.measures import UNITS
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
 from interp.statistics import (
@@ -130,7 +132,11 @@ def matched(effects: Effects, scale: Scale) -> bool:
 
 def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
     """Rows of a run's table (`interp.results.COLUMNS`): damage, relative damage, recovery, the same
-    of the answer's log-odds and of the controls, and the depths."""
+    of the answer's log-odds and of the controls, and the depths.
+
+    Ratios are sums over queries divided once, intervals from `scale.weights`. `p_adjusted`: paired
+    sign flips over queries against the random difference, Benjamini-Hochberg over a site's layers.
+    """
     moves = by_move(effects)
     parts = [
         _columns(own, measure, estimate, p)
@@ -165,6 +171,8 @@ def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[M
     yield "answer_recovery", answer if known else _undefined(answer), None
     worst = moves.get((base, own.target, ""))
     if worst is not None and own.source != base:
+        if worst.cells != own.cells:
+            raise ValueError(f"moves into {own.target} were made at different cells")
         yield "relative_damage", ratio(own.to_target, worst.to_target, scale).compute(), None
 
 
@@ -213,14 +221,18 @@ def _columns(own: Effects, measure: str, estimate: Estimate, p: ndarray | None) 
 # --- from which layer on -------------------------------------------------------------------------
 
 
-def depth(damage: Float[ndarray, "*replicate layer"], tolerance: float) -> ndarray:
-    """The first layer from which damage stays within tolerance; the number of layers: at none."""
+def depth(
+    damage: Float[ndarray, "*replicate layer"], tolerance: float
+) -> Float[ndarray, "*replicate"]:
+    """The first layer from which damage stays within tolerance; the number of layers: at none. NaN
+    where damage is undefined."""
     within = damage <= tolerance
-    return within.shape[-1] - np.cumprod(within[..., ::-1], axis=-1).sum(-1)
+    found = within.shape[-1] - np.cumprod(within[..., ::-1], axis=-1).sum(-1)
+    return np.where(np.isnan(damage).any(-1), np.nan, found)
 
 
 def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]]:
-    """Every direction's depth, and that of both directions between the two conditions."""
+    """Every direction's depth, and that of both directions between two conditions."""
     curves = {
         (source, target): _damage(own.at("resid_post"), scale)
         for (source, target, control), own in moves.items()
@@ -228,22 +240,26 @@ def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]
     }
     for (source, target), curve in curves.items():
         yield _depth_row("interchange_depth", source, target, curve, scale)
-    if curves:
-        (source, target), _ = next(iter(curves.items()))
-        worse = np.maximum(curves[source, target], curves[target, source])
-        yield _depth_row("state_equivalence_depth", source, target, worse, scale)
+    for number, (source, target) in enumerate(curves):
+        if (target, source) in list(curves)[number + 1 :]:
+            worse = np.maximum(curves[source, target], curves[target, source])
+            yield _depth_row("state_equivalence_depth", source, target, worse, scale)
 
 
 def _damage(own: Effects, scale: Scale) -> Float[ndarray, "replicate layer"]:
-    """Mean damage by layer under every replicate."""
+    """Mean damage by layer under every replicate; NaN under one that has no query."""
+    layers = [cell.layer for cell in own.cells]
+    if layers != list(range(len(layers))):
+        raise ValueError(f"a depth needs every layer in order, not {layers}")
     total = ratio(own.to_target, 1.0, scale)
-    return (total.numerator / total.denominator)[..., 0]
+    with np.errstate(invalid="ignore"):
+        return (total.numerator / total.denominator)[..., 0]
 
 
 def _depth_row(
     measure: str, source: str, target: str, curve: ndarray, scale: Scale
 ) -> dict[str, object]:
-    found = depth(curve, scale.tolerance).astype(float)
+    found = depth(curve, scale.tolerance)
     never = found[0] == curve.shape[-1]
     ends = (found[0], *percentile_interval(found[1:]))
     value, low, high = (np.nan if never else float(x) for x in ends)
@@ -268,7 +284,9 @@ def halves(
     keys: Sequence[str], seed: int
 ) -> tuple[Bool[ndarray, " query"], Bool[ndarray, " query"]]:
     """The queries on which layers and heads are selected, and those on which they are scored: a
-    random half each, by the queries' keys and not by their order."""
+    random half each, by the queries' keys and not by their order. ConfigError below two."""
+    if len(keys) < 2:
+        raise ConfigError(f"{len(keys)} queries cannot be halved: two or more are needed")
     drawn = np.array([generator_of(f"half:{seed}:{key}").random() for key in keys])
     selection = np.zeros(len(keys), dtype=bool)
     selection[np.argsort(drawn)[: len(keys) // 2]] = True

@@ -40,7 +40,7 @@ def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[n
     if matched(own, scale):
         return np.full(len(there.cells), np.nan)
     apart = there.apart[queries].sum()
-    return 1 - there.to_source[queries].sum(0) / apart
+    return 1 - there.to_source[queries].sum(0) / (apart or np.nan)
 
 
 def heads_of(own: Effects) -> list[Head]:
@@ -54,6 +54,16 @@ def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " k"]:
     return np.argsort(-values, kind="stable")[:k]
 
 
+def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head"]:
+    """How far every head is one of the `k` strongest: 1 or 0. Heads that tie for the last places
+    (to rounding; many heads do nothing at all) get equal parts of them."""
+    least = np.sort(values)[-k]
+    rounding = TIE * (1 + abs(least))
+    above = values > least + rounding
+    tied = ~above & (values >= least - rounding)
+    return above + tied * (k - above.sum()) / tied.sum()
+
+
 def how_many(n_heads: int) -> int:
     """How many heads count as the strongest: a tenth, at least three."""
     return min(n_heads, max(FEWEST, round(n_heads / 10)))
@@ -62,8 +72,10 @@ def how_many(n_heads: int) -> int:
 class Overlap(NamedTuple):
     """What two rankings of the same heads share.
 
-    `share` of the `k` strongest, `rank_correlation` of all (Spearman), each with the share of
-    rearrangements, the data among them, that reach it; NaN where a ranking is flat or undefined.
+    `share` of the `k` strongest that are the same, in [0, 1] (ties at the last place: the share to
+    expect were they broken by lot); `rank_correlation` of all (Spearman), NaN where a ranking is
+    flat. Each with its p: how many of the rearrangements, the data among them, reach it. All NaN
+    where a head's effect is undefined.
     """
 
     k: int
@@ -82,7 +94,8 @@ def overlap(
     seed: int,
 ) -> Overlap:
     """Whether two rankings agree beyond what their layers explain: heads are permuted within their
-    layers, so that late layers mattering under both is no evidence."""
+    layers, so that late layers mattering under both is no evidence (and p is 1 where every layer
+    has one head). ConfigError for a k that the heads do not have."""
     if not 1 <= k <= len(x):
         raise ConfigError(f"the {k} strongest of {len(x)} heads: choose 1 to {len(x)}")
     if np.isnan(x).any() or np.isnan(y).any():
@@ -90,11 +103,8 @@ def overlap(
     place = np.asarray(layers)
     generator = generator_of(f"overlap:{seed}")
     orders = [np.arange(len(x))] + [_within(place, generator) for _ in range(permutations)]
-    top = np.zeros(len(x), dtype=bool)
-    top[strongest(x, k)] = True
-    other = np.zeros(len(y), dtype=bool)
-    other[strongest(y, k)] = True
-    shares = np.array([(top & other[order]).sum() / k for order in orders])
+    top, other = membership(x, k), membership(y, k)
+    shares = np.array([(top * other[order]).sum() / k for order in orders])
     ranks_x, ranks_y = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
     size = np.sqrt((ranks_x**2).sum() * (ranks_y**2).sum())
     if size == 0:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
 from interp.subject import parity, shortcuts
-from interp.subject.adapters import mount
+from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions
@@ -126,6 +126,13 @@ class Subject:
         if absent := [site for site in sites if site.hook not in known]:
             raise SubjectError(f"{self.name} has no {absent[0]} (its blocks do not compute it)")
         return sites
+
+    def without(self, modules: Iterable[str]) -> Subject:
+        """The same subject with every adapter off in these modules (names of `weights.layers`)."""
+        silent = frozenset(modules)
+        if unknown := silent - self.weights.layers.keys():
+            raise SubjectError(f"no adapter is mounted on {min(unknown)}")
+        return replace(self, weights=replace(self.weights, silent=silent))
 
     def steering(self, setting: Setting) -> list[tuple[int, Tensor]]:
         """(layer, `[d_model]`) of everything that a setting adds to `resid_post`, scaled; it is
@@ -249,7 +256,7 @@ def load(
             references |= {name: record(plain, setting) for name, setting in alone.items()}
         adapters = [adapter for setting in settings.values() for adapter, _ in setting.adapters]
         peft, names = mount(hf, adapters, model, allow_other_base=allow_other_base)
-        weights = Weights(parameters, fine_tuned, peft, names)
+        weights = Weights(parameters, fine_tuned, peft, names, tuner_layers(peft))
         for name in settings.keys() - references.keys():
             with weights.of(settings[name]):
                 references[name] = record(hf, settings[name])

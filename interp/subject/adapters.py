@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,23 +155,34 @@ def _first(keys: list[str]) -> str:
     return f" (first: {keys[0]})" if keys else ""
 
 
-def tuner_layers(peft: Any) -> list[Any]:
-    """The modules that switch between adapters; none without adapters."""
+def tuner_layers(peft: Any) -> dict[str, Any]:
+    """The modules that switch between adapters, by their Hugging Face names; none without adapters.
+
+    To be asked before the model is hooked, which renames some of them.
+    """
     kinds = (LoraLayer, AuxiliaryTrainingWrapper)
-    return [module for module in peft.modules() if isinstance(module, kinds)] if peft else []
+    named = peft.named_modules() if peft else ()
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in named
+        if isinstance(module, kinds)
+    }
 
 
 @contextmanager
-def active(layers: Sequence[Any], adapters: list[tuple[str, float]]) -> Iterator[None]:
-    """Only these (name, scale) adapters act while inside; none when the list is empty.
+def active(
+    layers: Mapping[str, Any], adapters: list[tuple[str, float]], silent: Collection[str] = ()
+) -> Iterator[None]:
+    """Only these (name, scale) adapters act while inside, but for the modules in `silent`; none
+    when the list is empty.
 
     `layers` is `tuner_layers(peft)`. Afterwards scales are what they were; which adapters act stays
     until the next use, so that a run of uses of one state costs nothing (peft's own switches walk
     the whole model each time: two thirds of a study with six adapters).
     """
-    for layer in layers:
-        _switch(layer, [name for name, _ in adapters])
-    scaled = [layer for layer in layers if isinstance(layer, LoraLayer)]
+    for module, layer in layers.items():
+        _switch(layer, [] if module in silent else [name for name, _ in adapters])
+    scaled = [layer for layer in layers.values() if isinstance(layer, LoraLayer)]
     before = [dict(layer.scaling) for layer in scaled]
     try:
         for layer in scaled:

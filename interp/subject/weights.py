@@ -7,7 +7,6 @@ with weights.of(setting):
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,29 +15,27 @@ from torch import Tensor, nn
 
 from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
-from interp.subject.adapters import active, tuner_layers
+from interp.subject.adapters import active
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Base `parameters`, mounted adapters (adapter -> peft name), and other models' values."""
+    """Base `parameters`, mounted adapters (adapter -> peft name), other models' values, and the
+    modules that switch between adapters: those named in `silent` never do."""
 
     parameters: dict[str, nn.Parameter]
     fine_tuned: dict[str | Untrained, dict[str, Tensor]]
     peft: Any
     adapters: dict[str | Randomised, str]
-
-    @functools.cached_property
-    def layers(self) -> list[Any]:
-        """The modules that switch between adapters."""
-        return tuner_layers(self.peft)
+    layers: dict[str, Any]
+    silent: frozenset[str] = frozenset()
 
     @contextlib.contextmanager
     def of(self, setting: Setting) -> Iterator[None]:
         """The model's weights are those of `setting` while inside."""
         adapters = [(self.adapters[adapter], scale) for adapter, scale in setting.adapters]
         other = self.fine_tuned[setting.model] if setting.model else {}
-        with _swapped(self.parameters, other), active(self.layers, adapters):
+        with _swapped(self.parameters, other), active(self.layers, adapters, self.silent):
             yield
 
 
