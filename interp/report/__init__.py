@@ -3,13 +3,14 @@
     from interp.report import write
     write(Path("RUN"))                       # RUN/report.html and RUN/figures/
 
-    from interp.report import text_table
+    from interp.report import patch_table, text_table
     rich.print(text_table(load_run("RUN")))
 
 The report is a view: run `write` again after changing nothing and its bytes are the same.
 """
 
+from interp.report.causal_lines import patch_table
 from interp.report.terminal import probe_table, text_table
 from interp.report.writing import write, write_probe
 
-__all__ = ["probe_table", "text_table", "write", "write_probe"]
+__all__ = ["patch_table", "probe_table", "text_table", "write", "write_probe"]
