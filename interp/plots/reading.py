@@ -193,12 +193,12 @@ def certificates(manifest: Manifest, pair: Pair | None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda c: c["queries"] != "matched")
 
 
-def verdict(manifest: Manifest) -> Verdict:
-    """The headline's certificate in one line."""
-    pair = headline(manifest)
+def verdict(manifest: Manifest, pair: Pair | None = None) -> Verdict:
+    """The certificate of a pair, the headline without one, in one line."""
+    pair = pair or headline(manifest)
     if pair is None:
         return Verdict(None, "NOT CERTIFIED: the run names no headline pair")
-    found = certificates(manifest, pair)
+    found = certificates(manifest, pair) or certificates(manifest, (str(pair[1]), pair[0]))
     if not found:
         return Verdict(None, f"NOT CERTIFIED: no match certificate for {pair_name(pair)}")
     failed = [str(entry["queries"]) for entry in found if not entry["passed"]]
