@@ -164,7 +164,7 @@ def percentile_interval(
     for cells, quantile in ((whole, np.quantile), (partly, np.nanquantile)):  # the latter is slow
         if cells.any():
             interval[:, cells] = quantile(replicates[:, cells], tails, axis=0, method="weibull")
-    return interval[0], interval[1]
+    return interval[0, ...], interval[1, ...]  # arrays also where there is one cell
 
 
 @dataclass(frozen=True)
