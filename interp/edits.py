@@ -63,7 +63,9 @@ def zero() -> Change:
 def project(basis: Float[Tensor, "d rank"], towards: Tensor | None = None) -> Change:
     """The value with its part inside the span of `basis` taken from `towards` (Geiger et al. 2021:
     a subspace interchange), or removed where there is none. The basis need not be orthonormal."""
-    directions = torch.linalg.qr(basis.to(torch.float64)).Q
+    u, s, _ = torch.linalg.svd(basis.to(torch.float64), full_matrices=False)
+    rounding = torch.finfo(basis.dtype).eps * max(basis.shape)
+    directions = u[:, s > rounding * s[:1]]  # as many as span it: columns may depend on others
 
     def change(own: Tensor) -> Tensor:
         move = -own if towards is None else towards.to(own.dtype) - own
@@ -75,12 +77,14 @@ def project(basis: Float[Tensor, "d rank"], towards: Tensor | None = None) -> Ch
 
 def content_rows(content: Float[Tensor, "batch *head query_pos query_pos2"]) -> Change:
     """A pattern whose rows divide what falls on the query's own keys as `content` does (rows that
-    sum to 1), and keep what the target's own run puts on everything before the query."""
+    sum to 1), and keep what the target's own run puts on everything before the query. A row of NaN,
+    from a run that looks before the query alone, divides nothing and leaves the row as it is."""
 
     def change(own: Tensor) -> Tensor:
         length = content.shape[-1]
-        mass = wide(own[..., -length:]).sum(-1, keepdim=True)
-        moved = (mass * wide(content)).to(own.dtype)
+        inside = own[..., -length:]
+        moved = (wide(inside).sum(-1, keepdim=True) * wide(content)).to(own.dtype)
+        moved = torch.where(content.isnan(), inside, moved)
         return torch.cat([own[..., :-length], moved], dim=-1)
 
     return change
