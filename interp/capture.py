@@ -49,12 +49,14 @@ def capture(
     read: Mapping[Site, Reader],
     edits: Sequence[Edit] = (),
     *,
+    start: int = 0,
     last: bool = False,
 ) -> Captured:
     """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
-    `cache` is `subject.prefill(setting)`; `last`: logits `[batch, d_vocab]` of the queries' last
-    tokens alone.
+    `cache` is `subject.prefill(setting)`; `start`: blocks below it do not run, an edit of its
+    `resid_pre` says what enters it; `last`: logits `[batch, d_vocab]` of the queries' last tokens
+    alone.
     """
     values: dict[Site, Any] = {}
 
@@ -68,7 +70,7 @@ def capture(
     if both := changed.keys() & read.keys():
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}
-    logits = subject.run(setting, batch, cache, changed | readers, last=last)
+    logits = subject.run(setting, batch, cache, changed | readers, start=start, last=last)
     return Captured(logits, values)
 
 

@@ -265,6 +265,10 @@ class Frozen:
         """`u` with `<u, x> + <direction, bias> = <direction, norm(x)>`."""
         return self.scale * _centre(self.gain * direction, self.centred)
 
+    def push(self, write: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+        """What a part of the norm's input adds to its output: float64."""
+        return self.scale * self.gain * _centre(wide(write), self.centred)
+
 
 LARGE = 64.0
 """Size of the probes of a norm: its square makes an epsilon of 1e-5 relative 3e-9, and does not

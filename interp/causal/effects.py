@@ -139,7 +139,7 @@ def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
     """
     moves = by_move(effects)
     parts = [
-        _columns(own, measure, estimate, p)
+        columns((own.source, own.target), own.cells, measure, estimate, p)
         for own in effects
         for measure, estimate, p in _measures(own, moves, scale, base)
     ]
@@ -197,17 +197,24 @@ def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) ->
     return p
 
 
-def _columns(own: Effects, measure: str, estimate: Estimate, p: ndarray | None) -> pd.DataFrame:
+def columns(
+    move: tuple[str, str],
+    cells: Sequence[Cell],
+    measure: str,
+    estimate: Estimate,
+    p: ndarray | None = None,
+) -> pd.DataFrame:
+    """One row per cell of a move (source, target), from an estimate `[cell, 1]`."""
     value, low, high, n = (column[..., 0] for column in estimate)
     return pd.DataFrame(
         {
             "measure": measure,
-            "condition": own.source,
-            "reference": own.target,
-            "site": [cell.site for cell in own.cells],
-            "layer": [cell.layer for cell in own.cells],
-            "head": pd.array([cell.head for cell in own.cells], dtype="Int64"),
-            "position": [cell.position for cell in own.cells],
+            "condition": move[0],
+            "reference": move[1],
+            "site": [cell.site for cell in cells],
+            "layer": [cell.layer for cell in cells],
+            "head": pd.array([cell.head for cell in cells], dtype="Int64"),
+            "position": [cell.position for cell in cells],
             "value": value,
             "ci_low": low,
             "ci_high": high,

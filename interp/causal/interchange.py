@@ -23,7 +23,7 @@ from interp.capture import Reader, capture, keep
 from interp.causal.cells import Cell
 from interp.causal.effects import CONTROLS, Effects
 from interp.causal.patching import patched
-from interp.edits import Edit
+from interp.edits import Change, Edit
 from interp.measures.attention import read_rows
 from interp.measures.output import kl_divergence, log_odds
 from interp.names import Site
@@ -134,7 +134,7 @@ def observe(
 ) -> dict[str, States]:
     """The conditions' own runs, read at these sites and at what enters every block."""
     read: dict[Site, Reader] = {
-        site: (_pattern(pattern) if name == "pattern" else keep)
+        site: reader_of(name, pattern)
         for name in dict.fromkeys(["resid_pre", *sites])
         for site in subject.sites(name)
     }
@@ -146,10 +146,20 @@ def observe(
     return found
 
 
-def _pattern(kind: str) -> Reader:
-    if kind == "content":
-        return lambda pattern: read_rows(pattern.detach()).content
-    return lambda pattern: pattern.detach().clone()
+def reader_of(site: str, pattern: str) -> Reader:
+    """What of a site's value moves: all of it; of a pattern, its content or its whole rows."""
+    if site != "pattern":
+        return keep
+    if pattern == "content":
+        return lambda value: read_rows(value.detach()).content
+    return lambda value: value.detach().clone()
+
+
+def change_of(site: str, pattern: str, value: Tensor) -> Change:
+    """How what was read of a site takes the place of the target's."""
+    if site != "pattern":
+        return edits.replace(value)
+    return (edits.content_rows if pattern == "content" else edits.whole_rows)(value)
 
 
 def interchange(
@@ -247,10 +257,7 @@ class _Values:
             value = self._control(move, site)
         if cell.head is not None:
             value = value[:, cell.head]
-        change = edits.replace(value)
-        if cell.site == "pattern":
-            content = self.plan.pattern == "content"
-            change = (edits.content_rows if content else edits.whole_rows)(value)
+        change = change_of(cell.site, self.plan.pattern, value)
         where = None if cell.position == "all" else _reached(cell, self.batch)
         return Edit(site, change, cell.head, where)
 

@@ -174,7 +174,8 @@ class Subject:
 
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
         not run; a hook on its `resid_pre` says what enters it. `last`: logits `[batch, d_vocab]` of
-        every query's last token alone. `grad`: autograd follows the run.
+        every query's last token alone. `grad`: autograd follows the run; its backward pass belongs
+        inside `weights.values_of(setting)` too.
         """
         size, length = batch.ids.shape
         past = setting.n_prefix

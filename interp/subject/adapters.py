@@ -169,6 +169,13 @@ def tuner_layers(peft: Any) -> dict[str, Any]:
     }
 
 
+def acts(layer: Any, names: Collection[str]) -> bool:
+    """Whether one of these adapters does something in a module."""
+    if isinstance(layer, AuxiliaryTrainingWrapper):
+        return bool(set(names) & set(layer._adapters))
+    return bool(set(names) & set(layer.scaling))
+
+
 @contextmanager
 def active(
     layers: Mapping[str, Any], adapters: list[tuple[str, float]], silent: Collection[str] = ()

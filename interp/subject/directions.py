@@ -28,12 +28,21 @@ class Directions(NamedTuple):
     v: Float[Tensor, "rank d_in"]
 
 
-def decomposed(weights: Weights, module: str, adapter: str) -> Directions:
+def ranks(weights: Weights, adapter: str | None) -> dict[str, int]:
+    """Module -> rank of a plain LoRA on it; DoRA's and embeddings' updates are left out."""
+    return {
+        name: int(layer.r[adapter])
+        for name, layer in weights.layers.items()
+        if adapter in getattr(layer, "lora_A", ()) and not layer.use_dora.get(adapter)
+    }
+
+
+def decomposed(weights: Weights, module: str, adapter: str | None) -> Directions:
     """The thin singular value decomposition of an update, in float64, from its factors alone: a
     matrix as large as the module is never made."""
-    layer = weights.layers[module]
-    if adapter not in layer.lora_A or layer.use_dora.get(adapter):
+    if module not in ranks(weights, adapter):
         raise SubjectError(f"{module} has no plain LoRA whose directions could be taken apart")
+    layer = weights.layers[module]
     down, up = (getattr(layer, name)[adapter].weight.double() for name in ("lora_A", "lora_B"))
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
@@ -43,7 +52,7 @@ def decomposed(weights: Weights, module: str, adapter: str) -> Directions:
 
 @contextmanager
 def truncated(
-    weights: Weights, adapter: str, kept: Mapping[str, Bool[Tensor, " rank"]]
+    weights: Weights, adapter: str | None, kept: Mapping[str, Bool[Tensor, " rank"]]
 ) -> Iterator[None]:
     """The update of every named module keeps the directions where its mask is True."""
     before: list[tuple[Any, Tensor]] = []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
-from interp.subject.adapters import active
+from interp.subject.adapters import active, acts
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,27 @@ class Weights:
     layers: dict[str, Any]
     silent: frozenset[str] = frozenset()
 
+    def adapted(self, setting: Setting) -> list[str]:
+        """The modules that a setting's adapters act on."""
+        names = [self.adapters[adapter] for adapter, _ in setting.adapters]
+        return [module for module, layer in self.layers.items() if acts(layer, names)]
+
+    def only_adapter(self, setting: Setting) -> str | None:
+        """peft's name of a setting's adapter; None where it has none or several."""
+        names = [self.adapters[adapter] for adapter, _ in setting.adapters]
+        return names[0] if len(names) == 1 else None
+
     @contextlib.contextmanager
     def of(self, setting: Setting) -> Iterator[None]:
         """The model's weights are those of `setting` while inside."""
         adapters = [(self.adapters[adapter], scale) for adapter, scale in setting.adapters]
-        other = self.fine_tuned[setting.model] if setting.model else {}
-        with _swapped(self.parameters, other), active(self.layers, adapters, self.silent):
+        with self.values_of(setting), active(self.layers, adapters, self.silent):
             yield
+
+    def values_of(self, setting: Setting) -> contextlib.AbstractContextManager[None]:
+        """The parameters hold the setting's values while inside: a backward pass must find those
+        that its run found (autograd keeps parameters, not copies of them)."""
+        return _swapped(self.parameters, self.fine_tuned[setting.model] if setting.model else {})
 
 
 @contextlib.contextmanager

@@ -1,0 +1,169 @@
+"""A LoRA without some of its parts: which of its changes does the behaviour need?
+
+    parts = parts_of(subject, "lora", ("layers", "modules", "directions"))
+    found = ablate(subject, "lora", parts, chunk)
+
+A part whose removal changes the residual stream and not the output is a by-product. What lies below
+a part is not run again; the prefix is, under the weights that are left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from interp import edits
+from interp.capture import capture, keep
+from interp.causal.effects import Scale, ratio
+from interp.causal.interchange import observe
+from interp.edits import Edit
+from interp.measures import UNITS
+from interp.measures.output import kl_divergence
+from interp.names import Site
+from interp.queries import Encoded
+from interp.subject import Batch, Subject
+from interp.subject.directions import ranks, truncated
+
+BLOCK, EVERY = "block", "every"
+"""Sites of a part: all adapted modules of a layer; all there are. Otherwise a module's path."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is left of an adapter: `silent` modules are off, updates of `kept` modules have the
+    directions where their mask is True.
+
+    `position` as a run's table has it: `off` (this part is), `alone` (all the rest is), `direction
+    i` (that one is off, the largest is 0), `first k` (only these of every module are on). `layer`:
+    None for a module outside the blocks.
+    """
+
+    site: str
+    layer: int | None
+    position: str
+    silent: frozenset[str] = frozenset()
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def parts_of(subject: Subject, condition: str, kinds: Sequence[str]) -> list[Part]:
+    """The parts of a condition's adapters: `layers`, `modules`, `directions` (of a single plain
+    LoRA; DoRA's and several adapters' updates have none that could be taken apart)."""
+    setting = subject.settings[condition]
+    modules = subject.weights.adapted(setting)
+    layers = {name: layer_of(name) for name in modules}
+    adapter = subject.weights.only_adapter(setting)
+    made = {
+        "layers": lambda: _by_layer(layers),
+        "modules": lambda: (Part(n, layers[n], "off", frozenset([n])) for n in modules),
+        "directions": lambda: _by_direction(ranks(subject.weights, adapter), layers),
+    }
+    return [part for kind in kinds for part in made[kind]()]
+
+
+def layer_of(module: str) -> int | None:
+    """The block of a module: the first number in its path (`model.layers.3.mlp.up_proj`)."""
+    found = re.search(r"\.(\d+)\.", module)
+    return int(found[1]) if found else None
+
+
+def _by_layer(layers: Mapping[str, int | None]) -> Iterator[Part]:
+    for layer in sorted({layer for layer in layers.values() if layer is not None}):
+        here = frozenset(name for name, its in layers.items() if its == layer)
+        yield Part(BLOCK, layer, "off", here)
+        yield Part(BLOCK, layer, "alone", frozenset(layers) - here)
+
+
+def _by_direction(ranks: Mapping[str, int], layers: Mapping[str, int | None]) -> Iterator[Part]:
+    for module, rank in ranks.items():
+        for i in range(rank):
+            mask = torch.arange(rank) != i
+            yield Part(module, layers[module], f"direction {i}", kept={module: mask})
+    for k in range(max(ranks.values(), default=-1) + 1):
+        first = {module: torch.arange(rank) < k for module, rank in ranks.items()}
+        yield Part(EVERY, None, f"first {k}", kept=first)
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """Per query, what a condition without its parts does.
+
+    `damage`: `KL(p_full ‖ p_ablated)`, nats, at the last token. `moved`, `change`: how far the
+    part's layer's `resid_post` is from the whole condition's there, and how far the condition
+    without any adapter is (NaN where the part is not one that is off). `apart`: `KL(p_full ‖ p)`
+    of the condition without any adapter.
+    """
+
+    damage: Float[ndarray, "query part"]
+    moved: Float[ndarray, "query part"]
+    change: Float[ndarray, "query part"]
+    apart: Float[ndarray, " query"]
+
+
+def ablate(
+    subject: Subject, condition: str, parts: Sequence[Part], chunk: Sequence[Encoded]
+) -> Ablated:
+    """Run a condition without each of its parts on one chunk of queries."""
+    setting = subject.settings[condition]
+    adapter = subject.weights.only_adapter(setting)
+    bare = subject.without(subject.weights.adapted(setting))
+    batch = Batch.of(chunk, subject.device)
+    last = torch.arange(len(chunk)), batch.lengths - 1
+    full, none = (
+        observe(model, batch, {condition: model.prefill(setting)}, [condition], ["resid_post"])[
+            condition
+        ]
+        for model in (subject, bare)
+    )
+    damage, moved, change = np.full((3, len(chunk), len(parts)), np.nan)
+    for i, part in enumerate(parts):
+        start = part.layer or 0
+        entered = (none if part.position == "alone" else full).values[Site("resid_pre", start)]
+        entry = [Edit(Site("resid_pre", start), edits.replace(entered))] if start else []
+        left, site = subject.without(part.silent), Site("resid_post", start)
+        with truncated(subject.weights, adapter, part.kept):
+            cache = left.prefill(setting)
+            got = capture(left, setting, batch, cache, {site: keep}, entry, start=start, last=True)
+        damage[:, i] = kl_divergence(full.logits, got.logits).cpu()
+        if part.layer is not None and part.position != "alone":
+            whole = full.values[site][last]
+            moved[:, i] = (got.values[site][last] - whole).norm(dim=-1).cpu()
+            change[:, i] = (none.values[site][last] - whole).norm(dim=-1).cpu()
+    apart = kl_divergence(full.logits, none.logits).cpu().numpy()
+    return Ablated(damage, moved, change, apart)
+
+
+def rows(condition: str, parts: Sequence[Part], found: Ablated, scale: Scale) -> pd.DataFrame:
+    """Rows of a run's table: `ablation_damage` (nats), `ablation_kept` (of what the adapter does to
+    the output: `1 - damage / apart`), `ablation_change` (`moved / change`: how much of what the
+    adapter does to the stream there hangs on the part). Ratios of sums over queries."""
+    apart = np.broadcast_to(found.apart[:, None], found.damage.shape)
+    measures: dict[str, tuple[ndarray, ndarray | float]] = {
+        "ablation_damage": (found.damage, 1.0),
+        "ablation_kept": (apart - found.damage, apart),
+        "ablation_change": (found.moved, found.change),
+    }
+    frames = []
+    for measure, (above, below) in measures.items():
+        estimate = ratio(above, below, scale).compute()
+        value, low, high, n = (column[:, 0] for column in estimate)
+        frame = pd.DataFrame(
+            {
+                "site": [part.site for part in parts],
+                "layer": pd.array([part.layer for part in parts], dtype="Int64"),
+                "position": [part.position for part in parts],
+                "value": value,
+                "ci_low": low,
+                "ci_high": high,
+                "n": n,
+            }
+        )
+        frames.append(frame.assign(measure=measure, units=UNITS[measure])[n > 0])
+    return pd.concat(frames, ignore_index=True).assign(condition=condition, queries="matched")

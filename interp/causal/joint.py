@@ -1,0 +1,78 @@
+"""Several edits together in one condition's run: how near does it come to another's output?
+
+approach(subject, Move("prompt", "base"), queries, caches, rows, heads_replaced([[Head(3, 1)]]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from interp import edits
+from interp.capture import chunks
+from interp.causal.interchange import Move, States, observe
+from interp.causal.patching import Patch, patched
+from interp.edits import Edit
+from interp.measures.output import kl_divergence
+from interp.names import Head, Site
+from interp.queries import Encoded
+from interp.subject import Batch, Subject
+
+Patches = Callable[[States, Batch], list[Patch]]
+"""Patches of a run, made of the source's states (its `z`) on a batch of queries."""
+
+
+class Approach(NamedTuple):
+    """`to_source`: `KL(p_source ‖ p_patched)`; `apart`: `KL(p_source ‖ p_target)`; nats, at the
+    queries' last tokens."""
+
+    to_source: Float[ndarray, "query patch"]
+    apart: Float[ndarray, " query"]
+
+    @property
+    def recovery(self) -> Float[ndarray, " patch"]:
+        """`1 - sum of to_source / sum of apart`; NaN where nothing is apart."""
+        return 1 - self.to_source.sum(0) / (self.apart.sum() or np.nan)
+
+
+def approach(
+    subject: Subject,
+    move: Move,
+    queries: Sequence[Encoded],
+    caches: Mapping[str, Any],
+    rows: int,
+    patches: Patches,
+) -> Approach:
+    """Run the move's target under every patch; `rows` query rows fit one forward pass."""
+    found, apart = [], []
+    for chunk in chunks(queries, rows):
+        batch = Batch.of(chunk, subject.device)
+        source = observe(subject, batch, caches, [move.source], ["z"])[move.source]
+        own = observe(subject, batch, caches, [move.target], [])[move.target]
+        made = patches(source, batch)
+        near = np.empty((len(chunk), len(made)))
+        setting = subject.settings[move.target]
+        for numbers, logits in patched(subject, setting, batch, own.cache, own.entries, made, rows):
+            for number, row in zip(numbers, logits, strict=True):
+                near[:, number] = kl_divergence(source.logits, row).cpu()
+        found.append(near)
+        apart.append(kl_divergence(source.logits, own.logits).cpu().numpy())
+    return Approach(np.concatenate(found), np.concatenate(apart))
+
+
+def heads_replaced(sets: Sequence[Sequence[Head]]) -> Patches:
+    """Per set of heads one patch: their `z` is the source's at every query token."""
+
+    def patches(source: States, _: Batch) -> list[Patch]:
+        return [[_replaced(source, head) for head in heads] for heads in sets]
+
+    return patches
+
+
+def _replaced(source: States, head: Head) -> Edit:
+    site = Site("z", head.layer)
+    return Edit(site, edits.replace(source.values[site][:, head.head]), head.head)

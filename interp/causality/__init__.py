@@ -1,0 +1,122 @@
+"""The causal half of a study: `interp patch` on a finished run.
+
+    patch(Patching(run="RUN"))          # RUN/interchange.parquet, findings in its manifest
+
+The run says which model, conditions and queries; its match certificate stands beside what is found
+here. `interp.report.write` then draws both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.causal import ablation, effects, function_vectors
+from interp.causal.effects import Pairs, Scale, by_move, halves, matched
+from interp.causal.findings import best_layers, carrying, plain, verdict
+from interp.causal.greedy import greedy
+from interp.causal.interchange import Move
+from interp.causal.ranking import heads_of, how_many, strongest, won
+from interp.causal.settings import Patching
+from interp.causality.job import Job, prepare
+from interp.causality.stages import ablated, exchanged, refuse_noise
+from interp.results import TABLE, add_interchange, load_run
+from interp.store import Store
+from interp.study import silent
+from interp.subject.directions import ranks
+from interp.subject.loading import threads_for
+from interp.sweep import Progress
+
+__all__ = ["patch"]
+
+
+def patch(settings: Patching, progress: Progress = silent) -> Path:
+    """Run every interchange of a finished run's two conditions; returns the run's folder.
+
+    Raises what `interp.study.diverge` raises, each with one line that says what to do.
+    """
+    manifest = load_run(settings.run).manifest
+    fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
+    begun = {**fields, "command": "patch", "sha256 of the run": manifest["files"][TABLE]}
+    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+        job = prepare(settings, manifest)
+        with threads_for(job.subject.n_parameters):
+            idle = refuse_noise(job)
+            table, findings = find(settings, job, store, progress)
+        add_interchange(settings.run, table, {"no_op": idle, **findings})
+        store.finish()
+    return settings.run
+
+
+def find(
+    settings: Patching, job: Job, store: Store, progress: Progress
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of the run's second table, and what its manifest says of them."""
+    plan, keys = job.plan, [query.key for query in job.queries]
+    scale = Scale.of(keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance)
+    found = exchanged(job, store, progress)
+    moves, pair = by_move(found), (plan.a, plan.b)
+    table = effects.rows(found, scale, plan.base)
+    heads = carrying(moves, pair, plan.base, scale, keys, settings.permutations, plan.seed)
+    vectors, joint = together(settings, job, moves, scale, progress)
+    parts, notes = ablation_parts(settings, job)
+    without = ablated(job, parts, store, progress)
+    findings = {
+        "condition": plan.a,
+        "reference": plan.b,
+        "n": len(keys),
+        "tolerance": settings.tolerance,
+        "interval": {"replicates": settings.bootstrap},
+        "pattern": plan.pattern,
+        "verdict": verdict(table, pair, plan.base, job.subject.n_layers),
+        "best_layers": best_layers(moves, pair, plan.base, scale, keys, plan.seed),
+        "heads": heads,
+        **joint,
+        "notes": notes,
+    }
+    tables = [ablation.rows(c, parts[c], left, scale) for c, left in without.items()]
+    return pd.concat([table, *vectors, *tables], ignore_index=True), findings
+
+
+def together(
+    settings: Patching, job: Job, moves: Pairs, scale: Scale, progress: Progress
+) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+    """Both conditions' heads together in base's run: greedy joint patching, function vectors."""
+    selection, _ = halves([query.key for query in job.queries], job.plan.seed)
+    vectors, greedily, used = [], [], []
+    for condition in (job.plan.a, job.plan.b):
+        into = moves[condition, job.plan.base, ""]
+        if matched(into, scale):
+            continue
+        helpful = won(into, selection, scale)
+        ranked = [heads_of(into)[i] for i in strongest(helpful, len(helpful))]
+        move = Move(condition, job.plan.base)
+        run = (job.subject, move, job.queries, job.caches, job.rows)
+        if settings.greedy:
+            candidates = ranked[: settings.greedy]
+            greedily.append(plain(greedy(*run, candidates, selection, scale)._asdict()))
+        chosen = ranked[: how_many(len(ranked))]
+        vectors.append(function_vectors.rows_of(*run, chosen, selection, scale))
+        names = [str(head) for head in chosen]
+        used.append({"condition": condition, "heads": names, "n": int((~selection).sum())})
+        progress("heads together", 1, 2)
+    return vectors, {"greedy": greedily, "function_vectors": used}
+
+
+def ablation_parts(
+    settings: Patching, job: Job
+) -> tuple[dict[str, list[ablation.Part]], list[str]]:
+    """The parts of both conditions' adapters, and notes on what cannot be taken apart."""
+    parts, notes = {}, []
+    for condition in (job.plan.a, job.plan.b):
+        weights, setting = job.subject.weights, job.subject.settings[condition]
+        if not setting.adapters or not settings.ablate:
+            continue
+        parts[condition] = ablation.parts_of(job.subject, condition, settings.ablate)
+        if "directions" in settings.ablate and not ranks(weights, weights.only_adapter(setting)):
+            notes.append(
+                f"{condition} was not ablated by direction: it is not one LoRA without DoRA"
+            )
+    return parts, notes

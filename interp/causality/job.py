@@ -1,0 +1,92 @@
+"""What an interchange works on: a finished run's model, two of its conditions, its queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from interp.causal.interchange import Sweep, rows_within
+from interp.causal.settings import Patching
+from interp.conditions import Condition, FittedBias
+from interp.design import BASE
+from interp.errors import ConfigError
+from interp.queries import Encoded
+from interp.statistics import position_labels
+from interp.study import encode_groups, open_subject, read_groups, reopen
+from interp.subject import Subject
+from interp.sweep import SHARD
+
+
+class Job(NamedTuple):
+    """What is patched: the model, the queries, and how many of their rows fit a forward pass."""
+
+    subject: Subject
+    plan: Sweep
+    queries: Sequence[Encoded]
+    caches: Mapping[str, Any]
+    rows: int
+
+    @property
+    def chunk(self) -> int:
+        """Queries that are worked on at once."""
+        return min(SHARD, self.rows)
+
+
+def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
+    """The model of a run under the two conditions and base alone, and its matched queries."""
+    experiment, built = reopen(settings.run)
+    changes: dict[str, Any] = {"limit": settings.limit or experiment.limit}
+    if settings.device is not None:
+        changes["device"] = settings.device
+    experiment = experiment.model_copy(update=changes)
+    a, b = _pair(settings, manifest, built)
+    kept = {name: built[name] for name in (BASE, a, b)}
+    asked = {"matched": read_groups(experiment)["matched"]}
+    subject = open_subject(experiment, kept, asked["matched"])
+    queries = encode_groups(subject, kept, asked)["matched"]
+    if len(queries) < 2:
+        raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")
+    longest = max(len(query.ids) for query in queries)
+    plan = Sweep(
+        a,
+        b,
+        BASE,
+        whole=tuple(dict.fromkeys(["resid_post", *settings.sites])),
+        by_head=tuple(dict.fromkeys(["z", *settings.head_sites])),
+        positions=_positions(longest, settings.positions),
+        pattern=settings.pattern,
+        seed=experiment.seed,
+    )
+    names = plan.conditions
+    caches = {name: subject.prefill(subject.settings[name]) for name in names}
+    rows = rows_within(subject, names, longest, settings.memory * 1e9)
+    return Job(subject, plan, queries, caches, rows)
+
+
+def _positions(longest: int, most: int) -> tuple[str, ...]:
+    """`last` and single indices, where a query has more than one token."""
+    if longest == 1 or not most:
+        return ()
+    return tuple(label for label in position_labels(longest, most) if label != "mean")
+
+
+def _pair(
+    settings: Patching, manifest: Mapping[str, Any], built: Mapping[str, Condition]
+) -> tuple[str, str]:
+    """The two conditions: as asked, or the run's headline."""
+    headline = manifest["headline"] or {}
+    found = []
+    for role in ("condition", "reference"):
+        name = getattr(settings, role) or headline.get(role)
+        if name is None:
+            raise ConfigError(f"{settings.run} has no prompt and adapter: name --{role}")
+        if name not in built or name == BASE:
+            others = ", ".join(other for other in built if other != BASE)
+            raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
+        if isinstance(built[name], FittedBias):
+            raise ConfigError(f"{name} only moves logits: it has no internal state of its own")
+        found.append(name)
+    a, b = found
+    if a == b:
+        raise ConfigError(f"--condition and --reference are both {a}: an interchange needs two")
+    return a, b
