@@ -168,14 +168,7 @@ def _cells(grid: Grid, fixed: dict[str, str]) -> go.Heatmap:
     """Colour is log2 of the index; the numbers are the index."""
     trace = grids.cells(grid, fixed, "head")
     with np.errstate(divide="ignore"):
-        trace.z = np.log2(grid.cells["value"])
-    value = grid.cells["value"][..., None]
-    custom = value if trace.customdata is None else np.concatenate([trace.customdata, value], 2)
-    trace.customdata = custom
-    trace.meta = {**trace.meta, "z": "log2_value", "custom": [*trace.meta["custom"], "value"]}
-    at = f"value %{{customdata[{custom.shape[2] - 1}]:.4g}}"
-    trace.hovertemplate = trace.hovertemplate.replace("value %{z:.4g}", at)
-    return trace
+        return grids.recoloured(trace, np.log2, "log2_value")
 
 
 def _scale(figure: go.Figure, panels: list[Grid]) -> None:

@@ -9,7 +9,7 @@ Numbers are drawn as float32: half the bytes of the report.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,21 @@ def cells(grid: Grid, fixed: Mapping[str, Any], column: str, last: int | None = 
         meta=_meta(grid, known, column, last) | {"z": "value", "custom": custom},
         **_place(grid),
     )
+
+
+def recoloured(
+    trace: go.Heatmap, scale: Callable[[np.ndarray], np.ndarray], name: str
+) -> go.Heatmap:
+    """The cells of `cells` in the colours of another scale of their values, which `name` calls; the
+    numbers that hover and table tell stay the values."""
+    value = np.asarray(trace.z)
+    custom = value[..., None]
+    if trace.customdata is not None:
+        custom = np.concatenate([trace.customdata, custom], axis=2)
+    known = {**trace.meta, "z": name, "custom": [*trace.meta["custom"], "value"]}
+    at = f"value %{{customdata[{custom.shape[2] - 1}]:.4g}}"
+    hover = trace.hovertemplate.replace("value %{z:.4g}", at)
+    return trace.update(z=scale(value), customdata=custom, meta=known, hovertemplate=hover)
 
 
 def undefined(

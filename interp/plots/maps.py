@@ -62,16 +62,22 @@ def layer_position(
     index = frame["position"].str.fullmatch(r"\d+") | (frame["position"] == "last")
     frame = frame[frame["head"].isna() & frame["layer"].notna() & index.fillna(False)]
     pairs = _pairs(frame, run, f"{measure} by layer and position at {site}")
+    columns, ticks = position_columns(frame)
+    shape = (int(run.manifest["model"]["n_layers"]), ticks["tickvals"][-1] + 1)
+    grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
+    figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
+    title = f"{reading.NAMES.get(measure, measure)} of {site}, layer by query position"
+    return _finished(figure, run, grids, title, "each, and last", queries)
+
+
+def position_columns(frame: pd.DataFrame) -> tuple[pd.Series, dict[str, Any]]:
+    """The column of every row (labels `0`, `1`, ..., then a gap, then `last`), and the ticks, of
+    which the last one is that of `last`."""
     numbered = frame.loc[frame["position"] != "last", "position"].astype(int)
     length = int(numbered.max()) + 1 if len(numbered) else 0
     last = length + 1 if length else 0
     columns = frame["position"].map(lambda p: last if p == "last" else int(p))
-    shape = (int(run.manifest["model"]["n_layers"]), last + 1)
-    grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
-    ticks = _position_ticks(length, last)
-    figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
-    title = f"{reading.NAMES.get(measure, measure)} of {site}, layer by query position"
-    return _finished(figure, run, grids, title, "each, and last", queries)
+    return columns, _position_ticks(length, last)
 
 
 def _position_ticks(length: int, last: int) -> dict[str, Any]:

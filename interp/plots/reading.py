@@ -99,6 +99,22 @@ def floors(manifest: Manifest) -> list[Pair]:
     return [(a, b) for a, b in manifest.get("floors") or []]
 
 
+def exchanged(run: Run) -> Run:
+    """The run with the two conditions of its interchange as headline, and that part's n and
+    interval: so names, colours, certificate and captions are theirs. `NotMeasured` without one."""
+    found, manifest = run.manifest.get("interchange"), run.manifest
+    if not found:
+        raise NotMeasured("this run has no interchange: make it with `interp patch`")
+    null, count = null_pair(manifest), found["interval"]["replicates"]
+    changes = {
+        "headline": {name: found[name] for name in ("condition", "reference")},
+        "null_pair": manifest["null_pair"] if null and null[1] == found["reference"] else None,
+        "queries": {**manifest.get("queries", {}), "matched": found["n"]},
+        "interval": {**manifest["interval"], "replicates": count} if count else None,
+    }
+    return Run(run.path, run.table, run.arrays, {**manifest, **changes})
+
+
 def families(manifest: Manifest) -> dict[str, list[str]]:
     """Family -> its conditions."""
     return dict(manifest.get("families") or {})

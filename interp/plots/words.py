@@ -88,6 +88,9 @@ NAMES = {
     "gride_8": "Gride, scale 8",
     "divergence_index": "divergence index",
     "permanova_f": "PERMANOVA pseudo-F",
+    "damage": "damage",
+    "relative_damage": "relative damage",
+    "recovery": "recovery",
 }
 
 SIGNED = {
@@ -101,6 +104,7 @@ SIGNED = {
     "change_value",
     "change_prefix",
     "change_input",
+    "recovery",
 }
 """Measures whose zero is the middle of their range."""
 

@@ -1,0 +1,312 @@
+"""Causal exchange beside geometric distance, layer by layer: far apart, and yet interchangeable?
+
+    interchange(run).show()
+
+Left and middle: one condition's residual stream in the other's run (what it costs) and in base's
+(what it gives). Right: how far apart the two are, and the cost as a share of what base's state
+costs. Colour is whose state moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.plots import by_layer, lines, reading, style
+from interp.plots.lines import ALPHA, Look
+from interp.plots.symlog import Symlog
+from interp.plots.text import Pair, label, pair_name
+from interp.plots.words import NAMES
+from interp.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SITE = "resid_post"
+LOWEST = -1.0
+"""Recovery below this is off the axis: a control may do any harm."""
+_CONTROLS = {
+    "random_difference": ("random difference", "dash"),
+    "random_direction": ("random direction", "dot"),
+}
+_GREY, _MARK = "#8C8C8C", "#7B3294"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: its rows and its look."""
+
+    frame: pd.DataFrame
+    look: Look
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Values and interval ends."""
+        return self.frame[["value", "ci_low", "ci_high"]].to_numpy(float)
+
+
+Place = tuple[int, int]
+
+
+def interchange(run: Run) -> go.Figure:
+    """Damage in both directions against base's state and two random controls, recovery into base,
+    relative damage, and the distance of the two states with its null, all by layer.
+
+    Damage on a scale that is logarithmic above its knee. Raises `NotMeasured` without an
+    interchange.
+    """
+    run = reading.exchanged(run)
+    panels = {place: [c for c in found if len(c.frame)] for place, found in _panels(run).items()}
+    if not panels[1, 1] or not panels[1, 2]:
+        raise reading.NotMeasured("this run has no damage of an interchange by layer")
+    figure = make_subplots(
+        2,
+        3,
+        shared_xaxes=True,
+        horizontal_spacing=0.075,
+        vertical_spacing=0.11,
+        subplot_titles=_headings(run),
+    )
+    figure.update_annotations(font={"size": 13})
+    figure.update_yaxes(style.axis(None))
+    scale = _scale(panels, _tolerance(run))
+    named: set[str] = set()
+    for place, curves in panels.items():
+        for curve in curves:
+            for trace in lines.line(curve.frame, curve.look, curve.look.name not in named):
+                trace = _told(trace, curve)
+                drawn = scale.drawn(trace) if place in _DAMAGE else trace
+                drawn.legendrank = 1000 + _rank(curve.look)
+                figure.add_trace(drawn, row=place[0], col=place[1])
+            named.add(curve.look.name)
+    ranges = _axes(figure, panels, scale, _tolerance(run))
+    _tolerance_line(figure, run, scale)
+    _depth_line(figure, run, ranges)
+    by_layer.x_axes(figure, run, 2)
+    return style.finish(
+        figure,
+        run.manifest,
+        title="Interchange of residual streams by layer: what it costs, beside how far apart "
+        "they are",
+        pairs=_pairs(run),
+        note=_note(run, panels, scale),
+        plot=500,
+        legend=True,
+        left=72,
+    )
+
+
+_DAMAGE: tuple[Place, ...] = ((1, 1), (1, 2))
+
+
+def _pairs(run: Run) -> list[Pair]:
+    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    return [p for p in (pair, null) if p is not None]
+
+
+def state_in(source: str, target: str, most: int = 18) -> str:
+    """Whose state is put into whose run, for a heading."""
+    return f"{label(source, most)}'s state in {label(target, most)}'s run"
+
+
+def _sides(run: Run) -> tuple[str, str, str]:
+    """The two conditions and base."""
+    pair, base = reading.headline(run.manifest), reading.base_name(run.manifest)
+    if pair is None or pair[1] is None or base is None:
+        raise reading.NotMeasured("an interchange needs two conditions and base")
+    return pair[0], pair[1], base
+
+
+def _headings(run: Run) -> list[str]:
+    a, b, base = _sides(run)
+    exchanges = [state_in(a, b), state_in(b, a), "distance between states"]
+    into_base = [state_in(a, base), state_in(b, base), f"damage over that of {label(base)}'s state"]
+    return exchanges + into_base
+
+
+def _panels(run: Run) -> dict[Place, list[Curve]]:
+    """What every panel draws, the controls first: they lie below."""
+    a, b, base = _sides(run)
+    found: dict[Place, list[Curve]] = {}
+    for column, (source, target) in enumerate([(a, b), (b, a)], 1):
+        worst = _curve(run, "damage", (base, target), _base_look(base))
+        own = _curve(run, "damage", (source, target), _look(run, source))
+        found[1, column] = [*_controls(run, "damage", (source, target)), worst, own]
+        alone = _curve(run, "recovery", (source, base), _look(run, source))
+        found[2, column] = [*_controls(run, "recovery", (source, base)), alone]
+    found[1, 3] = list(_distances(run))
+    found[2, 3] = [
+        _curve(run, "relative_damage", move, _look(run, move[0])) for move in [(a, b), (b, a)]
+    ]
+    return found
+
+
+def _curve(run: Run, measure: str, pair: Pair, look: Look, position: str = "all") -> Curve:
+    return Curve(lines.layer_rows(run, measure, SITE, pair, position), look)
+
+
+def _look(run: Run, source: str) -> Look:
+    colour, _ = style.condition_look(run.manifest, source)
+    return Look(f"{source}'s state", colour)
+
+
+def _base_look(base: str) -> Look:
+    return Look(f"{base}'s state (positive control)", style.INK, "longdash", "diamond")
+
+
+def _rank(look: Look) -> int:
+    """What a legend names first: states, then controls (which are drawn first), then marks."""
+    return {style.INK: 1, _GREY: 2}.get(look.colour, 0)
+
+
+def _controls(run: Run, measure: str, pair: Pair) -> Iterator[Curve]:
+    for control, (name, dash) in _CONTROLS.items():
+        yield _curve(run, f"{measure}_{control}", pair, Look(name, _GREY, dash))
+
+
+def _distances(run: Run) -> Iterator[Curve]:
+    """Base from either side, the null, and the pair."""
+    a, b, base = _sides(run)
+    for side in (a, b):
+        yield _curve(run, "relative_l2", (side, base), _base_look(base), "last")
+    for pair in reversed(_pairs(run)):
+        yield _curve(run, "relative_l2", pair, by_layer.pair_look(run, pair), "last")
+
+
+def _told(trace: go.Scatter, curve: Curve) -> go.Scatter:
+    """Hover names the two conditions too: lines of one name are told apart."""
+    if trace.hovertemplate:
+        row = curve.frame.iloc[0]
+        pair = pair_name((str(row["condition"]), str(row["reference"])))
+        words = f"{trace.name}, {label(pair)}" if trace.name != label(pair) else trace.name
+        trace.hovertemplate = trace.hovertemplate.replace(
+            f"<b>{trace.name}</b>", f"<b>{words}</b>", 1
+        )
+    return trace
+
+
+# --- axes and marks ------------------------------------------------------------------------------
+
+
+def _tolerance(run: Run) -> float:
+    return float(run.manifest["interchange"]["tolerance"])
+
+
+def _scale(panels: dict[Place, list[Curve]], tolerance: float) -> Symlog:
+    """Three decades below the largest damage, and below the tolerance in any case."""
+    scale = Symlog.of([c.ends for place in _DAMAGE for c in panels[place]], 3)
+    return Symlog(min(scale.knee, Symlog.of([np.array([tolerance])], 1).knee if tolerance else 1))
+
+
+def _axes(
+    figure: go.Figure, panels: dict[Place, list[Curve]], scale: Symlog, tolerance: float
+) -> dict[Place, list[float]]:
+    """Titles and ranges; rows are shared where they show the same measure."""
+    top = max(tolerance, *(float(np.nanmax(c.ends)) for place in _DAMAGE for c in panels[place]))
+    looks = {place: scale.axis(0, top) for place in _DAMAGE}
+    below = [c.ends for place in ((2, 1), (2, 2)) for c in panels[place]]
+    low = max(LOWEST, min((float(np.nanmin(e)) for e in below), default=0.0))
+    looks |= {place: {"range": [min(low, 0) - 0.06, 1.08]} for place in ((2, 1), (2, 2))}
+    for place, least in (((1, 3), 0.0), ((2, 3), 1.0)):
+        most = max([least, *(float(np.nanmax(c.ends)) for c in panels[place])])
+        looks[place] = {"range": [0, 1.08 * (most or 1)]}
+    titles = {(1, 1): "damage [nats]", (2, 1): "recovery", (1, 3): NAMES["relative_l2"]}
+    titles[2, 3] = NAMES["relative_damage"]
+    for (row, column), look in looks.items():
+        figure.update_yaxes({**look, "title_text": titles.get((row, column))}, row=row, col=column)
+        if (row, column) not in (*_DAMAGE, (1, 3)):
+            quiet = {"color": "#9A9A9A", "width": 1}
+            figure.add_hline(1, row=row, col=column, line=quiet, layer="below")
+    return {place: list(look["range"]) for place, look in looks.items()}
+
+
+def _tolerance_line(figure: go.Figure, run: Run, scale: Symlog) -> None:
+    n_layers = int(run.manifest["model"]["n_layers"])
+    tolerance = _tolerance(run)
+    for first, (row, column) in enumerate(_DAMAGE):
+        figure.add_trace(
+            go.Scatter(
+                x=[-0.5, n_layers - 0.5],
+                y=[float(scale(tolerance))] * 2,
+                mode="lines",
+                line={"color": "#B00020", "width": 1.3, "dash": "dash"},
+                name=f"tolerance, {tolerance:g} nats",
+                legendgroup="tolerance",
+                legendrank=1003,
+                showlegend=first == 0,
+                hoverinfo="name",
+            ),
+            row=row,
+            col=column,
+        )
+
+
+def _depth_line(figure: go.Figure, run: Run, ranges: dict[Place, list[float]]) -> None:
+    """A vertical line in every panel at the state-equivalence depth, where there is one."""
+    row = _depth(run)
+    if row is None or np.isnan(row["value"]):
+        return
+    at = float(row["value"])
+    known = {k: row[k] for k in ("measure", "site", "condition", "reference")}
+    numbers = {k: [float(row[k])] for k in ("value", "ci_low", "ci_high")}
+    for place, ends in ranges.items():
+        first = place == (1, 1)
+        figure.add_trace(
+            go.Scatter(
+                x=[at, at],
+                y=ends,
+                mode="lines",
+                line={"color": _MARK, "width": 1.6, "dash": "dashdot"},
+                name=f"state-equivalence depth, layer {at:g}",
+                legendgroup="depth",
+                legendrank=1004,
+                showlegend=first,
+                hoverinfo="name",
+                meta={"fixed": known, "table": numbers} if first else None,
+            ),
+            row=place[0],
+            col=place[1],
+        )
+
+
+def _depth(run: Run) -> pd.Series | None:
+    a, b, _ = _sides(run)
+    found = reading.rows(run, "state_equivalence_depth", SITE, (a, b))
+    return None if found.empty else found.iloc[0]
+
+
+def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
+    base = _sides(run)[2]
+    everything = [c for curves in panels.values() for c in curves]
+    harmed = [c for p in ((2, 1), (2, 2)) for c in panels[p] if np.nanmin(c.ends) < LOWEST]
+    parts = [
+        "Damage: KL(run ‖ run with the other's residual stream at all query tokens); recovery: 1 − "
+        f"KL(source ‖ patched {base}) / KL(source ‖ {base}). The last layer's state is the output",
+        f"Damage axis: logarithmic, linear below {scale.knee:g} nats",
+        "Grey: the run's own state moved as far, in a random direction or along the difference "
+        "that the two show at an unrelated query",
+        _depth_words(run),
+        f"Open markers: p > {ALPHA:g} against the control (damage, recovery: the random "
+        "difference; distance: the null), paired sign flips over queries, corrected"
+        if lines.tested([c.frame for c in everything])
+        else "",
+        f"Recovery below {LOWEST:g} is off the axis" if harmed else "",
+        "Narrow bands: intervals. Distances: last query token",
+    ]
+    return ". ".join(part for part in parts if part)
+
+
+def _depth_words(run: Run) -> str:
+    row = _depth(run)
+    if row is None:
+        return ""
+    limit = f"{_tolerance(run):g} nats in both directions"
+    if np.isnan(row["value"]):
+        return f"At no layer does damage stay within {limit} from there on"
+    known = f" [{row['ci_low']:g}, {row['ci_high']:g}]" if row["ci_low"] == row["ci_low"] else ""
+    return f"From layer {row['value']:g}{known} on damage stays within {limit}"
