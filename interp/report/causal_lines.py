@@ -1,4 +1,4 @@
-"""What `interp patch` found, for a terminal: a table by layer and a sentence for every finding.
+"""What `interp patch` found, for a terminal: a table by layer, then a sentence for every finding.
 
     rich.print(patch_table(load_run("RUN")))
 
@@ -7,16 +7,235 @@ It fits 80 columns and is plain text where there is no terminal.
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from interp.errors import RunError
+from interp.plots import reading
+from interp.plots.text import number, visible
+from interp.report import interchange, lora_parts
+from interp.report.interchange import Patched
+from interp.report.tables import Cell, Table
+from interp.report.terminal import verdict_style
 from interp.results import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import RenderableType
+
+WIDTH = 80
+MOST_LAYERS = 16
 
 
 def patch_table(run: Run) -> RenderableType:
-    """The findings of a run's interchange."""
+    """Certificate, damage and recovery by layer, verdict, and a line for every finding.
+
+    RunError where the run has no interchange.
+    """
+    from rich.console import Group
     from rich.text import Text
 
-    return Text(str(run.manifest["interchange"]["verdict"]))
+    of = interchange.patched(run)
+    if of is None:
+        raise RunError(f"{run.path} has no interchange; make one with `interp patch {run.path}`")
+    signed = reading.verdict(run.manifest, of.pair)
+    below = [of.found["verdict"], *_lines(of), *of.found.get("notes", [])]
+    return Group(
+        Text(_wrapped(signed.text), style=verdict_style(signed)),
+        Text(""),
+        _by_layer(of),
+        Text(_wrapped(_legend(of)), style="dim"),
+        Text(""),
+        Text(_wrapped(below[0]), style="bold"),
+        Text(""),
+        *(Text(_wrapped(line, "  ")) for line in below[1:]),
+        Text(""),
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """At most `WIDTH` columns; the lines after the first are indented."""
+    return textwrap.fill(visible(text), WIDTH, subsequent_indent=indent)
+
+
+# --- by layer ------------------------------------------------------------------------------------
+
+
+def _by_layer(of: Patched) -> RenderableType:
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    headings = ["damage a→b\n[interval]", "damage b→a\n[interval]", "base\n→b", "random"]
+    for heading in ["layer", *headings, "won:\na", "\nb"]:
+        grid.add_column(Text(heading), justify="right", no_wrap=True)
+    for layer in shown_layers(of):
+        a_b, b_a, control, random, won_a, won_b = (
+            of.whole(c.measure, c.source, c.target, layer) for c in interchange.columns(of)[:6]
+        )
+        cells = [_with_interval(a_b), _with_interval(b_a), _value(control), _value(random)]
+        grid.add_row(str(layer), *cells, _share(won_a), _share(won_b))
+    return grid
+
+
+def shown_layers(of: Patched) -> list[int]:
+    """Every layer of a small model, evenly spaced ones of a large model; the last always."""
+    n = int(of.run.manifest["model"]["n_layers"])
+    step = -(-n // MOST_LAYERS)
+    return sorted({*range(0, n, step), n - 1})
+
+
+def _legend(of: Patched) -> str:
+    skipped = len(shown_layers(of)) < int(of.run.manifest["model"]["n_layers"])
+    words = [
+        f"a: {of.a}; b: {of.b}; a→b: a's residual stream in b's run",
+        "damage: nats that the output moves from its own",
+        f"base→b: {of.base}'s stream in b's run, the control",
+        "random: as far from b, along another query's difference",
+        f"won: share of its behaviour that its stream alone gives {of.base}",
+        f"n = {of.found['n']}, {of.found['interval']['replicates']} bootstrap replicates",
+    ]
+    return "; ".join([*words, *(["not every layer is shown"] if skipped else [])]) + "."
+
+
+def short(x: float) -> str:
+    """At most six characters, four decimals at most; a dash for what is undefined."""
+    if x != x:
+        return "–"
+    if 0 < abs(x) < 5e-5:
+        return "<1e-4"
+    return f"{x:.4f}" if abs(x) < 0.1 else number(x)
+
+
+def _value(frame: pd.DataFrame) -> str:
+    return short(float(frame.iloc[0]["value"])) if len(frame) else "–"
+
+
+def _with_interval(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "–"
+    value, low, high = (float(frame.iloc[0][name]) for name in ("value", "ci_low", "ci_high"))
+    return f"{short(value)} [{short(low)}, {short(high)}]" if low == low else short(value)
+
+
+def _share(frame: pd.DataFrame) -> str:
+    x = float(frame.iloc[0]["value"]) if len(frame) else float("nan")
+    return "–" if x != x else f"{x:.3f}" if 0 <= x < 10 else f"{x:.2g}"
+
+
+# --- findings ------------------------------------------------------------------------------------
+
+
+def _lines(of: Patched) -> Iterator[str]:
+    """One line per finding; what was not measured has none."""
+    yield f"{interchange.depth(of)} {interchange.no_op(of)}".strip()
+    yield from _best(of)
+    yield from _heads(of)
+    yield from _greedy(of)
+    yield from _function_vectors(of)
+    yield from _attribution(of)
+    yield from _ablation(of)
+
+
+def _joined(title: str, table: Table, say: Callable[[list[Cell]], str], most: int = 6) -> str:
+    said = [say(row) for row in table.rows[:most]]
+    more = len(table.rows) - len(said)
+    return f"{title}: {'; '.join(said)}{f'; and {more} more' if more else ''}."
+
+
+def _best(of: Patched) -> Iterator[str]:
+    table = interchange.best_layers(of)
+    if table.rows:
+        n = table.rows[0][4].text
+        yield _joined(
+            f"Best layers (chosen on one half, scored on the other, n = {n})",
+            table,
+            lambda row: f"{row[0].text} layer {row[1].text}: {row[2].text} {_full(row[3])}",
+        )
+
+
+def _full(cell: Cell) -> str:
+    return f"{cell.text} {cell.extra}".strip()
+
+
+def _heads(of: Patched, most: int = 5) -> Iterator[str]:
+    words = {"lost": "most is lost without", "won": "most is won by"}
+    for entry in of.found.get("heads") or []:
+        if entry["share"] is None:
+            continue
+        named = []
+        for condition, names in entry["under"].items():
+            more = f" and {len(names) - most} more" if len(names) > most else ""
+            named.append(f"{', '.join(names[:most])}{more} under {condition}")
+        yield (
+            f"Heads: {words.get(entry['by'], entry['by'])} {'; '.join(named)}; "
+            f"{100 * entry['share']:.0f} % of the strongest {entry['k']} in common, "
+            f"p = {number(entry['p'], 2)}."
+        )
+
+
+def _greedy(of: Patched, most: int = 6) -> Iterator[str]:
+    for entry in of.found.get("greedy") or []:
+        names, enough = entry["heads"], entry["enough"]
+        shown = names[: enough or len(names)]
+        said = ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+        last = len(shown) - 1
+        reached = "" if enough else f"; {100 * entry['goal']:.0f} % is not reached"
+        if shown:
+            yield (
+                f"Few heads: {len(shown)} together give {entry['target']} "
+                f"{number(entry['recovery'][last])} [{number(entry['ci_low'][last])}, "
+                f"{number(entry['ci_high'][last])}] of {entry['source']}'s behaviour ({said})"
+                f"{reached}; all heads {number(entry['all_heads'])}."
+            )
+
+
+def _function_vectors(of: Patched) -> Iterator[str]:
+    table = interchange.function_vectors(of)
+    if table.rows:
+        yield _joined(
+            f"Function vectors (recovery in {of.base} at the best layer)",
+            table,
+            lambda row: (
+                f"{row[0].text} {_full(row[3])} at layer {row[2].text}, "
+                f"{of.base}'s own {row[4].text}, random {row[5].text}"
+            ),
+        )
+
+
+def _attribution(of: Patched) -> Iterator[str]:
+    table = interchange.attribution(of)
+    if table.rows:
+        yield _joined(
+            "First-order attribution against patching (Spearman)",
+            table,
+            lambda row: f"{row[0].text}, {row[1].text} by {row[2].text}: {row[4].text}",
+        )
+
+
+def _ablation(of: Patched) -> Iterator[str]:
+    damage, few, products = (
+        table(of)
+        for table in (lora_parts.strongest, lora_parts.few_directions, lora_parts.by_products)
+    )
+    if damage.rows:
+        yield _joined(
+            "Parts of the LoRA whose absence does most damage [nats]",
+            damage,
+            lambda row: f"{row[1].text}: {_full(row[2])}",
+        )
+    if few.rows:
+        yield _joined(
+            "Effect of the LoRA kept by the k largest directions of every module",
+            few,
+            lambda row: f"k = {row[1].text}: {row[3].text}",
+        )
+    if products.rows:
+        yield _joined(
+            "By-products (much internal change, little damage)",
+            products,
+            lambda row: f"{row[1].text}: change {row[4].text}, damage {row[2].text}",
+            most=3,
+        )

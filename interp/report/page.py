@@ -19,7 +19,7 @@ from markupsafe import Markup
 from interp.plots import reading, style
 from interp.plots.head_summaries import attended, narrowed
 from interp.plots.text import number, pair_name, visible
-from interp.report import battery, tables
+from interp.report import battery, interchange, lora_parts, tables
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
 from interp.results import HeadView, Run
 
@@ -32,6 +32,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     return _template().render(
         **_words(run),
         **_tables(run),
+        causal=_causal(run),
         figures={
             name: {**figures[name].layout.meta, "height": round(figure.layout.height)}
             for name, figure in plain.items()
@@ -127,3 +128,27 @@ def _tables(run: Run) -> dict[str, Any]:
         view = narrowed(HeadView.of(run), run.manifest)
         found |= {"attended": tables.attended(view, attended(view)), "head": str(view.head)}
     return found
+
+
+def _causal(run: Run) -> dict[str, Any] | None:
+    """What the section on the interchange shows; None without one."""
+    of = interchange.patched(run)
+    if of is None:
+        return None
+    other = set(of.pair) != set(reading.headline(run.manifest) or ())
+    return {
+        "verdict": visible(str(of.found["verdict"])),
+        "certificate": visible(reading.verdict(run.manifest, of.pair).text) if other else "",
+        "checks": f"{interchange.depth(of)} {interchange.no_op(of)}".strip(),
+        "notes": [visible(str(note)) for note in of.found.get("notes") or []],
+        "layers": interchange.by_layer(of),
+        "best": interchange.best_layers(of),
+        "heads": interchange.heads(of),
+        "overlaps": interchange.overlaps(of),
+        "greedy": interchange.greedy(of),
+        "vectors": interchange.function_vectors(of),
+        "attribution": interchange.attribution(of),
+        "ablation": lora_parts.ablation(of),
+        "products": lora_parts.by_products(of),
+        "few": lora_parts.few_directions(of),
+    }

@@ -31,11 +31,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Column titles, rows of cells, and what the table shows."""
+    """Column titles, rows of cells, and what the table shows; `stacked`: intervals below values."""
 
     caption: str
     columns: list[str]
     rows: list[list[Cell]] = field(default_factory=list)
+    stacked: bool = False
 
 
 def conditions(run: Run) -> Table:

@@ -30,9 +30,9 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    source = tables.by_layer(run, position)
+    source, verdict = tables.by_layer(run, position), reading.verdict(run.manifest)
     table = Table(
-        title=Text(visible(reading.verdict(run.manifest).text), style=_style(run)),
+        title=Text(visible(verdict.text), style=verdict_style(verdict)),
         title_justify="left",
         caption=Text(_caption(run, position)),
         caption_justify="left",
@@ -52,8 +52,9 @@ def _full(cell: tables.Cell) -> str:
     return f"{cell.text} {cell.extra}".strip()
 
 
-def _style(run: Run) -> str:
-    passed = reading.verdict(run.manifest).passed
+def verdict_style(verdict: reading.Verdict) -> str:
+    """The colour of a certificate's line."""
+    passed = verdict.passed
     return "bold yellow" if passed is None else "bold green" if passed else "bold red"
 
 

@@ -1,0 +1,268 @@
+"""Tables of what `interp patch` found; the page and the terminal only lay them out.
+
+    by_layer(run).rows[0]        # damage, its controls and recovery at layer 0
+    patched(run)                 # None where a run has no interchange
+
+In every table `a → b` reads: a's values in b's run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from interp.names import Head
+from interp.plots import reading
+from interp.plots.text import number, visible
+from interp.plots.words import SITES
+from interp.report.tables import Cell, Table, value
+from interp.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Patched(NamedTuple):
+    """A run that `interp patch` has been over: its two conditions, base, and its findings."""
+
+    run: Run
+    a: str
+    b: str
+    base: str
+    found: Mapping[str, Any]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Whose states were exchanged."""
+        return self.a, self.b
+
+    def rows(
+        self,
+        measure: str,
+        source: str,
+        target: str | None,
+        site: str = "resid_post",
+        position: str = "all",
+    ) -> pd.DataFrame:
+        """Rows of one measure of one move (`target` None: of one condition)."""
+        return reading.rows(self.run, measure, site, (source, target), position)
+
+    def whole(self, measure: str, source: str, target: str, layer: int) -> pd.DataFrame:
+        """The row of a whole layer of the residual stream."""
+        rows = self.rows(measure, source, target)
+        return rows[(rows["layer"] == layer) & rows["head"].isna()]
+
+
+def patched(run: Run) -> Patched | None:
+    """The run's interchange, where it has one."""
+    found = run.manifest.get("interchange")
+    if not found:
+        return None
+    base = reading.base_name(run.manifest) or "base"
+    return Patched(run, found["condition"], found["reference"], base, found)
+
+
+def arrow(source: str, target: str) -> str:
+    """A move, as it is written everywhere."""
+    return visible(f"{source} → {target}")
+
+
+class Column(NamedTuple):
+    """What a column of the table by layer holds."""
+
+    title: str
+    measure: str
+    source: str
+    target: str
+
+
+def columns(of: Patched) -> list[Column]:
+    """Damage in both directions, what base's state and a random difference do, recovery, and damage
+    over that of base's state.
+
+    The controls are those of `a → b`.
+    """
+    a, b, base = of.a, of.b, of.base
+    return [
+        Column(f"damage [nats], {arrow(a, b)}", "damage", a, b),
+        Column(f"damage [nats], {arrow(b, a)}", "damage", b, a),
+        Column(f"control: {arrow(base, b)}", "damage", base, b),
+        Column(f"control: random difference in {visible(b)}", "damage_random_difference", a, b),
+        Column(f"recovery, {arrow(a, base)}", "recovery", a, base),
+        Column(f"recovery, {arrow(b, base)}", "recovery", b, base),
+        Column(f"relative damage, {arrow(a, b)}", "relative_damage", a, b),
+        Column(f"relative damage, {arrow(b, a)}", "relative_damage", b, a),
+    ]
+
+
+def by_layer(of: Patched) -> Table:
+    """The residual stream exchanged as a whole, layer by layer."""
+    wanted = columns(of)
+    rows = [
+        [
+            Cell(str(layer), kind="number"),
+            *(value(of.whole(c.measure, c.source, c.target, layer)) for c in wanted),
+        ]
+        for layer in range(int(of.run.manifest["model"]["n_layers"]))
+    ]
+    words = "The residual stream of all query tokens exchanged, layer by layer"
+    n, most = of.found["n"], of.found["tolerance"]
+    words += f"; n = {n} matched queries; equivalent: damage ≤ {most:g} nats."
+    return Table(words, ["layer", *(c.title for c in wanted)], rows, stacked=True)
+
+
+def depth(of: Patched) -> str:
+    """From which layer on the states do each other's work, in words; "" where not measured."""
+    frame = of.rows("state_equivalence_depth", *of.pair)
+    if frame.empty:
+        return ""
+    row, within = frame.iloc[0], f"within {of.found['tolerance']:g} nats both ways"
+    if row["value"] != row["value"]:
+        return f"Damage stays {within} from no layer on."
+    known = row["ci_low"] == row["ci_low"] and row["ci_high"] == row["ci_high"]
+    ends = f" [{row['ci_low']:.0f}, {row['ci_high']:.0f}]" if known else ""
+    return f"Damage stays {within} from layer {row['value']:.0f}{ends} on."
+
+
+def no_op(of: Patched) -> str:
+    """The check of the instrument, in words."""
+    changed = f"{of.found['no_op']:g}"
+    return visible(
+        f"{of.base}'s own states put back into {of.base} change its logits by {changed}."
+    )
+
+
+def best_layers(of: Patched) -> Table:
+    """The layer that was best on one half of the queries, scored on the other half."""
+    rows = [
+        [
+            Cell(arrow(best["condition"], best["reference"])),
+            Cell(str(best["layer"]), kind="number"),
+            Cell(str(best["measure"])),
+            _estimate(best),
+            Cell(str(best["n"]), kind="number"),
+        ]
+        for best in of.found.get("best_layers") or []
+    ]
+    words = "Best layer before the last, chosen on one half of the queries and scored on the other."
+    return Table(words, ["move", "layer", "measure", "value", "n"], rows)
+
+
+def _estimate(entry: Mapping[str, Any], name: str = "value") -> Cell:
+    """A number of the manifest; None is undefined."""
+    low, high = entry.get("ci_low"), entry.get("ci_high")
+    known = low is not None and high is not None
+    return Cell(
+        number(entry[name]), f"[{number(low)}, {number(high)}]" if known else "", kind="number"
+    )
+
+
+# --- heads ---------------------------------------------------------------------------------------
+
+
+def heads(of: Patched) -> Table:
+    """The strongest heads: what is lost without them, what is won by them alone."""
+    named = [
+        head
+        for entry in of.found.get("heads") or []
+        for under in entry["under"].values()
+        for head in under
+    ]
+    wanted = [("damage", of.base, c) for c in of.pair] + [("recovery", c, of.base) for c in of.pair]
+    frames = [of.rows(measure, s, t, site="z") for measure, s, t in wanted]
+    rows = []
+    for name in dict.fromkeys(named):
+        head = Head.parse(name)
+        here = [f[(f["layer"] == head.layer) & (f["head"] == head.head)] for f in frames]
+        rows.append([Cell(name), *map(value, here)])
+    titles = [f"lost without it [nats], {visible(c)}" for c in of.pair]
+    titles += [f"won by it alone, {visible(c)}" for c in of.pair]
+    words = "The strongest heads by what is lost and by what is won under either condition."
+    return Table(words, ["head", *titles], rows, stacked=True)
+
+
+def overlaps(of: Patched) -> Table:
+    """Whether the same heads carry the behaviour under both conditions."""
+    rows = [
+        [
+            Cell(str(entry["by"])),
+            *(Cell(", ".join(entry["under"].get(c, [])), kind="long") for c in of.pair),
+            Cell(number(entry["share"], 2), kind="number"),
+            Cell(number(entry["p"], 2), kind="number"),
+            Cell(number(entry["rank_correlation"], 2), kind="number"),
+            Cell(number(entry["rank_p"], 2), kind="number"),
+        ]
+        for entry in of.found.get("heads") or []
+        if entry["share"] is not None
+    ]
+    titles = ["ranked by", *(f"strongest under {visible(c)}" for c in of.pair)]
+    titles += ["share in common", "p of the share", "rank correlation, all heads", "p of it"]
+    words = "Do the same heads carry it? p: heads permuted within their layers."
+    return Table(words, titles, rows)
+
+
+def greedy(of: Patched) -> Table:
+    """Heads added one after the other until the behaviour is there."""
+    found = of.found.get("greedy") or []
+    most = max((len(entry["heads"]) for entry in found), default=0)
+    rows = []
+    for k in range(most):
+        cells = [Cell(str(k + 1), kind="number")]
+        for entry in found:
+            cells += _step(entry, k)
+        rows.append(cells)
+    if found:
+        every = [(Cell("all heads"), Cell(number(e["all_heads"]), kind="number")) for e in found]
+        rows.append([Cell("", kind="number"), *(cell for two in every for cell in two)])
+    titles = ["heads"]
+    for entry in found:
+        titles += ["added", f"recovery, {arrow(entry['source'], entry['target'])}"]
+    words = "Heads patched together, chosen one by one on one half of the queries"
+    goal = f"; goal: {found[0]['goal']:g} of the behaviour" if found else ""
+    return Table(f"{words}, scored on the other{goal}.", titles, rows)
+
+
+def _step(entry: Mapping[str, Any], k: int) -> list[Cell]:
+    if k >= len(entry["heads"]):
+        return [Cell(""), Cell("", kind="number")]
+    here = {name: entry[name][k] for name in ("recovery", "ci_low", "ci_high")}
+    return [Cell(str(entry["heads"][k])), _estimate(here, "recovery")]
+
+
+def function_vectors(of: Patched) -> Table:
+    """The summed mean outputs of a condition's strongest heads, added to base's last token."""
+    rows = []
+    for entry in of.found.get("function_vectors") or []:
+        frames = [
+            of.rows(f"function_vector_{name}", entry["condition"], of.base, position="last")
+            for name in ("recovery", "null", "random")
+        ]
+        known = frames[0][frames[0]["value"].notna()]
+        if known.empty:
+            continue
+        layer = int(known.loc[known["value"].idxmax(), "layer"])
+        cells = [value(frame[frame["layer"] == layer]) for frame in frames]
+        heads = Cell(", ".join(entry["heads"]), kind="long")
+        rows.append(
+            [Cell(visible(entry["condition"])), heads, Cell(str(layer), kind="number"), *cells]
+        )
+    columns = ["condition", "heads", "layer of most recovery", "recovery"]
+    columns += ["base's own mean outputs", "random vector of the same norm"]
+    return Table("Function vectors, at the layer where they do most.", columns, rows)
+
+
+def attribution(of: Patched) -> Table:
+    """How well the first-order estimate ranks what the interchange measured."""
+    rows = [
+        [
+            Cell(arrow(entry["source"], entry["target"])),
+            Cell(SITES.get(entry["site"], entry["site"])),
+            Cell(str(entry["by"])),
+            Cell(str(entry["cells"]), kind="number"),
+            Cell(number(entry["spearman"], 2), kind="number"),
+        ]
+        for entry in of.found.get("attribution") or []
+    ]
+    columns = ["move", "site", "by", "cells", "Spearman correlation"]
+    words = "First-order estimate against the measured change of the answer's log-odds."
+    return Table(words, columns, rows)

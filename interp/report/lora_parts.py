@@ -1,0 +1,130 @@
+"""Tables of what happens without some parts of a LoRA: what the output needs, and what it does not.
+
+ablation(of).rows[0]         # the part whose absence does most damage
+by_products(of)              # much internal change hangs on these, and little of the output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from interp.plots.text import visible
+from interp.report.interchange import Patched
+from interp.report.tables import Cell, Table, value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TELLING = 0.1
+"""A by-product's least share of the LoRA's internal change."""
+
+PARTS = ("ablation_damage", "ablation_kept", "ablation_change")
+
+
+class Part(NamedTuple):
+    """A part of a condition's LoRA, and its row of every measure of `PARTS`."""
+
+    condition: str
+    site: str
+    layer: int | None
+    position: str
+    rows: Sequence[pd.DataFrame]
+
+    @property
+    def name(self) -> str:
+        """`layer 3`, `model.layers.3.self_attn.q_proj, direction 0`, ..."""
+        where = f"layer {self.layer}" if self.site == "block" else self.site
+        if self.position == "off":
+            return visible(where)
+        return visible(f"{where}, {self.position}")
+
+    @property
+    def kind(self) -> str:
+        """`layer`, `module` or `direction`."""
+        return (
+            "layer" if self.site == "block" else "module" if self.position == "off" else "direction"
+        )
+
+    def number(self, measure: str) -> float:
+        """The value of a measure; NaN where there is none."""
+        frame = self.rows[PARTS.index(measure)]
+        return float(frame.iloc[0]["value"]) if len(frame) else float("nan")
+
+
+def parts(of: Patched) -> list[Part]:
+    """Every part that was switched off alone (not: kept alone), most damage first."""
+    table = of.run.table
+    table = table[table["measure"].isin(PARTS)]
+    off = (table["position"] == "off") | table["position"].str.startswith("direction ")
+    keys = ["condition", "site", "layer", "position"]
+    found = []
+    for (condition, site, layer, position), rows in table[off.fillna(False)].groupby(
+        keys, sort=False, dropna=False
+    ):
+        frames = [rows[rows["measure"] == measure] for measure in PARTS]
+        place = None if layer != layer else int(layer)
+        found.append(Part(str(condition), str(site), place, str(position), frames))
+    return sorted(found, key=lambda part: -_or_least(part.number("ablation_damage")))
+
+
+def _or_least(x: float) -> float:
+    return float("-inf") if x != x else x
+
+
+def ablation(of: Patched, most: int = 15) -> Table:
+    """The parts of the LoRA that the output needs most."""
+    found = parts(of)
+    words = f"Parts of the LoRA switched off, one at a time{_cut(len(found), most, 'damage')}."
+    return _parts(of, words, found[:most])
+
+
+def strongest(of: Patched) -> Table:
+    """The layer, the module and the direction whose absence does most damage."""
+    first = {part.kind: part for part in reversed(parts(of))}
+    found = [first[kind] for kind in ("layer", "module", "direction") if kind in first]
+    return _parts(of, "The strongest layer, module and direction.", found)
+
+
+def by_products(of: Patched, most: int = 10) -> Table:
+    """Parts on which much of the internal change hangs and little of the output."""
+    least = of.found["tolerance"]
+    found = [
+        part
+        for part in parts(of)
+        if part.number("ablation_damage") <= least and part.number("ablation_change") >= TELLING
+    ]
+    found.sort(key=lambda part: -part.number("ablation_change"))
+    words = f"By-products: damage ≤ {least:g} nats, change ≥ {TELLING:g}"
+    return _parts(of, f"{words}{_cut(len(found), most, 'change')}.", found[:most])
+
+
+def few_directions(of: Patched) -> Table:
+    """Only the largest directions of every module kept: how many does the behaviour need?"""
+    table = of.run.table
+    frame = table[table["measure"].isin(PARTS) & (table["site"] == "every")]
+    rows = []
+    for (condition, position), here in frame.groupby(["condition", "position"], sort=False):
+        k = str(position).removeprefix("first ")
+        kept = [here[here["measure"] == measure] for measure in PARTS[:2]]
+        cells = [Cell(visible(str(condition))), Cell(k, kind="number"), *map(value, kept)]
+        rows.append(cells)
+    words = "Only the k largest directions of every module's update kept."
+    return Table(words, ["condition", "k", "damage [nats]", "effect kept"], rows)
+
+
+def _parts(of: Patched, words: str, found: Iterable[Part]) -> Table:
+    rows = [
+        [
+            Cell(visible(part.condition)),
+            Cell(part.name, kind="long"),
+            *(value(frame) for frame in part.rows),
+        ]
+        for part in found
+    ]
+    columns = ["condition", "part off", "damage [nats]", "effect kept", "internal change lost"]
+    return Table(words, columns, rows)
+
+
+def _cut(n: int, most: int, by: str) -> str:
+    return f"; the {most} of {n} with most {by}" if n > most else ""
