@@ -44,20 +44,23 @@ def layer_rows(
     return frame if frame["value"].notna().any() else frame.iloc[:0]
 
 
-def line(frame: pd.DataFrame, look: Look, first: bool = True) -> list[go.Scatter]:
-    """The band of the interval, then the line; `first`: it enters the legend."""
-    layer = frame["layer"].to_numpy(dtype=np.int16)
+def line(
+    frame: pd.DataFrame, look: Look, first: bool = True, across: str = "layer"
+) -> list[go.Scatter]:
+    """The band of the interval, then the line; `first`: it enters the legend. `across`: the column
+    of whole numbers to draw it against."""
+    at = frame[across].to_numpy(dtype=np.int16)
     numbers = {c: frame[c].to_numpy(dtype=np.float32, na_value=np.nan) for c in ("value", *_KEPT)}
     tested = np.isfinite(numbers["p_adjusted"])
     custom = np.stack([numbers[c] for c in _KEPT[: 4 if tested.any() else 3]], axis=1)
     name, row = label(look.name), frame.iloc[0]
     known = {k: row[k] for k in ("measure", "site", "position", "queries", "condition")}
     reference = row["reference"] if isinstance(row["reference"], str) else None
-    hover = f"<b>{name}</b><br>layer %{{x}}: %{{y:.4g}}<br>"
+    hover = f"<b>{name}</b><br>{across} %{{x}}: %{{y:.4g}}<br>"
     hover += "interval %{customdata[0]:.3g} to %{customdata[1]:.3g}, n = %{customdata[2]:.0f}"
     hover += "<br>p (corrected) %{customdata[3]:.2g}" if tested.any() else ""
     drawn = go.Scatter(
-        x=layer,
+        x=at,
         y=numbers["value"],
         customdata=custom,
         name=name,
@@ -69,12 +72,12 @@ def line(frame: pd.DataFrame, look: Look, first: bool = True) -> list[go.Scatter
         hovertemplate=hover + "<extra></extra>",
         meta={
             "fixed": {**known, "reference": reference},
-            "x": "layer",
+            "x": across,
             "y": "value",
             "custom": list(_KEPT[: custom.shape[1]]),
         },
     )
-    return [band(layer, numbers["ci_low"], numbers["ci_high"], look.colour, name), drawn]
+    return [band(at, numbers["ci_low"], numbers["ci_high"], look.colour, name), drawn]
 
 
 def _markers(look: Look, p: np.ndarray) -> dict[str, object]:

@@ -27,6 +27,9 @@ FONT = "'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Color E
 
 _MAIN = ("#0072B2", "#555555", "#D55E00", "#009E73")
 _OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1")
+PALETTE = (*_MAIN, *_OTHERS)
+"""Eight colours that the colour-blind tell apart."""
+
 _REST = "#9A9A9A"
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _TITLE_LINE, _CAPTION_LINE, _LEGEND, _HEADINGS = 24, 15, 30, 30

@@ -88,6 +88,11 @@ NAMES = {
     "gride_8": "Gride, scale 8",
     "divergence_index": "divergence index",
     "permanova_f": "PERMANOVA pseudo-F",
+    "ablation_damage": "damage",
+    "ablation_kept": "share of the effect kept",
+    "ablation_change": "internal change",
+    "attribution": "attribution (first order)",
+    "function_vector_recovery": "recovery by the function vector",
     "damage": "damage",
     "relative_damage": "relative damage",
     "recovery": "recovery",
@@ -105,6 +110,8 @@ SIGNED = {
     "change_prefix",
     "change_input",
     "recovery",
+    "attribution",
+    "answer_change",
 }
 """Measures whose zero is the middle of their range."""
 
