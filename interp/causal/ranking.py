@@ -49,9 +49,11 @@ def heads_of(own: Effects) -> list[Head]:
     return [Head(cell.layer, cell.head) for cell in cells if cell.head is not None]
 
 
-def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " k"]:
-    """The `k` largest, the largest first; equal ones in their order."""
-    return np.argsort(-values, kind="stable")[:k]
+def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+    """The `k` largest, the largest first; equal ones in their order. Fewer where not so many are
+    defined."""
+    order = np.argsort(-values, kind="stable")[:k]
+    return order[~np.isnan(values[order])]
 
 
 def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head"]:
