@@ -26,12 +26,16 @@ class Patching(BaseModel):
     )
     """Sites replaced as a whole, layer by layer; `resid_post` always is."""
     head_sites: tuple[Literal["z", "pattern", "q", "k", "v"], ...] = ("z", "pattern")
-    """Sites replaced head by head; `z` always is."""
+    """Sites replaced head by head, `z` always among them (none: write the flag alone; heads then
+    have their attribution and nothing else)."""
     pattern: Literal["content", "row"] = "content"
     """What of a pattern moves: how it divides its attention within the query, the mass before the
     query staying the target's own; or whole rows (both need as many tokens before the query)."""
     positions: int = Field(default=8, ge=0)
     """How many query positions are replaced one by one (0: only all at once)."""
+    attribution: bool = True
+    """Estimate every change of the answer to first order too, and that of every head at every
+    position: the price of one backward pass per condition."""
     greedy: int = Field(default=16, ge=0)
     """Most heads that are patched together in search of 90 % recovery (0: no search)."""
     ablate: tuple[Literal["layers", "modules", "directions"], ...] = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causal import ablation, effects, function_vectors
+from interp.causal import ablation, attribution, effects, function_vectors
 from interp.causal.effects import Pairs, Scale, by_move, halves, matched
 from interp.causal.findings import best_layers, carrying, plain, verdict
 from interp.causal.greedy import greedy
@@ -21,7 +21,7 @@ from interp.causal.interchange import Move
 from interp.causal.ranking import heads_of, how_many, strongest, won
 from interp.causal.settings import Patching
 from interp.causality.job import Job, prepare
-from interp.causality.stages import ablated, exchanged, refuse_noise
+from interp.causality.stages import ablated, estimated, exchanged, refuse_noise
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
 from interp.study import silent
@@ -59,8 +59,17 @@ def find(
     found = exchanged(job, store, progress)
     moves, pair = by_move(found), (plan.a, plan.b)
     table = effects.rows(found, scale, plan.base)
-    heads = carrying(moves, pair, plan.base, scale, keys, settings.permutations, plan.seed)
-    vectors, joint = together(settings, job, moves, scale, progress)
+    tables: list[pd.DataFrame] = []
+    more: dict[str, Any] = {}
+    if settings.attribution:
+        estimates = estimated(job, store, progress)
+        tables.append(attribution.rows_of(estimates, scale))
+        more["attribution"] = attribution.agreement(estimates, found)
+    if plan.by_head:
+        tests = (settings.permutations, plan.seed)
+        more["heads"] = carrying(moves, pair, plan.base, scale, keys, *tests)
+        vectors, joint = together(settings, job, moves, scale, progress)
+        tables, more = [*tables, *vectors], more | joint
     parts, notes = ablation_parts(settings, job)
     without = ablated(job, parts, store, progress)
     findings = {
@@ -72,12 +81,11 @@ def find(
         "pattern": plan.pattern,
         "verdict": verdict(table, pair, plan.base, job.subject.n_layers),
         "best_layers": best_layers(moves, pair, plan.base, scale, keys, plan.seed),
-        "heads": heads,
-        **joint,
+        **more,
         "notes": notes,
     }
-    tables = [ablation.rows(c, parts[c], left, scale) for c, left in without.items()]
-    return pd.concat([table, *vectors, *tables], ignore_index=True), findings
+    tables += [ablation.rows(c, parts[c], left, scale) for c, left in without.items()]
+    return pd.concat([table, *tables], ignore_index=True), findings
 
 
 def together(

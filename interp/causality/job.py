@@ -31,6 +31,11 @@ class Job(NamedTuple):
         """Queries that are worked on at once."""
         return min(SHARD, self.rows)
 
+    @property
+    def backward_chunk(self) -> int:
+        """The same where a backward pass follows, which needs every layer's activations."""
+        return max(1, min(SHARD, self.rows // self.subject.n_layers))
+
 
 def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
@@ -52,7 +57,7 @@ def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
         b,
         BASE,
         whole=tuple(dict.fromkeys(["resid_post", *settings.sites])),
-        by_head=tuple(dict.fromkeys(["z", *settings.head_sites])),
+        by_head=tuple(dict.fromkeys(["z", *settings.head_sites])) if settings.head_sites else (),
         positions=_positions(longest, settings.positions),
         pattern=settings.pattern,
         seed=experiment.seed,

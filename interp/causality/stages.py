@@ -8,6 +8,7 @@ import numpy as np
 
 from interp.capture import chunks
 from interp.causal.ablation import Ablated, Part, ablate
+from interp.causal.attribution import Attribution, attribute, attributed
 from interp.causal.effects import Effects
 from interp.causal.interchange import Move, interchange, no_op, partners
 from interp.causality.job import Job
@@ -43,6 +44,20 @@ def exchanged(job: Job, store: Store, progress: Progress) -> list[Effects]:
     return [_unpacked(job, move, total) for move in job.plan.moves]
 
 
+def estimated(job: Job, store: Store, progress: Progress) -> list[Attribution]:
+    """All moves on all queries, to first order."""
+
+    def compute(numbers: Sequence[int]) -> Tally:
+        here = [job.queries[i] for i in numbers]
+        found = attribute(job.subject, job.plan, here, job.caches)
+        return {_estimate(own): PerQuery.of(numbers, own.values) for own in found}
+
+    total = _sharded("attribution", compute, job, store, progress, size=job.backward_chunk)
+    cells = attributed(job.subject, job.plan)
+    moves = [move for move in job.plan.moves if not move.control]
+    return [Attribution(*move[:2], cells, _rows(total, _estimate(move))) for move in moves]
+
+
 def ablated(
     job: Job, parts: Mapping[str, Sequence[Part]], store: Store, progress: Progress
 ) -> dict[str, Ablated]:
@@ -68,16 +83,17 @@ def _sharded(
     job: Job,
     store: Store,
     progress: Progress,
+    size: int | None = None,
 ) -> Tally:
-    """What `compute` makes of the numbers of all queries; shards of an earlier attempt are not done
-    again."""
+    """What `compute` makes of the numbers of all queries, at most `size` (the job's chunk) at a
+    time; shards of an earlier attempt are not done again."""
     total: Tally = {}
     for number, shard in enumerate(chunks(range(len(job.queries)), SHARD)):
         place = f"{name}-{number:05d}"
         done = store.get(place)
         if done is None:
             done = {}
-            for part in chunks(shard, job.chunk):
+            for part in chunks(shard, size or job.chunk):
                 absorb_(done, compute(part))
                 progress(name, len(part), len(job.queries))
             store.put(place, done)
@@ -101,6 +117,10 @@ def _ablation(condition: str) -> Key:
 def _without(columns: np.ndarray) -> Ablated:
     damage, moved, change = np.split(columns[:, :-1], 3, axis=1)
     return Ablated(damage, moved, change, columns[:, -1])
+
+
+def _estimate(move: Move | Attribution) -> Key:
+    return Key("attribution", move.source, move.target, "")
 
 
 def _key(move: Move | Effects) -> Key:
