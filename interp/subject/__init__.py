@@ -190,7 +190,9 @@ class Subject:
             for layer, vector in self.steering(setting)
             if layer >= start
         ]
-        points += [(site.hook, _as_hook(hook)) for site, hook in (hooks or {}).items()]
+        for site, hook in (hooks or {}).items():
+            as_hook = _in_place if site.name == "resid_mid" else _as_hook
+            points.append((site.hook, as_hook(hook)))
         with (
             torch.set_grad_enabled(grad),
             self.weights.of(setting),
@@ -215,6 +217,18 @@ class Subject:
 
 def _as_hook(hook: Hook) -> Callable[..., Tensor | None]:
     return lambda value, hook_point=None, **_: hook(value)
+
+
+def _in_place(hook: Hook) -> Callable[..., None]:
+    """A hook on what the MLP's norm reads, whose result is written into the very tensor that the
+    block has kept to add the MLP's output to: a value handed back would reach the norm alone."""
+
+    def write(value: Tensor, hook_point: Any = None, **_: Any) -> None:
+        new = hook(value)
+        if new is not None:
+            value.copy_(new)
+
+    return write
 
 
 def load(
