@@ -107,10 +107,7 @@ def probe(words: Sequence[str]) -> None:
 
 def patch(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
-    fields: dict[str, Any] = {}
-    if words and not words[0].startswith("-"):
-        fields, words = {"run": Path(words[0])}, words[1:]
-    settings = read_flags(Patching, words, "interp patch RUN", fields)
+    settings = read_flags(Patching, words, "interp patch", positional=("run",))
 
     import rich
 

@@ -24,8 +24,10 @@ def read_flags(
     prog: str,
     fields: Mapping[str, Any] | None = None,
     description: str | None = None,
+    positional: Sequence[str] = (),
 ) -> Settings:
-    """Flags as a settings model; `fields` stand where no flag is given.
+    """Flags as a settings model; `fields` stand where no flag is given, `positional` ones are
+    written without their name.
 
     The flags are read without the model's bounds, so that a value out of bounds is one line.
     """
@@ -34,7 +36,9 @@ def read_flags(
     for name, field in model.model_fields.items():
         if name in FILE_ONLY:
             continue
-        kind = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+        kind: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
+        if name in positional:
+            kind = Annotated[kind, tyro.conf.Positional]
         required = field.is_required() and name not in given
         default = dataclasses.MISSING if required else given.get(name, field.default)
         flags.append((name, kind, dataclasses.field(default=default)))

@@ -216,26 +216,25 @@ def _attribution(of: Patched) -> Iterator[str]:
 
 
 def _ablation(of: Patched) -> Iterator[str]:
-    damage, few, products = (
-        table(of)
-        for table in (lora_parts.strongest, lora_parts.few_directions, lora_parts.by_products)
-    )
-    if damage.rows:
-        yield _joined(
-            "Parts of the LoRA whose absence does most damage [nats]",
-            damage,
-            lambda row: f"{row[1].text}: {_full(row[2])}",
-        )
+    for condition in of.pair:
+        strongest = lora_parts.strongest(of, condition)
+        if strongest.rows:
+            yield _joined(
+                f"Parts of {condition} whose absence does most damage [nats]",
+                strongest,
+                lambda row: f"{row[1].text}: {_full(row[2])}",
+            )
+    few, products = lora_parts.few_directions(of), lora_parts.by_products(of, most=1000)
     if few.rows:
         yield _joined(
-            "Effect of the LoRA kept by the k largest directions of every module",
+            "Effect kept by the k largest directions of every module",
             few,
-            lambda row: f"k = {row[1].text}: {row[3].text}",
+            lambda row: f"{row[0].text}, k = {row[1].text}: {row[3].text}",
         )
     if products.rows:
         yield _joined(
             "By-products (much internal change, little damage)",
             products,
-            lambda row: f"{row[1].text}: change {row[4].text}, damage {row[2].text}",
+            lambda row: f"{row[0].text}, {row[1].text}: change {row[4].text}, damage {row[2].text}",
             most=3,
         )

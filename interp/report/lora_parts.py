@@ -79,9 +79,9 @@ def ablation(of: Patched, most: int = 15) -> Table:
     return _parts(of, words, found[:most])
 
 
-def strongest(of: Patched) -> Table:
-    """The layer, the module and the direction whose absence does most damage."""
-    first = {part.kind: part for part in reversed(parts(of))}
+def strongest(of: Patched, condition: str) -> Table:
+    """The layer, the module and the direction of a condition whose absence does most damage."""
+    first = {part.kind: part for part in reversed(parts(of)) if part.condition == condition}
     found = [first[kind] for kind in ("layer", "module", "direction") if kind in first]
     return _parts(of, "The strongest layer, module and direction.", found)
 
