@@ -29,11 +29,13 @@ class Directions(NamedTuple):
 
 
 def ranks(weights: Weights, adapter: str | None) -> dict[str, int]:
-    """Module -> rank of a plain LoRA on it; DoRA's and embeddings' updates are left out."""
+    """Module -> rank of a plain LoRA on it; updates of DoRA, with a bias, or of embeddings are left
+    out."""
     return {
         name: int(layer.r[adapter])
         for name, layer in weights.layers.items()
-        if adapter in getattr(layer, "lora_A", ()) and not layer.use_dora.get(adapter)
+        if adapter in getattr(layer, "lora_A", ())
+        and not (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter))
     }
 
 
@@ -43,7 +45,8 @@ def decomposed(weights: Weights, module: str, adapter: str | None) -> Directions
     if module not in ranks(weights, adapter):
         raise SubjectError(f"{module} has no plain LoRA whose directions could be taken apart")
     layer = weights.layers[module]
-    down, up = (getattr(layer, name)[adapter].weight.double() for name in ("lora_A", "lora_B"))
+    factors = (getattr(layer, name)[adapter].weight for name in ("lora_A", "lora_B"))
+    down, up = (factor.detach().double() for factor in factors)
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
     u, s, v = torch.linalg.svd(r_up @ r_down.T)
