@@ -110,12 +110,13 @@ def _from(depth: pd.Series, n_layers: int) -> str:
     where = f"from layer {depth['value']:.0f} on"
     if np.isnan(depth["ci_low"]):
         return where
-    high = f"{depth['ci_high']:.0f}" if depth["ci_high"] < n_layers else "none"
+    high = f"{depth['ci_high']:.0f}" if round(depth["ci_high"]) < n_layers else "none"
     return f"{where} [{depth['ci_low']:.0f}, {high}]"
 
 
 def _number(row: pd.Series) -> str:
-    return f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
+    interval = f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
+    return f"{row['value']:.3g}" + ("" if np.isnan(row["ci_low"]) else interval)
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
