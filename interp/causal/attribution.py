@@ -14,6 +14,7 @@ interval needs every query. Where it applies, its node scores are these (tested)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -108,13 +109,15 @@ def run(
     def reading(site: Site) -> Hook:
         def hook(value: Tensor) -> Tensor:
             begun = value.detach().requires_grad_() if site == entry else value
-            # What a hook sees may be a view that the model does not go on with: what it returns is.
-            values[site] = begun.view_as(begun)
+            # The model goes on with what a hook returns, not with what it sees; and a view of that
+            # would change with it where the result is written in place (`resid_mid`).
+            values[site] = begun.clone()
             return values[site]
 
         return hook
 
     hooks = {site: reading(site) for site in dict.fromkeys([entry, *sites])}
+    cache = copy.deepcopy(cache)  # used up where autograd follows
     with subject.weights.values_of(setting):
         logits = subject.run(setting, batch, cache, hooks, last=True, grad=True)
         with torch.enable_grad():
