@@ -43,6 +43,8 @@ _HOMES = {
     "Subject": "subject",
     "Batch": "subject",
     "diverge": "study",
+    "Patching": "causal.settings",
+    "patch": "causality",
     "distil": "matching.distil",
     "head_view": "probe",
 }
@@ -51,6 +53,8 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from interp.causal.settings import Patching
+    from interp.causality import patch
     from interp.conditions import (
         Base,
         FineTuned,

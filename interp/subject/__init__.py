@@ -31,7 +31,7 @@ from interp.subject import parity, shortcuts
 from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
-from interp.subject.insertions import Insertions
+from interp.subject.insertions import Insertions, VirtualTokens
 from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
 from interp.subject.weights import Weights, matching
 
@@ -139,23 +139,35 @@ class Subject:
         added at every query position, and at no other."""
         return self.insertions.steering(setting)
 
-    def prefill(self, setting: Setting) -> Any:
-        """The key/value cache (batch 1) of what precedes the query, virtual tokens first; None
-        where nothing does."""
+    def prefill(
+        self,
+        setting: Setting,
+        given: VirtualTokens | Tensor | None = None,
+        *,
+        grad: bool = False,
+    ) -> Any:
+        """The key/value cache of what precedes the query, virtual tokens first; None where nothing
+        does.
+
+        `given` takes the place of what the setting names: virtual tokens before its prefix, or the
+        ids of several prefixes `[prefix, pos]`. `grad`: autograd follows.
+        """
         ids = torch.tensor([setting.prefix], dtype=torch.long, device=self.device)
-        virtual = self.insertions.tokens(setting)
-        if virtual is None and not setting.prefix:
+        virtual = self.insertions.tokens(setting) if given is None else given
+        if isinstance(virtual, Tensor):
+            virtual, ids = None, virtual
+        if not virtual and not ids.numel():
             return None
-        if virtual and virtual.embeddings is None and not setting.prefix:
-            return copy.deepcopy(virtual.cache)
-        with torch.no_grad(), self.weights.of(setting):
+        if virtual and virtual.embeddings is None and not ids.numel():
+            return virtual.cache if grad else copy.deepcopy(virtual.cache)
+        with torch.set_grad_enabled(grad), self.weights.of(setting):
             arguments = {"input_ids": ids}
             if virtual:
                 embed = self.bridge.original_model.get_input_embeddings()
-                arguments = virtual.before(embed, ids)
-            given = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
+                arguments = virtual.before(embed, ids, used_up=grad)
+            first = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
             _, cache = self.bridge(
-                given, return_type="logits_and_cache", use_cache=True, **arguments
+                first, return_type="logits_and_cache", use_cache=True, **arguments
             )
         return cache
 
@@ -170,7 +182,8 @@ class Subject:
         last: bool = False,
         grad: bool = False,
     ) -> Tensor:
-        """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was.
+        """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was, but
+        used up where autograd follows. The rows of a batch are as many times those of the cache.
 
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
         not run; a hook on its `resid_pre` says what enters it. `last`: logits `[batch, d_vocab]` of
@@ -180,9 +193,9 @@ class Subject:
         size, length = batch.ids.shape
         past = setting.n_prefix
         if past:
-            cache = copy.deepcopy(cache)
+            cache = cache if grad else copy.deepcopy(cache)
             for layer in cache.layers[start:]:
-                layer.batch_repeat_interleave(size)
+                layer.batch_repeat_interleave(size // len(layer.keys))
         first = past + setting.shift
         positions = torch.arange(first, first + length, device=batch.ids.device)
         points = [

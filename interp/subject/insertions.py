@@ -41,10 +41,14 @@ class VirtualTokens:
     embeddings: Tensor | None = None
     cache: Any = None
 
-    def before(self, embed: Callable[[Tensor], Tensor], ids: Tensor) -> dict[str, Any]:
-        """Arguments of a forward pass on these tokens followed by `ids` `[1, pos]`."""
+    def before(
+        self, embed: Callable[[Tensor], Tensor], ids: Tensor, *, used_up: bool = False
+    ) -> dict[str, Any]:
+        """Arguments of a forward pass on these tokens followed by `ids` `[1, pos]`; the cache
+        itself goes in where it may be `used_up`."""
         if self.embeddings is None:
-            return {"input_ids": ids, "past_key_values": copy.deepcopy(self.cache)}
+            cache = self.cache if used_up else copy.deepcopy(self.cache)
+            return {"input_ids": ids, "past_key_values": cache}
         embedded = embed(ids) if ids.numel() else self.embeddings[:, :0]
         return {"inputs_embeds": torch.cat([self.embeddings, embedded], dim=1)}
 
