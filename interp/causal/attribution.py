@@ -8,8 +8,8 @@
 The gradient is that of the target's own run, one backward pass for all cells (Nanda 2023,
 neelnanda.io/mechanistic-interpretability/attribution-patching; Syed et al. 2310.10348, eq. 1).
 TransformerLens's `attribution_patch` takes clean and corrupted token ids of one length in one state
-of the weights, and averages over examples: two conditions differ in weights or length, and an
-interval needs every query. Where it applies, its node scores are these (tested).
+of (trainable) weights and averages over examples: two conditions differ in weights or length, and
+an interval needs every query. Where it applies, its node scores are these (tested).
 """
 
 from __future__ import annotations
