@@ -114,7 +114,7 @@ def state_in(source: str, target: str, most: int = 18) -> str:
     return f"{label(source, most)}'s state in {label(target, most)}'s run"
 
 
-def _sides(run: Run) -> tuple[str, str, str]:
+def sides(run: Run) -> tuple[str, str, str]:
     """The two conditions and base."""
     pair, base = reading.headline(run.manifest), reading.base_name(run.manifest)
     if pair is None or pair[1] is None or base is None:
@@ -123,7 +123,7 @@ def _sides(run: Run) -> tuple[str, str, str]:
 
 
 def _headings(run: Run) -> list[str]:
-    a, b, base = _sides(run)
+    a, b, base = sides(run)
     exchanges = [state_in(a, b), state_in(b, a), "distance between states"]
     into_base = [state_in(a, base), state_in(b, base), f"damage over that of {label(base)}'s state"]
     return exchanges + into_base
@@ -131,7 +131,7 @@ def _headings(run: Run) -> list[str]:
 
 def _panels(run: Run) -> dict[Place, list[Curve]]:
     """What every panel draws, the controls first: they lie below."""
-    a, b, base = _sides(run)
+    a, b, base = sides(run)
     found: dict[Place, list[Curve]] = {}
     for column, (source, target) in enumerate([(a, b), (b, a)], 1):
         worst = _curve(run, "damage", (base, target), _base_look(base))
@@ -160,8 +160,8 @@ def _base_look(base: str) -> Look:
 
 
 def _rank(look: Look) -> int:
-    """What a legend names first: states, then controls (which are drawn first), then marks."""
-    return {style.INK: 1, _GREY: 2}.get(look.colour, 0)
+    """What a legend names first: states, then base and null, then controls (drawn first)."""
+    return 0 if look.dash == "solid" else 2 if look.colour == _GREY else 1
 
 
 def _controls(run: Run, measure: str, pair: Pair) -> Iterator[Curve]:
@@ -171,7 +171,7 @@ def _controls(run: Run, measure: str, pair: Pair) -> Iterator[Curve]:
 
 def _distances(run: Run) -> Iterator[Curve]:
     """Base from either side, the null, and the pair."""
-    a, b, base = _sides(run)
+    a, b, base = sides(run)
     for side in (a, b):
         yield _curve(run, "relative_l2", (side, base), _base_look(base), "last")
     for pair in reversed(_pairs(run)):
@@ -275,13 +275,13 @@ def _depth_line(figure: go.Figure, run: Run, ranges: dict[Place, list[float]]) -
 
 
 def _depth(run: Run) -> pd.Series | None:
-    a, b, _ = _sides(run)
+    a, b, _ = sides(run)
     found = reading.rows(run, "state_equivalence_depth", SITE, (a, b))
     return None if found.empty else found.iloc[0]
 
 
 def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
-    base = _sides(run)[2]
+    base = sides(run)[2]
     everything = [c for curves in panels.values() for c in curves]
     harmed = [c for p in ((2, 1), (2, 2)) for c in panels[p] if np.nanmin(c.ends) < LOWEST]
     parts = [
@@ -295,7 +295,7 @@ def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
         "difference; distance: the null), paired sign flips over queries, corrected"
         if lines.tested([c.frame for c in everything])
         else "",
-        f"Recovery below {LOWEST:g} is off the axis" if harmed else "",
+        f"Recovery below −{-LOWEST:g} is off the axis" if harmed else "",
         "Narrow bands: intervals. Distances: last query token",
     ]
     return ". ".join(part for part in parts if part)

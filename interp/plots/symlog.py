@@ -43,7 +43,7 @@ class Symlog:
         exponent = round(np.log10(self.knee))
         sizes = [10.0**e for e in range(exponent, exponent + 12)]
         steps = [-s for s in reversed(sizes) if -s >= low] + [0.0] + [s for s in sizes if s <= high]
-        texts = [f"{s:g}".replace("-", "−", int(s < 0)) for s in steps]
+        texts = [_power(s) for s in steps]
         return {"tickmode": "array", "tickvals": [*self(steps)], "ticktext": texts}
 
     def axis(self, low: float, high: float) -> dict[str, Any]:
@@ -64,3 +64,11 @@ class Symlog:
         hover = trace.hovertemplate.replace("%{y:.4g}", at)
         meta = {**known, "custom": [*known["custom"], "value"]}
         return trace.update(customdata=custom, meta=meta, hovertemplate=hover)
+
+
+def _power(value: float) -> str:
+    """A power of ten as a tick: in figures from 0.001 to 10000, as a power elsewhere."""
+    sign, size = "−" if value < 0 else "", abs(value)
+    if size == 0 or 0.0009 < size < 20000:
+        return f"{sign}{size:g}"
+    return f"{sign}10<sup>{round(np.log10(size))}</sup>".replace("-", "−")
