@@ -33,6 +33,9 @@ CONTROLS = ("random_direction", "random_difference")
 """The target's own value, moved as far as the source's lies from it: in a random direction; along
 the difference that source and target show at an unrelated query."""
 
+ROUNDING = 1e-9
+"""A mean damage (nats) up to this is float32 rounding: nothing is measured against it."""
+
 
 @dataclass(frozen=True)
 class Effects:
@@ -173,12 +176,15 @@ def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[M
     if worst is not None and own.source != base:
         if worst.cells != own.cells:
             raise ValueError(f"moves into {own.target} were made at different cells")
-        yield "relative_damage", ratio(own.to_target, worst.to_target, scale).compute(), None
+        share = ratio(own.to_target, worst.to_target, scale).compute()
+        some = np.nansum(worst.to_target, axis=0) > ROUNDING * len(worst.to_target)
+        yield "relative_damage", _undefined(share, but=some[:, None]), None
 
 
-def _undefined(estimate: Estimate) -> Estimate:
-    nothing = np.full_like(estimate.value, np.nan)
-    return Estimate(nothing, nothing, nothing, np.zeros_like(estimate.n))
+def _undefined(estimate: Estimate, but: ndarray | bool = False) -> Estimate:
+    """NaN on no query, but for the cells that are defined."""
+    value, low, high = (np.where(but, column, np.nan) for column in estimate[:3])
+    return Estimate(value, low, high, np.where(but, estimate.n, 0))
 
 
 def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) -> ndarray | None:
