@@ -106,7 +106,7 @@ def short(x: float) -> str:
         return "–"
     if 0 < abs(x) < 5e-5:
         return "<1e-4"
-    return f"{x:.4f}" if abs(x) < 0.1 else number(x)
+    return f"{x:.4f}" if 0 <= x < 0.1 else number(x)
 
 
 def _value(frame: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from interp.names import Head
 from interp.plots import reading
 from interp.plots.text import number, visible
 from interp.plots.words import SITES
-from interp.report.tables import Cell, Table, value
+from interp.report.tables import Cell, Table, estimate, value
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -127,9 +127,7 @@ def depth(of: Patched) -> str:
 def no_op(of: Patched) -> str:
     """The check of the instrument, in words."""
     changed = f"{of.found['no_op']:g}"
-    return visible(
-        f"{of.base}'s own states put back into {of.base} change its logits by {changed}."
-    )
+    return visible(f"Putting {of.base}'s own states back into its run changes logits by {changed}.")
 
 
 def best_layers(of: Patched) -> Table:
@@ -139,22 +137,13 @@ def best_layers(of: Patched) -> Table:
             Cell(arrow(best["condition"], best["reference"])),
             Cell(str(best["layer"]), kind="number"),
             Cell(str(best["measure"])),
-            _estimate(best),
+            estimate(best),
             Cell(str(best["n"]), kind="number"),
         ]
         for best in of.found.get("best_layers") or []
     ]
     words = "Best layer before the last, chosen on one half of the queries and scored on the other."
     return Table(words, ["move", "layer", "measure", "value", "n"], rows)
-
-
-def _estimate(entry: Mapping[str, Any], name: str = "value") -> Cell:
-    """A number of the manifest; None is undefined."""
-    low, high = entry.get("ci_low"), entry.get("ci_high")
-    known = low is not None and high is not None
-    return Cell(
-        number(entry[name]), f"[{number(low)}, {number(high)}]" if known else "", kind="number"
-    )
 
 
 # --- heads ---------------------------------------------------------------------------------------
@@ -226,7 +215,7 @@ def _step(entry: Mapping[str, Any], k: int) -> list[Cell]:
     if k >= len(entry["heads"]):
         return [Cell(""), Cell("", kind="number")]
     here = {name: entry[name][k] for name in ("recovery", "ci_low", "ci_high")}
-    return [Cell(str(entry["heads"][k])), _estimate(here, "recovery")]
+    return [Cell(str(entry["heads"][k])), estimate(here, "recovery")]
 
 
 def function_vectors(of: Patched) -> Table:

@@ -6,15 +6,12 @@ by_products(of)              # much internal change hangs on these, and little o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from interp.plots.text import visible
 from interp.report.interchange import Patched
-from interp.report.tables import Cell, Table, value
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp.report.tables import Cell, Table, estimate
 
 TELLING = 0.1
 """A by-product's least share of the LoRA's internal change."""
@@ -29,7 +26,7 @@ class Part(NamedTuple):
     site: str
     layer: int | None
     position: str
-    rows: Sequence[pd.DataFrame]
+    rows: Mapping[str, Mapping[Any, Any]]
 
     @property
     def name(self) -> str:
@@ -48,24 +45,28 @@ class Part(NamedTuple):
 
     def number(self, measure: str) -> float:
         """The value of a measure; NaN where there is none."""
-        frame = self.rows[PARTS.index(measure)]
-        return float(frame.iloc[0]["value"]) if len(frame) else float("nan")
+        return float(self.rows[measure]["value"]) if measure in self.rows else float("nan")
+
+    def cells(self, *measures: str) -> list[Cell]:
+        """Measures with their intervals; a dash for what was not measured."""
+        rows = map(self.rows.get, measures)
+        return [estimate(row) if row else Cell("–", kind="number") for row in rows]
 
 
 def parts(of: Patched) -> list[Part]:
     """Every part that was switched off alone (not: kept alone), most damage first."""
-    table = of.run.table
-    table = table[table["measure"].isin(PARTS)]
-    off = (table["position"] == "off") | table["position"].str.startswith("direction ")
-    keys = ["condition", "site", "layer", "position"]
-    found = []
-    for (condition, site, layer, position), rows in table[off.fillna(False)].groupby(
-        keys, sort=False, dropna=False
-    ):
-        frames = [rows[rows["measure"] == measure] for measure in PARTS]
-        place = None if layer != layer else int(layer)
-        found.append(Part(str(condition), str(site), place, str(position), frames))
+    found = [part for part in _all(of) if part.position.startswith(("off", "direction "))]
     return sorted(found, key=lambda part: -_or_least(part.number("ablation_damage")))
+
+
+def _all(of: Patched) -> list[Part]:
+    table = of.run.table
+    found: dict[tuple[Any, ...], dict[str, Mapping[Any, Any]]] = {}
+    for row in table[table["measure"].isin(PARTS)].to_dict("records"):
+        layer = None if row["layer"] != row["layer"] else row["layer"]
+        place = (row["condition"], row["site"], layer, row["position"])
+        found.setdefault(place, {})[row["measure"]] = row
+    return [Part._make((*place, rows)) for place, rows in found.items()]
 
 
 def _or_least(x: float) -> float:
@@ -101,14 +102,15 @@ def by_products(of: Patched, most: int = 10) -> Table:
 
 def few_directions(of: Patched) -> Table:
     """Only the largest directions of every module kept: how many does the behaviour need?"""
-    table = of.run.table
-    frame = table[table["measure"].isin(PARTS) & (table["site"] == "every")]
-    rows = []
-    for (condition, position), here in frame.groupby(["condition", "position"], sort=False):
-        k = str(position).removeprefix("first ")
-        kept = [here[here["measure"] == measure] for measure in PARTS[:2]]
-        cells = [Cell(visible(str(condition))), Cell(k, kind="number"), *map(value, kept)]
-        rows.append(cells)
+    rows = [
+        [
+            Cell(visible(part.condition)),
+            Cell(part.position.removeprefix("first "), kind="number"),
+            *part.cells(*PARTS[:2]),
+        ]
+        for part in _all(of)
+        if part.site == "every"
+    ]
     words = "Only the k largest directions of every module's update kept."
     return Table(words, ["condition", "k", "damage [nats]", "effect kept"], rows)
 
@@ -118,7 +120,7 @@ def _parts(of: Patched, words: str, found: Iterable[Part]) -> Table:
         [
             Cell(visible(part.condition)),
             Cell(part.name, kind="long"),
-            *(value(frame) for frame in part.rows),
+            *part.cells(*PARTS),
         ]
         for part in found
     ]

@@ -191,12 +191,14 @@ def _name(pairs: Sequence[Pair]) -> str:
 
 def value(frame: pd.DataFrame) -> Cell:
     """A value with its interval; a dash where the run has no such row."""
-    if frame.empty:
-        return Cell("–", kind="number")
-    row = frame.iloc[0]
+    return Cell("–", kind="number") if frame.empty else estimate(frame.iloc[0])
+
+
+def estimate(row: Mapping[Any, Any] | pd.Series, name: str = "value") -> Cell:
+    """A number with its interval, where it has one; None and NaN are undefined."""
     low, high = row["ci_low"], row["ci_high"]
-    known = low == low and high == high
-    return Cell(number(row["value"]), f"[{number(low)}, {number(high)}]" if known else "", "number")
+    known = low is not None and high is not None and low == low and high == high
+    return Cell(number(row[name]), f"[{number(low)}, {number(high)}]" if known else "", "number")
 
 
 def attended(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,0 +1,185 @@
+"""`interp patch`: a quick help, one line per fault of the input, a way on after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp import cli
+from interp.causal.settings import Patching
+from interp.config import Experiment, bundled_families
+from interp.errors import InterpError
+from interp.results import write_run
+
+HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
+HELP = """
+import sys
+from interp.cli import main
+try:
+    main(["patch", "--help"])
+finally:
+    print("MODULES", *sorted(sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the bundled model, as far as it is read before anything is computed."""
+    path = tmp_path_factory.mktemp("run")
+    return _written(path, {"condition": "instruction_0", "reference": "lora_0"})
+
+
+def _written(path: Path, headline: dict[str, str] | None, **without: Any) -> Path:
+    experiment = Experiment(**{**bundled_families(path), **without})
+    manifest = {
+        "config": experiment.model_dump(mode="json"),
+        "hashes": {},
+        "headline": headline,
+        "conditions": {},
+    }
+    write_run(path, [], {}, manifest)
+    return path
+
+
+def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with."""
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    said = [line for line in error.splitlines() if line.startswith("interp: ")]
+    assert error.splitlines()[-1:] == said
+    return said[0]
+
+
+# Help -------------------------------------------------------------------------------------------
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60
+        )
+        after = os.times()
+        spent.append(sum(after[2:4]) - sum(before[2:4]))
+        text, modules = done.stdout.split("MODULES")
+        assert not HEAVY & set(modules.split())
+        assert "interp patch" in text
+    assert min(spent) < 0.6
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["patch", "--help"])
+    shown = capsys.readouterr().out
+    for field in set(Patching.model_fields) - {"run"}:
+        assert f"--{field.replace('_', '-')}" in shown
+
+
+# Faults of the input ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--limit", "8"],
+        ["run", "--limt", "8"],
+        ["run", "more"],
+        ["run", "--limit", "few"],
+        ["run", "--sites", "resid"],
+        ["run", "--pattern", "column"],
+    ],
+)
+def test_a_bad_flag_exits_2_and_says_where_help_is(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["patch", *words])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "interp patch --help" in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("flag", [["--limit", "1"], ["--positions", "-1"], ["--memory", "0"]])
+def test_a_value_out_of_bounds_is_one_line(
+    flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert flag[0].removeprefix("--") in failed(["patch", "run", *flag], capsys)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a run: it has no manifest.json" in failed(["patch", str(tmp_path)], capsys)
+    nowhere = tmp_path / "nowhere"
+    assert f"{nowhere} is not a run" in failed(["patch", str(nowhere)], capsys)
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize("role", ["condition", "reference"])
+def test_a_condition_that_is_not_there_is_named_with_those_that_are(
+    role: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failed(["patch", str(run), f"--{role}", "lora_9"], capsys)
+    assert "no condition 'lora_9' to patch" in line
+    assert "instruction_0" in line
+    assert "lora_4" in line
+
+
+def test_both_conditions_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = failed(["patch", str(run), "--condition", "lora_0"], capsys)
+    assert "--condition and --reference are both lora_0" in line
+
+
+def test_a_run_without_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _written(tmp_path, None, adapter=())
+    line = failed(["patch", str(path), "--condition", "instruction_0"], capsys)
+    assert "has no prompt and adapter: name --reference" in line
+
+
+def test_a_failed_attempt_leaves_the_run_as_it_was(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.read_bytes() for file in run.glob("*.*") if file.is_file()}
+    failed(["patch", str(run), "--reference", "lora_9"], capsys)
+    assert {file: file.read_bytes() for file in run.glob("*.*") if file.is_file()} == before
+
+
+# Ctrl-C -----------------------------------------------------------------------------------------
+
+
+def test_the_folder_stands_anywhere_and_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Patching] = []
+
+    def interrupted(settings: Patching, *_: Any) -> None:
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.causality.patch", interrupted)
+    for words in (["it's a run", "--limit", "8"], ["--limit", "8", "it's a run"]):
+        assert cli.main(["patch", *words]) == 130
+        resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
+        assert resumed[:2] == ["interp", "patch"]
+        assert cli.main(resumed[1:]) == 130
+        capsys.readouterr()
+    assert seen[0] == seen[2] == Patching(run=Path("it's a run"), limit=8)
+    assert seen[1] == seen[3] == seen[0].model_copy(update={"resume": True})
+
+
+def test_an_error_while_patching_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise InterpError("what, where, what to do")
+
+    monkeypatch.setattr("interp.causality.patch", refused)
+    assert failed(["patch", "run"], capsys) == "interp: what, where, what to do"
