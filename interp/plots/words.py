@@ -89,7 +89,7 @@ NAMES = {
     "divergence_index": "divergence index",
     "permanova_f": "PERMANOVA pseudo-F",
     "ablation_damage": "damage",
-    "ablation_kept": "share of the effect kept",
+    "ablation_kept": "effect kept",
     "ablation_change": "internal change",
     "attribution": "attribution (first order)",
     "function_vector_recovery": "recovery by the function vector",

@@ -1,0 +1,129 @@
+"""What a run says of a LoRA without some of its parts, as the figure of ablations draws it.
+
+    for condition in conditions(run):
+        parts = Parts.of(run, condition)
+        parts.modules[["name", "ablation_damage", "ablation_change"]]
+
+Torch-free; nothing here draws.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.plots import reading
+from interp.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAMAGE, KEPT, CHANGE = MEASURES = ("ablation_damage", "ablation_kept", "ablation_change")
+TELLING = 0.1
+"""A by-product's least share of the LoRA's internal change; its damage is within tolerance."""
+
+BLOCK, EVERY = "block", "every"
+NUMBERS = tuple(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high"))
+
+_ORDER: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
+_ORDER += ("o_proj", "out_proj", "dense", "gate_proj", "up_proj", "c_fc", "fc1", "down_proj", "fc2")
+
+
+def conditions(run: Run) -> list[str]:
+    """The ablated conditions: those of the headline first."""
+    rows = run.table[run.table["measure"] == DAMAGE]
+    found = [str(name) for name in rows["condition"].unique()]
+    first = [name for name in reading.headline(run.manifest) or () if name in found]
+    return [*first, *(name for name in found if name not in first)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The ablations of one condition.
+
+    `blocks`: rows of `ablation_kept` for `off` and `alone`, in layer order. `first`: the same for
+    the largest directions of every module, with their number in the column `directions`.
+    `modules`, `directions`: one row per module off or direction off, with columns `NUMBERS`, `n`,
+    `layer`, `name` (`L3 up`), `kind` (`up`), and `group` (`mlp`, its place in the block).
+    """
+
+    condition: str
+    blocks: dict[str, pd.DataFrame]
+    first: pd.DataFrame
+    modules: pd.DataFrame
+    directions: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run, condition: str, queries: str = "matched") -> Parts:
+        """A part that was not measured is an empty frame."""
+        table = run.table[run.table["measure"].isin(MEASURES) & (run.table["queries"] == queries)]
+        table = table[table["condition"] == condition]
+        kept = table[table["measure"] == KEPT]
+        block = kept[kept["site"] == BLOCK].sort_values("layer")
+        blocks = {p: block[block["position"] == p] for p in ("off", "alone")}
+        first = kept[kept["site"] == EVERY]
+        k = first["position"].str.extract(r"first (\d+)")[0].astype(int)
+        first = first.assign(directions=k, position="first").sort_values("directions")
+        single = _named(_wide(table[~table["site"].isin((BLOCK, EVERY))]))
+        off = single["position"] == "off"
+        return cls(
+            condition,
+            {p: frame for p, frame in blocks.items() if frame["value"].notna().any()},
+            first,
+            single[off],
+            single[~off],
+        )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of modules, in the order of the computation."""
+        return list(dict.fromkeys(self.modules.sort_values("order", kind="stable")["kind"]))
+
+
+def _wide(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per part, a column per measure and end of its interval."""
+    keyed = frame.set_index(["site", "position"])
+    found = keyed.loc[keyed["measure"] == DAMAGE, ["layer", "n"]]
+    for measure in MEASURES:
+        part = keyed.loc[keyed["measure"] == measure, ["value", "ci_low", "ci_high"]]
+        names = (measure, f"{measure}_low", f"{measure}_high")
+        found = found.join(part.set_axis(names, axis=1).astype(float))
+    return found.reset_index()
+
+
+def _named(parts: pd.DataFrame) -> pd.DataFrame:
+    paths = parts["site"].astype(str).tolist()
+    short = _short(list(dict.fromkeys(paths)))
+    kinds = [short[path] for path in paths]
+    order = [_ORDER.index(kind) if kind in _ORDER else len(_ORDER) for kind in kinds]
+    kinds = [kind if "." in kind else kind.removesuffix("_proj") for kind in kinds]
+    layers = parts["layer"].to_numpy(dtype=float, na_value=np.nan)
+    names = [
+        kind if np.isnan(layer) else f"L{layer:.0f} {kind}"
+        for layer, kind in zip(layers, kinds, strict=True)
+    ]
+    groups = [["", *_inside(path).split(".")][-2] for path in paths]
+    return parts.assign(name=names, kind=kinds, group=groups, order=order)
+
+
+def _inside(path: str) -> str:
+    """A module's path within its block: `self_attn.q_proj`."""
+    return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
+
+
+def _short(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest end of each path that tells the modules of a block apart."""
+    inside = {path: _inside(path).split(".") for path in paths}
+    own = {tuple(parts) for parts in inside.values()}
+
+    def end(parts: Sequence[str]) -> str:
+        for size in range(1, len(parts)):
+            if sum(tuple(parts[-size:]) == other[-size:] for other in own) == 1:
+                return ".".join(parts[-size:])
+        return ".".join(parts)
+
+    return {path: end(parts) for path, parts in inside.items()}
