@@ -10,7 +10,11 @@ Every title says what is seen and warns where outputs did not match; every capti
 conditions, n, interval, seed and the match certificate. Torch-free.
 """
 
+from interp.plots.ablation import ablation
+from interp.plots.attribution import attribution
+from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers
+from interp.plots.carriers import carriers
 from interp.plots.changes import head_changes
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
@@ -20,11 +24,18 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
+from interp.plots.interchange import interchange
+from interp.plots.interchange_maps import interchange_heads, interchange_positions
+from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 
 __all__ = [
+    "ablation",
     "answer_information",
+    "attribution",
+    "attribution_heads",
+    "carriers",
     "condition_embedding",
     "dimensions",
     "divergence",
@@ -35,6 +46,10 @@ __all__ = [
     "head_map",
     "head_view",
     "influence_heads",
+    "interchange",
+    "interchange_heads",
+    "interchange_overlap",
+    "interchange_positions",
     "layer_position",
     "layers",
     "output",

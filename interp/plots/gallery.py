@@ -11,7 +11,11 @@ from collections.abc import Callable
 
 import plotly.graph_objects as go
 
+from interp.plots.ablation import ablation
+from interp.plots.attribution import attribution
+from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers
+from interp.plots.carriers import carriers
 from interp.plots.changes import head_changes
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
@@ -19,6 +23,9 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
+from interp.plots.interchange import interchange
+from interp.plots.interchange_maps import interchange_heads, interchange_positions
+from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.reading import NotMeasured
@@ -47,6 +54,15 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "positions_attn_out": lambda run: layer_position(run, "relative_l2", "attn_out"),
     "positions_mlp_out": lambda run: layer_position(run, "relative_l2", "mlp_out"),
     "head_view": lambda run: head_view(HeadView.of(run), run),
+    "interchange": interchange,
+    "interchange_positions": interchange_positions,
+    "interchange_heads": interchange_heads,
+    "interchange_patterns": lambda run: interchange_heads(run, "pattern"),
+    "interchange_overlap": interchange_overlap,
+    "carriers": carriers,
+    "attribution": attribution,
+    "attribution_heads": attribution_heads,
+    "ablation": ablation,
 }
 
 

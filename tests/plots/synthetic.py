@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from plots.synthetic_families import study
+from plots.synthetic_interchange import exchange
+from plots.synthetic_parts import parts
 
 from interp.names import Head
-from interp.results import HeadView, write_run
+from interp.results import HeadView, add_interchange, write_run
 
 HOSTILE = [
     "</script><script>window.x=1</script>",
@@ -52,6 +55,7 @@ def write(
     passed: bool = True,
     head_view: bool = True,
     families: bool = True,
+    patched: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write a run folder and return its path."""
@@ -68,6 +72,10 @@ def write(
         rows, arrays, manifest = [*rows, *more], {**arrays, **grams}, {**manifest, **entries}
         _test_against_controls(rows)
     write_run(path, rows, arrays, manifest)
+    if patched:
+        exchanged, findings = exchange(rng, n_layers, n_heads, len(tokens))
+        more, entries = parts(rng, n_layers, n_heads, exchanged)
+        add_interchange(path, pd.DataFrame([*exchanged, *more]), {**entries, **findings})
     return path
 
 
