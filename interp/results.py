@@ -205,6 +205,9 @@ def add_interchange(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any])
     """Write what `interp patch` measured beside a finished run, and its findings into the
     manifest."""
     manifest = read_manifest(path)
+    manifest["files"].pop(INTERCHANGE, None)
+    if manifest.pop("interchange", None):
+        seal(path, manifest, [])  # a crash from here on leaves the run, not patched
     write_atomic(path / INTERCHANGE, as_table(rows).to_parquet(index=False))
     seal(path, {**manifest, "interchange": dict(findings)}, [INTERCHANGE])
 

@@ -74,7 +74,8 @@ class Store:
         if begun and not (resume or overwrite):
             raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
         if begun and resume:
-            _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out)
+            way_out = "start again without --resume" if overwrite else "pass --overwrite"
+            _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out, way_out)
         else:
             for shard in self.folder.glob(f"*{SUFFIX}"):
                 shard.unlink()
@@ -118,11 +119,11 @@ def _unpack(content: bytes) -> Tally:
     return {key: from_arrays(arrays) for key, arrays in sorted(groups.items())}
 
 
-def _refuse_changes(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any], out: Path, way_out: str) -> None:
     now = json.loads(json.dumps(now))
     different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     if different:
         raise RunError(
             f"{out} was begun with other settings ({', '.join(different)}): "
-            "resume with the same ones, or pass --overwrite"
+            f"resume with the same ones, or {way_out}"
         )

@@ -120,8 +120,11 @@ def _number(row: pd.Series) -> str:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as JSON has it: no NaN, no numpy."""
-    return {
-        name: (None if isinstance(value, float) and np.isnan(value) else value)
-        for name, value in record.items()
-    }
+    """A record as JSON has it: no NaN, no numpy, lists for tuples."""
+    return {name: _plain(value) for name, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -40,7 +40,8 @@ class Job(NamedTuple):
 def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
     experiment, built = reopen(settings.run)
-    changes: dict[str, Any] = {"limit": settings.limit or experiment.limit}
+    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
+    changes: dict[str, Any] = {"limit": min(limits, default=None)}
     if settings.device is not None:
         changes["device"] = settings.device
     experiment = experiment.model_copy(update=changes)

@@ -177,8 +177,15 @@ def test_findings_are_json() -> None:
 
 
 def test_plain_values_stay() -> None:
-    record = {"a": 1.5, "b": np.nan, "c": "nan", "d": 2, "e": float("inf")}
-    assert plain(record) == {"a": 1.5, "b": None, "c": "nan", "d": 2, "e": float("inf")}
+    record = {"a": 1.5, "b": np.nan, "c": "nan", "d": 2, "e": [0.5, np.nan], "f": ("L0H1",)}
+    assert plain(record) == {
+        "a": 1.5,
+        "b": None,
+        "c": "nan",
+        "d": 2,
+        "e": [0.5, None],
+        "f": ["L0H1"],
+    }
 
 
 def test_the_sentence_of_a_table_of_effects() -> None:
