@@ -80,27 +80,34 @@ def examples(
     sites: Sequence[Site] = (),
 ) -> Examples:
     """What a setting says on some queries, and its values at `sites` of the query tokens."""
-    whole = [replace(query, ids=(*query.ids, *query.answer_ids[:-1])) for query in queries]
-    batch = Batch.of(whole, subject.device)
-    spans = [range(len(q.ids) - 1, len(w.ids)) for q, w in zip(queries, whole, strict=True)]
-    index = [(row, column) for row, span in enumerate(spans) for column in span]
-    rows, columns = torch.tensor(index, device=subject.device).T
-    count = torch.tensor([len(span) for span in spans], device=subject.device)
-    said, inside = _observed(subject, setting, batch, batch_size, sites)
-    return Examples(batch, rows, columns, said[rows, columns], 1 / count[rows].double(), inside)
-
-
-def _observed(
-    subject: Subject, setting: Setting, batch: Batch, size: int, sites: Sequence[Site]
-) -> tuple[Tensor, dict[Site, Tensor]]:
-    cache = subject.prefill(setting)
     read: dict[Site, Reader] = {s: content if s.name == "pattern" else keep for s in sites}
-    parts = [
-        capture(subject, setting, Batch(batch.ids[some], batch.lengths[some]), cache, read)
-        for some in chunks(torch.arange(len(batch.ids), device=batch.ids.device), size)
-    ]
-    inside = {site: torch.cat([part.values[site] for part in parts]) for site in sites}
-    return torch.cat([part.logits for part in parts]), inside
+    cache = subject.prefill(setting)
+    batch, spans = _with_answers(queries, subject.device)
+    said, inside = [], []
+    for chunk in chunks(range(len(queries)), batch_size):
+        part = Batch(batch.ids[list(chunk)], batch.lengths[list(chunk)])
+        got = capture(subject, setting, part, cache, read)
+        said += [row[spans[i]] for i, row in zip(chunk, got.logits, strict=True)]
+        inside.append(got.values)
+    count = torch.tensor([len(row) for row in said], device=subject.device)
+    rows = torch.arange(len(said), device=subject.device).repeat_interleave(count)
+    return Examples(
+        batch,
+        rows,
+        columns=torch.cat([torch.arange(s.start, s.stop) for s in spans]).to(subject.device),
+        logits=torch.cat(said),
+        share=1 / count[rows].double(),
+        inside={site: torch.cat([values[site] for values in inside]) for site in sites},
+    )
+
+
+def _with_answers(
+    queries: Sequence[Encoded], device: torch.device
+) -> tuple[Batch, Sequence[slice]]:
+    """Queries with their answers but the last token, and where every query is matched."""
+    whole = [replace(query, ids=(*query.ids, *query.answer_ids[:-1])) for query in queries]
+    spans = [slice(len(q.ids) - 1, len(w.ids)) for q, w in zip(queries, whole, strict=True)]
+    return Batch.of(whole, device), spans
 
 
 def content(pattern: Tensor) -> Tensor:

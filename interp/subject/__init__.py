@@ -155,7 +155,7 @@ class Subject:
         ids = torch.tensor([setting.prefix], dtype=torch.long, device=self.device)
         virtual = self.insertions.tokens(setting) if given is None else given
         if isinstance(virtual, Tensor):
-            virtual, ids = None, virtual
+            ids, virtual = virtual, None
         if not virtual and not ids.numel():
             return None
         if virtual and virtual.embeddings is None and not ids.numel():

@@ -1,0 +1,144 @@
+"""A text prompt that makes the model say what another condition says: greedy coordinate gradient.
+
+    found = search(scorer, words, Budget(tokens=4, steps=50))
+    found.prompt                        # token ids; they survive decoding and encoding again
+
+Zou et al. 2307.15043: at every position the gradient names the tokens that promise most, random
+single changes among them are tried, the best one stays. `random_search` draws the same number of
+changes blindly: what the gradient is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from interp.matching.prefixes import Ids, Scorer
+from interp.statistics import generator_of
+
+
+class Budget(NamedTuple):
+    """`tokens` of the prompt; `steps`, and single changes tried in each (`candidates`), drawn from
+    the `top` most promising tokens at every position."""
+
+    tokens: int
+    steps: int = 50
+    candidates: int = 64
+    top: int = 32
+    seed: int = 0
+
+
+class Found(NamedTuple):
+    """The best prompt, its loss, and the best loss after every step."""
+
+    prompt: Ids
+    loss: float
+    history: list[float]
+
+
+Readable = Callable[[Ids], bool]
+"""Whether token ids come back when their text is tokenised again."""
+
+Draw = Callable[[Ids, np.random.Generator], list[Ids]]
+Progress = Callable[[int, float, float], None]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The tokens that a prompt may be made of, and which prompts are text."""
+
+    ids: Sequence[int]
+    readable: Readable
+
+
+def search(
+    scorer: Scorer,
+    words: Words,
+    budget: Budget,
+    start: Found | None = None,
+    progress: Progress = lambda step, loss, best: None,
+) -> Found:
+    """Greedy coordinate gradient from random words, or from where an earlier search stopped."""
+
+    def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
+        slopes = scorer.slopes(prompt)[:, list(words.ids)]
+        best = slopes.topk(min(budget.top, slopes.shape[1]), largest=False).indices
+        promising = torch.tensor(words.ids)[best].tolist()
+        return _changed(prompt, promising, words.readable, budget, generator)
+
+    return _climb(scorer, words, budget, draw, start, progress)
+
+
+def random_search(
+    scorer: Scorer,
+    words: Words,
+    budget: Budget,
+    start: Found | None = None,
+    progress: Progress = lambda step, loss, best: None,
+) -> Found:
+    """The same with changes drawn from all words: as many forward passes, no gradient."""
+
+    def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
+        anything = [list(words.ids)] * len(prompt)
+        return _changed(prompt, anything, words.readable, budget, generator)
+
+    return _climb(scorer, words, budget, draw, start, progress)
+
+
+def _climb(
+    scorer: Scorer,
+    words: Words,
+    budget: Budget,
+    draw: Draw,
+    start: Found | None,
+    progress: Progress,
+) -> Found:
+    """Every step is seeded by its number, so that a search goes on as if never stopped."""
+    found = start or _first(scorer, words, budget)
+    prompt, loss, history = found
+    for step in range(len(history), budget.steps):
+        generator = generator_of(f"coordinate:{budget.seed}:{step}")
+        tried = draw(prompt, generator)
+        if tried:
+            losses = scorer.losses(tried)
+            best = int(losses.argmin())
+            if float(losses[best]) < loss:
+                prompt, loss = tried[best], float(losses[best])
+        history = [*history, loss]
+        progress(step + 1, loss, loss)
+    return Found(prompt, loss, history)
+
+
+def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
+    """Random words that are text; a thousand draws must find some."""
+    generator = generator_of(f"coordinate:{budget.seed}:start")
+    for _ in range(1000):
+        prompt = tuple(int(i) for i in generator.choice(words.ids, budget.tokens))
+        if words.readable(prompt):
+            return Found(prompt, float(scorer.losses([prompt])[0]), [])
+    raise ValueError(f"no text of {budget.tokens} tokens was found")
+
+
+def _changed(
+    prompt: Ids,
+    allowed: Sequence[Sequence[int]],
+    readable: Readable,
+    budget: Budget,
+    generator: np.random.Generator,
+) -> list[Ids]:
+    """Different single changes of a prompt that are text, `candidates` of them if that many are
+    found in four times as many draws."""
+    made: dict[Ids, None] = {}
+    for _ in range(4 * budget.candidates):
+        if len(made) == budget.candidates:
+            break
+        place = int(generator.integers(len(prompt)))
+        token = int(generator.choice(allowed[place]))
+        changed = (*prompt[:place], token, *prompt[place + 1 :])
+        if changed != prompt and changed not in made and readable(changed):
+            made[changed] = None
+    return list(made)

@@ -1,0 +1,93 @@
+"""How near does every one of many text prompts come to what a condition says?
+
+    scorer = Scorer(subject, setting, wanted, rows=2048)
+    scorer.kl(prefixes)                 # [prefix, query] nats: KL(wanted ‖ said after it)
+    scorer.slopes(prefix)               # [pos, d_vocab]: how the mean KL moves with every token
+
+Every prefix is run once, all of one length together, and its keys and values repeated over the
+queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import chunks
+from interp.conditions import Setting
+from interp.matching.examples import Examples
+from interp.matching.virtual import after_virtual
+from interp.subject import Batch, Subject
+from interp.subject.insertions import VirtualTokens
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Prefixes are token ids between `setting`'s own (its BOS) and `tail` (a separator); `rows`:
+    prefix-query pairs in one forward pass. `fluency`: weight of a prefix's own surprise, in nats
+    per token (0: none)."""
+
+    subject: Subject
+    setting: Setting
+    wanted: Examples
+    rows: int
+    tail: Ids = ()
+    fluency: float = 0.0
+
+    def kl(self, prefixes: Sequence[Ids]) -> Float[Tensor, "prefix query"]:
+        """`KL(wanted ‖ said)` after every prefix, nats."""
+        found = torch.zeros(len(prefixes), len(self.wanted), dtype=torch.float64)
+        order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+        most = max(1, self.rows // len(self.wanted))
+        for _, group in groupby(order, key=lambda i: len(prefixes[i])):
+            for some in chunks(list(group), most):
+                found[some] = self._after([prefixes[i] for i in some])
+        return found
+
+    def _after(self, prefixes: Sequence[Ids]) -> Tensor:
+        whole = [(*self.setting.prefix, *prefix, *self.tail) for prefix in prefixes]
+        setting = replace(self.setting, prefix=whole[0])
+        given = torch.tensor(whole, dtype=torch.long, device=self.subject.device)
+        cache = self.subject.prefill(setting, given)
+        one = self.wanted.batch
+        batch = Batch(one.ids.repeat(len(whole), 1), one.lengths.repeat(len(whole)))
+        logits = self.subject.run(setting, batch, cache)
+        return self.wanted.kl(logits.unflatten(0, (len(whole), len(one.ids)))).cpu()
+
+    def losses(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
+        """What is minimised: the mean KL over queries, and `fluency` times the surprise."""
+        found = self.kl(prefixes).mean(-1)
+        if not self.fluency:
+            return found
+        return found + self.fluency * torch.stack([self.surprise(prefix) for prefix in prefixes])
+
+    def surprise(self, prefix: Ids) -> Float[Tensor, ""]:
+        """Mean negative log-probability of a prefix's tokens, each given those before, nats."""
+        whole = torch.tensor([(*self.setting.prefix, *prefix)], device=self.subject.device)
+        bare = replace(self.setting, prefix=())
+        batch = Batch(whole, torch.tensor([whole.shape[1]], device=whole.device))
+        logits = self.subject.run(bare, batch)[0, :-1].double().log_softmax(-1)
+        return -logits.gather(-1, whole[0, 1:, None])[-len(prefix) :].mean().cpu()
+
+    def slopes(self, prefix: Ids) -> Float[Tensor, "pos d_vocab"]:
+        """The derivative of the mean KL by how much of every token stands at every position (the
+        one-hot gradient of Zou et al. 2307.15043, sec. 2.2)."""
+        embed = self.subject.bridge.original_model.get_input_embeddings()
+        ids = (*self.setting.prefix, *prefix, *self.tail)
+        whole = torch.tensor(ids, device=self.subject.device)
+        embedded = embed(whole).detach().requires_grad_()
+        own = after_virtual(replace(self.setting, prefix=()), "soft_prompt", len(whole))
+        cache = self.subject.prefill(own, VirtualTokens(embedded[None]), grad=True)
+        loss = self.wanted.kl(self.subject.run(own, self.wanted.batch, cache, grad=True)).mean()
+        with self.subject.weights.values_of(own):
+            (gradient,) = torch.autograd.grad(loss, [embedded])
+        words = torch.arange(len(self.subject.tokenizer), device=whole.device)
+        first = len(self.setting.prefix)
+        return (gradient[first : first + len(prefix)] @ embed(words).detach().T).cpu()
