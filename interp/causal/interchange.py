@@ -273,7 +273,7 @@ class _Values:
             step = _aligned(difference, self.other.lengths, self.batch)
         length = step.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(length.dtype).tiny
-        return own + step * (distance / length.clamp(min=tiny))
+        return own + step / length.clamp(min=tiny) * distance
 
     def _noise(self, like: Tensor) -> Tensor:
         """One random direction per query token, the same at every site and layer."""
