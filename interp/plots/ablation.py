@@ -70,7 +70,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, 0)
     blocks: list[_Block] = []
     for name in names[:MOST]:
-        prefix = f"{label(name)}: " if len(names) > 1 else ""
+        prefix = f"{label(name, 24)}: " if len(names) > 1 else ""
         blocks.append(_Block(run, Parts.of(run, name, queries), drawing, drawing.height, prefix))
         drawing.height += blocks[-1].height
     drawing.height -= _GAP
@@ -127,7 +127,8 @@ def _first(block: _Block, place: Place, ends: list[float], colour: str) -> None:
     ticks = style.integer_ticks(int(frame["directions"].max()) + 1, most=8)
     x = style.axis("directions kept", **ticks)
     y = style.axis(NAMES[KEPT], range=ends)
-    axes = block.drawing.add(place, f"{block.prefix}with the largest directions", x, y)
+    prefix = "" if block.parts.blocks else block.prefix
+    axes = block.drawing.add(place, f"{prefix}with the largest directions", x, y)
     look = Look("with the largest directions of every module", colour, "dash", "square")
     block.drawing.draw(lines.line(frame, look, across="directions"), axes)
     thin_lines(block.drawing.figure, axes)
@@ -144,9 +145,7 @@ def _directions(block: _Block, place: Place, colour: str, most: int = 10) -> Non
     x = style.axis(NAMES[KEPT], range=[low - room, high + room], nticks=4)
     look = {"tickmode": "array", "tickvals": list(range(len(names)))}
     look |= {"ticktext": [label(n, 24) for n in names], "range": [len(names) - 0.4, -0.6]}
-    axes = block.drawing.add(
-        place, f"{block.prefix}without one direction", x, style.axis(None, **look)
-    )
+    axes = block.drawing.add(place, "without one direction", x, style.axis(None, **look))
     value, below, above = (frame[c].to_numpy(float) for c in (KEPT, f"{KEPT}_low", f"{KEPT}_high"))
     trace = marks(frame, block.parts.condition, names)
     trace.update(

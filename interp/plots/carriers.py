@@ -136,7 +136,7 @@ def _head_names(
 ) -> None:
     """The head added at each point, above the upper line and below the lower one."""
     tight = step < 7 * frame["head"].str.len().max()
-    anchor = "left" if (up > 0) == tight else "right"
+    anchor = "right" if up > 0 else "left"
     for heads, value, name in zip(frame["heads"], frame["value"], frame["head"], strict=True):
         figure.add_annotation(
             x=heads,
@@ -144,14 +144,14 @@ def _head_names(
             xref=axes["xaxis"],
             yref=axes["yaxis"],
             text=label(name),
-            textangle=-50 if tight else 0,
+            textangle=50 if tight else 0,  # across the curve, which rises
             xanchor=anchor,
             yanchor="bottom" if up > 0 else "top",
-            xshift=0 if tight else 9 * up,
+            xshift=4 * up if tight else 9 * up,
             yshift=4 * up,
             showarrow=False,
             font={"size": 10, "color": colour},
-            bgcolor="rgba(255,255,255,0.55)",
+            bgcolor="rgba(255,255,255,0.4)",
         )
 
 
