@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import TYPE_CHECKING
 
 from interp.errors import RunError
@@ -206,13 +207,17 @@ def _function_vectors(of: Patched) -> Iterator[str]:
 
 
 def _attribution(of: Patched) -> Iterator[str]:
-    table = interchange.attribution(of)
-    if table.rows:
-        yield _joined(
-            "First-order attribution against patching (Spearman)",
-            table,
-            lambda row: f"{row[0].text}, {row[1].text} by {row[2].text}: {row[4].text}",
-        )
+    said = []
+    for one in interchange.agreements(of):
+        known = [x for x in one.spearman.values() if x is not None]
+        if known:
+            ends = (
+                f" ({number(min(known), 2)} to {number(max(known), 2)})" if len(known) > 1 else ""
+            )
+            said.append(f"{one.site} by {one.by} {number(median(known), 2)}{ends}")
+    if said:
+        title = "First-order attribution against patching, Spearman, median of moves"
+        yield f"{title}: {'; '.join(said)}."
 
 
 def _ablation(of: Patched) -> Iterator[str]:

@@ -237,21 +237,46 @@ def function_vectors(of: Patched) -> Table:
         )
     columns = ["condition", "heads", "layer of most recovery", "recovery"]
     columns += ["base's own mean outputs", "random vector of the same norm"]
-    return Table("Function vectors, at the layer where they do most.", columns, rows)
+    words = "Function vectors, at the layer where they do most."
+    return Table(words, columns, rows, stacked=True)
+
+
+class Agreement(NamedTuple):
+    """How well a first-order estimate ranks the measured cells of a site, by move."""
+
+    site: str
+    by: str
+    cells: int
+    spearman: Mapping[tuple[str, str], float | None]
+
+
+def agreements(of: Patched) -> list[Agreement]:
+    """One per site and kind of cell, in the order of the findings."""
+    found: dict[tuple[str, str], Agreement] = {}
+    for entry in of.found.get("attribution") or []:
+        place = (entry["site"], entry["by"])
+        name = SITES.get(entry["site"], visible(entry["site"]))
+        one = found.setdefault(place, Agreement(name, entry["by"], entry["cells"], {}))
+        move = (entry["source"], entry["target"])
+        found[place] = one._replace(spearman={**one.spearman, move: entry["spearman"]})
+    return list(found.values())
 
 
 def attribution(of: Patched) -> Table:
     """How well the first-order estimate ranks what the interchange measured."""
+    found = agreements(of)
+    moves = list(dict.fromkeys(move for one in found for move in one.spearman))
     rows = [
         [
-            Cell(arrow(entry["source"], entry["target"])),
-            Cell(SITES.get(entry["site"], entry["site"])),
-            Cell(str(entry["by"])),
-            Cell(str(entry["cells"]), kind="number"),
-            Cell(number(entry["spearman"], 2), kind="number"),
+            Cell(f"{one.site} by {one.by}"),
+            Cell(str(one.cells), kind="number"),
+            *(
+                Cell(number(one.spearman[m], 2) if m in one.spearman else "–", kind="number")
+                for m in moves
+            ),
         ]
-        for entry in of.found.get("attribution") or []
+        for one in found
     ]
-    columns = ["move", "site", "by", "cells", "Spearman correlation"]
-    words = "First-order estimate against the measured change of the answer's log-odds."
-    return Table(words, columns, rows)
+    words = "Rank correlation (Spearman) of the estimated and the measured change of the answer's"
+    columns = ["site", "cells", *(arrow(*move) for move in moves)]
+    return Table(f"{words} log-odds.", columns, rows, stacked=True)

@@ -146,6 +146,7 @@ def _more(pair: tuple[str, str], n_heads: int) -> dict[str, Any]:
         "function_vectors": [{"condition": c, "heads": names[c], "n": 54} for c in pair],
         "attribution": [
             {"source": a, "target": b, "site": "z", "by": "head", "cells": 12, "spearman": 0.87},
+            {"source": b, "target": a, "site": "z", "by": "head", "cells": 12, "spearman": 0.83},
             {"source": a, "target": BASE, "site": "resid_post", "by": "layer", "cells": 4}
             | {"spearman": None},
         ],

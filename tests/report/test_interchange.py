@@ -169,6 +169,16 @@ def test_greedy_steps_stand_side_by_side_and_end(of: Patched) -> None:
     ]
 
 
+def test_attribution_stands_by_site_and_move(of: Patched) -> None:
+    table = interchange.attribution(of)
+    assert table.columns[2:] == ["prompt → lora", "lora → prompt", "prompt → base"]
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert rows == [
+        ["head outputs by head", "12", "0.87", "0.83", "–"],
+        ["residual stream by layer", "4", "–", "–", "undefined"],
+    ]
+
+
 def test_another_pair_than_the_headline_has_its_own_certificate(make: Callable[..., Path]) -> None:
     assert "NOT CERTIFIED: no match certificate" in words(section(make(pair=("neutral", "lora"))))
     turned = make(pair=("lora", "prompt"))
@@ -261,8 +271,7 @@ def test_every_finding_has_its_line(run: Run) -> None:
         "Few heads: 2 together give base 0.930 [0.900, 0.950] of prompt's behaviour (L1H0, L2H1);",
         "Few heads: 1 together give base 0.310 [0.200, 0.400] of lora's behaviour (L1H0); 90 % is "
         "not reached; all heads 0.970.",
-        "prompt → lora, head outputs by head: 0.87; prompt → base, residual stream by layer: "
-        "undefined.",
+        "Spearman, median of moves: head outputs by head 0.85 (0.83 to 0.87).",
         "Effect kept by the k largest directions of every module: lora, k = 0: 0.00;",
         "By-products (much internal change, little damage): lora, layer 2: change 0.800",
     ):
