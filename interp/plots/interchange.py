@@ -296,9 +296,17 @@ def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
         if lines.tested([c.frame for c in everything])
         else "",
         f"Recovery below −{-LOWEST:g} is off the axis" if harmed else "",
-        "Narrow bands: intervals. Distances: last query token",
+        f"Narrow bands: intervals. Distances: last query token{_other_n(run, panels[1, 3])}",
     ]
     return ". ".join(part for part in parts if part)
+
+
+def _other_n(run: Run, curves: list[Curve]) -> str:
+    """An interchange of some of a run's queries stands beside distances over all of them."""
+    found = {int(n) for curve in curves for n in curve.frame["n"]} - {
+        run.manifest["queries"]["matched"]
+    }
+    return f", n = {max(found)}" if found else ""
 
 
 def _depth_words(run: Run) -> str:
@@ -308,5 +316,7 @@ def _depth_words(run: Run) -> str:
     limit = f"{_tolerance(run):g} nats in both directions"
     if np.isnan(row["value"]):
         return f"At no layer does damage stay within {limit} from there on"
-    known = f" [{row['ci_low']:g}, {row['ci_high']:g}]" if row["ci_low"] == row["ci_low"] else ""
+    beyond = row["ci_high"] >= run.manifest["model"]["n_layers"]
+    high = "none" if beyond else f"{row['ci_high']:g}"
+    known = "" if np.isnan(row["ci_low"]) else f" [{row['ci_low']:g}, {high}]"
     return f"From layer {row['value']:g}{known} on damage stays within {limit}"

@@ -113,6 +113,14 @@ def test_the_depth_is_marked_in_every_panel_or_said_to_be_none(run: Run) -> None
     assert "At no layer does damage stay within 0.02 nats" in never.layout.meta["caption"]
 
 
+def test_the_depths_interval_may_reach_beyond_the_last_layer(run: Run, by_layer: go.Figure) -> None:
+    assert "From layer 2 [2, 3] on damage stays" in by_layer.layout.meta["caption"]
+    table = run.table.copy()
+    table.loc[table["measure"] == "state_equivalence_depth", "ci_high"] = 4
+    figure = plots.interchange(changed(run, table))
+    assert "From layer 2 [2, none] on damage stays" in figure.layout.meta["caption"]
+
+
 def test_p_values_open_markers(by_layer: go.Figure) -> None:
     line = next(t for t in by_layer.data if t.name == "lora's state" and t.mode)
     assert [c == "white" for c in line.marker.color] == [False, True, False, False]
@@ -268,6 +276,7 @@ def test_captions_have_the_interchanges_own_n_and_interval(run: Run) -> None:
         caption = RECIPES[name](run).layout.meta["caption"]
         assert "n = 60 matched queries" in caption, name
         assert "100 replicates" in caption, name
+    assert "Distances: last query token, n = 64" in plots.interchange(run).layout.meta["caption"]
     none = plots.interchange(changed(run, interval={"replicates": 0}))
     assert "no intervals" in none.layout.meta["caption"]
 
