@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import reading, style
-from interp.plots.interchange import sides, state_in
+from interp.plots.exchanges import sides, state_in
 from interp.plots.text import label
 from interp.plots.words import SITES
 from interp.results import Run

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from interp.names import Head
 from interp.plots import grids, reading, style
 from interp.plots.attribution import ESTIMATE, Move, directions
+from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
-from interp.plots.interchange import state_in
 from interp.plots.maps import position_columns
 from interp.plots.panels import Drawing, Place
 from interp.plots.text import label

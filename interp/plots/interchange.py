@@ -9,48 +9,21 @@ costs. Colour is whose state moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import by_layer, lines, reading, style
-from interp.plots.lines import ALPHA, Look
+from interp.plots import by_layer, exchanges, lines, reading, style
+from interp.plots.exchanges import Curve, Place, depth, headings, rank, shown_pairs, sides
+from interp.plots.lines import ALPHA
 from interp.plots.symlog import Symlog
-from interp.plots.text import Pair, label, pair_name
+from interp.plots.text import label, pair_name
 from interp.plots.words import NAMES
 from interp.results import Run
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SITE = "resid_post"
 LOWEST = -1.0
 """Recovery below this is off the axis: a control may do any harm."""
-_CONTROLS = {
-    "random_difference": ("random difference", "dash"),
-    "random_direction": ("random direction", "dot"),
-}
-_GREY, _MARK = "#8C8C8C", "#7B3294"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line: its rows and its look."""
-
-    frame: pd.DataFrame
-    look: Look
-
-    @property
-    def ends(self) -> np.ndarray:
-        """Values and interval ends."""
-        return self.frame[["value", "ci_low", "ci_high"]].to_numpy(float)
-
-
-Place = tuple[int, int]
+_MARK = "#7B3294"
 
 
 def interchange(run: Run) -> go.Figure:
@@ -61,7 +34,7 @@ def interchange(run: Run) -> go.Figure:
     interchange.
     """
     run = reading.exchanged(run)
-    panels = {place: [c for c in found if len(c.frame)] for place, found in _panels(run).items()}
+    panels = {place: [c for c in cs if len(c.frame)] for place, cs in exchanges.panels(run).items()}
     if not panels[1, 1] or not panels[1, 2]:
         raise reading.NotMeasured("this run has no damage of an interchange by layer")
     figure = make_subplots(
@@ -70,7 +43,7 @@ def interchange(run: Run) -> go.Figure:
         shared_xaxes=True,
         horizontal_spacing=0.075,
         vertical_spacing=0.11,
-        subplot_titles=_headings(run),
+        subplot_titles=headings(run),
     )
     figure.update_annotations(font={"size": 13})
     figure.update_yaxes(style.axis(None))
@@ -81,7 +54,7 @@ def interchange(run: Run) -> go.Figure:
             for trace in lines.line(curve.frame, curve.look, curve.look.name not in named):
                 trace = _told(trace, curve)
                 drawn = scale.drawn(trace) if place in _DAMAGE else trace
-                drawn.legendrank = 1000 + _rank(curve.look)
+                drawn.legendrank = 1000 + rank(curve.look)
                 figure.add_trace(drawn, row=place[0], col=place[1])
             named.add(curve.look.name)
     ranges = _axes(figure, panels, scale, _tolerance(run))
@@ -93,7 +66,7 @@ def interchange(run: Run) -> go.Figure:
         run.manifest,
         title="Interchange of residual streams by layer: what it costs, beside how far apart "
         "they are",
-        pairs=_pairs(run),
+        pairs=shown_pairs(run),
         note=_note(run, panels, scale),
         plot=500,
         legend=True,
@@ -102,80 +75,6 @@ def interchange(run: Run) -> go.Figure:
 
 
 _DAMAGE: tuple[Place, ...] = ((1, 1), (1, 2))
-
-
-def _pairs(run: Run) -> list[Pair]:
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
-    return [p for p in (pair, null) if p is not None]
-
-
-def state_in(source: str, target: str, most: int = 18) -> str:
-    """Whose state is put into whose run, for a heading."""
-    return f"{label(source, most)}'s state in {label(target, most)}'s run"
-
-
-def sides(run: Run) -> tuple[str, str, str]:
-    """The two conditions and base."""
-    pair, base = reading.headline(run.manifest), reading.base_name(run.manifest)
-    if pair is None or pair[1] is None or base is None:
-        raise reading.NotMeasured("an interchange needs two conditions and base")
-    return pair[0], pair[1], base
-
-
-def _headings(run: Run) -> list[str]:
-    a, b, base = sides(run)
-    exchanges = [state_in(a, b), state_in(b, a), "distance between states"]
-    into_base = [state_in(a, base), state_in(b, base), f"damage over that of {label(base)}'s state"]
-    return exchanges + into_base
-
-
-def _panels(run: Run) -> dict[Place, list[Curve]]:
-    """What every panel draws, the controls first: they lie below."""
-    a, b, base = sides(run)
-    found: dict[Place, list[Curve]] = {}
-    for column, (source, target) in enumerate([(a, b), (b, a)], 1):
-        worst = _curve(run, "damage", (base, target), _base_look(base))
-        own = _curve(run, "damage", (source, target), _look(run, source))
-        found[1, column] = [*_controls(run, "damage", (source, target)), worst, own]
-        alone = _curve(run, "recovery", (source, base), _look(run, source))
-        found[2, column] = [*_controls(run, "recovery", (source, base)), alone]
-    found[1, 3] = list(_distances(run))
-    found[2, 3] = [
-        _curve(run, "relative_damage", move, _look(run, move[0])) for move in [(a, b), (b, a)]
-    ]
-    return found
-
-
-def _curve(run: Run, measure: str, pair: Pair, look: Look, position: str = "all") -> Curve:
-    return Curve(lines.layer_rows(run, measure, SITE, pair, position), look)
-
-
-def _look(run: Run, source: str) -> Look:
-    colour, _ = style.condition_look(run.manifest, source)
-    return Look(f"{source}'s state", colour)
-
-
-def _base_look(base: str) -> Look:
-    return Look(f"{base}'s state (positive control)", style.INK, "longdash", "diamond")
-
-
-def _rank(look: Look) -> int:
-    """What a legend names first: states, then base and null, then controls (drawn first)."""
-    return 0 if look.dash == "solid" else 2 if look.colour == _GREY else 1
-
-
-def _controls(run: Run, measure: str, pair: Pair) -> Iterator[Curve]:
-    for control, (name, dash) in _CONTROLS.items():
-        yield _curve(run, f"{measure}_{control}", pair, Look(name, _GREY, dash))
-
-
-def _distances(run: Run) -> Iterator[Curve]:
-    """Base from either side, the null, and the pair."""
-    a, b, base = sides(run)
-    for side in (a, b):
-        yield _curve(run, "relative_l2", (side, base), _base_look(base), "last")
-    for pair in reversed(_pairs(run)):
-        yield _curve(run, "relative_l2", pair, by_layer.pair_look(run, pair), "last")
 
 
 def _told(trace: go.Scatter, curve: Curve) -> go.Scatter:
@@ -248,7 +147,7 @@ def _tolerance_line(figure: go.Figure, run: Run, scale: Symlog) -> None:
 
 def _depth_line(figure: go.Figure, run: Run, ranges: dict[Place, list[float]]) -> None:
     """A vertical line in every panel at the state-equivalence depth, where there is one."""
-    row = _depth(run)
+    row = depth(run)
     if row is None or np.isnan(row["value"]):
         return
     at = float(row["value"])
@@ -272,12 +171,6 @@ def _depth_line(figure: go.Figure, run: Run, ranges: dict[Place, list[float]]) -
             row=place[0],
             col=place[1],
         )
-
-
-def _depth(run: Run) -> pd.Series | None:
-    a, b, _ = sides(run)
-    found = reading.rows(run, "state_equivalence_depth", SITE, (a, b))
-    return None if found.empty else found.iloc[0]
 
 
 def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
@@ -310,7 +203,7 @@ def _other_n(run: Run, curves: list[Curve]) -> str:
 
 
 def _depth_words(run: Run) -> str:
-    row = _depth(run)
+    row = depth(run)
     if row is None:
         return ""
     limit = f"{_tolerance(run):g} nats in both directions"

@@ -17,8 +17,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import grids, reading, style
+from interp.plots.exchanges import sides, state_in
 from interp.plots.grids import Grid
-from interp.plots.interchange import sides, state_in
 from interp.plots.maps import position_columns
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label

@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from interp.names import Head
 from interp.plots import reading, style
-from interp.plots.interchange import sides
+from interp.plots.exchanges import sides
 from interp.plots.panels import Place, beside
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label, number
