@@ -98,7 +98,11 @@ def _legend(of: Patched) -> str:
         f"won: share of its behaviour that its stream alone gives {of.base}",
         f"n = {of.found['n']}, {of.found['interval']['replicates']} bootstrap replicates",
     ]
-    return "; ".join([*words, *(["not every layer is shown"] if skipped else [])]) + "."
+    if any(of.rows("recovery", c, of.base)["value"].isna().any() for c in of.pair):
+        words.append(f"–: undefined, {of.base} says the same already")
+    if skipped:
+        words.append("not every layer is shown")
+    return "; ".join(words) + "."
 
 
 def short(x: float) -> str:
