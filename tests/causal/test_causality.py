@@ -199,9 +199,10 @@ def test_it_is_deterministic_and_moves_with_the_run(run: Path, quick: Path) -> N
 
 def test_memory_changes_nothing_but_rounding(run: Path, quick: Path, counted: list[int]) -> None:
     """A few queries at a time instead of eight, and one patch per forward pass."""
-    patch(Patching(run=run, **QUICK, memory=1.5e-4))
+    patch(Patching(run=run, **(QUICK | {"head_sites": ("z",)}), memory=1.5e-4))
     assert max(counted) < N == sum(counted)
-    numbers, expected = table(run), table(quick)
+    numbers, expected = (f[f["site"] != "pattern"] for f in (table(run), table(quick)))
+    numbers, expected = (f.reset_index(drop=True) for f in (numbers, expected))
     sums = expected["measure"].str.startswith(("damage", "recovery", "answer_change"))
     for some, bound in ((sums, 1e-6), (~sums, 2e-5)):  # the rest divide by what may be small
         close(numbers[some], expected[some], bound)
