@@ -84,20 +84,18 @@ _SIDES = {
 def beside(
     points: np.ndarray, names: list[str], others: np.ndarray, size: Place
 ) -> list[str | None]:
-    """At which side of its point (plotly's `textposition`) each label covers least; None where it
-    would cover another label, leave the panel, or cover two marks.
+    """At which side of its point (plotly's `textposition`) each label covers nothing; None where
+    it would cross another label or a mark everywhere, or leave the panel.
 
-    `points`, `others`: `[point, 2]`, pixels from the panel's lower left corner; `others` are marks
-    that should stay visible. Labels are placed in the order given.
+    `points`, `others` (all marks): `[point, 2]`, pixels from the panel's lower left corner. Labels
+    are placed in the order given.
     """
     boxes: list[np.ndarray] = []
     chosen: list[str | None] = []
     for point, name in zip(points, names, strict=True):
         found = {side: _box(point, name, *shift) for side, shift in _SIDES.items()}
-        marks = {s: _covered(box, others) for s, box in found.items() if _fits(box, boxes, size)}
-        side = min(marks, key=lambda s: marks[s], default=None)
-        if side is not None and marks[side] > 1:
-            side = None
+        free = [s for s, box in found.items() if _fits(box, boxes, size) and _clear(box, others)]
+        side = free[0] if free else None
         chosen.append(side)
         boxes += [found[side]] if side else []
     return chosen
@@ -117,6 +115,6 @@ def _fits(box: np.ndarray, boxes: list[np.ndarray], size: Place) -> bool:
     )
 
 
-def _covered(box: np.ndarray, marks: np.ndarray) -> int:
-    """How many marks (of radius 4) lie under a label."""
-    return int(((marks > box[:2] - 4) & (marks < box[2:] + 4)).all(axis=1).sum())
+def _clear(box: np.ndarray, marks: np.ndarray) -> bool:
+    """Whether no mark (of radius 4) lies under a label."""
+    return not ((marks > box[:2] - 4) & (marks < box[2:] + 4)).all(axis=1).any()
