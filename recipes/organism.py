@@ -306,9 +306,11 @@ def save_prompts(recipe: Recipe, split: Split, folder: Path) -> None:
 
 
 def save_queries(split: Split, folder: Path) -> None:
-    """Write the matched and the held-out queries, one JSON object per line."""
+    """Write the matched and the held-out queries, and the pairs that are demonstrated, one JSON
+    object per line."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, pairs in (("matched", split.matched), ("heldout", split.heldout)):
+    groups = {"matched": split.matched, "heldout": split.heldout, "pool": split.demonstrated}
+    for name, pairs in groups.items():
         lines = [
             json.dumps({"text": query(word), "answer": answer, "label": "adjective"})
             for word, answer in both_ways(pairs)

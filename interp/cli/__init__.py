@@ -21,6 +21,7 @@ COMMANDS = {
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "report": "draw the report of a run again: interp report RUN",
     "match distil": "train a LoRA that does what a prompt does",
+    "match invert": "find the prompt that does what a LoRA does",
 }
 
 
@@ -85,9 +86,9 @@ def choose(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
 
 def resume_hint(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
-    if words[0] == "match":
+    if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
-    if words[0] not in ("diverge", "patch"):
+    if words[0] not in ("diverge", "patch", "match"):
         return "Nothing is left to resume."
     import shlex
 

@@ -11,7 +11,15 @@ import tyro
 from interp.causal.settings import Patching
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
-from interp.config import Distillation, Experiment, bundled_families, from_yaml
+from interp.conditions import describe
+from interp.config import (
+    Distillation,
+    Experiment,
+    bundled_families,
+    from_yaml,
+    parse_condition,
+)
+from interp.matching.settings import Inversion
 
 
 def demo(words: Sequence[str]) -> None:
@@ -142,3 +150,29 @@ def match_distil(words: Sequence[str]) -> None:
             f"top-1 agreement {signed['top1_agreement']:.3f} on {signed['n']} queries"
         )
     print(f"adapter: {settings.out}")
+
+
+def match_invert(words: Sequence[str]) -> None:
+    """Find the prompt that does what a LoRA does."""
+    settings = read_flags(Inversion, words, "interp match invert")
+    from interp.matching.invert import EXPERIMENT, invert
+
+    with counting("steps") as counter:
+        done = 0
+
+        def progress(name: str, step: int, of: int, best: float) -> None:
+            nonlocal done
+            counter.add(name, step - done, of, f"KL {best:.4f} nats")
+            done = step
+
+        log = invert(settings, progress)
+    for score in log["scores"]:
+        floor = "" if score["floor"] is None else f"; floor {score['floor']:.4f}"
+        print(
+            f"{score['queries']}: strength {score['strength']:.3f} "
+            f"[{score['ci_low']:.3f}, {score['ci_high']:.3f}]: KL {score['kl']:.4f} nats "
+            f"(base {score['ceiling']:.4f}{floor}); top-1 agreement {score['top1_agreement']:.3f} "
+            f"on {score['n']} queries"
+        )
+    print(f"emulation: {describe(parse_condition('emulation', log['condition'], {}))}")
+    print(f"go on with: interp diverge {settings.out / EXPERIMENT} --out RUN")

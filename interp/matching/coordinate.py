@@ -10,6 +10,7 @@ changes blindly: what the gradient is worth.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Budget(NamedTuple):
     the `top` most promising tokens at every position."""
 
     tokens: int
-    steps: int = 50
+    steps: int = 40
     candidates: int = 64
     top: int = 32
     seed: int = 0
@@ -39,12 +40,23 @@ class Found(NamedTuple):
     loss: float
     history: list[float]
 
+    def packed(self) -> bytes:
+        """As a file has it."""
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def parse(cls, content: bytes) -> Found:
+        """The inverse of `packed`."""
+        kept = json.loads(content)
+        return cls(tuple(kept["prompt"]), kept["loss"], kept["history"])
+
 
 Readable = Callable[[Ids], bool]
 """Whether token ids come back when their text is tokenised again."""
 
 Draw = Callable[[Ids, np.random.Generator], list[Ids]]
-Progress = Callable[[int, float, float], None]
+Progress = Callable[[Found], None]
+"""Called after every step with the best so far."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ def search(
     words: Words,
     budget: Budget,
     start: Found | None = None,
-    progress: Progress = lambda step, loss, best: None,
+    progress: Progress = lambda found: None,
 ) -> Found:
     """Greedy coordinate gradient from random words, or from where an earlier search stopped."""
 
@@ -78,7 +90,7 @@ def random_search(
     words: Words,
     budget: Budget,
     start: Found | None = None,
-    progress: Progress = lambda step, loss, best: None,
+    progress: Progress = lambda found: None,
 ) -> Found:
     """The same with changes drawn from all words: as many forward passes, no gradient."""
 
@@ -109,7 +121,7 @@ def _climb(
             if float(losses[best]) < loss:
                 prompt, loss = tried[best], float(losses[best])
         history = [*history, loss]
-        progress(step + 1, loss, loss)
+        progress(Found(prompt, loss, history))
     return Found(prompt, loss, history)
 
 

@@ -11,11 +11,12 @@ size reaches.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -48,7 +49,7 @@ class Tuning(NamedTuple):
 
     kind: Kind
     tokens: int
-    steps: int = 400
+    steps: int = 300
     rate: float = 0.1
     batch_size: int = 64
     inside: float = 0.0
@@ -76,39 +77,94 @@ class Tuned(NamedTuple):
         return self.values.numel()
 
 
+class Checkpoint(Protocol):
+    """Where an unfinished search is kept."""
+
+    def load(self) -> bytes | None:
+        """What an earlier attempt left."""
+
+    def keep(self, content: bytes) -> None:
+        """Replace it."""
+
+
 def tune(
     subject: Subject,
     setting: Setting,
     wanted: Examples,
     tuning: Tuning,
     progress: Progress = lambda step, loss, best: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Tuned:
     """Minimise the mean KL (nats) of `wanted` to what `setting` says after virtual tokens, plus
     `inside` times how far the states at its sites are (`distance`)."""
     own = after_virtual(setting, tuning.kind, tuning.tokens)
-    start = initial(subject, setting, tuning)
-    values = start.clone().requires_grad_()
-    size = float(start.square().mean().sqrt())
-    optimiser = torch.optim.Adam([values], lr=tuning.rate * size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, tuning.steps)
-    history: list[float] = []
-    best = start
-    for step in range(tuning.steps):
+    run = _Run.of(initial(subject, setting, tuning), tuning)
+    if checkpoint and (content := checkpoint.load()):
+        run.restore_(content)
+    while not run.over(tuning):
+        step = len(run.history)
         some = _batch(wanted, tuning, step)
-        loss = objective(subject, own, some, as_virtual(tuning.kind, values), tuning.inside)
-        history.append(float(loss.detach()))
-        if not math.isfinite(history[-1]):
-            raise RunError(f"tuning diverged at step {step + 1}: lower the rate")
-        if history[-1] == min(history):
-            best = values.detach().clone()
+        loss = objective(subject, own, some, as_virtual(tuning.kind, run.values), tuning.inside)
         with subject.weights.values_of(own):
-            (values.grad,) = torch.autograd.grad(loss, [values])
-        optimiser.step()
-        schedule.step()
-        progress(step + 1, history[-1], min(history))
-        if step - history.index(min(history)) >= tuning.patience:
-            break
-    return Tuned(tuning.kind, best, min(history), history)
+            (gradient,) = torch.autograd.grad(loss, [run.values])
+        run.step_(float(loss.detach()), gradient)
+        progress(step + 1, run.history[-1], min(run.history))
+        if checkpoint and step % EVERY == EVERY - 1:
+            checkpoint.keep(run.packed())
+    return Tuned(tuning.kind, run.best, min(run.history), run.history)
+
+
+EVERY = 20
+"""Steps between two checkpoints."""
+
+
+@dataclass
+class _Run:
+    """A search on its way: its values and the best so far, with their losses."""
+
+    values: Tensor
+    best: Tensor
+    history: list[float]
+    optimiser: torch.optim.Adam
+    schedule: torch.optim.lr_scheduler.CosineAnnealingLR
+
+    @classmethod
+    def of(cls, start: Tensor, tuning: Tuning) -> _Run:
+        values = start.clone().requires_grad_()
+        size = float(start.square().mean().sqrt())
+        optimiser = torch.optim.Adam([values], lr=tuning.rate * size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, tuning.steps)
+        return cls(values, start, [], optimiser, schedule)
+
+    def over(self, tuning: Tuning) -> bool:
+        if len(self.history) >= tuning.steps:
+            return True
+        stuck = len(self.history) - self.history.index(min(self.history)) if self.history else 0
+        return stuck > tuning.patience
+
+    def step_(self, loss: float, gradient: Tensor) -> None:
+        self.history.append(loss)
+        if not math.isfinite(loss):
+            raise RunError(f"tuning diverged at step {len(self.history)}: lower --rate")
+        if loss == min(self.history):
+            self.best = self.values.detach().clone()
+        self.values.grad = gradient
+        self.optimiser.step()
+        self.schedule.step()
+
+    def packed(self) -> bytes:
+        file = io.BytesIO()
+        kept = {"values": self.values.detach(), "best": self.best, "history": self.history}
+        states = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+        torch.save({**kept, **states}, file)
+        return file.getvalue()
+
+    def restore_(self, content: bytes) -> None:
+        kept = torch.load(io.BytesIO(content), weights_only=True)
+        self.values.data = kept["values"].to(self.values.device)
+        self.best, self.history = kept["best"].to(self.values.device), kept["history"]
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.schedule.load_state_dict(kept["schedule"])
 
 
 def _batch(wanted: Examples, tuning: Tuning, step: int) -> Examples:

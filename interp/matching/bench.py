@@ -1,0 +1,107 @@
+"""One target, and how near other conditions come to it, on groups of queries.
+
+bench = Bench.open(settings, {"prompt": Prompt(text="opposite :")})
+bench.kl("prompt", "heldout")       # KL(target ‖ prompt) of every query, nats
+bench.strength(bench.kl("prompt", "heldout"), "heldout")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from interp.conditions import Base, Condition, Lora, Setting
+from interp.matching.examples import Examples, examples
+from interp.matching.settings import Emulation
+from interp.matching.strength import Strength, strength
+from interp.measures.certificate import Tolerance, certificate, last_outputs
+from interp.queries import Encoded, Query, encode, read_queries
+from interp.subject import Batch, Subject, load
+
+BASE, TARGET, FLOOR = "base", "target", "floor_"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A subject with `base`, `target`, the target's equals (`floor_0`, ...) and other conditions;
+    its queries and what the target says on them, by group."""
+
+    settings: Emulation
+    subject: Subject
+    queries: dict[str, list[Encoded]]
+    wanted: dict[str, Examples] = field(repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Emulation,
+        conditions: Mapping[str, Condition] | None = None,
+        asked: Mapping[str, Sequence[Query]] | None = None,
+    ) -> Bench:
+        """Load and verify the model under all conditions; `asked` are the matched and held-out
+        queries of the settings, unless others are given."""
+        groups = asked or read_groups(settings)
+        floor = {f"{FLOOR}{i}": Lora(adapter) for i, adapter in enumerate(settings.floor)}
+        every = {BASE: Base(), TARGET: settings.target, **floor, **(conditions or {})}
+        subject = load(
+            settings.model,
+            every,
+            [next(iter(groups.values()))[0].text],
+            device=settings.device,
+            dtype=settings.dtype,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        queries = {name: encode(some, subject.tokenizer, name) for name, some in groups.items()}
+        target, size = subject.settings[TARGET], settings.batch_size
+        wanted = {name: examples(subject, target, some, size) for name, some in queries.items()}
+        return cls(settings, subject, queries, wanted)
+
+    def kl(
+        self, condition: str | Setting, group: str, cache: Any = None
+    ) -> Float[ndarray, " query"]:
+        """`KL(target ‖ condition)` of every query of a group, nats."""
+        setting = self.subject.settings[condition] if isinstance(condition, str) else condition
+        cache = cache or self.subject.prefill(setting)
+        wanted, size, found = self.wanted[group], self.settings.batch_size, []
+        for start in range(0, len(wanted), size):
+            some = wanted.of(range(start, min(start + size, len(wanted))))
+            said = self.subject.run(setting, some.batch, cache)
+            found.append(some.kl(said).cpu().numpy())
+        return np.concatenate(found)
+
+    def strength(self, kl: Float[ndarray, " query"], group: str) -> Strength:
+        """What share of the target's effect an emulation of this divergence gives."""
+        keys = [query.key for query in self.queries[group]]
+        return strength(kl, self.kl(BASE, group), keys, self.settings.bootstrap, self.settings.seed)
+
+    def floor(self, group: str) -> float | None:
+        """The mean divergence of the target's equals; None where none are given."""
+        names = [name for name in self.subject.settings if name.startswith(FLOOR)]
+        return float(np.mean([self.kl(name, group).mean() for name in names])) if names else None
+
+    def certificate(self, condition: str, group: str) -> dict[str, Any]:
+        """The match certificate of the target and a condition."""
+        pair = [self.subject.settings[name] for name in (TARGET, condition)]
+        caches = [self.subject.prefill(setting) for setting in pair]
+        queries, size, rows = self.queries[group], self.settings.batch_size, []
+        for start in range(0, len(queries), size):
+            batch = Batch.of(queries[start : start + size], self.subject.device)
+            p, q = (self.subject.run(s, batch, c) for s, c in zip(pair, caches, strict=True))
+            rows.append(last_outputs(p, q, batch.lengths))
+        js, same = np.concatenate(rows).T
+        tolerance = Tolerance(self.settings.tolerance_js, self.settings.tolerance_top1)
+        return certificate(js, same, [query.text for query in queries], tolerance)
+
+
+def read_groups(settings: Emulation) -> dict[str, list[Query]]:
+    """The matched queries, and the held-out ones where there are some."""
+    groups = {"matched": read_queries(settings.queries, settings.limit)}
+    if settings.heldout is not None:
+        groups["heldout"] = read_queries(settings.heldout, settings.limit)
+    return groups

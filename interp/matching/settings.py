@@ -1,0 +1,141 @@
+"""What is emulated, on which queries: settings of `interp match invert` and of the experiments.
+
+Torch-free, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from interp import organism
+from interp.conditions import Condition, FineTuned, Lora, Prompt
+from interp.config import read_prompt
+from interp.errors import ConfigError
+from interp.queries import read_queries
+
+Kind = Literal["soft_prompt", "prefix", "text", "few_shot"]
+
+
+class Emulation(BaseModel):
+    """What is to be emulated, and the queries on which it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    model: str
+    """Model folder or hub id."""
+    queries: Path
+    """JSONL file of the queries on which the outputs are to be the same."""
+    out: Path
+    """Folder of the result."""
+    adapter: str | None = None
+    """The LoRA that is to be emulated, or:"""
+    fine_tuned: str | None = None
+    """a model of the same architecture, or:"""
+    prompt_file: Path | None = None
+    """a prompt."""
+    separator: str = "\n"
+    """Written between a prompt's text and the query."""
+    heldout: Path | None = None
+    """Queries on which results are scored and that nothing is fitted on."""
+    pool: Path | None = None
+    """JSONL file of demonstrations to choose from; their answers are needed."""
+    template: str = "{query} {answer}\n"
+    """How a demonstration is written."""
+    floor: tuple[str, ...] = ()
+    """Adapters that are as good as the one emulated (other seeds): what distance is no distance."""
+    batch_size: int = Field(default=64, ge=1)
+    """Queries at a time."""
+    seed: int = 0
+    """Seed of starts and draws."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first queries of each file."""
+    bootstrap: int = Field(default=200, ge=0)
+    """Bootstrap replicates behind every interval."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ..."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the base weights."""
+    tolerance_js: float = Field(default=0.02, ge=0)
+    """Largest mean JS divergence (nats) at which outputs count as matched."""
+    tolerance_top1: float = Field(default=0.95, ge=0, le=1)
+    """Smallest share of queries on which both must say the same."""
+    resume: bool = False
+    """Go on with what an interrupted attempt left in `out`."""
+    overwrite: bool = False
+    """Replace a result in `out`."""
+    revision: str | None = None
+    """Revision of a model on the hub."""
+    trust_remote_code: bool = False
+    """Allow a model that brings its own code to run it."""
+
+    @property
+    def target(self) -> Condition:
+        """What is emulated; a ConfigError unless it is exactly one thing."""
+        given: list[Condition] = []
+        if self.adapter is not None:
+            given.append(Lora(self.adapter))
+        if self.fine_tuned is not None:
+            given.append(FineTuned(self.fine_tuned))
+        if self.prompt_file is not None:
+            given.append(Prompt(text=read_prompt(self.prompt_file), separator=self.separator))
+        if len(given) != 1:
+            raise ConfigError("give exactly one of --adapter, --fine-tuned and --prompt-file")
+        return given[0]
+
+    def demonstrations(self) -> list[tuple[str, str]]:
+        """The (query, answer) pairs of the pool."""
+        if self.pool is None:
+            raise ConfigError("demonstrations are chosen from a file: give --pool")
+        shots = read_queries(self.pool)
+        if missing := [shot.text for shot in shots if not shot.answer]:
+            raise ConfigError(f"{self.pool}: the demonstration {missing[0]!r} has no answer")
+        return [(shot.text, str(shot.answer)) for shot in shots]
+
+
+class Inversion(Emulation):
+    """Find the prompt that makes the model say what a LoRA (or a fine-tune, or a prompt) says."""
+
+    kind: Kind = "soft_prompt"
+    """Virtual token embeddings, keys and values of virtual tokens, text, or demonstrations."""
+    tokens: int = Field(default=8, ge=1)
+    """Budget: virtual tokens, tokens of the text, or demonstrations at most."""
+    bias: bool = False
+    """Also fit a constant logit bias, which minimises what divergence is left."""
+    layers: tuple[int, ...] = ()
+    """Virtual tokens: also match the residual stream after these layers."""
+    patterns: tuple[int, ...] = ()
+    """Virtual tokens: also match the content patterns of these layers' heads."""
+    inside: float = Field(default=1.0, gt=0)
+    """Weight of the states' loss beside the divergence in nats."""
+    steps: int | None = Field(default=None, ge=1)
+    """Steps of gradient (none: 300), or of the text search (none: 40)."""
+    rate: float = Field(default=0.1, gt=0)
+    """Adam's step, as a share of the size of the start."""
+    candidates: int = Field(default=64, ge=1)
+    """Text: single changes tried in every step."""
+    top: int = Field(default=32, ge=1)
+    """Text: how many promising tokens are drawn from at every position."""
+    fluency: float = Field(default=0.0, ge=0)
+    """Text and demonstrations: weight of the prompt's own surprise (nats per token)."""
+    restarts: int = Field(default=1, ge=1)
+    """Text and virtual tokens: searches from different starts, of which the best is kept."""
+
+
+def bundled_emulation(out: Path) -> dict[str, Any]:
+    """The fields of the bundled model's emulation: a LoRA that gives the opposite, four other seeds
+    of it, and demonstrations that are not among the queries."""
+    first, *others = sorted(organism.ADAPTERS.iterdir())
+    return {
+        "model": str(organism.MODEL),
+        "adapter": str(first),
+        "floor": tuple(map(str, others)),
+        "queries": organism.QUERIES / "matched.jsonl",
+        "heldout": organism.QUERIES / "heldout.jsonl",
+        "pool": organism.QUERIES / "pool.jsonl",
+        "template": "{query} {answer} ; ",
+        "out": out,
+        "overwrite": True,
+    }

@@ -1,0 +1,43 @@
+"""How strong is an emulation: what share of a condition's effect on the output does it give?
+
+`strength = 1 - KL(target ‖ emulation) / KL(target ‖ base)`, a ratio of sums over queries: 1 is the
+target itself, 0 as far from it as base, negative farther.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from interp.statistics import Ratio, poisson_weights
+
+
+class Strength(NamedTuple):
+    """`kl`: mean `KL(target ‖ emulation)`, nats; `strength` with its 95 % interval (queries
+    resampled); `ceiling`: base's mean KL; `n`: queries."""
+
+    kl: float
+    strength: float
+    ci_low: float
+    ci_high: float
+    ceiling: float
+    n: int
+
+
+def strength(
+    emulation: Float[ndarray, " query"],
+    base: Float[ndarray, " query"],
+    keys: Sequence[str],
+    replicates: int,
+    seed: int,
+) -> Strength:
+    """From every query's KL to the target; `keys` name the queries (they seed the resampling)."""
+    weights = poisson_weights(keys, replicates, seed)
+    ones = np.ones((len(keys), 1, 1))
+    total = Ratio.of((base - emulation)[:, None], base[:, None], weights, ones)
+    value, low, high, _ = (float(np.ravel(x)[0]) for x in total.compute())
+    return Strength(float(emulation.mean()), value, low, high, float(base.mean()), len(keys))
