@@ -93,12 +93,14 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def own_patches(bench: Bench, own: Any, pattern: str) -> Iterator[Edit]:
-    """Every site of every layer as a whole, one head of each, and single tokens."""
+    """Every site of every layer as a whole, in one layer also one head of each, single tokens."""
     where = torch.zeros_like(bench.batch.ids, dtype=torch.bool)
     where[:, 0] = True
     for site, value in own.values.items():
         change = change_of(site.name, pattern, value)
         yield Edit(site, change)
+        if site.layer != 1:
+            continue
         if site.name == "resid_post":
             yield Edit(site, change, where=where)
         if site.name in (*HEADS, "pattern"):
