@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.conditions import Base, Condition, Lora, Setting
+from interp.conditions import Base, Condition, Lora, Setting, describe
 from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
@@ -79,6 +80,19 @@ class Bench:
         """What share of the target's effect an emulation of this divergence gives."""
         keys = [query.key for query in self.queries[group]]
         return strength(kl, self.kl(BASE, group), keys, self.settings.bootstrap, self.settings.seed)
+
+    def caption(self, note: str = "") -> str:
+        """What a figure of this bench must say: model, target, queries, interval, seed."""
+        counts = " and ".join(f"{len(some)} {name}" for name, some in self.queries.items())
+        parts = [
+            note,
+            f"Model: {Path(self.settings.model).name}",
+            f"Target: {describe(self.settings.target)}",
+            f"n = {counts} queries",
+            f"95 % interval, Poisson bootstrap over queries, {self.settings.bootstrap} replicates",
+            f"Seed {self.settings.seed}",
+        ]
+        return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     def floor(self, group: str) -> float | None:
         """The mean divergence of the target's equals; None where none are given."""

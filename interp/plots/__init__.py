@@ -16,6 +16,7 @@ from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers
 from interp.plots.carriers import carriers
 from interp.plots.changes import head_changes
+from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
 from interp.plots.families import divergence, head_divergence
@@ -31,12 +32,14 @@ from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 
 __all__ = [
+    "Curves",
     "ablation",
     "answer_information",
     "attribution",
     "attribution_heads",
     "carriers",
     "condition_embedding",
+    "curves",
     "dimensions",
     "divergence",
     "export",

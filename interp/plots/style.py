@@ -128,10 +128,34 @@ def finish(
     right: int = 20,
     below: int = 48,
 ) -> go.Figure:
-    """Set title, caption, fonts and margins; `plot` is the height of the drawing in pixels."""
+    """Title and caption of a run's figure; `plot` is the height of the drawing in pixels."""
     warning = reading.verdict(manifest).warning
-    title = f"{warning} - {title}" if warning else title
-    words = caption(manifest, pairs, queries, note)
+    return dress(
+        figure,
+        title=f"{warning} - {title}" if warning else title,
+        words=caption(manifest, pairs, queries, note),
+        plot=plot,
+        failed=bool(warning),
+        legend=legend,
+        left=left,
+        right=right,
+        below=below,
+    )
+
+
+def dress(
+    figure: go.Figure,
+    *,
+    title: str,
+    words: str,
+    plot: int,
+    failed: bool = False,
+    legend: bool = False,
+    left: int = 64,
+    right: int = 20,
+    below: int = 48,
+) -> go.Figure:
+    """Set title, caption (`words`), fonts and margins."""
     top = _HEADINGS + (_LEGEND + 21 * (_legend_rows(figure) - 1) if legend else 0)
     heading = 14 + _TITLE_LINE * len(lines(title, 100))
     footer = 12 + _CAPTION_LINE * len(lines(words, _CAPTION_WIDTH))
@@ -141,7 +165,7 @@ def finish(
         height=heading + top + plot + below + footer,
         margin={"l": left, "r": right, "t": heading + top, "b": below + footer},
         font={"family": FONT, "size": 12, "color": INK},
-        title=_title(title, bool(warning)),
+        title=_title(title, failed),
         showlegend=legend,
         legend=_legend(heading / (heading + top + plot + below + footer)),
         hoverlabel={"align": "left", "font": {"family": FONT, "size": 12}},
