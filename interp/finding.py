@@ -10,7 +10,8 @@ Every experiment leaves one in its folder; `read` gathers them for a scorecard.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,7 +53,7 @@ class Finding:
     `point`: number of the weak point that is tested (0: the golden zone, 6: the library of
     prompts). `claim`: what would have to be so. `sentence`: what was seen, from the numbers.
     `contrast`: the number that decides. `n`: queries (or whatever was resampled). `figure`: its
-    file's stem in `figures/`. `model`: its name.
+    file's stem in `figures/`. `model`: its name. `settings`: what it was made with, as JSON values.
     """
 
     point: int
@@ -63,11 +64,20 @@ class Finding:
     n: int
     figure: str
     model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
         """Whether the claim holds here, as far as these queries tell."""
         return self.contrast.verdict
+
+    @property
+    def number(self) -> str:
+        """The number that decides, in words."""
+        what, value, low, high, threshold = self.contrast
+        known = low is not None and high is not None
+        interval = f" [{low:.3g}, {high:.3g}]" if known else ""
+        return f"{what} {value:.3g}{interval} (threshold {threshold:g}), n = {self.n}"
 
     def write(self, folder: Path) -> None:
         """Leave it in an experiment's folder."""
