@@ -1,8 +1,10 @@
 """A finding: one question, and what the numbers say of one claim. Torch-free.
 
     finding = Finding(point=1, name="generalisation", claim="...", sentence="...", n=26,
-                      contrast=Contrast("strength lost on unseen queries", 0.02, 0.01, 0.03, 0.1))
-    finding.verdict                     # "supported", "not supported" or "undecided"
+                      contrast=Contrast("strength lost on unseen queries", 0.02, 0.01, 0.03, 0.1),
+                      figure="generalisation", model="tiny")
+    finding.verdict                     # "not supported": the interval lies below 0.1
+    finding.hypothesis                  # "holds": point 1 speaks against it
 
 Every experiment leaves one in its folder; `read` gathers them for a scorecard.
 """
@@ -10,24 +12,30 @@ Every experiment leaves one in its folder; `read` gathers them for a scorecard.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from interp.errors import RunError
 from interp.results import write_atomic
 
 FILE = "finding.json"
+AGAINST = range(1, 6)
+"""The points whose claims speak against the hypothesis; those of all others speak for it."""
 
 Verdict = Literal["supported", "not supported", "undecided"]
+Hypothesis = Literal["holds", "fails", "undecided"]
 
 
 class Contrast(NamedTuple):
     """The number that decides: an estimate with its 95 % interval, and how much counts.
 
     The claim is that the quantity exceeds `threshold`, which is set before the run. An end that is
-    None is unknown.
+    None (or NaN) is unknown, a value that is NaN is undefined.
     """
 
     what: str
@@ -39,11 +47,28 @@ class Contrast(NamedTuple):
     @property
     def verdict(self) -> Verdict:
         """Supported where the whole interval lies above, not supported where it lies below."""
-        if self.ci_low is None or self.ci_high is None:
+        if self.interval is None:
             return "undecided"
-        if self.ci_low > self.threshold:
+        low, high = self.interval
+        if low > self.threshold:
             return "supported"
-        return "not supported" if self.ci_high < self.threshold else "undecided"
+        return "not supported" if high < self.threshold else "undecided"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends; None where one is unknown."""
+        low, high = self.ci_low, self.ci_high
+        if low is None or high is None or math.isnan(low) or math.isnan(high):
+            return None
+        return low, high
+
+    @property
+    def estimate(self) -> str:
+        """The value and its interval in words, as far as they are known."""
+        if math.isnan(self.value):
+            return "undefined"
+        ends = " [{:.3g}, {:.3g}]".format(*self.interval) if self.interval else ""
+        return f"{self.value:.3g}{ends}"
 
 
 @dataclass(frozen=True)
@@ -72,16 +97,26 @@ class Finding:
         return self.contrast.verdict
 
     @property
+    def hypothesis(self) -> Hypothesis:
+        """What the verdict means for the hypothesis that a prompt can emulate a LoRA: a weak point
+        that is supported counts against it, a golden zone or a library that is counts for it."""
+        if self.verdict == "undecided":
+            return "undecided"
+        return "holds" if (self.verdict == "supported") != (self.point in AGAINST) else "fails"
+
+    @property
     def number(self) -> str:
         """The number that decides, in words."""
-        what, value, low, high, threshold = self.contrast
-        known = low is not None and high is not None
-        interval = f" [{low:.3g}, {high:.3g}]" if known else ""
-        return f"{what} {value:.3g}{interval} (threshold {threshold:g}), n = {self.n}"
+        contrast = self.contrast
+        limit = f"(threshold {contrast.threshold:g})"
+        return f"{contrast.what} {contrast.estimate} {limit}, n = {self.n}"
 
     def write(self, folder: Path) -> None:
         """Leave it in an experiment's folder."""
-        kept = asdict(self) | {"contrast": self.contrast._asdict(), "verdict": self.verdict}
+        what, *numbers, threshold = self.contrast
+        known = [x if x is not None and math.isfinite(x) else None for x in numbers]
+        contrast = dict(zip(Contrast._fields, [what, *known, threshold], strict=True))
+        kept = asdict(self) | {"contrast": contrast, "verdict": self.verdict}
         text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(folder / FILE, text.encode())
 
@@ -91,9 +126,17 @@ def read(folder: Path) -> Finding:
     file = folder / FILE
     try:
         kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        kept.pop("verdict")
-        return Finding(**kept | {"contrast": Contrast(**kept["contrast"])})
+        if kept["contrast"]["value"] is None:
+            kept["contrast"]["value"] = float("nan")
+        return TypeAdapter(Finding).validate_python(kept)
     except OSError as error:
         raise RunError(f"{file}: {error.strerror}; run the experiment first") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged ({error}); run the experiment again") from error
+        raise RunError(f"{file} is damaged ({_reason(error)}); run the experiment again") from error
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
