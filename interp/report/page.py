@@ -1,57 +1,29 @@
 """The page: everything a reader needs of one run, as one string of HTML.
 
-    html = page(run, figures(run))
-
-Every string of the run goes through autoescape or `escaped_json`; `Markup` wraps only our own.
+html = page(run, figures(run))
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-from markupsafe import Markup
 
-from interp.plots import reading, style
+from interp.plots import reading
 from interp.plots.head_summaries import attended, narrowed
 from interp.plots.text import number, pair_name, visible
 from interp.report import battery, interchange, lora_parts, tables
-from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
+from interp.report.html import render
 from interp.results import HeadView, Run
 
 
 def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
-    plain = {name: style.bare(figure) for name, figure in figures.items()}
-    parts = (f"{json.dumps(name)}:{figure.to_json()}" for name, figure in plain.items())
-    script, plotly = _part("report.js"), packed_plotly()
-    return _template().render(
-        **_words(run),
-        **_tables(run),
-        causal=_causal(run),
-        figures={
-            name: {**figures[name].layout.meta, "height": round(figure.layout.height)}
-            for name, figure in plain.items()
-        },
-        policy=Markup(policy([plotly.source_hash, script_hash(script)])),
-        css=Markup(_part("report.css")),
-        data=Markup(escaped_json("{" + ",".join(parts) + "}")),
-        plotly=Markup(plotly.payload),
-        script=Markup(script),
-    )
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_part("report.html.j2"))
-
-
-def _part(name: str) -> str:
-    return files("interp.report").joinpath(name).read_text(encoding="utf-8")
+    failed = reading.verdict(run.manifest).passed is False
+    found = {**_words(run), **_tables(run), "causal": _causal(run), "failed": failed}
+    return render("report.html.j2", figures, **found)
 
 
 def _words(run: Run) -> dict[str, Any]:

@@ -41,5 +41,5 @@
     });
   }
 
-  main().catch((error) => notice(`The figures could not be drawn (${error.message}). Their numbers are in figures/*.csv.`));
+  main().catch((error) => notice(`The figures could not be drawn (${error.message}). Their numbers are in CSV files beside this page.`));
 })();
