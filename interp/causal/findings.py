@@ -90,10 +90,12 @@ def verdict(table: pd.DataFrame, pair: Pair, base: str, n_layers: int) -> str:
     layer = 0 if np.isnan(both["value"]) else int(both["value"])
     damage = [row("damage", s, t, layer) for s, t in ((a, b), (b, a))]
     worst = max(damage, key=lambda r: r["value"])
-    control = row("damage", base, worst["reference"], layer)
+    source, target = worst["condition"], worst["reference"]
+    control = row("damage", base, target, layer)
+    unrelated = row("damage_random_difference", source, target, layer)
     words.append(
-        f"at layer {layer} the swap costs at most {_number(worst)} nats, "
-        f"{base}'s state there {_number(control)}"
+        f"at layer {layer} the swap costs at most {_number(worst)} nats, an unrelated query's "
+        f"difference of the same length {_number(unrelated)}, {base}'s state {_number(control)}"
     )
     for condition in pair:
         recovered = row("recovery", condition, base, layer)

@@ -24,6 +24,7 @@ from interp.causal.cells import Cell
 from interp.causal.effects import CONTROLS, Effects
 from interp.causal.patching import patched
 from interp.edits import Change, Edit
+from interp.errors import SubjectError
 from interp.measures.attention import read_rows
 from interp.measures.output import kl_divergence, log_odds
 from interp.names import Site
@@ -193,7 +194,12 @@ def interchange(
                 measured[number, 0] = kl_divergence(own.logits, row).cpu()
                 measured[number, 1] = kl_divergence(said, row).cpu()
                 measured[number, 2] = log_odds(row, answers).cpu()
-        for number, (_, cell) in enumerate(places):
+        for number, (move, cell) in enumerate(places):
+            if np.isnan(measured[number]).any():
+                raise SubjectError(
+                    f"{cell.site} of layer {cell.layer}, put from {move.source} into "
+                    f"{move.target}'s run, gives logits that are no numbers: use a wider --dtype"
+                )
             measured[number, :, ~_reached(cell, batch).any(-1).cpu().numpy()] = np.nan
         for move in moves:
             mine = [number for number, (owner, _) in enumerate(places) if owner == move]
@@ -297,14 +303,18 @@ def _aligned(value: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
 def no_op(
     subject: Subject, plan: Sweep, chunk: Sequence[Encoded], caches: Mapping[str, Any]
 ) -> float:
-    """The largest change of a logit when base's own values are put back into base's run, every cell
-    in a forward pass of its own: exactly 0, or the instrument itself does damage."""
+    """The largest change of a logit when base's own values are put back into base's run, every site
+    (whole, at single positions, all of its heads one by one) in a forward pass of its own: exactly
+    0, or the instrument itself does damage."""
     batch = Batch.of(chunk, subject.device)
     states = observe(subject, batch, caches, [plan.base], plan.read, plan.pattern)
     values = _Values(plan, chunk, batch, batch, states, {})
     own, itself = states[plan.base], Move(plan.base, plan.base)
-    cells = plan.cells(subject, itself._replace(control="none"))
-    patches = [[values.edit(itself, cell)] for cell in cells]
+    together: dict[tuple[str, int, str], list[Edit]] = {}
+    for cell in plan.cells(subject, itself):
+        place = (cell.site, cell.layer, cell.position)
+        together.setdefault(place, []).append(values.edit(itself, cell))
+    patches = list(together.values())
     runs = patched(
         subject, subject.settings[plan.base], batch, own.cache, own.entries, patches, len(chunk)
     )

@@ -125,6 +125,7 @@ def ablation_parts(
         parts[condition] = ablation.parts_of(job.subject, condition, settings.ablate)
         if "directions" in settings.ablate and not ranks(weights, weights.only_adapter(setting)):
             notes.append(
-                f"{condition} was not ablated by direction: it is not one LoRA without DoRA"
+                f"{condition} was not ablated by direction: it is not one plain LoRA "
+                "(without DoRA and biases)"
             )
     return parts, notes

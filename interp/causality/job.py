@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from interp.causal.interchange import Sweep, rows_within
 from interp.causal.settings import Patching
-from interp.conditions import Condition, FittedBias
+from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.queries import Encoded
@@ -89,7 +89,7 @@ def _pair(
         if name not in built or name == BASE:
             others = ", ".join(other for other in built if other != BASE)
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
-        if isinstance(built[name], FittedBias):
+        if isinstance(built[name], FittedBias | LogitBias):
             raise ConfigError(f"{name} only moves logits: it has no internal state of its own")
         found.append(name)
     a, b = found

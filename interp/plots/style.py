@@ -190,7 +190,9 @@ def _legend_rows(figure: go.Figure) -> int:
 def _title(title: str, failed: bool) -> dict[str, object]:
     colour = "#B00020" if failed else INK
     font = {"size": 17, "color": colour}
-    place = {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12, "t": 10}}
+    more = len(lines(title, 100)) - 1  # plotly hangs a title by its middle line
+    pad = {"l": 12, "t": 10 + more * _TITLE_LINE // 2}
+    place = {"x": 0, "xref": "container", "xanchor": "left", "pad": pad}
     return {
         "text": wrapped(title, 100),
         "font": font,

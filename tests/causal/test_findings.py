@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ def table(depths: dict[tuple[str, str], Number], both: Number, **changed: Number
         for number, (s, t) in enumerate([("a", "b"), ("b", "a"), ("base", "a"), ("base", "b")]):
             value = 0.1 * layer + number
             row("damage", s, t, (value, value - 0.01, value + 0.01), layer=layer)
+            unrelated = (value + 5, value + 4, value + 6)
+            row("damage_random_difference", s, t, unrelated, layer=layer)
             row("damage", s, t, (99, 99, 99), layer=layer, position="last")  # never told
             row("damage", s, t, (98, 98, 98), layer=layer, site="attn_out")
             row("damage", s, t, (97, 97, 97), layer=layer, site="z", head=0)
@@ -57,8 +60,8 @@ def test_the_sentence() -> None:
     assert verdict(found, PAIR, "base", LAYERS) == (
         "a's state works in b's run from layer 1 on [0, 2]; "
         "b's state works in a's run from layer 2 on [1, none]; "
-        "at layer 2 the swap costs at most 1.2 [1.19, 1.21] nats, "
-        "base's state there 2.2 [2.19, 2.21]; "
+        "at layer 2 the swap costs at most 1.2 [1.19, 1.21] nats, an unrelated query's difference "
+        "of the same length 6.2 [5.2, 7.2], base's state 2.2 [2.19, 2.21]; "
         "a's state alone gives base 0.7 [0.6, 0.8] of its behaviour; "
         "b's state alone gives base 0.71 [0.61, 0.81] of its behaviour."
     )
@@ -89,7 +92,8 @@ def test_a_number_without_interval_stands_alone() -> None:
     )
     said = verdict(found, PAIR, "base", LAYERS)
     assert "nan" not in said
-    assert "the swap costs at most 1.1 nats, base's state there 2.1; " in said
+    assert "the swap costs at most 1.1 nats, an unrelated query's difference" in said
+    assert "of the same length 6.1, base's state 2.1; " in said
 
 
 # --- best layers and heads ------------------------------------------------------------------------
@@ -191,7 +195,12 @@ def test_plain_values_stay() -> None:
 def test_the_sentence_of_a_table_of_effects() -> None:
     """From effects to the sentence: its layer and numbers are the table's."""
     effects = list(moves().values())
-    found = as_table(rows(effects, SCALE, "base"))
+    controls = [
+        replace(own.at("resid_post"), control="random_difference")
+        for own in effects
+        if "base" not in (own.source, own.target)
+    ]
+    found = as_table(rows([*effects, *controls], SCALE, "base"))
     said = verdict(found, PAIR, "base", LAYERS)
     own = found[(found["site"] == "resid_post") & (found["layer"] == 0)]
     damage = own[own["measure"] == "damage"].set_index(["condition", "reference"])["value"]
@@ -199,4 +208,5 @@ def test_the_sentence_of_a_table_of_effects() -> None:
     worst = max(PAIR, key=lambda target: damage[("b" if target == "a" else "a"), target])
     other = "b" if worst == "a" else "a"
     assert f"the swap costs at most {damage[other, worst]:.3g} [" in said
-    assert f"base's state there {damage['base', worst]:.3g} [" in said
+    assert f"difference of the same length {damage[other, worst]:.3g} [" in said
+    assert f"base's state {damage['base', worst]:.3g} [" in said
