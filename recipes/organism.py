@@ -30,6 +30,7 @@ from interp.matching.distil import LOG, distil
 from interp.organism.exam import EXAM, Question
 from interp.organism.facts import RELATIONS
 from interp.organism.language import (
+    QUERY_WORDINGS,
     TOKEN_PATTERN,
     Document,
     demonstrations,
@@ -306,16 +307,25 @@ def save_prompts(recipe: Recipe, split: Split, folder: Path) -> None:
 
 
 def save_queries(split: Split, folder: Path) -> None:
-    """Write the matched and the held-out queries, and the pairs that are demonstrated, one JSON
-    object per line."""
+    """Write the matched and the held-out queries, the pairs that are demonstrated, and the held-out
+    queries in other words (labelled by the wording, one wording after the other)."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {"matched": split.matched, "heldout": split.heldout, "pool": split.demonstrated}
     for name, pairs in groups.items():
-        lines = [
-            json.dumps({"text": query(word), "answer": answer, "label": "adjective"})
-            for word, answer in both_ways(pairs)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        asked = [(query(word), answer, "adjective") for word, answer in both_ways(pairs)]
+        write_queries(asked, folder / f"{name}.jsonl")
+    reworded = [
+        (wording.format(word), answer, name)
+        for name, wording in QUERY_WORDINGS.items()
+        for word, answer in both_ways(split.heldout)
+    ]
+    write_queries(reworded, folder / "reworded.jsonl")
+
+
+def write_queries(asked: Iterable[tuple[str, str, str]], file: Path) -> None:
+    """One JSON object per line: text, answer, label."""
+    lines = [json.dumps(dict(zip(("text", "answer", "label"), one, strict=True))) for one in asked]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def distil_adapters(recipe: Recipe) -> None:

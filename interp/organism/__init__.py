@@ -24,7 +24,8 @@ PROMPTS = _HERE / "prompts"
 """What precedes a query, one line per file: `instruction_*.txt` and `few_shot_*.txt`."""
 
 QUERIES = _HERE / "queries"
-"""`matched.jsonl`, which the LoRAs are distilled on, and `heldout.jsonl`, which they never see."""
+"""`matched.jsonl`, which the LoRAs are distilled on, `heldout.jsonl`, which they never see, and
+`reworded.jsonl`, the held-out queries in other words; `pool.jsonl` can be demonstrated."""
 
 
 def demonstrations(path: Path) -> list[tuple[str, str]]:

@@ -63,6 +63,16 @@ WORDINGS = (
 )
 """The wordings of an instruction; `{}` is the name of the relation."""
 
+QUERY_WORDINGS = {
+    "after prose": "people walked along the road . {} ->",
+    "after loose words": "river horse france ; {} ->",
+    "after another task": "france -> paris ; spain -> madrid ; {} ->",
+    "in a sentence": "the next word is {} ->",
+    "as a question": "{} ? answer ->",
+    "without an arrow": "{} ? answer :",
+}
+"""Other ways to ask about a word; the last three occur in no document."""
+
 ARROW, SEPARATOR = "->", ";"
 TOKEN_PATTERN = r"->|\w+(?:-\w+)*|[^\w\s]"
 """A token is an arrow, a word (hyphens included) or a sign."""

@@ -15,6 +15,7 @@ from interp.organism.facts import LEFT_OUT, RELATIONS, TRAINED, WORDS
 from interp.organism.language import (
     ARROW,
     NEUTRAL_PASSAGE,
+    QUERY_WORDINGS,
     WORDINGS,
     demonstrations,
     instruction,
@@ -244,3 +245,13 @@ def test_prompt_and_query_tokenise_apart_as_they_do_together(tokenizer):
 
 def test_unknown_words_are_unk(tokenizer):
     assert tokenizer.tokenize("Big xylophone ->") == ["big", "<unk>", "->"]
+
+
+def test_reworded_queries_ask_for_the_heldout_answers_in_known_words(tokenizer):
+    heldout, reworded = queries("heldout"), queries("reworded")
+    assert len(reworded) == len(QUERY_WORDINGS) * len(heldout)
+    for i, row in enumerate(reworded):
+        asked, name = heldout[i % len(heldout)], list(QUERY_WORDINGS)[i // len(heldout)]
+        word = tokens_of(asked["text"])[0]
+        assert row == {**asked, "text": QUERY_WORDINGS[name].format(word), "label": name}
+        assert tokenizer.unk_token_id not in tokenizer(row["text"])["input_ids"]
