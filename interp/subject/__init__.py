@@ -193,6 +193,8 @@ class Subject:
         size, length = batch.ids.shape
         past = setting.n_prefix
         if past:
+            if (found := cache.get_seq_length()) != past:
+                raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
             cache = cache if grad else copy.deepcopy(cache)
             for layer in cache.layers[start:]:
                 layer.batch_repeat_interleave(size // len(layer.keys))
