@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from interp.errors import RunError
 from interp.matching.prefixes import Ids, Scorer
 from interp.statistics import generator_of
 
@@ -54,6 +56,14 @@ class Found(NamedTuple):
 Readable = Callable[[Ids], bool]
 """Whether token ids come back when their text is tokenised again."""
 
+DRAWS = 1000
+"""Tokens tried at every place of the text that a search starts from."""
+
+
+def _always(_: Ids) -> bool:
+    return True
+
+
 Draw = Callable[[Ids, np.random.Generator], list[Ids]]
 Progress = Callable[[Found], None]
 """Called after every step with the best so far."""
@@ -61,10 +71,12 @@ Progress = Callable[[Found], None]
 
 @dataclass(frozen=True)
 class Words:
-    """The tokens that a prompt may be made of, and which prompts are text."""
+    """The tokens that a prompt may be made of, and which prompts are text. `apart`: a dearer
+    condition, asked of the winners alone (that no query merges with them)."""
 
     ids: Sequence[int]
     readable: Readable
+    apart: Readable = _always
 
 
 def search(
@@ -76,11 +88,14 @@ def search(
 ) -> Found:
     """Greedy coordinate gradient from random words, or from where an earlier search stopped."""
 
+    @lru_cache(maxsize=1)  # a step that finds nothing better leaves the prompt as it was
+    def promising(prompt: Ids) -> list[list[int]]:
+        ids = torch.tensor(words.ids)
+        slopes = scorer.slopes(prompt)[:, ids]
+        return ids[slopes.topk(min(budget.top, len(ids)), largest=False).indices].tolist()
+
     def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
-        slopes = scorer.slopes(prompt)[:, list(words.ids)]
-        best = slopes.topk(min(budget.top, slopes.shape[1]), largest=False).indices
-        promising = torch.tensor(words.ids)[best].tolist()
-        return _changed(prompt, promising, words.readable, budget, generator)
+        return _changed(prompt, promising(prompt), words.readable, budget, generator)
 
     return _climb(scorer, words, budget, draw, start, progress)
 
@@ -95,7 +110,7 @@ def random_search(
     """The same with changes drawn from all words: as many forward passes, no gradient."""
 
     def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
-        anything = [list(words.ids)] * len(prompt)
+        anything = [words.ids] * len(prompt)
         return _changed(prompt, anything, words.readable, budget, generator)
 
     return _climb(scorer, words, budget, draw, start, progress)
@@ -115,24 +130,33 @@ def _climb(
     for step in range(len(history), budget.steps):
         generator = generator_of(f"coordinate:{budget.seed}:{step}")
         tried = draw(prompt, generator)
-        if tried:
-            losses = scorer.losses(tried)
-            best = int(losses.argmin())
-            if float(losses[best]) < loss:
-                prompt, loss = tried[best], float(losses[best])
+        losses = scorer.losses(tried).tolist() if tried else []
+        for better in sorted((i for i, x in enumerate(losses) if x < loss), key=losses.__getitem__):
+            if words.apart(tried[better]):
+                prompt, loss = tried[better], losses[better]
+                break
         history = [*history, loss]
         progress(Found(prompt, loss, history))
     return Found(prompt, loss, history)
 
 
 def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
-    """Random words that are text; a thousand draws must find some."""
+    """Random words that are text, one after the other."""
     generator = generator_of(f"coordinate:{budget.seed}:start")
-    for _ in range(1000):
-        prompt = tuple(int(i) for i in generator.choice(words.ids, budget.tokens))
-        if words.readable(prompt):
-            return Found(prompt, float(scorer.losses([prompt])[0]), [])
-    raise ValueError(f"no text of {budget.tokens} tokens was found")
+    prompt: Ids = ()
+    for place in range(budget.tokens):
+        drawn = generator.choice(words.ids, DRAWS).tolist()
+        longer = ((*prompt, token) for token in drawn)
+        text = (new for new in longer if words.readable(new))
+        if place == budget.tokens - 1:
+            text = (new for new in text if words.apart(new))
+        if (found := next(text, None)) is None:
+            raise RunError(
+                f"no text of {budget.tokens} tokens that comes back from the tokenizer and stays "
+                "apart from the queries was found; choose another --separator or fewer --tokens"
+            )
+        prompt = found
+    return Found(prompt, float(scorer.losses([prompt])[0]), [])
 
 
 def _changed(
@@ -149,7 +173,7 @@ def _changed(
         if len(made) == budget.candidates:
             break
         place = int(generator.integers(len(prompt)))
-        token = int(generator.choice(allowed[place]))
+        token = allowed[place][int(generator.integers(len(allowed[place])))]
         changed = (*prompt[:place], token, *prompt[place + 1 :])
         if changed != prompt and changed not in made and readable(changed):
             made[changed] = None
