@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
+from interp.measures import wide
 from interp.measures.attention import read_rows
 from interp.measures.output import kl_divergence
 from interp.names import Site
@@ -54,21 +55,16 @@ class Examples:
         return total.index_add(-1, self.rows, by_token)
 
     def of(self, chosen: Sequence[int]) -> Examples:
-        """The same of some of the queries."""
-        index = torch.as_tensor(chosen, device=self.rows.device)
-        place = torch.full((len(self),), -1, device=index.device)
-        place[index] = torch.arange(len(index), device=index.device)
-        kept = place[self.rows] >= 0
-        batch = Batch(self.batch.ids[index], self.batch.lengths[index])
-        inside = {site: value[index] for site, value in self.inside.items()}
-        return replace(
-            self,
-            batch=batch,
-            rows=place[self.rows[kept]],
-            columns=self.columns[kept],
-            logits=self.logits[kept],
-            share=self.share[kept],
-            inside=inside,
+        """The same of some of the queries, in this order."""
+        index = torch.as_tensor(chosen, dtype=torch.long, device=self.rows.device)
+        rows, token = (index[:, None] == self.rows).nonzero(as_tuple=True)
+        return Examples(
+            Batch(self.batch.ids[index], self.batch.lengths[index]),
+            rows,
+            self.columns[token],
+            self.logits[token],
+            self.share[token],
+            {site: value[index] for site, value in self.inside.items()},
         )
 
 
@@ -96,7 +92,7 @@ def examples(
         rows,
         columns=torch.cat([torch.arange(s.start, s.stop) for s in spans]).to(subject.device),
         logits=torch.cat(said),
-        share=1 / count[rows].double(),
+        share=1 / wide(count[rows]),
         inside={site: torch.cat([values[site] for values in inside]) for site in sites},
     )
 

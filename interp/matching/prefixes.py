@@ -10,7 +10,7 @@ queries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from interp.capture import chunks
 from interp.conditions import Setting
+from interp.errors import ConfigError
 from interp.matching.examples import Examples
 from interp.matching.virtual import after_virtual
+from interp.measures import wide
 from interp.subject import Batch, Subject
 from interp.subject.insertions import VirtualTokens
 
@@ -30,9 +32,9 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Scorer:
-    """Prefixes are token ids between `setting`'s own (its BOS) and `tail` (a separator); `rows`:
-    prefix-query pairs in one forward pass. `fluency`: weight of a prefix's own surprise, in nats
-    per token (0: none)."""
+    """Prefixes are token ids between `setting`'s own (its BOS) and `tail` (a separator); `setting`
+    has no virtual tokens. `rows`: prefix-query pairs in one forward pass. `fluency`: weight of a
+    prefix's own surprise, in nats per token (0: none)."""
 
     subject: Subject
     setting: Setting
@@ -43,13 +45,8 @@ class Scorer:
 
     def kl(self, prefixes: Sequence[Ids]) -> Float[Tensor, "prefix query"]:
         """`KL(wanted ‖ said)` after every prefix, nats."""
-        found = torch.zeros(len(prefixes), len(self.wanted), dtype=torch.float64)
-        order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
         most = max(1, self.rows // len(self.wanted))
-        for _, group in groupby(order, key=lambda i: len(prefixes[i])):
-            for some in chunks(list(group), most):
-                found[some] = self._after([prefixes[i] for i in some])
-        return found
+        return _by_length(self._after, prefixes, most)
 
     def _after(self, prefixes: Sequence[Ids]) -> Tensor:
         whole = [(*self.setting.prefix, *prefix, *self.tail) for prefix in prefixes]
@@ -64,17 +61,29 @@ class Scorer:
     def losses(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
         """What is minimised: the mean KL over queries, and `fluency` times the surprise."""
         found = self.kl(prefixes).mean(-1)
-        if not self.fluency:
-            return found
-        return found + self.fluency * torch.stack([self.surprise(prefix) for prefix in prefixes])
+        return found + self.fluency * self.surprises(prefixes) if self.fluency else found
 
     def surprise(self, prefix: Ids) -> Float[Tensor, ""]:
-        """Mean negative log-probability of a prefix's tokens, each given those before, nats."""
-        whole = torch.tensor([(*self.setting.prefix, *prefix)], device=self.subject.device)
-        bare = replace(self.setting, prefix=())
-        batch = Batch(whole, torch.tensor([whole.shape[1]], device=whole.device))
-        logits = self.subject.run(bare, batch)[0, :-1].double().log_softmax(-1)
-        return -logits.gather(-1, whole[0, 1:, None])[-len(prefix) :].mean().cpu()
+        """Mean negative log-probability of a prefix's tokens, each given those before, nats; a
+        first token that nothing stands before does not count."""
+        return self.surprises([prefix])[0]
+
+    def surprises(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
+        """The `surprise` of every prefix."""
+        if len(self.setting.prefix) + min(map(len, prefixes)) < 2:
+            raise ConfigError(
+                "the model has no BOS: one token with nothing before it has no surprise; "
+                "drop --fluency or give more --tokens"
+            )
+        return _by_length(self._surprises, prefixes, self.rows)
+
+    def _surprises(self, prefixes: Sequence[Ids]) -> Tensor:
+        whole = [(*self.setting.prefix, *prefix) for prefix in prefixes]
+        ids = torch.tensor(whole, device=self.subject.device)
+        batch = Batch(ids, torch.full((len(ids),), ids.shape[1], device=ids.device))
+        logits = self.subject.run(replace(self.setting, prefix=()), batch)[:, :-1]
+        said = wide(logits).log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return -said[:, -len(prefixes[0]) :].mean(-1).cpu()
 
     def slopes(self, prefix: Ids) -> Float[Tensor, "pos d_vocab"]:
         """The derivative of the mean KL by how much of every token stands at every position (the
@@ -82,12 +91,25 @@ class Scorer:
         embed = self.subject.bridge.original_model.get_input_embeddings()
         ids = (*self.setting.prefix, *prefix, *self.tail)
         whole = torch.tensor(ids, device=self.subject.device)
-        embedded = embed(whole).detach().requires_grad_()
+        with self.subject.weights.of(self.setting):  # a LoRA may sit on the embedding
+            words = torch.arange(len(self.subject.tokenizer), device=whole.device)
+            table, embedded = embed(words).detach(), embed(whole).detach().requires_grad_()
         own = after_virtual(replace(self.setting, prefix=()), "soft_prompt", len(whole))
         cache = self.subject.prefill(own, VirtualTokens(embedded[None]), grad=True)
         loss = self.wanted.kl(self.subject.run(own, self.wanted.batch, cache, grad=True)).mean()
         with self.subject.weights.values_of(own):
             (gradient,) = torch.autograd.grad(loss, [embedded])
-        words = torch.arange(len(self.subject.tokenizer), device=whole.device)
         first = len(self.setting.prefix)
-        return (gradient[first : first + len(prefix)] @ embed(words).detach().T).cpu()
+        return (gradient[first : first + len(prefix)] @ table.T).cpu()
+
+
+def _by_length(
+    measure: Callable[[Sequence[Ids]], Tensor], prefixes: Sequence[Ids], most: int
+) -> Tensor:
+    """What is measured of prefixes of one length, at most so many at a time, in their order."""
+    order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+    found = []
+    for _, group in groupby(order, key=lambda i: len(prefixes[i])):
+        for some in chunks(list(group), most):
+            found.append(measure([prefixes[i] for i in some]))
+    return torch.cat(found)[torch.tensor(order).argsort()]
