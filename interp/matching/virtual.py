@@ -16,14 +16,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
-from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from interp.conditions import Setting, Virtual
 from interp.errors import RunError
@@ -44,7 +45,8 @@ class Tuning(NamedTuple):
 
     `rate`: Adam's step, as a share of the root mean square of the start (random tokens of the
     vocabulary, or their keys and values); it falls to zero by a cosine. `batch_size`: queries per
-    step. `inside`: weight of the states' loss. `patience`: steps without a new best.
+    step; each round goes through all of them. `inside`: weight of the states' loss. `patience`:
+    steps without a new best.
     """
 
     kind: Kind
@@ -59,7 +61,8 @@ class Tuning(NamedTuple):
 
 class Tuned(NamedTuple):
     """The best virtual tokens that were found: `values` `[token, d_model]`, or
-    `[layer, 2, kv_head, token, d_head]`; its loss, and the loss of every step."""
+    `[layer, 2, kv_head, token, d_head]`; their loss (the mean of a round through all queries), and
+    the loss of every step."""
 
     kind: Kind
     values: Tensor
@@ -98,7 +101,8 @@ def tune(
     """Minimise the mean KL (nats) of `wanted` to what `setting` says after virtual tokens, plus
     `inside` times how far the states at its sites are (`distance`)."""
     own = after_virtual(setting, tuning.kind, tuning.tokens)
-    run = _Run.of(initial(subject, setting, tuning), tuning)
+    steps = min(tuning.steps, math.ceil(len(wanted) / tuning.batch_size))
+    run = _Run.of(initial(subject, setting, tuning), tuning, steps)
     if checkpoint and (content := checkpoint.load()):
         run.restore_(content)
     while not run.over(tuning):
@@ -108,10 +112,10 @@ def tune(
         with subject.weights.values_of(own):
             (gradient,) = torch.autograd.grad(loss, [run.values])
         run.step_(float(loss.detach()), gradient)
-        progress(step + 1, run.history[-1], min(run.history))
+        progress(step + 1, run.history[-1], run.loss)
         if checkpoint and step % EVERY == EVERY - 1:
             checkpoint.keep(run.packed())
-    return Tuned(tuning.kind, run.best, min(run.history), run.history)
+    return Tuned(tuning.kind, run.best, run.loss, run.history)
 
 
 EVERY = 20
@@ -120,33 +124,46 @@ EVERY = 20
 
 @dataclass
 class _Run:
-    """A search on its way: its values and the best so far, with their losses."""
+    """A search on its way: its values, the best so far, and the loss of every step, `round` of
+    which go through all queries. Only rounds are compared: some queries are easier than others."""
 
     values: Tensor
     best: Tensor
     history: list[float]
+    round: int
     optimiser: torch.optim.Adam
     schedule: torch.optim.lr_scheduler.CosineAnnealingLR
 
     @classmethod
-    def of(cls, start: Tensor, tuning: Tuning) -> _Run:
+    def of(cls, start: Tensor, tuning: Tuning, steps: int) -> _Run:
         values = start.clone().requires_grad_()
         size = float(start.square().mean().sqrt())
         optimiser = torch.optim.Adam([values], lr=tuning.rate * size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, tuning.steps)
-        return cls(values, start, [], optimiser, schedule)
+        return cls(values, start, [], steps, optimiser, schedule)
+
+    @property
+    def rounds(self) -> list[float]:
+        """The mean loss of every round that is complete."""
+        whole = len(self.history) // self.round * self.round
+        return [fmean(self.history[i : i + self.round]) for i in range(0, whole, self.round)]
+
+    @property
+    def loss(self) -> float:
+        """The best so far."""
+        return min(self.rounds or self.history)
 
     def over(self, tuning: Tuning) -> bool:
-        if len(self.history) >= tuning.steps:
-            return True
-        stuck = len(self.history) - self.history.index(min(self.history)) if self.history else 0
-        return stuck > tuning.patience
+        rounds, done = self.rounds, len(self.history)
+        stuck = done - self.round * (1 + rounds.index(min(rounds))) if rounds else 0
+        return done >= tuning.steps or stuck >= tuning.patience
 
     def step_(self, loss: float, gradient: Tensor) -> None:
         self.history.append(loss)
         if not math.isfinite(loss):
             raise RunError(f"tuning diverged at step {len(self.history)}: lower --rate")
-        if loss == min(self.history):
+        ends = len(self.history) % self.round == 0
+        if ends and self.rounds[-1] == self.loss:
             self.best = self.values.detach().clone()
         self.values.grad = gradient
         self.optimiser.step()
@@ -168,10 +185,13 @@ class _Run:
 
 
 def _batch(wanted: Examples, tuning: Tuning, step: int) -> Examples:
-    if len(wanted) <= tuning.batch_size:
+    """A step's share of a round through the queries, in an order of its own."""
+    size = tuning.batch_size
+    if len(wanted) <= size:
         return wanted
-    drawn = generator_of(f"tune:{tuning.seed}:{step}").permutation(len(wanted))
-    return wanted.of(drawn[: tuning.batch_size].tolist())
+    number, part = divmod(step, math.ceil(len(wanted) / size))
+    drawn = generator_of(f"tune:{tuning.seed}:{number}").permutation(len(wanted))
+    return wanted.of(drawn[part * size : (part + 1) * size].tolist())
 
 
 def after_virtual(setting: Setting, kind: Kind, tokens: int, adapter: str = "") -> Setting:
@@ -191,13 +211,14 @@ def as_virtual(kind: Kind, values: Tensor) -> VirtualTokens:
 
 def initial(subject: Subject, setting: Setting, tuning: Tuning) -> Tensor:
     """Random tokens of the vocabulary: their embeddings, or their keys and values."""
-    embed = subject.bridge.original_model.get_input_embeddings()
     words = len(subject.tokenizer)
-    drawn = generator_of(f"virtual:{tuning.seed}").integers(0, words, tuning.tokens)
-    ids = torch.tensor(drawn, device=subject.device)
+    drawn = generator_of(f"virtual:{tuning.seed}").integers(0, words, tuning.tokens).tolist()
     if tuning.kind == "soft_prompt":
-        return embed(ids).detach().float()
-    cache = subject.prefill(replace(setting, prefix=()), ids[None])
+        embed = subject.bridge.original_model.get_input_embeddings()
+        with subject.weights.of(setting):  # a LoRA may sit on the embedding
+            return embed(torch.tensor(drawn, device=subject.device)).detach().float()
+    unbounded = VirtualTokens(cache=DynamicCache())  # a model's own drops what leaves a window
+    cache = subject.prefill(replace(setting, prefix=tuple(drawn)), unbounded)
     layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
     return torch.stack(layers).float()
 
@@ -210,22 +231,14 @@ def objective(
     inside: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The mean KL over queries, and `inside` times the mean `distance` over sites."""
+    sites = wanted.inside if inside else {}
     seen: dict[Site, Tensor] = {}
-    hooks = {site: _keep(seen, site) for site in (wanted.inside if inside else ())}
     cache = subject.prefill(own, virtual, grad=True)
+    hooks = {site: _keep(seen, site) for site in sites}
     loss = wanted.kl(subject.run(own, wanted.batch, cache, hooks, grad=True)).mean()
-    if inside:
-        loss = (
-            loss
-            + inside
-            * torch.stack(
-                [
-                    distance(site, seen[site], value, wanted.batch.lengths)
-                    for site, value in wanted.inside.items()
-                ]
-            ).mean()
-        )
-    return loss
+    lengths = wanted.batch.lengths
+    apart = [distance(site, seen[site], value, lengths) for site, value in sites.items()]
+    return loss + inside * torch.stack(apart).mean() if apart else loss
 
 
 def _keep(seen: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
@@ -252,17 +265,22 @@ def distance(site: Site, own: Tensor, wanted: Tensor, lengths: Tensor) -> Float[
 def save(tuned: Tuned, folder: Path, subject: Subject) -> None:
     """Write a peft folder, as `peft` itself would."""
     kinds: Mapping[Kind, Any] = {"soft_prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
-    config = kinds[tuned.kind](num_virtual_tokens=tuned.tokens, task_type="CAUSAL_LM")
-    with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(subject.bridge.original_model.config)
-        filled = get_peft_model(bare, config).peft_config["default"]
-    filled.base_model_name_or_path = subject.name
-    filled.inference_mode = True
-    values = tuned.values
+    heads, width, values = subject.n_heads, subject.d_model, tuned.values
     if tuned.kind == "prefix":
+        heads, width = values.shape[2], values.shape[2] * values.shape[4]
         values = values.permute(3, 0, 1, 2, 4).flatten(1)
+    config = kinds[tuned.kind](
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=subject.name,
+        inference_mode=True,
+        num_virtual_tokens=tuned.tokens,
+        token_dim=width,
+        num_attention_heads=heads,
+        num_layers=subject.n_layers,
+        num_transformer_submodules=1,
+    )
     try:
-        filled.save_pretrained(str(folder))
+        config.save_pretrained(str(folder))
         save_file({TENSOR: values.detach().cpu().contiguous()}, folder / WEIGHTS)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
