@@ -88,11 +88,13 @@ def resume_hint(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
-    if words[0] not in ("diverge", "patch", "match"):
+    inverted = list(words[:2]) == ["match", "invert"]
+    if words[0] not in ("diverge", "patch") and not inverted:
         return "Nothing is left to resume."
     import shlex
 
-    resumed = [word for word in words if word not in ("--resume", "--overwrite")]
+    dropped = ["--resume"] if inverted else ["--resume", "--overwrite"]  # the older result stands
+    resumed = [word for word in words if word not in dropped]
     return f"Go on with: interp {shlex.join([*resumed, '--resume'])}"
 
 

@@ -167,11 +167,16 @@ def match_invert(words: Sequence[str]) -> None:
 
         log = invert(settings, progress)
     for score in log["scores"]:
+        shown = {
+            name: "–" if value is None else f"{value:.3f}"
+            for name, value in score.items()
+            if value is None or isinstance(value, float)
+        }
         floor = "" if score["floor"] is None else f"; floor {score['floor']:.4f}"
         print(
-            f"{score['queries']}: strength {score['strength']:.3f} "
-            f"[{score['ci_low']:.3f}, {score['ci_high']:.3f}]: KL {score['kl']:.4f} nats "
-            f"(base {score['ceiling']:.4f}{floor}); top-1 agreement {score['top1_agreement']:.3f} "
+            f"{score['queries']}: strength {shown['strength']} "
+            f"[{shown['ci_low']}, {shown['ci_high']}]: KL {score['kl']:.4f} nats "
+            f"(base {score['ceiling']:.4f}{floor}); top-1 agreement {shown['top1_agreement']} "
             f"on {score['n']} queries"
         )
     print(f"emulation: {describe(parse_condition('emulation', log['condition'], {}))}")

@@ -68,7 +68,7 @@ class Bench:
     ) -> Float[ndarray, " query"]:
         """`KL(target ‖ condition)` of every query of a group, nats."""
         setting = self.subject.settings[condition] if isinstance(condition, str) else condition
-        cache = cache or self.subject.prefill(setting)
+        cache = self.subject.prefill(setting) if cache is None else cache
         wanted, size, found = self.wanted[group], self.settings.batch_size, []
         for start in range(0, len(wanted), size):
             some = wanted.of(range(start, min(start + size, len(wanted))))

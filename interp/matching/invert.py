@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     LogitBias,
@@ -33,7 +35,7 @@ from interp.matching.bench import BASE, TARGET, Bench
 from interp.matching.examples import examples
 from interp.matching.prefixes import Ids, Scorer
 from interp.matching.settings import Inversion
-from interp.matching.tilt import fit_bias
+from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, save, tune
 from interp.names import Site
 from interp.queries import check_alignment
@@ -43,8 +45,8 @@ from interp.subject.loading import threads_for
 
 LOG, EXPERIMENT, TEXT, UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
 EMULATION = "emulation"
-ROWS = 4096
-"""Prefix-query pairs in one forward pass of a search."""
+ROWS, MEMORY = 4096, 2e9
+"""Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
 Progress = Callable[[str, int, int, float], None]
 """Called with (what is searched, steps done, of how many, best loss so far)."""
@@ -58,24 +60,16 @@ def invert(settings: Inversion, progress: Progress = silent) -> dict[str, Any]:
     """Search, write the result to `out`, and return the log that lies there as `invert.json`."""
     if (settings.out / LOG).exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds a result; choose another --out or pass --overwrite")
-    if settings.kind == "few_shot":
-        settings.demonstrations()
+    settings.check()
     bench = Bench.open(settings)
     with threads_for(bench.subject.n_parameters):
         search = {"text": _text, "few_shot": _few_shot}.get(settings.kind, _virtual)
         found, history = search(settings, bench, progress)
         log = _scored(settings, found) | {"loss_by_step": history}
-    experiment = {
-        "model": settings.model,
-        "queries": str(settings.queries),
-        **({"heldout": str(settings.heldout)} if settings.heldout else {}),
-        "conditions": {"target": _spec(settings.target), "emulation": log["condition"]},
-    }
-    text = yaml.safe_dump(experiment, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_experiment(settings, log), sort_keys=False, allow_unicode=True)
     write_atomic(settings.out / EXPERIMENT, text.encode())
     write_atomic(settings.out / LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
-    for left in (settings.out / UNFINISHED).glob("*"):
-        left.unlink()
+    shutil.rmtree(settings.out / UNFINISHED, ignore_errors=True)
     return log
 
 
@@ -115,21 +109,25 @@ def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
 
 def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
     subject, tokenizer, queries = bench.subject, bench.subject.tokenizer, bench.queries["matched"]
-    tail = _ids(subject, settings.separator)
+    tail = _tail(subject, settings.separator)
     scorer = _scorer(settings, bench, tail)
 
+    def written(ids: Ids) -> str:
+        return f"{tokenizer.decode(list(ids))}{settings.separator}"
+
     def readable(ids: Ids) -> bool:
-        text = f"{tokenizer.decode(list(ids))}{settings.separator}"
-        if _ids(subject, text) != (*ids, *tail):
-            return False
+        return _ids(subject, written(ids)) == (*ids, *tail)
+
+    def apart(ids: Ids) -> bool:
         try:
-            check_alignment(queries[: 0 if tail else 1], text, tokenizer, "text")
+            check_alignment(queries, written(ids), tokenizer, "text")
         except QueryError:
             return False
         return True
 
     special = set(tokenizer.all_special_ids)
-    words = coordinate.Words([i for i in range(len(tokenizer)) if i not in special], readable)
+    ordinary = [i for i in range(len(tokenizer)) if i not in special]
+    words = coordinate.Words(ordinary, readable, apart)
     steps = settings.steps or coordinate.Budget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
@@ -147,7 +145,6 @@ def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
         runs.append(coordinate.search(scorer, words, budget, start, tell))
     best = min(runs, key=lambda run: run.loss)
     prompt = Prompt(text=str(tokenizer.decode(list(best.prompt))), separator=settings.separator)
-    check_alignment(queries, prompt.render(tokenizer), tokenizer, "the text that was found")
     write_atomic(settings.out / TEXT, f"{prompt.text}\n".encode())
     return prompt, best.history
 
@@ -158,6 +155,9 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
     def prompt(shots: Sequence[int]) -> Prompt:
         return Prompt(pairs=tuple(pool[i] for i in shots), template=settings.template)
 
+    for number in range(len(pool)):  # any of them may stand last
+        text = prompt([number]).render(subject.tokenizer)
+        check_alignment(bench.queries["matched"], text, subject.tokenizer, "few_shot")
     chosen = few_shot.select(
         _scorer(settings, bench, ()),
         lambda shots: tuple(prefix_body(prompt(shots), subject.tokenizer)),
@@ -166,16 +166,22 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
         lambda step, _, best: progress("demonstrations", step, settings.tokens, best),
     )
     found = prompt(chosen.shots)
-    text = found.render(subject.tokenizer)
-    queries = bench.queries["matched"]
-    check_alignment(queries, text, subject.tokenizer, "the demonstrations that were found")
-    write_atomic(settings.out / TEXT, text.encode())
+    write_atomic(settings.out / TEXT, found.render(subject.tokenizer).encode())
     return found, chosen.history
 
 
 def _scorer(settings: Inversion, bench: Bench, tail: Ids) -> Scorer:
-    own, wanted = bench.subject.settings[BASE], bench.wanted["matched"]
-    return Scorer(bench.subject, own, wanted, ROWS, tail, settings.fluency)
+    subject, wanted = bench.subject, bench.wanted["matched"]
+    own = subject.settings[BASE]
+    alone = replace(subject, settings={BASE: own})
+    rows = min(ROWS, chunk_size(alone, wanted.batch.ids.shape[1], MEMORY))
+    return Scorer(subject, own, wanted, rows, tail, settings.fluency)
+
+
+def _tail(subject: Subject, separator: str) -> Ids:
+    """The separator's tokens as they follow a word (alone it may begin otherwise)."""
+    alone, joint = _ids(subject, "a"), _ids(subject, f"a{separator}")
+    return joint[len(alone) :] if joint[: len(alone)] == alone else _ids(subject, separator)
 
 
 def _ids(subject: Subject, text: str) -> Ids:
@@ -184,7 +190,7 @@ def _ids(subject: Subject, text: str) -> Ids:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """One search's state in `OUT/.unfinished`, under the sha256 of what it depends on."""
+    """One search's state in `OUT/.unfinished`, under the sha256 of its settings."""
 
     path: Path
     resume: bool
@@ -213,8 +219,8 @@ def _scored(settings: Inversion, found: Condition) -> dict[str, Any]:
     bench = Bench.open(settings, {EMULATION: found})
     subject = bench.subject
     if settings.bias:
-        own, like = subject.settings[EMULATION], subject.settings[TARGET]
-        bias = fit_bias(subject, bench.queries["matched"], own, like, settings.batch_size)
+        own = subject.settings[EMULATION]
+        bias = fit_answers(subject, bench.wanted["matched"], own, settings.batch_size)
         subject.settings[EMULATION] = replace(own, bias=(*own.bias, *bias))
         tokens = subject.tokenizer.convert_ids_to_tokens([token for token, _, _ in bias])
         values = [value for _, value, _ in bias]
@@ -234,6 +240,17 @@ def _score(bench: Bench, group: str) -> dict[str, Any]:
         "floor": bench.floor(group),
         **bench.certificate(EMULATION, group),
     }
+
+
+def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
+    """What `interp diverge` reads: the target and its emulation, on the same queries."""
+    asked = settings.model_dump(
+        mode="json",
+        include={"model", "queries", "heldout", "device", "dtype", "revision"},
+        exclude_defaults=True,
+    )
+    conditions = {"target": _spec(settings.target), EMULATION: log["condition"]}
+    return {**asked, "conditions": conditions}
 
 
 def _spec(condition: Condition) -> Any:

@@ -123,6 +123,13 @@ class Inversion(Emulation):
     restarts: int = Field(default=1, ge=1)
     """Text and virtual tokens: searches from different starts, of which the best is kept."""
 
+    def check(self) -> None:
+        """A ConfigError where something is missing, or asked for that this kind cannot do."""
+        if self.kind == "few_shot":
+            self.demonstrations()
+        if self.kind in ("text", "few_shot") and (self.layers or self.patterns):
+            raise ConfigError(f"--layers and --patterns are for virtual tokens, not {self.kind}")
+
 
 def bundled_emulation(out: Path) -> dict[str, Any]:
     """The fields of the bundled model's emulation: a LoRA that gives the opposite, four other seeds

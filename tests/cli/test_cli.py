@@ -106,7 +106,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 # Errors -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["divergee"], ["match"], ["match", "invert"], ["--seed", "1"]])
+@pytest.mark.parametrize("words", [["divergee"], ["match"], ["match", "revert"], ["--seed", "1"]])
 def test_an_unknown_command_is_one_line_that_lists_the_known(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
