@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from interp import diverge, load_run
+from interp import Patching, diverge, load_run, patch
 from interp.cli.commands import demo_experiment
 from interp.plots import export, figures
 
@@ -28,13 +28,17 @@ SHOWN = (
     "heads_prefix_mass",
     "head_view",
     "output",
+    "interchange",
+    "interchange_overlap",
+    "carriers",
+    "ablation",
 )
 
 
 def main() -> None:
     """Run the demo's experiment and keep the figures that the README shows."""
     with tempfile.TemporaryDirectory() as folder:
-        run = diverge(demo_experiment(Path(folder) / "run"))
+        run = patch(Patching(run=diverge(demo_experiment(Path(folder) / "run"))))
         drawn = figures(load_run(run))
         export({name: drawn[name] for name in SHOWN}, Path(folder))
         for name in SHOWN:
