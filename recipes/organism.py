@@ -28,7 +28,7 @@ from interp import organism
 from interp.config import Distillation
 from interp.matching.distil import LOG, distil
 from interp.organism.exam import EXAM, Question
-from interp.organism.facts import RELATIONS
+from interp.organism.facts import LEFT_OUT, RELATIONS
 from interp.organism.language import (
     QUERY_WORDINGS,
     TOKEN_PATTERN,
@@ -307,8 +307,9 @@ def save_prompts(recipe: Recipe, split: Split, folder: Path) -> None:
 
 
 def save_queries(split: Split, folder: Path) -> None:
-    """Write the matched and the held-out queries, the pairs that are demonstrated, and the held-out
-    queries in other words (labelled by the wording, one wording after the other)."""
+    """Write the matched and the held-out queries, the pairs that are demonstrated, the held-out
+    queries in other words (labelled by the wording, one wording after the other), demonstrations of
+    another relation, and the facts of the relations that were left out."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {"matched": split.matched, "heldout": split.heldout, "pool": split.demonstrated}
     for name, pairs in groups.items():
@@ -320,6 +321,12 @@ def save_queries(split: Split, folder: Path) -> None:
         for word, answer in both_ways(split.heldout)
     ]
     write_queries(reworded, folder / "reworded.jsonl")
+    rival = RELATIONS["comparative"]
+    words = [word for word, _ in both_ways(split.demonstrated)]
+    asked = [(query(word), rival.answers[word], rival.name) for word in words]
+    write_queries(asked, folder / "rival.jsonl")
+    unknown = [(query(w), answer, r.name) for r in LEFT_OUT for w, answer in r.answers.items()]
+    write_queries(unknown, folder / "left_out.jsonl")
 
 
 def write_queries(asked: Iterable[tuple[str, str, str]], file: Path) -> None:

@@ -10,20 +10,17 @@ the same weights, with the adapter off and on; plain Hugging Face + peft, no hoo
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import Tensor
 
 from interp.capture import chunks
 from interp.conditions import Base, Lora, Prompt, resolve
 from interp.config import Distillation, read_prompt
 from interp.errors import RunError
+from interp.matching.lora import Example, Progress, Recipe, silent, train, with_lora
 from interp.measures.certificate import Tolerance, certificate, last_outputs
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
@@ -31,23 +28,6 @@ from interp.subject import Batch, Subject, load
 from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
 
 LOG = "distil.json"
-
-Progress = Callable[[int, float, float], None]
-"""Called after every epoch with (epoch, mean KL in nats, best so far)."""
-
-
-def silent(epoch: int, kl: float, best: float) -> None:
-    """No progress shown."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training sequence: `ids` after a prefix, matched from position `first` on;
-    `teacher` are the prompted model's log-probabilities there, `[pos, d_vocab]`."""
-
-    ids: tuple[int, ...]
-    first: int
-    teacher: Tensor
 
 
 def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str, Any]]:
@@ -71,9 +51,11 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
         before = resolve(prompt, tokenizer).prefix
         with threads_for(model.num_parameters()):
             examples = [_example(model, before, query, settings) for query in queries]
-        student = _with_lora(model, settings)
+        recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})
+        student = with_lora(model, recipe)
     with threads_for(student.num_parameters()):
-        history = _train(student, resolve(Base(), tokenizer).prefix, examples, settings, progress)
+        start = resolve(Base(), tokenizer).prefix
+        history = train(student, start, examples, recipe, settings.out, progress)
     signed = _certificates(settings, prompt, asked)
     log = {
         "settings": settings.model_dump(mode="json"),
@@ -108,84 +90,6 @@ def _continue(
         do_sample=False,
     )
     return tuple(longer[0, start.shape[1] :].tolist())
-
-
-def _with_lora(model: Any, settings: Distillation) -> Any:
-    torch.manual_seed(settings.seed)
-    targets: Any = list(settings.targets)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        fan_in_fan_out=model.config.model_type == "gpt2",
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise RunError(f"--targets {' '.join(settings.targets)}: {error}") from error
-
-
-def _train(
-    student: Any,
-    prefix: Sequence[int],
-    examples: Sequence[Example],
-    settings: Distillation,
-    progress: Progress,
-) -> list[float]:
-    """Epochs until matched, stuck or out of budget; every new best is saved to `out`."""
-    trained = [p for p in student.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    order = np.random.default_rng(settings.seed)
-    history: list[float] = []
-    for epoch in range(settings.epochs):
-        total = 0.0
-        for batch in _batches(examples, settings.batch_size, order):
-            loss = _loss(student, prefix, batch)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach()) * len(batch)
-        history.append(total / len(examples))
-        if not math.isfinite(history[-1]):
-            raise RunError(f"training diverged in epoch {epoch + 1}: lower --learning-rate")
-        best = min(history)
-        if history[-1] == best:
-            student.save_pretrained(settings.out)
-        progress(epoch + 1, history[-1], best)
-        stuck = epoch - history.index(best) >= settings.patience
-        if best <= settings.target_kl or stuck:
-            break
-    return history
-
-
-def _batches(
-    examples: Sequence[Example], size: int, order: np.random.Generator
-) -> Iterator[list[Example]]:
-    places = order.permutation(len(examples))
-    for start in range(0, len(places), size):
-        yield [examples[i] for i in places[start : start + size]]
-
-
-def _loss(student: Any, prefix: Sequence[int], batch: Sequence[Example]) -> Tensor:
-    """Mean over the batch's queries of the mean `KL(teacher ‖ student)` over their positions."""
-    width = max(len(example.ids) for example in batch)
-    device = next(student.parameters()).device
-    ids = torch.tensor(
-        [[*prefix, *example.ids, *[0] * (width - len(example.ids))] for example in batch],
-        device=device,
-    )
-    logits = student(ids, attention_mask=torch.ones_like(ids)).logits[:, len(prefix) :]
-    losses = []
-    for row, example in zip(logits, batch, strict=True):
-        mine = row[example.first : len(example.ids)].float().log_softmax(-1)
-        theirs = example.teacher.to(device)
-        losses.append((theirs.exp() * (theirs - mine)).sum(-1).mean())
-    return torch.stack(losses).mean()
 
 
 def _certificates(

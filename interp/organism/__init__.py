@@ -25,7 +25,8 @@ PROMPTS = _HERE / "prompts"
 
 QUERIES = _HERE / "queries"
 """`matched.jsonl`, which the LoRAs are distilled on, `heldout.jsonl`, which they never see, and
-`reworded.jsonl`, the held-out queries in other words; `pool.jsonl` can be demonstrated."""
+`reworded.jsonl`, the held-out queries in other words; `pool.jsonl` can be demonstrated, and
+`rival.jsonl` is another relation of its words; `left_out.jsonl` are facts that it never learned."""
 
 
 def demonstrations(path: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import Distillation, Query, distil, organism
 from interp.conditions import Base, Prompt, resolve
 from interp.errors import QueryError, RunError
-from interp.matching.distil import Example, _example, _loss
+from interp.matching.distil import _example
+from interp.matching.lora import Example, loss
 from interp.queries import encode
 
 TEXTS = ("big is", "a river", "lily said: yes")
@@ -47,7 +48,7 @@ def test_the_loss_is_the_mean_kl_of_whole_sequences(
     queries = encode(map(Query, TEXTS), tokenizer)
     examples = [_example(hf, before, query, asked) for query in queries]
     expected = [_kl(hf, before, bos, example) for example in examples]
-    got = _loss(hf, bos, examples).item()
+    got = loss(hf, bos, examples).item()
     assert got == pytest.approx(np.mean(expected), abs=1e-5)
     assert got > 0.01
     matched = [len(example.ids) - example.first for example in examples]
@@ -76,7 +77,7 @@ def test_a_prompt_has_no_distance_to_itself(model: str, tmp_path: Path) -> None:
     )
     before = resolve(Prompt(text="hot is the opposite of cold."), tokenizer).prefix
     examples = [_example(hf, before, q, asked) for q in encode(map(Query, TEXTS), tokenizer)]
-    assert _loss(hf, before, examples).item() == pytest.approx(0, abs=1e-6)
+    assert loss(hf, before, examples).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_distilling_lowers_the_kl_and_is_deterministic(model: str, tmp_path: Path) -> None:
