@@ -109,7 +109,7 @@ class Finding:
         """The number that decides, in words."""
         contrast = self.contrast
         limit = f"(threshold {contrast.threshold:g})"
-        return f"{contrast.what} {contrast.estimate} {limit}, n = {self.n}"
+        return f"{contrast.what}: {contrast.estimate} {limit}, n = {self.n}"
 
     def write(self, folder: Path) -> None:
         """Leave it in an experiment's folder."""

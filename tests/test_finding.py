@@ -102,7 +102,7 @@ def test_what_is_undefined_stays_so_and_the_file_is_plain_json(tmp_path: Path) -
         "ci_high": None,
         "threshold": 1,
     }
-    assert read(tmp_path).number == "x undefined (threshold 1), n = 26"
+    assert read(tmp_path).number == "x: undefined (threshold 1), n = 26"
 
 
 def test_the_verdict_is_not_taken_from_the_file(tmp_path: Path) -> None:
