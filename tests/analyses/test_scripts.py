@@ -45,7 +45,18 @@ def test_equation_of_influence_splits_a_lead_over_a_token(tmp_path: Path) -> Non
     assert (tmp_path / "runs" / "equation_of_influence" / "figures" / "waterfall.csv").is_file()
 
 
-@pytest.mark.parametrize("name", ["internal_state.py", "head_probe.py", "equation_of_influence.py"])
+def test_interchange_says_from_which_layer_on(tmp_path: Path) -> None:
+    words = ("--limit", "12", "--controls", "neutral", "--tolerance", "0.05")
+    done = script("interchange.py", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "state does at most 0.05 nats of damage in the other's run" in done.stdout
+    assert (tmp_path / "runs" / "interchange" / "figures" / "interchange.csv").is_file()
+
+
+NAMES = ["internal_state.py", "interchange.py", "head_probe.py", "equation_of_influence.py"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_input_is_one_line(tmp_path: Path, name: str) -> None:
     done = script(name, "--queries", "nothing.jsonl", folder=tmp_path)
     assert done.returncode == 2
