@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("panel", "series", "x", "value", "ci_low", "ci_high", "n")
+_PALE = {"bgcolor": "rgba(255,255,255,0.7)", "borderpad": 1}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -54,6 +55,7 @@ def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
         horizontal_spacing=0.03,
         column_titles=[label(str(panel)) for panel in panels] if len(panels) > 1 else None,
     )
+    figure.update_annotations(font={"size": 13})
     looks = _looks(list(dict.fromkeys(table["series"])), look.grey)
     for column, panel in enumerate(panels, 1):
         for series, rows in table[table["panel"] == panel].groupby("series", sort=False):
@@ -61,13 +63,12 @@ def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
             trace = _line(str(series), rows, looks[str(series)], words, first)
             figure.add_trace(trace, row=1, col=column)
         for name, value in look.levels.items():
-            figure.add_hline(
-                value,
-                line={"color": style.MUTED, "width": 1, "dash": "dot"},
-                annotation=_note(name) if column == len(panels) else None,
-                row=1,
-                col=column,
-            )
+            line = {"color": style.MUTED, "width": 1, "dash": "dot"}
+            figure.add_hline(value, line=line, row=1, col=column)
+            if column == len(panels):
+                # Unlike a line, a note on a logarithmic axis is placed by the logarithm.
+                at = float(np.log10(value)) if look.log_y else value
+                figure.add_annotation(_note(name), y=at, row=1, col=column)
     ticks: dict[str, object] = {"type": "log"} if look.log_x else {}
     if words:
         ticks = {"tickvals": list(range(len(words))), "ticktext": list(map(label, words))}
@@ -131,6 +132,7 @@ def _line(
             "arrayminus": np.nan_to_num(value - low),
             "thickness": 1.2,
             "width": 3,
+            "color": colour,
         },
         customdata=np.stack([low, high, rows["n"].to_numpy(float)], axis=1),
         hovertemplate=f"<b>{shown}</b><br>%{{x}}: %{{y:.4g}}<br>interval %{{customdata[0]:.3g}} to "
@@ -151,4 +153,6 @@ def _line(
 
 
 def _note(name: str) -> dict[str, object]:
-    return {"text": label(name), "font": {"size": 11, "color": style.MUTED}, "xanchor": "right"}
+    font = {"size": 11, "color": style.MUTED}
+    place = {"x": 1, "xref": "x domain", "xanchor": "right", "yanchor": "bottom"}
+    return {"text": label(name), "font": font, "showarrow": False, **place, **_PALE}
