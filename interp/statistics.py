@@ -134,6 +134,19 @@ class Ratio:
         return cls(arrays["numerator"], arrays["denominator"], arrays["n"])
 
 
+def pooled(
+    above: Float[ndarray, "query *cell"],
+    below: Float[ndarray, "query *cell"] | float,
+    keys: Sequence[str],
+    replicates: int,
+    seed: int,
+) -> Estimate:
+    """The sum over queries of `above` over that of `below` (1: the mean), with its interval."""
+    weights, one = poisson_weights(keys, replicates, seed), np.ones((len(keys), 1, 1))
+    under = below if isinstance(below, int | float) else below[..., None]
+    return Estimate(*(x[..., 0] for x in Ratio.of(above[..., None], under, weights, one).compute()))
+
+
 def _once(below: ndarray, valid: ndarray) -> tuple[ndarray, ndarray]:
     """A denominator that is the same in every cell, as it is for most means, is kept once."""
     cells = tuple(range(1, below.ndim - 1))

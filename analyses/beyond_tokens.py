@@ -1,0 +1,223 @@
+"""When a prompt makes the model say what a LoRA makes it say, is it the same inside?
+
+If choosing tokens were all there is, what says the same would also look the same inside. Here the
+LoRA is emulated in several ways: by text that a gradient found, demonstrations, virtual tokens,
+and by logit biases, which move the outputs and cannot move a state. Each has its match certificate
+and its distance from the LoRA's residual stream and attention patterns. If the best-matched prompt
+lies as near as other seeds of the LoRA do, token choice says all; if it is more than `threshold`
+times as far, outputs that agree hide other attention and other states. Base is the ceiling.
+
+    python analyses/beyond_tokens.py                            # the bundled model
+    python analyses/beyond_tokens.py --virtual 64 --steps 300
+    python analyses/beyond_tokens.py --model M --adapter A --queries Q.jsonl --floor A1 A2
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from pydantic import Field
+
+from interp import Experiment, diverge, load_run
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.cli.progress import counting
+from interp.config import from_yaml
+from interp.finding import Contrast, Finding
+from interp.matching.bench import BASE, TARGET, Bench
+from interp.matching.examples import Examples
+from interp.matching.inside import Apart, apart, by_layer, inside, over, seeds, summary
+from interp.matching.invert import EXPERIMENT, invert
+from interp.matching.settings import Emulation, Inversion, bundled_emulation
+from interp.matching.tilt import fit_answers
+from interp.plots.curves import Curves, curves
+from interp.report.experiments import conclude, finished
+from interp.results import Run
+from interp.subject.loading import threads_for
+
+OUT = Path("runs/beyond_tokens")
+PROMPTS = ("text", "few_shot", "soft_prompt", "prefix")
+BIASES = ONE_BIAS, OWN_BIASES = "logit_bias", "bias_per_query"
+SEEDS, NEUTRAL, BIASED = "other seeds", "neutral", "text_and_bias"
+
+
+class Config(Emulation):
+    """Emulate a LoRA's outputs in several ways, and look inside."""
+
+    tokens: int = Field(default=1, ge=1)
+    """Tokens of the text."""
+    virtual: int = Field(default=8, ge=1)
+    """Virtual tokens of the soft prompt and the prefix."""
+    shots: int = Field(default=8, ge=1)
+    """Most demonstrations; none are chosen where there is no pool."""
+    text_steps: int = Field(default=8, ge=1)
+    """Steps of the text search."""
+    steps: int = Field(default=80, ge=1)
+    """Steps of gradient for virtual tokens."""
+    threshold: float = 2.0
+    """How many times as far as other seeds is another state."""
+
+
+Found = dict[str, dict[str, Apart]]
+"""Condition -> group of queries -> how far it is from the target."""
+
+
+def main(config: Config) -> None:
+    """Emulate, look inside, print the table and the verdict, draw the figures."""
+    if finished(config):
+        return
+    experiment = Experiment(**conditions(config))
+    run = load_run(diverge(experiment))
+    built = {
+        name: c for name, c in experiment.build().items() if name in (*PROMPTS, BIASED, NEUTRAL)
+    }
+    bench = Bench.open(config, built)
+    with threads_for(bench.subject.n_parameters):
+        found = measure(bench, list(built))
+    table = pd.DataFrame(
+        {"condition": name} | summary(bench, group, one) | {"petrov_residual": rewired(run, name)}
+        for name, groups in found.items()
+        for group, one in groups.items()
+    )
+    figures = {
+        "beyond_tokens": drawn(found, bench, "relative_l2", "residual stream: relative L2"),
+        "patterns": drawn(
+            found, bench, "content_js", "attention: content JS [nats], mean of heads"
+        ),
+    }
+    conclude(config, conclusion(found, table, bench, run, config.threshold), table, figures)
+
+
+def conditions(config: Config) -> dict[str, Any]:
+    """The fields of a study of the target, its equals, and everything that emulates it."""
+    known: dict[str, Any] = {
+        f"floor_{i}": {"lora": {"adapter": adapter}} for i, adapter in enumerate(config.floor)
+    }
+    seeds = {"seeds": (TARGET, *known)} if known else {}
+    with counting("steps") as counter:
+        for kind, spec, target in emulations(config, lambda label, of: counter.add(label, 1, of)):
+            known = {TARGET: target} | known | {kind: spec[0] if isinstance(spec, list) else spec}
+            known |= {BIASED: spec} if isinstance(spec, list) else {}
+    known |= {ONE_BIAS: {"fitted_bias": {"like": TARGET}}, NEUTRAL: {"neutral": {"like": "text"}}}
+    same = set(Experiment.model_fields) & set(Emulation.model_fields)
+    asked = config.model_dump(include=same - {"adapter", "prompt_file", "out", "resume"})
+    quick = {"controls": (), "permutations": 0, "sample": 0, "max_positions": 0}
+    own = {"out": config.out / "run", "overwrite": True, "conditions": known, "families": seeds}
+    return asked | quick | own
+
+
+def emulations(config: Config, tick: Callable[[str, int], None]) -> Iterator[tuple[Any, Any, Any]]:
+    """The kind, the emulation and the target of every inversion, as an experiment file has them;
+    the text has a fitted bias beside it."""
+    sizes = dict(zip(PROMPTS, (config.tokens, config.shots, *[config.virtual] * 2), strict=True))
+    common = config.model_dump(include=set(Emulation.model_fields)) | {"overwrite": True}
+    for kind, tokens in sizes.items():
+        if kind == "few_shot" and config.pool is None:
+            continue
+        steps = config.text_steps if kind == "text" else config.steps
+        own = {"kind": kind, "tokens": tokens, "steps": steps, "bias": kind == "text"}
+        out = config.out / kind
+
+        def step(_: str, __: int, of: int, ___: float, kind: str = kind) -> None:
+            tick(kind, of)
+
+        invert(Inversion(**common | own | {"out": out}), step)
+        said = from_yaml(out / EXPERIMENT)["conditions"]
+        yield kind, said["emulation"], said["target"]
+
+
+def measure(bench: Bench, names: list[str]) -> Found:
+    """Every condition's distance from the target; the biases are fitted here."""
+    subject, size = bench.subject, bench.settings.batch_size
+    targets = {group: inside(bench, group) for group in bench.queries}
+    base = subject.settings[BASE]
+    bias = fit_answers(subject, targets["matched"], base, size)
+    subject.settings[ONE_BIAS] = replace(base, bias=bias)
+    found: Found = {
+        name: {g: apart(subject, subject.settings[name], t, size) for g, t in targets.items()}
+        for name in (*names, ONE_BIAS, BASE)
+    }
+    found[OWN_BIASES] = {group: own_biases(bench, target) for group, target in targets.items()}
+    return found | ({SEEDS: floor} if (floor := seeds(bench, targets)) else {})
+
+
+def own_biases(bench: Bench, target: Examples) -> Apart:
+    """Base with a logit bias of its own for every query."""
+    subject, base, parts = bench.subject, bench.subject.settings[BASE], []
+    for one in (target.of([i]) for i in range(len(target))):
+        biased = replace(base, bias=fit_answers(subject, one, base, 1))
+        parts.append(apart(subject, biased, one, 1))
+    return Apart(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def rewired(run: Run, condition: str) -> float:
+    """The largest re-wiring of a head that no prefix can do, nats (of seeds, the first's)."""
+    name = "floor_0" if condition == SEEDS else condition
+    rows = run.table.query("measure == 'petrov_residual' and position == 'last'")
+    return float(rows[(rows["condition"] == name) & (rows["reference"] == BASE)]["value"].max())
+
+
+def drawn(found: Found, bench: Bench, measure: str, what: str) -> go.Figure:
+    """Distance from the target by layer; what has the states of another is not drawn twice."""
+    shown = {name: found[name] for name in found if name not in (BIASED, OWN_BIASES, BASE)}
+    note = (
+        "Distance from the target at the query's last token. Grey: controls; a logit bias leaves "
+        "the states of base. "
+    )
+    signed = [name for name in shown if summary(bench, "matched", found[name]["matched"])["passed"]]
+    table = pd.DataFrame(by_layer(bench, shown, measure))
+    grey = [name for name in (SEEDS, NEUTRAL, ONE_BIAS) if name in shown]
+    look = Curves("What says the same as the target: how far inside?", "layer", what, grey=grey)
+    return curves(table, look, bench.caption(f"{note}Outputs matched: {', '.join(signed)}"))
+
+
+def conclusion(
+    found: Found, table: pd.DataFrame, bench: Bench, run: Run, threshold: float
+) -> Finding:
+    """The verdict, on the prompt that matches the outputs best."""
+    matched = table[table["queries"] == "matched"].set_index("condition")
+    best = matched.loc[[name for name in PROMPTS if name in found], "kl"].idxmin()
+    prompt, far = matched.loc[best], matched["relative_l2"]
+    value, low, high = float("nan"), None, None
+    if SEEDS in found and prompt["passed"]:
+        streams = [found[name]["matched"].relative_l2.mean(1) for name in (best, SEEDS)]
+        value, low, high, _ = (x.item() for x in over(bench, "matched", *streams))
+    biased = run.table[run.table["condition"].eq(ONE_BIAS) & run.table["reference"].eq(BASE)]
+    moved = biased.query("measure == 'relative_l2'")["value"].max()
+    floor = f"other seeds are {far[SEEDS]:.2f}" if SEEDS in found else "no --floor is given"
+    sentence = (
+        f"The best-matched prompt ({best}: mean JS {prompt['mean_js']:.2g} nats, certificate "
+        f"{'passed' if prompt['passed'] else 'FAILED, so there is no verdict'}) lies "
+        f"{far[best]:.2f} of the norm from the LoRA's residual stream; {floor}, base is "
+        f"{far[BASE]:.2f}. At pinned inputs it re-wires heads by at most "
+        f"{prompt['petrov_residual']:.1g} nats, the LoRA by {rewired(run, TARGET):.2g}. A logit "
+        f"bias moves states by {moved:g}; one for every query matches the outputs to "
+        f"{matched['kl'][OWN_BIASES]:.1g} nats and stays {far[OWN_BIASES]:.2f} from the LoRA "
+        "inside: outputs that agree say nothing of states."
+    )
+    what = f"{best} over other seeds, residual stream"
+    return Finding(
+        point=2,
+        name="beyond_tokens",
+        claim="What says the same as the LoRA differs from it in its states and its attention.",
+        sentence=sentence,
+        contrast=Contrast(what, value, low, high, threshold),
+        n=int(prompt["n"]),
+        figure="beyond_tokens",
+        model=Path(bench.settings.model).name,
+    )
+
+
+if __name__ == "__main__":
+    read = partial(
+        read_flags, Config, sys.argv[1:], "beyond_tokens.py", bundled_emulation(OUT), __doc__
+    )
+    sys.exit(guarded(lambda: main(read())))

@@ -1,0 +1,144 @@
+"""How far inside is a condition from the target, query by query and layer by layer?
+
+target = inside(bench, "heldout")               # the target's own states and patterns
+found = apart(bench.subject, setting, target, size=64)
+over(bench, "heldout", found.relative_l2)       # the mean by layer, with its interval
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from interp.capture import Reader, capture, chunks, keep
+from interp.conditions import Setting
+from interp.matching.bench import FLOOR, TARGET, Bench
+from interp.matching.examples import Examples, content, examples
+from interp.measures.attention import content_js
+from interp.measures.certificate import Tolerance, certificate, last_outputs
+from interp.measures.state import gram, relative_l2
+from interp.names import Site
+from interp.statistics import Estimate, pooled
+from interp.subject import Subject
+
+
+class Apart(NamedTuple):
+    """How far a condition is from the target on every query.
+
+    `kl` of the outputs, nats. At the query's last token: JS of the outputs (nats) and whether both
+    say the same, in the columns of `outputs`; by layer, `relative_l2` of the residual streams, `[0,
+    2]`, and `content_js` of the patterns, the mean over heads, nats.
+    """
+
+    kl: Float[ndarray, " query"]
+    outputs: Float[ndarray, "query 2"]
+    relative_l2: Float[ndarray, "query layer"]
+    content_js: Float[ndarray, "query layer"]
+
+
+def inside(bench: Bench, group: str, condition: str = TARGET) -> Examples:
+    """What the target (or another condition) says on a group of queries, with its states and
+    content patterns at every layer."""
+    subject, size = bench.subject, bench.settings.batch_size
+    sites = [Site(n, layer) for n in ("resid_post", "pattern") for layer in range(subject.n_layers)]
+    return examples(subject, subject.settings[condition], bench.queries[group], size, sites)
+
+
+def apart(
+    subject: Subject, setting: Setting, target: Examples, size: int, cache: Any = None
+) -> Apart:
+    """How far a setting is from a target that was read `inside`, `size` queries at a time."""
+    cache = subject.prefill(setting) if cache is None else cache
+    parts = [
+        _apart(subject, setting, target.of(some), cache)
+        for some in chunks(range(len(target)), size)
+    ]
+    return Apart(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> Apart:
+    read: dict[Site, Reader] = {s: content if s.name == "pattern" else keep for s in target.inside}
+    got = capture(subject, setting, target.batch, cache, read)
+    query = torch.arange(len(target), device=subject.device)
+    first = torch.searchsorted(target.rows, query)  # matched token: the query's last
+    last = target.columns[first]
+    streams, patterns = [], []
+    for site, wanted in target.inside.items():
+        own = got.values[site]
+        if site.name == "pattern":
+            patterns.append(content_js(own, wanted)[query, :, last].mean(-1))
+        else:
+            pair = torch.stack([own[query, last], wanted[query, last]])
+            streams.append(relative_l2(gram(pair), 0, 1))
+    one = torch.ones_like(last)
+    said = last_outputs(got.logits[query, last][:, None], target.logits[first][:, None], one)
+    inner = (torch.stack(values, -1).cpu().numpy() for values in (streams, patterns))
+    return Apart(target.kl(got.logits).cpu().numpy(), said, *inner)
+
+
+def seeds(bench: Bench, targets: Mapping[str, Examples]) -> dict[str, Apart]:
+    """How far the target's equals are from it, the mean over them, by group; empty without any."""
+    names = [name for name in bench.subject.settings if name.startswith(FLOOR)]
+    found = {}
+    for group, target in targets.items() if names else ():
+        each = [
+            apart(bench.subject, bench.subject.settings[name], target, bench.settings.batch_size)
+            for name in names
+        ]
+        found[group] = Apart(*(np.mean(columns, axis=0) for columns in zip(*each, strict=True)))
+    return found
+
+
+# --- in numbers ----------------------------------------------------------------------------------
+
+
+def over(bench: Bench, group: str, above: ndarray, below: ndarray | float = 1.0) -> Estimate:
+    """The mean of `[query, ...]` over a group's queries, or of a ratio of two such means."""
+    keys = [query.key for query in bench.queries[group]]
+    return pooled(above, below, keys, bench.settings.bootstrap, bench.settings.seed)
+
+
+def summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
+    """A row of a table: strength, match certificate, and the means over layers of what is apart
+    inside, that of the residual stream with its interval."""
+    texts, settings = [query.text for query in bench.queries[group]], bench.settings
+    tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
+    js, same = one.outputs.T
+    signed = certificate(js, same, texts, tolerance)
+    said, stream = bench.strength(one.kl, group), over(bench, group, one.relative_l2.mean(1))
+    return {
+        "queries": group,
+        "kl": said.kl,
+        "strength": said.strength,
+        **{name: signed[name] for name in ("mean_js", "p95_js", "top1_agreement", "passed")},
+        "relative_l2": stream.value.item(),
+        "ci_low": stream.ci_low.item(),
+        "ci_high": stream.ci_high.item(),
+        "content_js": one.content_js.mean(),
+        "n": len(one.kl),
+    }
+
+
+def point(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]:
+    """A row of an experiment's table (`interp.plots.curves`)."""
+    value, low, high, n = (column.item() for column in estimate)
+    about = {"panel": panel, "series": series, "x": x}
+    return about | {"value": value, "ci_low": low, "ci_high": high, "n": n}
+
+
+def by_layer(
+    bench: Bench, found: Mapping[str, Mapping[str, Apart]], measure: str
+) -> list[dict[str, Any]]:
+    """Rows of `relative_l2` or `content_js`: a panel per group, a series per condition, x the
+    layer; `found` has the condition first."""
+    return [
+        point(f"{group} queries", name, layer, over(bench, group, getattr(one, measure)[:, layer]))
+        for name, groups in found.items()
+        for group, one in groups.items()
+        for layer in range(one.relative_l2.shape[1])
+    ]
