@@ -107,11 +107,12 @@ def _words(table: pd.DataFrame) -> list[str]:
 def _looks(names: Sequence[str], grey: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and dash of every series: controls are grey."""
     coloured = [name for name in names if name not in grey]
+    controls = [name for name in names if name in grey]
     found = {
         name: (style.PALETTE[i % len(style.PALETTE)], "solid") for i, name in enumerate(coloured)
     }
     return found | {
-        name: ("#9A9A9A", _DASHES[1 + i % (len(_DASHES) - 1)]) for i, name in enumerate(grey)
+        name: ("#9A9A9A", _DASHES[1 + i % (len(_DASHES) - 1)]) for i, name in enumerate(controls)
     }
 
 
