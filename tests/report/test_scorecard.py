@@ -185,3 +185,26 @@ def test_damage_is_one_line(tmp_path: Path, file: str, text: str, message: str) 
         write_scorecard(tmp_path, names)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(exporting.find_browser() is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("width", [800, 1100])
+def test_a_browser_draws_all_of_it_under_its_policy(out: Path, width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    said: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        path = exporting.find_browser()
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((out / "report.html").as_uri())
+        for box in page.query_selector_all(".drawing"):
+            box.scroll_into_view_if_needed()
+            name = box.get_attribute("data-figure")
+            page.wait_for_selector(f"[data-figure={name}] .main-svg")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("window.x") is None
+        browser.close()
+    assert said == []
