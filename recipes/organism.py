@@ -68,7 +68,7 @@ class Recipe:
     """Steps over which the learning rate rises."""
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    limits: tuple[int, ...] = (16, 48, 112, 256)
+    limits: tuple[int, ...] = (16, 48, 112, organism.TRAINED_LENGTH)
     """Longest document, in tokens, of the kinds of batch."""
     short_shares: tuple[float, ...] = (0.7, 0.3, 0.0, 0.0)
     """How often each kind of batch is drawn during `short_steps`."""

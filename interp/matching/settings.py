@@ -89,10 +89,15 @@ class Emulation(BaseModel):
         """The (query, answer) pairs of the pool."""
         if self.pool is None:
             raise ConfigError("demonstrations are chosen from a file: give --pool")
-        shots = read_queries(self.pool)
-        if missing := [shot.text for shot in shots if not shot.answer]:
-            raise ConfigError(f"{self.pool}: the demonstration {missing[0]!r} has no answer")
-        return [(shot.text, str(shot.answer)) for shot in shots]
+        return read_demonstrations(self.pool)
+
+
+def read_demonstrations(path: Path) -> list[tuple[str, str]]:
+    """The (query, answer) pairs of a JSONL file."""
+    shots = read_queries(path)
+    if missing := [shot.text for shot in shots if not shot.answer]:
+        raise ConfigError(f"{path}: the demonstration {missing[0]!r} has no answer")
+    return [(shot.text, str(shot.answer)) for shot in shots]
 
 
 class Inversion(Emulation):

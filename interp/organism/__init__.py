@@ -17,6 +17,9 @@ _HERE = Path(__file__).resolve().parent
 MODEL = _HERE / "model"
 """Weights, configuration and tokenizer, as `save_pretrained` writes them."""
 
+TRAINED_LENGTH = 256
+"""Tokens of the longest documents that it was trained on; it can be given more."""
+
 ADAPTERS = _HERE / "adapters"
 """One directory per LoRA, `lora_0`, `lora_1`, ..., each distilled from a prompt."""
 

@@ -1,0 +1,65 @@
+"""Text that makes a prompt long: of which kinds, how much of it, and where it stands.
+
+    kinds = fillers(bench)
+    ids = placed(instruction, kinds["neutral"], 128, "around")
+
+Filler is repeated to the length asked for and cut at its start, so that it ends as it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from interp.conditions import Prompt, ShuffledLabels, prefix_body
+from interp.conditions.kinds import NEUTRAL_PASSAGE
+from interp.errors import ConfigError
+from interp.matching.bench import BASE, Bench
+from interp.matching.prefixes import Ids
+from interp.matching.settings import read_demonstrations
+
+Place = Literal["after", "around", "before"]
+"""Where filler stands: the instruction is first, in the middle, last."""
+PLACES: tuple[Place, ...] = get_args(Place)
+NEUTRAL = "neutral"
+
+
+def fillers(bench: Bench, rival: Path | None = None) -> dict[str, Ids]:
+    """Kinds of filler, as token ids: `neutral` prose; of the pool's demonstrations as they are
+    (`relevant`) and with `wrong answers`; and the demonstrations of `another task`."""
+    template, separator = bench.settings.template, bench.settings.separator
+    kinds: dict[str, Prompt | ShuffledLabels] = {}
+    if bench.settings.pool is not None:
+        kinds["relevant"] = Prompt(pairs=tuple(bench.settings.demonstrations()), template=template)
+    kinds[NEUTRAL] = Prompt(text=NEUTRAL_PASSAGE, separator=separator)
+    if (shown := kinds.get("relevant")) is not None:
+        kinds["wrong answers"] = ShuffledLabels(shown)  # type: ignore[arg-type]
+    if rival is not None:
+        kinds["another task"] = Prompt(pairs=tuple(read_demonstrations(rival)), template=template)
+    return {name: tuple(prefix_body(kind, bench.subject.tokenizer)) for name, kind in kinds.items()}
+
+
+def fitting(bench: Bench, instruction: Ids, lengths: Sequence[int]) -> list[int]:
+    """The lengths of filler, cut to what the model can read beside instruction and query."""
+    longest = max(len(q.ids) + len(q.answer_ids) for some in bench.queries.values() for q in some)
+    taken = len(bench.subject.settings[BASE].prefix) + len(instruction) + longest
+    room = bench.subject.context - taken
+    if room < 1 or not lengths or min(lengths) < 1:
+        raise ConfigError(
+            f"--lengths {' '.join(map(str, lengths))}: filler has at least 1 token, and the model "
+            f"has room for {max(0, room)} beside the instruction and the longest query"
+        )
+    return sorted({min(length, room) for length in lengths})
+
+
+def repeated(filler: Ids, length: int) -> Ids:
+    """The last `length` tokens of filler that is repeated as often as it must."""
+    times = -(-length // max(1, len(filler)))
+    return (filler * times)[len(filler) * times - length :]
+
+
+def placed(instruction: Ids, filler: Ids, length: int, place: Place) -> Ids:
+    """An instruction with so many tokens of filler after, around or before it."""
+    before = {"after": 0, "around": length // 2, "before": length}[place]
+    return (*repeated(filler, before), *instruction, *repeated(filler, length - before))

@@ -1,0 +1,86 @@
+"""Filler has the length and the place asked for; a reading is what plain Hugging Face gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from interp import organism
+from interp.errors import ConfigError
+from interp.matching.bench import BASE, Bench
+from interp.matching.distortion import ALONE, lost, sweep, tidy
+from interp.matching.filler import PLACES, fillers, fitting, placed, repeated
+from interp.matching.settings import Emulation, bundled_emulation
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    settings = Emulation(**bundled_emulation(Path("out")) | {"floor": (), "limit": 4})
+    return Bench.open(settings)
+
+
+def test_filler_is_cut_at_its_start() -> None:
+    assert repeated((1, 2, 3), 5) == (2, 3, 1, 2, 3)
+    assert repeated((1, 2, 3), 2) == (2, 3)
+    assert repeated((1, 2, 3), 0) == ()
+
+
+def test_filler_stands_after_around_and_before() -> None:
+    got = [placed((7, 8), (1, 2), 4, place) for place in PLACES]
+    assert got == [(7, 8, 1, 2, 1, 2), (1, 2, 7, 8, 1, 2), (1, 2, 1, 2, 7, 8)]
+
+
+def test_filler_that_cannot_be_read_is_cut_to_what_can(bench: Bench) -> None:
+    room = bench.subject.context - 1 - 2 - 3  # BOS, instruction, query with its answer
+    assert fitting(bench, (5, 6), [8, 1000, 2000]) == [8, room]
+    with pytest.raises(ConfigError, match="at least 1 token"):
+        fitting(bench, (5, 6), [0, 8])
+    with pytest.raises(ConfigError, match="room for 0"):
+        fitting(bench, (5,) * 512, [8])
+
+
+def test_kinds_of_filler_differ_as_they_should(bench: Bench) -> None:
+    kinds = fillers(bench, organism.QUERIES / "rival.jsonl")
+    assert list(kinds) == ["relevant", "neutral", "wrong answers", "another task"]
+    assert sorted(kinds["relevant"]) == sorted(kinds["wrong answers"])
+    assert len(kinds["relevant"]) == len(kinds["another task"])
+    queries, answers = slice(0, None, 4), slice(2, None, 4)
+    assert kinds["relevant"][queries] == kinds["another task"][queries]
+    pairs = zip(kinds["relevant"][answers], kinds["wrong answers"][answers], strict=True)
+    assert all(one != other for one, other in pairs)
+
+
+def test_a_reading_is_what_plain_hugging_face_gives(bench: Bench) -> None:
+    kinds = {"neutral": fillers(bench)["neutral"]}
+    instruction = tuple(bench.subject.tokenizer("opposite :")["input_ids"][1:])
+    found = sweep(bench, instruction, kinds, [6])
+    got = found["neutral", "after", 6]
+    plain = AutoModelForCausalLM.from_pretrained(organism.MODEL, attn_implementation="eager")
+    for i, query in enumerate(bench.queries["matched"]):
+        ids = [0, *placed(instruction, kinds["neutral"], 6, "after"), *query.ids]
+        with torch.no_grad():
+            out = plain(torch.tensor([ids]), output_attentions=True)
+        log_p = out.logits[0, -1].double().log_softmax(-1)
+        own = torch.stack(out.attentions)[:, 0, :, -1, -len(query.ids) :].sum(-1).mean()
+        assert got.entropy[i] == pytest.approx(float(-(log_p.exp() * log_p).sum()), abs=1e-4)
+        assert got.query_mass[i] == pytest.approx(float(own), abs=1e-5)
+        assert got.accuracy[i] == (int(log_p.argmax()) == query.answer_ids[0])
+
+
+def test_no_filler_is_the_short_prompt_and_no_instruction_is_base(bench: Bench) -> None:
+    instruction = tuple(bench.subject.tokenizer("opposite :")["input_ids"][1:])
+    found = sweep(bench, instruction, {"neutral": fillers(bench)["neutral"]}, [6])
+    assert found["neutral", "before", 0].moved.max() == 0
+    base = bench.kl(BASE, "matched")
+    np.testing.assert_allclose(found["neutral", ALONE, 0].kl, base, rtol=1e-4)
+    table = tidy(found, bench).set_index(["measure", "series", "x"])["value"]
+    assert table["strength", ALONE, "0"] == pytest.approx(0, abs=1e-5)
+    assert table["strength", "instruction first", "0"] > 0.99
+    places = ("instruction first", "in the middle", "instruction last")
+    after = np.mean([table["strength", series, "6"] for series in places])
+    short = table["strength", "instruction last", "0"]
+    assert lost(found, bench, "neutral", 6)[0] == pytest.approx(short - after, abs=1e-9)
