@@ -19,14 +19,11 @@ from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
-    Prompt,
-    ShuffledLabels,
-    parts,
     token_id,
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
-from interp.errors import QueryError, RunError, SubjectError
+from interp.errors import RunError, SubjectError
 from interp.geometry import sample
 from interp.manifest import describe, fingerprints, versions
 from interp.matching.tilt import fit_bias
@@ -35,11 +32,12 @@ from interp.measures.certificate import Tolerance
 from interp.measures.tally import Plan, Tally
 from interp.names import Head
 from interp.probe import head_view
-from interp.queries import Encoded, Query, check_alignment, encode, read_queries
+from interp.queries import Encoded, Query, read_queries
 from interp.results import HeadView, as_table, read_manifest, write_run
 from interp.statistics import position_labels
 from interp.store import Store
 from interp.subject import Subject, load
+from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
 from interp.sweep import SHARD, Progress, sweep
 from interp.tabulate import certificates, closing_errors, grams, largest_cell, rows, states
@@ -202,30 +200,6 @@ def open_subject(
         trust_remote_code=experiment.trust_remote_code,
         allow_other_base=experiment.allow_other_base,
     )
-
-
-def encode_groups(
-    subject: Subject, built: Mapping[str, Condition], asked: Mapping[str, Sequence[Query]]
-) -> dict[str, list[Encoded]]:
-    """Token ids of all queries, aligned in every condition and within the model's context."""
-    groups = {name: encode(queries, subject.tokenizer, name) for name, queries in asked.items()}
-    for queries in groups.values():
-        longest = max(queries, key=lambda query: len(query.ids))
-        for name, condition in built.items():
-            last = parts(condition)[-1]
-            if isinstance(last, ShuffledLabels):
-                last = last.prompt
-            if isinstance(last, Prompt):
-                check_alignment(queries, last.render(subject.tokenizer), subject.tokenizer, name)
-            setting = subject.settings[name]
-            length = setting.n_prefix + setting.shift + len(longest.ids)
-            if length > subject.context:
-                raise QueryError(
-                    f"condition {name}: {setting.n_prefix} tokens and the query "
-                    f"{longest.text!r} make {length}, the model reads {subject.context}: "
-                    "shorten the prompt or the query"
-                )
-    return groups
 
 
 def make_plan(

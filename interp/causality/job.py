@@ -12,7 +12,7 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import encode_groups, open_subject, read_groups, reopen
+from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
 from interp.sweep import SHARD
 

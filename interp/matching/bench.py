@@ -21,8 +21,9 @@ from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, certificate, last_outputs
-from interp.queries import Encoded, Query, encode, read_queries
+from interp.queries import Encoded, Query, read_queries
 from interp.subject import Batch, Subject, load
+from interp.subject.aligning import encode_groups
 
 BASE, TARGET, FLOOR = "base", "target", "floor_"
 
@@ -58,7 +59,7 @@ class Bench:
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
-        queries = {name: encode(some, subject.tokenizer, name) for name, some in groups.items()}
+        queries = encode_groups(subject, every, groups)
         target, size = subject.settings[TARGET], settings.batch_size
         wanted = {name: examples(subject, target, some, size) for name, some in queries.items()}
         return cls(settings, subject, queries, wanted)
@@ -98,6 +99,12 @@ class Bench:
         """The mean divergence of the target's equals; None where none are given."""
         names = [name for name in self.subject.settings if name.startswith(FLOOR)]
         return float(np.mean([self.kl(name, group).mean() for name in names])) if names else None
+
+    def equals(self, group: str) -> Strength | None:
+        """The strength of the target's equals, their mean by query; None where none are given."""
+        names = [name for name in self.subject.settings if name.startswith(FLOOR)]
+        each = [self.kl(name, group) for name in names]
+        return self.strength(np.mean(each, axis=0), group) if each else None
 
     def certificate(self, condition: str, group: str) -> dict[str, Any]:
         """The match certificate of the target and a condition."""
