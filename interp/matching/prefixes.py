@@ -92,7 +92,7 @@ class Scorer:
         ids = (*self.setting.prefix, *prefix, *self.tail)
         whole = torch.tensor(ids, device=self.subject.device)
         with self.subject.weights.of(self.setting):  # a LoRA may sit on the embedding
-            words = torch.arange(len(self.subject.tokenizer), device=whole.device)
+            words = torch.arange(self.subject.n_words, device=whole.device)
             table, embedded = embed(words).detach(), embed(whole).detach().requires_grad_()
         own = after_virtual(replace(self.setting, prefix=()), "soft_prompt", len(whole))
         cache = self.subject.prefill(own, VirtualTokens(embedded[None]), grad=True)

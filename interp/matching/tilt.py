@@ -59,8 +59,8 @@ def _tilted(
     """The bias of the `TOKENS` likeliest tokens of both, by iterative scaling (Darroch & Ratcliff
     1972): each step adds `ln(wanted / had)` of the mean probability, and brings the divergence from
     what is wanted down. `share` sums to 1."""
-    wanted, named = share @ like.softmax(-1), len(subject.tokenizer)
-    likely = (wanted + share @ logits.softmax(-1))[:named]  # rows beyond have no name
+    wanted = share @ like.softmax(-1)
+    likely = (wanted + share @ logits.softmax(-1))[: subject.n_words]
     tokens = likely.topk(min(TOKENS, len(likely))).indices
     bias = torch.zeros_like(wanted)
     for _ in range(STEPS):

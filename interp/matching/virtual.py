@@ -211,8 +211,8 @@ def as_virtual(kind: Kind, values: Tensor) -> VirtualTokens:
 
 def initial(subject: Subject, setting: Setting, tuning: Tuning) -> Tensor:
     """Random tokens of the vocabulary: their embeddings, or their keys and values."""
-    words = len(subject.tokenizer)
-    drawn = generator_of(f"virtual:{tuning.seed}").integers(0, words, tuning.tokens).tolist()
+    generator = generator_of(f"virtual:{tuning.seed}")
+    drawn = generator.integers(0, subject.n_words, tuning.tokens).tolist()
     if tuning.kind == "soft_prompt":
         embed = subject.bridge.original_model.get_input_embeddings()
         with subject.weights.of(setting):  # a LoRA may sit on the embedding

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.conditions import Condition, Setting, Untrained, resolve
-from interp.errors import SubjectError
+from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
 from interp.subject import parity, shortcuts
@@ -107,6 +107,12 @@ class Subject:
         return sum(parameter.numel() for parameter in self.weights.parameters.values())
 
     @property
+    def n_words(self) -> int:
+        """How many token ids have both a name and an embedding (either may have more)."""
+        embed = self.bridge.original_model.get_input_embeddings()
+        return min(len(self.tokenizer), len(embed.weight))
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.weights.parameters.values())).device
 
@@ -160,6 +166,7 @@ class Subject:
             return None
         if virtual and virtual.embeddings is None and not ids.numel():
             return virtual.cache if grad else copy.deepcopy(virtual.cache)
+        self._check_length(max(ids.shape[1], setting.n_prefix))
         with torch.set_grad_enabled(grad), self.weights.of(setting):
             arguments = {"input_ids": ids}
             if virtual:
@@ -192,6 +199,7 @@ class Subject:
         """
         size, length = batch.ids.shape
         past = setting.n_prefix
+        self._check_length(past + setting.shift + length)
         if past:
             if (found := cache.get_seq_length()) != past:
                 raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
@@ -228,6 +236,13 @@ class Subject:
         for token, amount in batch.last_bias(setting):
             logits[:, token] += amount
         return logits
+
+    def _check_length(self, length: int) -> None:
+        if length > self.context:
+            raise QueryError(
+                f"{length} tokens before and in a query, the model reads {self.context}: "
+                "shorten the prompt or the query"
+            )
 
 
 def _as_hook(hook: Hook) -> Callable[..., Tensor | None]:
