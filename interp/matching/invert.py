@@ -18,7 +18,6 @@ from typing import Any
 
 import yaml
 
-from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     LogitBias,
@@ -29,7 +28,7 @@ from interp.conditions import (
     prefix_body,
 )
 from interp.config import KINDS
-from interp.errors import ConfigError, QueryError, RunError
+from interp.errors import ConfigError, RunError
 from interp.matching import coordinate, few_shot
 from interp.matching.bench import BASE, TARGET, Bench
 from interp.matching.examples import examples
@@ -37,16 +36,14 @@ from interp.matching.prefixes import Ids, Scorer
 from interp.matching.settings import Inversion
 from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, save, tune
+from interp.matching.wording import scorer, tail_of, words
 from interp.names import Site
 from interp.queries import check_alignment
 from interp.results import write_atomic
-from interp.subject import Subject
 from interp.subject.loading import threads_for
 
 LOG, EXPERIMENT, TEXT, UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
 EMULATION = "emulation"
-ROWS, MEMORY = 4096, 2e9
-"""Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
 Progress = Callable[[str, int, int, float], None]
 """Called with (what is searched, steps done, of how many, best loss so far)."""
@@ -108,26 +105,9 @@ def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
 
 
 def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
-    subject, tokenizer, queries = bench.subject, bench.subject.tokenizer, bench.queries["matched"]
-    tail = _tail(subject, settings.separator)
-    scorer = _scorer(settings, bench, tail)
-
-    def written(ids: Ids) -> str:
-        return f"{tokenizer.decode(list(ids))}{settings.separator}"
-
-    def readable(ids: Ids) -> bool:
-        return _ids(subject, written(ids)) == (*ids, *tail)
-
-    def apart(ids: Ids) -> bool:
-        try:
-            check_alignment(queries, written(ids), tokenizer, "text")
-        except QueryError:
-            return False
-        return True
-
-    special = set(tokenizer.all_special_ids)
-    ordinary = [i for i in range(len(tokenizer)) if i not in special]
-    words = coordinate.Words(ordinary, readable, apart)
+    tokenizer = bench.subject.tokenizer
+    score = _scorer(settings, bench, tail_of(bench.subject, settings.separator))
+    allowed = words(bench, settings.separator)
     steps = settings.steps or coordinate.Budget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
@@ -142,7 +122,7 @@ def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
             done = number * steps + len(found.history)
             progress("text", done, settings.restarts * steps, found.loss)
 
-        runs.append(coordinate.search(scorer, words, budget, start, tell))
+        runs.append(coordinate.search(score, allowed, budget, start, tell))
     best = min(runs, key=lambda run: run.loss)
     prompt = Prompt(text=str(tokenizer.decode(list(best.prompt))), separator=settings.separator)
     write_atomic(settings.out / TEXT, f"{prompt.text}\n".encode())
@@ -157,9 +137,10 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
 
     for number in range(len(pool)):  # any of them may stand last
         text = prompt([number]).render(subject.tokenizer)
-        check_alignment(bench.queries["matched"], text, subject.tokenizer, "few_shot")
+        for queries in bench.queries.values():
+            check_alignment(queries, text, subject.tokenizer, "few_shot")
     chosen = few_shot.select(
-        _scorer(settings, bench, ()),
+        _scorer(settings, bench),
         lambda shots: tuple(prefix_body(prompt(shots), subject.tokenizer)),
         len(pool),
         settings.tokens,
@@ -170,22 +151,8 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
     return found, chosen.history
 
 
-def _scorer(settings: Inversion, bench: Bench, tail: Ids) -> Scorer:
-    subject, wanted = bench.subject, bench.wanted["matched"]
-    own = subject.settings[BASE]
-    alone = replace(subject, settings={BASE: own})
-    rows = min(ROWS, chunk_size(alone, wanted.batch.ids.shape[1], MEMORY))
-    return Scorer(subject, own, wanted, rows, tail, settings.fluency)
-
-
-def _tail(subject: Subject, separator: str) -> Ids:
-    """The separator's tokens as they follow a word (alone it may begin otherwise)."""
-    alone, joint = _ids(subject, "a"), _ids(subject, f"a{separator}")
-    return joint[len(alone) :] if joint[: len(alone)] == alone else _ids(subject, separator)
-
-
-def _ids(subject: Subject, text: str) -> Ids:
-    return tuple(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _scorer(settings: Inversion, bench: Bench, tail: Ids = ()) -> Scorer:
+    return scorer(bench, bench.wanted["matched"], tail, settings.fluency)
 
 
 @dataclass(frozen=True)
