@@ -45,6 +45,8 @@ _HOMES = {
     "diverge": "study",
     "Patching": "causal.settings",
     "patch": "causality",
+    "Weighing": "weights.settings",
+    "weigh": "weighing",
     "distil": "matching.distil",
     "head_view": "probe",
 }
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
     from interp.results import HeadView, Run, load_run
     from interp.study import diverge
     from interp.subject import Batch, Subject
+    from interp.weighing import weigh
+    from interp.weights.settings import Weighing
 
 
 def __getattr__(name: str) -> Any:

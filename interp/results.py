@@ -5,11 +5,11 @@
     run.arrays["gram_resid_post"].sel(queries="matched")
     run.manifest["certificates"]
 
-Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` (the same, where `interp patch`
-was run; `load_run` puts both into one table), `arrays.safetensors` (dims and coordinates in the
-manifest), `manifest.json` (schema, configuration, versions, sha256 of every other file). Every
-file is written to a temporary name, synced and renamed, so a reader sees the old or the new one.
-Torch-free.
+Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` and `weights.parquet` (the
+same, where `interp patch` and `interp weights` were run; `load_run` puts all into one table),
+`arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
+versions, sha256 of every other file). Every file is written to a temporary name, synced and
+renamed, so a reader sees the old or the new one. Torch-free.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
 SCHEMA_VERSION = 1
 
-TABLE, INTERCHANGE, ARRAYS, MANIFEST, REPORT, FIGURES = (
+TABLE, INTERCHANGE, WEIGHTS, ARRAYS, MANIFEST, REPORT, FIGURES = (
     "results.parquet",
     "interchange.parquet",
+    "weights.parquet",
     "arrays.safetensors",
     "manifest.json",
     "report.html",
@@ -67,7 +68,9 @@ COLUMNS = {
 query token).
 `queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
-no test was made.
+no test was made. Of weights alone, `queries` and `n` are null, `site` is a module's path (`path:q`:
+that part of a fused one), `position` the number of a singular value, and the interval of a chance
+level holds 95 % of what chance gives.
 """
 
 
@@ -186,7 +189,8 @@ def write_run(
     import numpy as np
     from safetensors.numpy import save
 
-    (path / INTERCHANGE).unlink(missing_ok=True)  # of a run that is replaced
+    for name in (INTERCHANGE, WEIGHTS):  # of a run that is replaced
+        (path / name).unlink(missing_ok=True)
     write_atomic(path / TABLE, as_table(rows).to_parquet(index=False))
     payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
     write_atomic(path / ARRAYS, save(payload))
@@ -204,12 +208,23 @@ def write_run(
 def add_interchange(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
     """Write what `interp patch` measured beside a finished run, and its findings into the
     manifest."""
+    _add(path, INTERCHANGE, "interchange", rows, findings)
+
+
+def add_weights(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
+    """The same of `interp weights`."""
+    _add(path, WEIGHTS, "weights", rows, findings)
+
+
+def _add(
+    path: Path, file: str, entry: str, rows: pd.DataFrame, findings: Mapping[str, Any]
+) -> None:
     manifest = read_manifest(path)
-    manifest["files"].pop(INTERCHANGE, None)
-    if manifest.pop("interchange", None):
-        seal(path, manifest, [])  # a crash from here on leaves the run, not patched
-    write_atomic(path / INTERCHANGE, as_table(rows).to_parquet(index=False))
-    seal(path, {**manifest, "interchange": dict(findings)}, [INTERCHANGE])
+    manifest["files"].pop(file, None)
+    if manifest.pop(entry, None):
+        seal(path, manifest, [])  # a crash from here on leaves the run without this part
+    write_atomic(path / file, as_table(rows).to_parquet(index=False))
+    seal(path, {**manifest, entry: dict(findings)}, [file])
 
 
 def seal(path: Path, manifest: dict[str, Any], files: Iterable[str]) -> None:
@@ -267,6 +282,6 @@ def load_run(path: str | Path) -> Run:
         name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
         for name, label in manifest["arrays"].items()
     }
-    tables = [root / name for name in (TABLE, INTERCHANGE) if name in manifest["files"]]
+    tables = [root / name for name in (TABLE, INTERCHANGE, WEIGHTS) if name in manifest["files"]]
     table = pd.concat([pd.read_parquet(file).astype(COLUMNS) for file in tables], ignore_index=True)
     return Run(root, table, arrays, manifest)

@@ -69,6 +69,14 @@ UNITS = {
     "ablation_damage": "nats",
     "ablation_kept": "share",
     "ablation_change": "ratio",
+    "singular_value": "norm",
+    "relative_norm": "ratio",
+    "stable_rank": "dimensions",
+    "intruder_dimensions": "count",
+    "subspace_overlap_left": "share",
+    "subspace_overlap_left_chance": "share",
+    "subspace_overlap_right": "share",
+    "subspace_overlap_right_chance": "share",
 }
 """Measure -> units, in the order in which a reader meets them."""
 

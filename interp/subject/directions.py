@@ -47,9 +47,14 @@ def decomposed(weights: Weights, module: str, adapter: str | None) -> Directions
     layer = weights.layers[module]
     factors = (getattr(layer, name)[adapter].weight for name in ("lora_A", "lora_B"))
     down, up = (factor.detach().double() for factor in factors)
+    return of_product(up, down)
+
+
+def of_product(up: Float[Tensor, "d_out rank"], down: Float[Tensor, "rank d_in"]) -> Directions:
+    """The thin singular value decomposition of `up @ down`, which is not multiplied out."""
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
-    u, s, v = torch.linalg.svd(r_up @ r_down.T)
+    u, s, v = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
     return Directions(q_up @ u, s, v @ q_down.T)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 Split = Callable[[Tensor], tuple[Tensor, ...]]
 
+MLP_SPLITS: dict[str, Split] = {"gate_up_proj": lambda y: y.chunk(2, dim=-1)}
+"""Fused module name -> how its output splits into gate and up."""
+
 
 class _Shared:
     """The live fused module; computes once for the parts that are asked for the same input."""
@@ -49,12 +52,12 @@ def mend(bridge: Any) -> None:
     for block in bridge.blocks:
         attention, mlp = block.attn, block.mlp
         hf = attention.original_component
-        for name, split in _attention_splits(bridge.cfg).items():
+        for name, split in attention_splits(bridge.cfg).items():
             if (module := getattr(hf, name, None)) is not None:
                 _replace([attention.q, attention.k, attention.v], module, split)
-        fused = getattr(mlp.original_component, "gate_up_proj", None)
-        if fused is not None:
-            _replace([mlp.gate, getattr(mlp, "in")], fused, lambda y: y.chunk(2, dim=-1))
+        for name, split in MLP_SPLITS.items():
+            if (module := getattr(mlp.original_component, name, None)) is not None:
+                _replace([mlp.gate, getattr(mlp, "in")], module, split)
 
 
 def _replace(components: list[Any], module: nn.Module, split: Split) -> None:
@@ -63,7 +66,7 @@ def _replace(components: list[Any], module: nn.Module, split: Split) -> None:
         component.set_original_component(Slice(shared, index))
 
 
-def _attention_splits(cfg: Any) -> dict[str, Split]:
+def attention_splits(cfg: Any) -> dict[str, Split]:
     """Fused module name -> how its output splits into q, k, v (flat over heads)."""
     q_size = cfg.n_heads * cfg.d_head
     kv_size = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head

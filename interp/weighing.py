@@ -1,0 +1,119 @@
+"""Weights and prompts in one currency: `interp weights` on a finished run.
+
+    weigh(Weighing(run="RUN"))          # RUN/weights.parquet, findings in its manifest
+
+The run says which model, conditions and queries. `interp.report.write` then draws what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from interp.conditions import Condition, FineTuned, Lora, RandomLora, Untrained, parts
+from interp.design import BASE
+from interp.errors import ConfigError
+from interp.results import TABLE, add_weights, as_table, load_run
+from interp.store import Store
+from interp.study import open_subject, read_groups, reopen, silent
+from interp.subject import Subject
+from interp.subject.loading import threads_for
+from interp.sweep import Progress
+from interp.weights.measured import alike, measure
+from interp.weights.settings import Weighing
+
+__all__ = ["weigh"]
+
+
+class Found(NamedTuple):
+    """What one stage leaves: rows of the run's table, entries of its manifest, notes."""
+
+    table: pd.DataFrame
+    entries: dict[str, Any]
+    notes: list[str]
+
+
+def weigh(settings: Weighing, progress: Progress = silent) -> Path:
+    """Weigh what a finished run's conditions do to the weights; returns the run's folder.
+
+    Raises what `interp.study.diverge` raises, each with one line that says what to do.
+    """
+    manifest = load_run(settings.run).manifest
+    fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})
+    begun = {**fields, "command": "weights", "sha256 of the run": manifest["files"][TABLE]}
+    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+        job = prepare(settings)
+        with threads_for(job.subject.n_parameters):
+            stages = [spectral(settings, job, progress)]
+        entries = {name: value for stage in stages for name, value in stage.entries.items()}
+        entries["notes"] = [note for stage in stages for note in stage.notes]
+        tables = [stage.table for stage in stages]
+        add_weights(settings.run, pd.concat(tables, ignore_index=True), entries)
+        store.finish()
+    return settings.run
+
+
+class Job(NamedTuple):
+    """What is weighed: the model, and the conditions that change its weights."""
+
+    subject: Subject
+    weights: list[str]
+
+
+def prepare(settings: Weighing) -> Job:
+    """The model of a run, under base and the conditions that change the weights."""
+    experiment, built = reopen(settings.run)
+    if settings.device is not None:
+        experiment = experiment.model_copy(update={"device": settings.device})
+    names = _changing(settings, built)
+    kept = {name: built[name] for name in (BASE, *names)}
+    subject = open_subject(experiment, kept, read_groups(experiment)["matched"])
+    return Job(subject, names)
+
+
+def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
+    """The conditions that change the weights, as far as they were asked for."""
+    kinds = Lora | RandomLora | FineTuned | Untrained
+    changing = [
+        name
+        for name, condition in built.items()
+        if any(isinstance(part, kinds) for part in parts(condition))
+    ]
+    asked = changing if settings.conditions is None else list(settings.conditions)
+    if unknown := [name for name in asked if name not in changing]:
+        raise ConfigError(
+            f"no condition {unknown[0]!r} in {settings.run} that changes the weights: it has "
+            f"{', '.join(changing) or 'none'}"
+        )
+    if not asked:
+        raise ConfigError(f"{settings.run} has no adapter and no other weights to weigh")
+    return list(dict.fromkeys(asked))
+
+
+def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
+    """Singular values, norms, intruder dimensions and overlaps of every change of the weights."""
+    conditions, notes = _distinct(job)
+    rows, more = measure(job.subject, conditions, settings, progress)
+    table = as_table(rows)
+    entries = {
+        "conditions": conditions,
+        "top": settings.top,
+        "epsilon": settings.epsilon,
+        "overlap": settings.overlap,
+        "alike": alike(table),
+    }
+    return Found(table, entries, [*notes, *more])
+
+
+def _distinct(job: Job) -> tuple[list[str], list[str]]:
+    """One condition of every state of the weights; notes on the others."""
+    first: dict[Any, str] = {}
+    notes = []
+    for name in job.weights:
+        same = first.setdefault(job.subject.settings[name].weights, name)
+        if same != name:
+            notes.append(f"{name} has the weights of {same}: it is weighed once")
+    return list(first.values()), notes

@@ -1,0 +1,37 @@
+"""Settings of `interp weights`. Torch-free, so that its `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Weighing(BaseModel):
+    """What do a run's adapters do to the weights, how alike are they, and what does a prompt do?"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run: Path
+    """Folder of a finished run; its model and inputs are read again and must not have changed."""
+    conditions: tuple[str, ...] | None = None
+    """Only these conditions (none: all that change the weights)."""
+    heads: bool = True
+    """Also take q, k, v and o apart by head."""
+    singular_values: int = Field(default=64, ge=1)
+    """Most singular values that are listed of an update, the largest first."""
+    overlap: int = Field(default=16, ge=1)
+    """Most directions of two updates that are compared (fewer where one has fewer)."""
+    intruders: bool = True
+    """Count intruder dimensions, which takes every singular vector of the base's matrices."""
+    top: int = Field(default=10, ge=1)
+    """Singular vectors of the changed matrix that may be intruders, the largest first."""
+    epsilon: float = Field(default=0.5, gt=0, le=1)
+    """Cosine to every singular vector of the base's matrix below which one is an intruder."""
+    largest: float = Field(default=5e6, gt=0)
+    """Most entries of a matrix that is decomposed whole (2048 x 2048: ten seconds on one core);
+    what a plain LoRA adds never is."""
+    device: str | None = None
+    """cpu, cuda, ... (none: the run's)."""
+    resume: bool = False
+    """Go on with an unfinished `interp weights` of this run."""
