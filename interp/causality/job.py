@@ -14,6 +14,7 @@ from interp.queries import Encoded
 from interp.statistics import position_labels
 from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
+from interp.subject.aligning import encode_groups
 from interp.sweep import SHARD
 
 
