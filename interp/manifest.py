@@ -26,6 +26,7 @@ from interp.conditions import (
 )
 from interp.config import Experiment
 from interp.design import Design
+from interp.names import short_name
 from interp.queries import Encoded
 from interp.results import HeadView, sha256
 from interp.statistics import LEVEL
@@ -47,7 +48,7 @@ def describe(
         "seed": experiment.seed,
         "versions": versions(),
         "model": {
-            "name": "/".join(Path(experiment.model).parts[-2:]),
+            "name": short_name(experiment.model),
             "architecture": type(subject.bridge.original_model).__name__,
             "n_layers": subject.n_layers,
             "n_heads": subject.n_heads,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from interp.errors import ConfigError
 
@@ -73,3 +74,8 @@ class Head:
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+
+def short_name(model: str) -> str:
+    """A model's name for people: its hub id, or the last two parts of its folder."""
+    return "/".join(Path(model).parts[-2:])

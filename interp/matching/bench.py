@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ class Bench:
         counts = " and ".join(f"{len(some)} {name}" for name, some in self.queries.items())
         parts = [
             note,
-            f"Model: {Path(self.settings.model).name}",
+            f"Model: {self.settings.model_name}",
             f"Target: {describe(self.settings.target)}",
             f"n = {counts} queries",
             f"95 % interval, Poisson bootstrap over queries, {self.settings.bootstrap} replicates",

@@ -14,6 +14,7 @@ from interp import organism
 from interp.conditions import Condition, FineTuned, Lora, Prompt
 from interp.config import read_prompt
 from interp.errors import ConfigError
+from interp.names import short_name
 from interp.queries import read_queries
 
 Kind = Literal["soft_prompt", "prefix", "text", "few_shot"]
@@ -84,6 +85,11 @@ class Emulation(BaseModel):
         if len(given) != 1:
             raise ConfigError("give exactly one of --adapter, --fine-tuned and --prompt-file")
         return given[0]
+
+    @property
+    def model_name(self) -> str:
+        """The model's name for people."""
+        return short_name(self.model)
 
     def demonstrations(self) -> list[tuple[str, str]]:
         """The (query, answer) pairs of the pool."""

@@ -58,7 +58,7 @@ def scorecard(findings: Sequence[Finding], words: str) -> go.Figure:
         vertical_spacing=0.09 if len(parts) > 1 else 0,
         subplot_titles=[HEADINGS[weak] for weak in parts],
     )
-    figure.update_annotations(x=0, xanchor="left", xshift=-_LEFT + 12, font={"size": 14})
+    figure.update_annotations(x=0, xanchor="left", xshift=12 - _LEFT, yshift=7, font={"size": 14})
     figure.update_xaxes(range=[-1.1, 1.1], showgrid=False, showticklabels=False, zeroline=False)
     for place, some in enumerate(parts.values(), 1):
         look = {"range": [len(some) - 0.5, -0.5], "showticklabels": False, "showgrid": False}
