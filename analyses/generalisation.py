@@ -1,0 +1,157 @@
+"""Does a prompt that emulates a LoRA on some queries carry to others?
+
+The claim is that it does not: a prompt gives one perfect answer and no more. Here prompts of four
+kinds (text, a soft prompt, a prefix, demonstrations) are fitted to 1, 2, 4, ... and to all matched
+queries, and scored by the share of the LoRA's effect that they give on the queries they were fitted
+to, on queries that they never saw, and on these in other words. If the claim holds, strength falls
+by more than `threshold` from the first to the second; if a prompt states the task, it does not
+fall. Other seeds of the LoRA say how much of such a fall is the target's own; neutral text and
+random words say what any prefix does.
+
+    python analyses/generalisation.py                           # the bundled model
+    python analyses/generalisation.py --draws 5 --counts 1 54   # more draws, fewer sizes
+    python analyses/generalisation.py --model M --adapter A --queries Q.jsonl --heldout H.jsonl \\
+        --pool P.jsonl --wordings W.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+
+from interp import organism
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.cli.progress import counting
+from interp.finding import Contrast, Finding
+from interp.matching.bench import Bench
+from interp.matching.carrying import HELDOUT, REWORDED, asked, right, wordings
+from interp.matching.fits import Plan
+from interp.matching.generalisation import (
+    CONTROLS,
+    SEEDS,
+    Found,
+    by_count,
+    by_wording,
+    losses,
+    measure,
+    shown,
+    strength_of,
+)
+from interp.matching.settings import Emulation, bundled_emulation
+from interp.plots.curves import Curves, curves
+from interp.report.experiments import conclude, finished
+from interp.subject.loading import threads_for
+
+OUT = Path("runs/generalisation")
+Y = "strength: share of the LoRA's effect"
+NOTE = "1: says what the LoRA says; 0: no nearer to it than base. Grey: controls"
+
+
+class Config(Emulation):
+    """Fit prompts to few and to many queries, and score them on others."""
+
+    wordings: Path | None = None
+    """JSONL file: the held-out queries in their order in other words, once for each wording, named
+    by `label`."""
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """How many matched queries are fitted to; all of them come last."""
+    draws: int = Field(default=3, ge=1)
+    """Draws of the queries, each with another start of the search."""
+    virtual: int = Field(default=8, ge=1)
+    """Virtual tokens of the soft prompt and the prefix."""
+    tokens: int = Field(default=2, ge=1)
+    """Tokens of the text."""
+    shots: int = Field(default=4, ge=1)
+    """Most demonstrations; none are chosen where there is no pool."""
+    steps: int = Field(default=40, ge=1)
+    """Steps of gradient for virtual tokens."""
+    rate: float = Field(default=Plan._field_defaults["rate"], gt=0)
+    """Adam's step for virtual tokens, as a share of the size of the start."""
+    text_steps: int = Field(default=10, ge=1)
+    """Steps of the text search."""
+    threshold: float = 0.1
+    """Loss of strength from which on a prompt does not carry."""
+
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """How every kind of prompt is searched."""
+        return {
+            "text": Plan("text", self.tokens, self.text_steps),
+            "soft prompt": Plan("soft_prompt", self.virtual, self.steps, rate=self.rate),
+            "prefix": Plan("prefix", self.virtual, self.steps, rate=self.rate),
+            **({"demonstrations": Plan("few_shot", self.shots)} if self.pool else {}),
+        }
+
+
+def main(config: Config) -> None:
+    """Fit, score, print the table and the verdict, draw the figures."""
+    if finished(config):
+        return
+    bench = Bench.open(config, asked=asked(config, config.wordings))
+    most = len(bench.queries["matched"])
+    counts = [*sorted({count for count in config.counts if count < most}), most]
+    with threads_for(bench.subject.n_parameters), counting("fits") as counter:
+        done = partial(counter.add, "generalisation", 1)
+        found = measure(bench, config.plans, counts, config.draws, done)
+    table, words = by_count(found, bench), by_wording(found, bench)
+    some = replace(bench, queries={g: bench.queries[g] for g in ("matched", HELDOUT)})
+    grey = [name for name in CONTROLS if name in set(table["series"])]
+    note = f"{NOTE}. {config.draws} draws of queries and starts"
+    x = "queries that a prompt is fitted to"
+    look = Curves("Do prompts carry to other queries?", x, Y, log_x=True, grey=grey)
+    figures = {"generalisation": curves(table, look, some.caption(note))}
+    if len(words):
+        shares = (f"{right(bench, g):.2f} {shown(g)}" for g in (HELDOUT, *wordings(bench)))
+        note = f"{NOTE}. Answers that the LoRA itself gets right: {', '.join(shares)}"
+        look = Curves("And to other wordings?", "wording of the unseen queries", Y, grey=grey)
+        figures["wordings"] = curves(words, look, some.caption(note))
+    conclude(config, conclusion(found, bench, config), pd.concat([table, words]), figures)
+
+
+def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
+    """The verdict: what the best prompt fitted to all queries loses on unseen ones; in the sentence
+    also that of the fewest queries, and of other wordings."""
+    counts = [count for _, count in found]
+    few, many = (losses(found, n, bench, config.threshold) for n in (min(counts), max(counts)))
+    alone = next(iter(few.values()))
+    sentence = (
+        f"Fitted to {max(counts)}, {between(many)}. Fitted to {min(counts)}, {between(few)}: the "
+        f"claim is {alone.verdict} there ({alone.what}: {alone.estimate})."
+    )
+    if wordings(bench):
+        other = next(iter(losses(found, max(counts), bench, config.threshold, REWORDED).values()))
+        sentence += f" In other words it is {other.verdict} ({other.what}: {other.estimate})."
+        if equals := found.get((SEEDS, max(counts))):
+            kept = strength_of(equals, REWORDED, bench).strength
+            sentence += f" Other seeds of the LoRA keep {kept:.3g} there."
+    return Finding(
+        point=1,
+        name="generalisation",
+        claim="A prompt that emulates the LoRA on some queries does not carry to others.",
+        sentence=sentence,
+        contrast=next(iter(many.values())),
+        n=len(bench.queries[HELDOUT]),
+        figure="generalisation",
+        model=config.model_name,
+    )
+
+
+def between(losses: dict[str, Contrast]) -> str:
+    """The smallest and the largest loss, by kind."""
+    low, high = (pick(losses, key=lambda kind: losses[kind].value) for pick in (min, max))
+    return (
+        f"prompts lose {losses[low].value:.2g} ({low}) to {losses[high].value:.2g} ({high}) of "
+        "their strength on unseen queries"
+    )
+
+
+if __name__ == "__main__":
+    bundled = bundled_emulation(OUT) | {"wordings": organism.QUERIES / "reworded.jsonl"}
+    read = partial(read_flags, Config, sys.argv[1:], "generalisation.py", bundled, __doc__)
+    sys.exit(guarded(lambda: main(read())))

@@ -1,0 +1,110 @@
+"""One emulation of one kind, fitted to some examples and kept in memory: what experiments repeat.
+
+    fitted = fit(bench, bench.wanted["matched"].of([0, 3]), Plan("text", 2))
+    bench.kl(fitted.setting, "heldout", fitted.cache)   # nats, of every query
+    fitted.bits                                         # how much was chosen
+
+`interp match invert` searches longer and writes its result; this is for many small searches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from interp.conditions import Prompt, Setting, prefix_body
+from interp.matching import coordinate, few_shot
+from interp.matching.bench import BASE, Bench
+from interp.matching.examples import Examples
+from interp.matching.prefixes import Ids
+from interp.matching.settings import Kind
+from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
+from interp.matching.wording import scorer, tail_of, words
+from interp.queries import check_alignment
+
+
+class Plan(NamedTuple):
+    """What is fitted, and how long the search may be.
+
+    `size`: virtual tokens, tokens of the text, or most demonstrations. `steps` of gradient or of
+    the text search (0 leaves a text as it was drawn); `candidates` of `top` as in
+    `coordinate.Budget`; `rate` as in `Tuning`.
+    """
+
+    kind: Kind
+    size: int
+    steps: int = 60
+    seed: int = 0
+    candidates: int = 32
+    top: int = 32
+    rate: float = 0.3
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A setting with the key/value cache of what precedes the query; `size` as in `Plan`, `bits`
+    that say which emulation of its kind it is, and the text where it is one."""
+
+    setting: Setting
+    cache: Any
+    size: int
+    bits: float
+    text: str = ""
+
+
+def fit(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+    """The emulation of the plan's kind that comes nearest to the examples."""
+    if plan.kind == "text":
+        return _text(bench, wanted, plan)
+    if plan.kind == "few_shot":
+        return max(fit_shots(bench, wanted, plan.size), key=lambda fitted: fitted.size)
+    return _virtual(bench, wanted, plan)
+
+
+def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
+    """The demonstrations that greedy selection has after 1, 2, ... steps, as far as it goes."""
+    pool, template = bench.settings.demonstrations(), bench.settings.template
+
+    def prompt(shots: list[int]) -> Prompt:
+        return Prompt(pairs=tuple(pool[i] for i in shots), template=template)
+
+    def written(shots: list[int]) -> Ids:
+        return tuple(prefix_body(prompt(shots), bench.subject.tokenizer))
+
+    chosen = few_shot.select(scorer(bench, wanted), written, len(pool), most)
+    for count in range(1, len(chosen.shots) + 1):
+        shots = chosen.shots[-count:]  # the last added stands first
+        text = prompt(shots).render(bench.subject.tokenizer)
+        check_alignment(bench.queries["matched"], text, bench.subject.tokenizer, "demonstrations")
+        yield replace(spelled(bench, written(shots), text), size=count)
+
+
+def _text(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+    separator = bench.settings.separator
+    tail = tail_of(bench.subject, separator)
+    budget = coordinate.Budget(plan.size, plan.steps, plan.candidates, plan.top, plan.seed)
+    found = coordinate.search(scorer(bench, wanted, tail), words(bench, separator), budget)
+    text = str(bench.subject.tokenizer.decode(list(found.prompt)))
+    return replace(spelled(bench, (*found.prompt, *tail), text), size=plan.size)
+
+
+def _virtual(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+    kind: Any = plan.kind
+    subject, base = bench.subject, bench.subject.settings[BASE]
+    size = bench.settings.batch_size
+    tuning = Tuning(kind, plan.size, plan.steps, plan.rate, size, seed=plan.seed)
+    tuned = tune(subject, base, wanted, tuning)
+    setting = after_virtual(base, kind, plan.size)
+    cache = subject.prefill(setting, as_virtual(kind, tuned.values))
+    bits = 8.0 * tuned.values.element_size() * tuned.parameters
+    return Fitted(setting, cache, plan.size, bits)
+
+
+def spelled(bench: Bench, ids: Ids, text: str = "") -> Fitted:
+    """Token ids between base's own and the query; a token says log2(vocabulary) bits."""
+    base = bench.subject.settings[BASE]
+    setting = replace(base, prefix=(*base.prefix, *ids))
+    bits = len(ids) * math.log2(bench.subject.n_words)
+    return Fitted(setting, bench.subject.prefill(setting), len(ids), bits, text)
