@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = "table.csv"
+ROWS = 60
+"""Most rows of it that are printed: of a longer one the first and the last."""
 NOT_SETTINGS = {"out", "resume", "overwrite", "device", "batch_size"}
 """Fields of an experiment's configuration that leave its finding as it is."""
 
@@ -64,7 +66,7 @@ def conclude(
     write_atomic(out / TABLE, table.to_csv(index=False, float_format="%.7g").encode())
     files = export(figures, out / "figures", pictures=("png",))
     replace(finding, settings=_settings(config)).write(out)
-    print(table.to_string(index=False, float_format="{:.3g}".format))
+    print(table.to_string(index=False, float_format="{:.3g}".format, max_rows=ROWS))
     print(f"\n{finding.claim}\n{finding.verdict.upper()} here: {finding.number}.")
     print(finding.sentence)
     print("\n".join(f"figure: {out / 'figures' / file}" for file in files if file.endswith("png")))

@@ -1,0 +1,156 @@
+"""What can be given to a model beside a query: an anchor, demonstrations, an intent, a bias.
+
+    texts = written(bench, [0, 2, 4], {"none": (), "instruction": ids})   # (shots, anchor) -> ids
+    vector = steered(bench, setting)                # a steering vector added to the residual stream
+    soft = softened(bench, setting, Tuning("soft_prompt", 1, 60))         # a token that is no word
+    tilted(bench, soft)                             # a logit bias, the same for every query
+
+All are fitted to the matched queries, an intent to what the text before it leaves to do, the bias
+to what both leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import capture, chunks, keep
+from interp.conditions import Added, Setting
+from interp.conditions.kinds import NEUTRAL_PASSAGE
+from interp.matching.bench import BASE, TARGET, Bench
+from interp.matching.fits import fit_shots
+from interp.matching.prefixes import Ids
+from interp.matching.tilt import fit_answers
+from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
+from interp.matching.wording import ids_of
+from interp.statistics import generator_of
+from interp.subject import Batch
+
+NONE, VECTOR, RANDOM, SOFT = "none", "steering vector", "random vector", "soft token"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A setting, the bench whose model knows its vectors, and the cache of what precedes a query;
+    `note` says what was found."""
+
+    bench: Bench
+    setting: Setting
+    cache: Any
+    note: str = ""
+
+    @classmethod
+    def of(cls, bench: Bench, setting: Setting, note: str = "") -> Given:
+        """A setting without virtual tokens."""
+        return cls(bench, setting, bench.subject.prefill(setting), note)
+
+    def kl(self, group: str) -> Any:
+        """`KL(target ‖ given)` of every query of a group, nats."""
+        return self.bench.kl(self.setting, group, self.cache)
+
+
+def written(
+    bench: Bench, counts: Sequence[int], anchors: Mapping[str, Ids]
+) -> dict[tuple[int, str], Ids]:
+    """The ids of every anchor followed by so many demonstrations, which greedy selection chooses
+    once, without an anchor; counts that it does not reach are left out, 0 is always there."""
+    shots: dict[int, Ids] = {0: ()}
+    if bench.settings.pool is not None and max(counts, default=0) > 0:
+        own = len(bench.subject.settings[BASE].prefix)
+        chosen = fit_shots(bench, bench.wanted["matched"], max(counts))
+        shots |= {fitted.size: fitted.setting.prefix[own:] for fitted in chosen}
+    return {
+        (count, anchor): (*ids, *shots[count])
+        for anchor, ids in anchors.items()
+        for count in sorted({0, *counts})
+        if count in shots
+    }
+
+
+def neutral(bench: Bench, length: int) -> Ids:
+    """So many tokens of ordinary text that asks for nothing."""
+    passage = ids_of(bench.subject, NEUTRAL_PASSAGE)
+    return (passage * (length // len(passage) + 1))[:length]
+
+
+def last_states(
+    bench: Bench, setting: Setting, group: str, layers: Sequence[int]
+) -> Float[Tensor, "query layer d_model"]:
+    """`resid_post` of the queries' last tokens."""
+    sites = bench.subject.sites("resid_post")
+    sites = [sites[layer] for layer in layers]
+    cache, found = bench.subject.prefill(setting), []
+    for chunk in chunks(bench.queries[group], bench.settings.batch_size):
+        batch = Batch.of(chunk, bench.subject.device)
+        got = capture(bench.subject, setting, batch, cache, dict.fromkeys(sites, keep))
+        states = torch.stack([got.values[site] for site in sites], 1)
+        rows = torch.arange(len(chunk), device=states.device)
+        found.append(states[rows, :, batch.lengths - 1])
+    return torch.cat(found)
+
+
+def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[str, Given]]:
+    """Nothing, a steering vector, a random one of its length at its layer (the control), a soft
+    token."""
+    yield NONE, Given.of(bench, setting)
+    vector, random = steered(bench, setting)
+    yield VECTOR, vector
+    yield RANDOM, random
+    yield SOFT, softened(bench, setting, tuning)
+
+
+def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
+    """The target's mean state less the setting's own, at the queries' last token, added at every
+    query token after the layer where it helps most (Turner et al. 2308.10248; Panickssery et al.
+    2312.06681, of conditions in place of answers); and a random vector as long as it."""
+    layers = range(bench.subject.n_layers)
+    target = bench.subject.settings[TARGET]
+    there, here = (last_states(bench, s, "matched", layers) for s in (target, own))
+    means = (there - here).mean(0)
+    tried = [_adding(bench, own, layer, means[layer]) for layer in layers]
+    best = min(layers, key=lambda layer: float(tried[layer].kl("matched").mean()))
+    drawn = generator_of(f"random vector:{bench.settings.seed}").normal(size=means[best].shape)
+    random = torch.tensor(drawn).to(means)
+    random *= means[best].norm() / random.norm()
+    return tried[best], _adding(bench, own, best, random)
+
+
+def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Given:
+    """A vector that is in no file."""
+    name, subject = f"after layer {layer}", bench.subject
+    vectors = {**subject.insertions.vectors, name: vector.to(subject.dtype)}
+    known = replace(subject, insertions=replace(subject.insertions, vectors=vectors))
+    setting = replace(own, steering=(*own.steering, Added(name, layer, 1.0)))
+    return Given.of(replace(bench, subject=known), setting, name)
+
+
+def softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
+    """Virtual tokens before everything, by gradient."""
+    tuned = tune(bench.subject, own, bench.wanted["matched"], tuning)
+    setting = after_virtual(own, tuning.kind, tuning.tokens)
+    cache = bench.subject.prefill(setting, as_virtual(tuning.kind, tuned.values))
+    return Given(bench, setting, cache)
+
+
+def tilted(given: Given) -> Given:
+    """The same with a constant logit bias."""
+    bench, own = given.bench, given.setting
+    size = bench.settings.batch_size
+    bias = fit_answers(bench.subject, bench.wanted["matched"], own, size, given.cache)
+    return replace(given, setting=replace(own, bias=(*own.bias, *bias)))
+
+
+def own_bias(given: Given, group: str) -> float:
+    """The largest divergence (nats) that a bias of its own for every query and matched position
+    leaves: `log p_target - log p`, which is the answer itself; rounding."""
+    bench, wanted = given.bench, given.bench.wanted[group]
+    logits = bench.subject.run(given.setting, wanted.batch, given.cache)
+    own = logits[wanted.rows, wanted.columns].log_softmax(-1)
+    bias = torch.zeros_like(logits)
+    bias[wanted.rows, wanted.columns] = wanted.logits.log_softmax(-1) - own
+    return float(wanted.kl(logits + bias).max())
