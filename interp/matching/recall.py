@@ -35,10 +35,15 @@ def right(
     return np.array(found)
 
 
+def certain(answer: Sequence[int], d_vocab: int) -> Float[Tensor, "pos d_vocab"]:
+    """Log-probabilities that say these tokens and nothing else."""
+    logits = torch.full((len(answer), d_vocab), NEVER)
+    logits[torch.arange(len(answer)), torch.tensor(answer)] = 0.0
+    return logits
+
+
 def taught(said: Examples, queries: Sequence[Encoded]) -> Examples:
     """The same queries, with their answers and nothing else wanted: the KL to it is the answer's
     surprise, nats per token."""
-    answers = torch.tensor([token for query in queries for token in query.answer_ids])
-    logits = torch.full_like(said.logits, NEVER)
-    logits[torch.arange(len(answers)), answers.to(logits.device)] = 0.0
-    return replace(said, logits=logits)
+    answers = [token for query in queries for token in query.answer_ids]
+    return replace(said, logits=certain(answers, said.logits.shape[-1]).to(said.logits))
