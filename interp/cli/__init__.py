@@ -19,6 +19,7 @@ COMMANDS = {
     "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
     "probe": "one head of a run, closely: interp probe RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
+    "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "report": "draw the report of a run again: interp report RUN",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",
@@ -89,7 +90,7 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    if words[0] not in ("diverge", "patch") and not inverted:
+    if words[0] not in ("diverge", "patch", "weights") and not inverted:
         return "Nothing is left to resume."
     import shlex
 

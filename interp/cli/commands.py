@@ -20,6 +20,7 @@ from interp.config import (
     parse_condition,
 )
 from interp.matching.settings import Inversion
+from interp.weights.settings import Weighing
 
 
 def demo(words: Sequence[str]) -> None:
@@ -128,6 +129,24 @@ def patch(words: Sequence[str]) -> None:
         run_patch(settings, counter.add)
     report_file = write(settings.run)
     rich.print(patch_table(load_run(settings.run)))
+    print(f"report: {report_file}")
+
+
+def weights(words: Sequence[str]) -> None:
+    """What a run's conditions do to the weights."""
+    settings = read_flags(Weighing, words, "interp weights", positional=("run",))
+
+    import rich
+
+    from interp.report import weights_table, write
+    from interp.results import load_run
+    from interp.weighing import weigh
+
+    console().print("loading and comparing with plain Hugging Face ...")
+    with counting("steps") as counter:
+        weigh(settings, counter.add)
+    report_file = write(settings.run)
+    rich.print(weights_table(load_run(settings.run)))
     print(f"report: {report_file}")
 
 

@@ -30,6 +30,8 @@ from interp.plots.interchange_maps import interchange_heads, interchange_positio
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
+from interp.plots.spectra import spectra
+from interp.plots.weights_overlap import weights_overlap
 
 __all__ = [
     "Curves",
@@ -57,5 +59,7 @@ __all__ = [
     "layers",
     "output",
     "similarity",
+    "spectra",
     "waterfall",
+    "weights_overlap",
 ]

@@ -9,14 +9,11 @@ Torch-free; nothing here draws.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from interp.plots import reading
+from interp.plots.modules import named
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -28,9 +25,6 @@ TELLING = 0.1
 
 BLOCK, EVERY = "block", "every"
 NUMBERS = tuple(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high"))
-
-_ORDER: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
-_ORDER += ("o_proj", "out_proj", "dense", "gate_proj", "up_proj", "c_fc", "fc1", "down_proj", "fc2")
 
 
 def conditions(run: Run) -> list[str]:
@@ -68,7 +62,7 @@ class Parts:
         first = kept[kept["site"] == EVERY]
         k = first["position"].str.extract(r"first (\d+)")[0].astype(int)
         first = first.assign(directions=k, position="first").sort_values("directions")
-        single = _named(_wide(table[~table["site"].isin((BLOCK, EVERY))]))
+        single = named(_wide(table[~table["site"].isin((BLOCK, EVERY))]))
         off = single["position"] == "off"
         return cls(
             condition,
@@ -93,37 +87,3 @@ def _wide(frame: pd.DataFrame) -> pd.DataFrame:
         names = (measure, f"{measure}_low", f"{measure}_high")
         found = found.join(part.set_axis(names, axis=1).astype(float))
     return found.reset_index()
-
-
-def _named(parts: pd.DataFrame) -> pd.DataFrame:
-    paths = parts["site"].astype(str).tolist()
-    short = _short(list(dict.fromkeys(paths)))
-    kinds = [short[path] for path in paths]
-    order = [_ORDER.index(kind) if kind in _ORDER else len(_ORDER) for kind in kinds]
-    kinds = [kind if "." in kind else kind.removesuffix("_proj") for kind in kinds]
-    layers = parts["layer"].to_numpy(dtype=float, na_value=np.nan)
-    names = [
-        kind if np.isnan(layer) else f"L{layer:.0f} {kind}"
-        for layer, kind in zip(layers, kinds, strict=True)
-    ]
-    groups = [["", *_inside(path).split(".")][-2] for path in paths]
-    return parts.assign(name=names, kind=kinds, group=groups, order=order)
-
-
-def _inside(path: str) -> str:
-    """A module's path within its block: `self_attn.q_proj`."""
-    return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
-
-
-def _short(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each path that tells the modules of a block apart."""
-    inside = {path: _inside(path).split(".") for path in paths}
-    own = {tuple(parts) for parts in inside.values()}
-
-    def end(parts: Sequence[str]) -> str:
-        for size in range(1, len(parts)):
-            if sum(tuple(parts[-size:]) == other[-size:] for other in own) == 1:
-                return ".".join(parts[-size:])
-        return ".".join(parts)
-
-    return {path: end(parts) for path, parts in inside.items()}

@@ -29,6 +29,8 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.reading import NotMeasured
+from interp.plots.spectra import spectra
+from interp.plots.weights_overlap import weights_overlap
 from interp.results import HeadView, Run
 
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
@@ -63,6 +65,8 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "attribution": attribution,
     "attribution_heads": attribution_heads,
     "ablation": ablation,
+    "weights_spectra": spectra,
+    "weights_overlap": weights_overlap,
 }
 
 

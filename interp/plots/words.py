@@ -96,6 +96,12 @@ NAMES = {
     "damage": "damage",
     "relative_damage": "relative damage",
     "recovery": "recovery",
+    "singular_value": "singular value",
+    "relative_norm": "relative norm",
+    "stable_rank": "stable rank",
+    "intruder_dimensions": "intruder dimensions",
+    "subspace_overlap_left": "overlap of what is written",
+    "subspace_overlap_right": "overlap of what is read",
 }
 
 SIGNED = {

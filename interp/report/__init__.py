@@ -11,6 +11,7 @@ The report is a view: run `write` again after changing nothing and its bytes are
 
 from interp.report.causal_lines import patch_table
 from interp.report.terminal import probe_table, text_table
+from interp.report.weights import weights_table
 from interp.report.writing import write, write_probe
 
-__all__ = ["patch_table", "probe_table", "text_table", "write", "write_probe"]
+__all__ = ["patch_table", "probe_table", "text_table", "weights_table", "write", "write_probe"]

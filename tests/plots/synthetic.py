@@ -11,9 +11,10 @@ import pandas as pd
 from plots.synthetic_families import study
 from plots.synthetic_interchange import exchange
 from plots.synthetic_parts import parts
+from plots.synthetic_weights import weights
 
 from interp.names import Head
-from interp.results import HeadView, add_interchange, write_run
+from interp.results import HeadView, add_interchange, add_weights, write_run
 
 HOSTILE = [
     "</script><script>window.x=1</script>",
@@ -56,6 +57,7 @@ def write(
     head_view: bool = True,
     families: bool = True,
     patched: bool = True,
+    weighed: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write a run folder and return its path."""
@@ -76,6 +78,11 @@ def write(
         exchanged, findings = exchange(rng, n_layers, n_heads, len(tokens))
         more, entries = parts(rng, n_layers, n_heads, exchanged)
         add_interchange(path, pd.DataFrame([*exchanged, *more]), {**entries, **findings})
+    if weighed:
+        adapters = ["lora", "lora_1", "lora_2", "random_lora", "untrained"]
+        names = [name for name in adapters if name in manifest["conditions"]]
+        found, findings = weights(rng, n_layers, n_heads, names)
+        add_weights(path, pd.DataFrame(found), findings)
     return path
 
 
