@@ -119,6 +119,7 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
     by_place = ", ".join(f"{at('strength', s, most):.2f} ({s})" for s in (*places, ALONE))
     others = [kind for kind, length in loss if length == most and kind != NEUTRAL]
     taken = ", ".join(f"{words(loss[kind, most])} ({kind})" for kind in others)
+    rest = f"As much other filler takes away {taken}. " if others else ""
     mass = [at("query_mass", series, most) for series in (*places, ALONE)]
     value, low, high, n = loss[NEUTRAL, most]
     return Finding(
@@ -126,8 +127,8 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
         name="context_distortion",
         claim="A huge prompt blurs the query.",
         sentence=f"The instruction alone has strength {at('strength', first, 0):.2f}; with {most} "
-        f"tokens of neutral filler it is {by_place}. {within(loss, config)}As much other filler "
-        f"takes away {taken}. Of the attention of the query's last token, "
+        f"tokens of neutral filler it is {by_place}. {within(loss, config)}{rest}"
+        f"Of the attention of the query's last token, "
         f"{at('query_mass', first, 0):.2f} stays on the query behind the short prompt, "
         f"{min(mass[:-1]):.2f} to {max(mass[:-1]):.2f} behind the longest neutral ones and "
         f"{mass[-1]:.2f} behind as much filler without the instruction.",
@@ -136,7 +137,7 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
         ),
         n=n,
         figure="context_distortion",
-        model=Path(config.model).name,
+        model=config.model_name,
     )
 
 
