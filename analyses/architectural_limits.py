@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     asked = config.examples if toy.LORA.is_dir() else 0  # without the toy the facts decide
     seen = examined(asked, config.seed) if asked else {}
     table = by_count(found, chance(facts), config)
-    note = f"Model: {Path(config.model).name}, which never learned these {len(facts)} facts"
+    note = f"Model: {config.model_name}, which never learned these {len(facts)} facts"
     look = Curves("Where can new facts be stored?", "facts stored", RECALL, log_x=True, grey=GREY)
     figures = {"architectural_limits": curves(table, look, caption(note, config))}
     if seen:

@@ -148,7 +148,7 @@ def conclusion(found: Factorial, worth: Worth, bench: Bench, config: Config) -> 
         contrast=Contrast(what, *ends, config.threshold),
         n=there.n,
         figure="golden_zone",
-        model=Path(config.model).name,
+        model=config.model_name,
     )
 
 
