@@ -56,7 +56,7 @@ class Found(NamedTuple):
 Readable = Callable[[Ids], bool]
 """Whether token ids come back when their text is tokenised again."""
 
-DRAWS = 1000
+DRAWS = 200
 """Tokens tried at every place of the text that a search starts from."""
 
 
