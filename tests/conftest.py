@@ -18,5 +18,5 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)
 settings.register_profile("interp", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("interp")
-TYPED = ["measures", "statistics", "significance", "families", "geometry", "readout"]
+TYPED = ["measures", "statistics", "significance", "families", "geometry", "readout", "weights"]
 install_import_hook([f"interp.{room}" for room in TYPED], "beartype.beartype")

@@ -112,13 +112,12 @@ def _overlaps(a: Update, b: Update, most: int) -> Iterator[Row]:
 def _intruders(base: Any, updates: Mapping[str, Update], settings: Weighing) -> dict[str, int]:
     """Condition -> intruder dimensions; base's own vectors are found once."""
     before = wide(base)
-    vectors_of_base = spectra.left_vectors(before)
-    counts = {}
-    for condition, update in updates.items():
-        after = spectra.left_vectors(before + update.matrix)[:, : settings.top]
-        near = spectra.nearest_cosines(vectors_of_base, after)
-        counts[condition] = int((near < settings.epsilon).sum())
-    return counts
+    known = spectra.left_vectors(before)
+    at = (settings.top, settings.epsilon)
+    return {
+        condition: spectra.intruder_dimensions(known, before + update.matrix, *at)
+        for condition, update in updates.items()
+    }
 
 
 def _notes(

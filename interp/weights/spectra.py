@@ -1,7 +1,7 @@
 """Measures of a matrix's change: pure functions of its singular directions.
 
     stable_rank(update.directions.s)
-    intruder_dimensions(base, base + update.matrix)
+    intruder_dimensions(left_vectors(base), base + update.matrix)
     subspace_overlap(a.directions.u[:, :8], b.directions.u[:, :8])    # chance: 8 / d_out
 
 Singular values come largest first. All in the dtype that is given, which should be float64.
@@ -40,25 +40,23 @@ def left_vectors(matrix: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out ra
 
 
 def nearest_cosines(
-    base: Float[Tensor, "d_out rank"], changed: Float[Tensor, "d_out top"]
+    known: Float[Tensor, "d_out rank"], vectors: Float[Tensor, "d_out top"]
 ) -> Float[Tensor, " top"]:
-    """How near each left singular vector of a changed matrix comes to any of base's: the largest
-    `|u~_j . u_i|` over i, 0 to 1."""
-    return (base.T @ changed).abs().amax(0)
+    """How near each vector comes to any of the known ones: the largest `|u~_j . u_i|` over i, 0 to
+    1. All of unit length."""
+    return (known.T @ vectors).abs().amax(0)
 
 
 def intruder_dimensions(
-    base: Float[Tensor, "d_out d_in"],
+    known: Float[Tensor, "d_out rank"],
     changed: Float[Tensor, "d_out d_in"],
     top: int = TOP,
     epsilon: float = EPSILON,
 ) -> int:
-    """How many of the `top` strongest left singular vectors of the changed matrix are near none of
-    base's: `#{j <= top : max_i |u~_j . u_i| < epsilon}` (Shuttleworth et al. 2410.21228, algorithm
-    1), 0 to `top`. Both matrices `[d_out, d_in]`: stored the other way round, count input vectors.
-    """
-    near = nearest_cosines(left_vectors(base), left_vectors(changed)[:, :top])
-    return int((near < epsilon).sum())
+    """How many of the `top` strongest left singular vectors of a changed matrix are near none of
+    base's, `known`: `#{j <= top : max_i |u~_j . u_i| < epsilon}`, 0 to `top` (Shuttleworth et al.
+    2410.21228, algorithm 1). Of a matrix stored `[d_in, d_out]` these would be input vectors."""
+    return int((nearest_cosines(known, left_vectors(changed)[:, :top]) < epsilon).sum())
 
 
 def subspace_overlap(a: Float[Tensor, "d rank"], b: Float[Tensor, "d rank"]) -> float:

@@ -1,0 +1,235 @@
+"""What a condition adds to every matrix is what peft merges into it, for every kind of adapter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM
+
+from interp.conditions import Base, Condition, FineTuned, Lora
+from interp.subject import Subject, load
+from interp.weights.updates import Update, left_out, matrices, update_of, vectors
+
+ARCHITECTURES = ("gpt2", "llama", "neox", "phi3")
+WILD = {**dict.fromkeys(ARCHITECTURES), "gpt2": ["c_attn", "c_proj"]}
+"""Real layouts: a GPT-2 adapter names `c_proj` for attention and MLP at once."""
+EMBEDDING = {"gpt2": "wte", "neox": "embed_in", "llama": "embed_tokens", "phi3": "embed_tokens"}
+HEAD = {"neox": "embed_out"}
+FIRST = {"gpt2": "c_attn", "neox": "query_key_value", "llama": "k_proj", "phi3": "gate_up_proj"}
+
+Parameters = dict[str, np.ndarray]
+
+
+class Case(NamedTuple):
+    """A model with every kind of adapter, and the folder of each."""
+
+    architecture: str
+    model: str
+    tuned: str
+    folders: dict[str, str]
+    subject: Subject
+
+
+def options(architecture: str) -> dict[str, dict[str, Any]]:
+    """Kind of adapter -> what its configuration has of its own."""
+    biased = {"gpt2": ["c_attn"], "neox": ["query_key_value"]}
+    kinds: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "patterns": {
+            "rank_pattern": {FIRST[architecture]: 2},
+            "alpha_pattern": {FIRST[architecture]: 5},
+        },
+        "rslora": {"use_rslora": True},
+        "dora": {"use_dora": True},
+        "embedding": {"target_modules": [EMBEDDING[architecture], FIRST[architecture]]},
+        "saved": {"modules_to_save": [HEAD.get(architecture, "lm_head")]},
+    }
+    if architecture in biased:
+        kinds["bias"] = {"target_modules": biased[architecture], "lora_bias": True}
+    return kinds
+
+
+def save(model: str, folder: Path, architecture: str, seed: int, **own: Any) -> str:
+    """A rank-8 adapter of a kind, all of its tensors random."""
+    torch.manual_seed(seed)
+    targets = WILD[architecture] or tiny_models.all_targets(architecture)
+    settings = {"target_modules": targets, "r": 8, "lora_alpha": 12, **own}
+    config = LoraConfig(fan_in_fan_out=architecture == "gpt2", task_type="CAUSAL_LM", **settings)
+    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_magnitude" in name:
+                parameter.mul_(0.5 + torch.rand_like(parameter))
+            elif "lora_" in name or "modules_to_save" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    peft.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """Architecture -> its case, made once."""
+
+    @functools.cache
+    def make(architecture: str) -> Case:
+        root = tmp_path_factory.mktemp(architecture)
+        model = tiny_models.save_model(architecture, root / "model")
+        tuned = tiny_models.save_model(architecture, root / "tuned", seed=5)
+        folders = {
+            kind: save(model, root / kind, architecture, seed, **own)
+            for seed, (kind, own) in enumerate(options(architecture).items())
+        }
+        conditions: dict[str, Condition] = {
+            "base": Base(),
+            **{kind: Lora(folder) for kind, folder in folders.items()},
+            "half": Lora(folders["plain"], scale=0.5),
+            "half dora": Lora(folders["dora"], scale=0.5),
+            "two": Lora(folders["plain"]) + Lora(folders["rslora"], scale=0.5),
+            "tuned": FineTuned(tuned),
+            "tuned dora": FineTuned(tuned) + Lora(folders["dora"]),
+        }
+        subject = load(model, conditions, ["up is the opposite of"], device="cpu")
+        return Case(architecture, model, tuned, folders, subject)
+
+    return make
+
+
+def parameters(model: Any) -> Parameters:
+    return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+
+
+def plain(folder: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+
+
+def merged(case: Case, folder: str, scale: float = 1.0, model: str = "") -> Parameters:
+    """Every parameter after peft's own merge, in float64."""
+    peft = PeftModel.from_pretrained(plain(model or case.model), folder)
+    for module in peft.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling = {name: scale * s for name, s in module.scaling.items()}
+    return parameters(peft.merge_and_unload().double())
+
+
+def added(case: Case, condition: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameter -> what the condition adds, as it is stored; only what it changes."""
+    subject = case.subject
+    setting = subject.settings[condition]
+    for matrix in matrices(subject).values():
+        if (update := update_of(subject, setting, matrix)) is not None:
+            stored = update.matrix.T if matrix.turned else update.matrix
+            yield f"{matrix.module}.weight", stored.numpy()
+    for name, (vector, _) in vectors(subject, setting).items():
+        yield name, vector.numpy()
+
+
+def expected(case: Case, after: Mapping[str, np.ndarray]) -> Parameters:
+    """What differs from the model on disk. A head tied to the embedding is not a parameter until an
+    adapter brings a copy of it."""
+    before = parameters(plain(case.model))
+    if case.architecture == "gpt2" and "lm_head.weight" in after:
+        before["lm_head.weight"] = before["transformer.wte.weight"]
+    both = {name: after[name] - before[name] for name in after}
+    return {name: value for name, value in both.items() if value.any()}
+
+
+def same(case: Case, condition: str, after: Mapping[str, np.ndarray]) -> None:
+    found, wanted = dict(added(case, condition)), expected(case, after)
+    assert set(found) == set(wanted)
+    assert len(wanted) >= 2
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+KINDS = [(a, kind) for a in ARCHITECTURES for kind in options(a)]
+
+
+@pytest.mark.parametrize(("architecture", "kind"), KINDS)
+def test_an_update_is_what_peft_merges(
+    cases: Callable[[str], Case], architecture: str, kind: str
+) -> None:
+    case = cases(architecture)
+    same(case, kind, merged(case, case.folders[kind]))
+    assert left_out(case.subject, case.subject.settings[kind]) == {}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("condition", "kind"), [("half", "plain"), ("half dora", "dora")])
+def test_a_conditions_own_scale_is_in_it(
+    cases: Callable[[str], Case], architecture: str, condition: str, kind: str
+) -> None:
+    case = cases(architecture)
+    same(case, condition, merged(case, case.folders[kind], 0.5))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_adapters_and_other_weights_add_up(cases: Callable[[str], Case], architecture: str) -> None:
+    case = cases(architecture)
+    base = parameters(plain(case.model))
+    one, other = (
+        merged(case, case.folders[kind], scale) for kind, scale in (("plain", 1.0), ("rslora", 0.5))
+    )
+    same(case, "two", {name: one[name] + other[name] - base[name] for name in base})
+    tuned = {
+        "tuned": parameters(plain(case.tuned)),
+        "tuned dora": merged(case, case.folders["dora"], model=case.tuned),
+    }
+    for condition, after in tuned.items():
+        if architecture == "gpt2":  # a module of its own, since one of the adapters copies it
+            after["lm_head.weight"] = after["transformer.wte.weight"]
+        same(case, condition, after)
+
+
+def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> None:
+    subject = cases("llama").subject
+    for condition in ("plain", "patterns", "two"):
+        updates = [
+            update_of(subject, subject.settings[condition], m) for m in matrices(subject).values()
+        ]
+        factored = [update for update in updates if update is not None]
+        assert factored
+        assert all(update.right is not None for update in factored)
+
+
+def test_directions_are_the_matrixs_own(cases: Callable[[str], Case]) -> None:
+    subject = cases("llama").subject
+    for condition, full in (("two", False), ("dora", True)):
+        for matrix in matrices(subject).values():
+            update = update_of(subject, subject.settings[condition], matrix)
+            if update is None:
+                continue
+            u, s, v = (x.numpy() for x in update.directions)
+            wanted = np.linalg.svd(update.matrix.numpy(), compute_uv=False)
+            np.testing.assert_allclose(s, wanted[: len(s)], rtol=1e-9)
+            np.testing.assert_allclose((u * s) @ v, update.matrix.numpy(), atol=1e-9)
+            assert (len(s) == len(wanted)) == full or len(wanted) <= 16
+
+
+def test_a_silent_module_and_an_adapter_of_zeros_add_nothing(cases: Callable[[str], Case]) -> None:
+    case = cases("llama")
+    known, setting = matrices(case.subject), case.subject.settings["plain"]
+    module = next(m for m in known if m.endswith("q_proj"))
+    assert update_of(case.subject, setting, known[module]) is not None
+    assert update_of(case.subject.without([module]), setting, known[module]) is None
+    assert update_of(case.subject, case.subject.settings["base"], known[module]) is None
+
+
+def test_rounding_is_no_direction(cases: Callable[[str], Case]) -> None:
+    """An adapter twice, once with its sign turned, is nothing; a rank that is not there is not
+    listed."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(12, 2, dtype=torch.float64, generator=generator)
+    right = torch.randn(2, 9, dtype=torch.float64, generator=generator)
+    doubled = Update(torch.cat([left, left], 1), torch.cat([right, right]))
+    assert len(doubled.directions.s) == 2
+    assert len(Update(left @ right).directions.s) == 2
+    assert Update(0 * left, right).directions.s.numel() == 0
