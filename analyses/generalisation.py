@@ -58,7 +58,7 @@ class Config(Emulation):
 
     wordings: Path | None = None
     """JSONL file: the held-out queries in their order in other words, once for each wording, named
-    by `label`."""
+    by `label` (none: those of the bundled model, where its held-out queries are asked)."""
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     """How many matched queries are fitted to; all of them come last."""
     draws: int = Field(default=3, ge=1)
@@ -79,6 +79,12 @@ class Config(Emulation):
     """Loss of strength from which on a prompt does not carry."""
 
     @property
+    def reworded(self) -> Path | None:
+        """The file of wordings that is used."""
+        own = self.heldout == organism.QUERIES / "heldout.jsonl"
+        return self.wordings or (organism.QUERIES / "reworded.jsonl" if own else None)
+
+    @property
     def plans(self) -> dict[str, Plan]:
         """How every kind of prompt is searched."""
         return {
@@ -93,7 +99,7 @@ def main(config: Config) -> None:
     """Fit, score, print the table and the verdict, draw the figures."""
     if finished(config):
         return
-    bench = Bench.open(config, asked=asked(config, config.wordings))
+    bench = Bench.open(config, asked=asked(config, config.reworded))
     most = len(bench.queries["matched"])
     counts = [*sorted({count for count in config.counts if count < most}), most]
     with threads_for(bench.subject.n_parameters), counting("fits") as counter:
@@ -119,17 +125,14 @@ def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
     also that of the fewest queries, and of other wordings."""
     counts = [count for _, count in found]
     few, many = (losses(found, n, bench, config.threshold) for n in (min(counts), max(counts)))
-    alone = next(iter(few.values()))
+    best, alone = next(iter(few.items()))
     sentence = (
-        f"Fitted to {max(counts)}, {between(many)}. Fitted to {min(counts)}, {between(few)}: the "
-        f"claim is {alone.verdict} there ({alone.what}: {alone.estimate})."
+        f"Fitted to {max(counts)}, prompts lose {between(many)} of their strength on unseen "
+        f"queries; fitted to {min(counts)}, they lose {between(few)}, and what fits best there "
+        f"({best}) {alone.estimate}: {alone.verdict}."
     )
     if wordings(bench):
-        other = next(iter(losses(found, max(counts), bench, config.threshold, REWORDED).values()))
-        sentence += f" In other words it is {other.verdict} ({other.what}: {other.estimate})."
-        if equals := found.get((SEEDS, max(counts))):
-            kept = strength_of(equals, REWORDED, bench).strength
-            sentence += f" Other seeds of the LoRA keep {kept:.3g} there."
+        sentence += in_other_words(found, max(counts), bench, config)
     return Finding(
         point=1,
         name="generalisation",
@@ -142,16 +145,29 @@ def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
     )
 
 
+def in_other_words(found: Found, count: int, bench: Bench, config: Config) -> str:
+    """What becomes of the kind that fits best when unseen queries are asked otherwise."""
+    best, fall = next(iter(losses(found, count, bench, config.threshold, REWORDED).items()))
+    kept = {w: strength_of(found[best, count], w, bench).strength for w in wordings(bench)}
+    least, most = (pick(kept, key=kept.__getitem__) for pick in (min, max))
+    sentence = (
+        f" In other words what fits best ({best}) loses {fall.estimate} ({fall.verdict}): it keeps "
+        f"{kept[most]:.2g} {most} and {kept[least]:.2g} {least}"
+    )
+    if seeds := found.get((SEEDS, count)):
+        worst = min(strength_of(seeds, wording, bench).strength for wording in kept)
+        sentence += f", other seeds of the LoRA at least {worst:.2g} in every wording"
+    return f"{sentence}."
+
+
 def between(losses: dict[str, Contrast]) -> str:
     """The smallest and the largest loss, by kind."""
     low, high = (pick(losses, key=lambda kind: losses[kind].value) for pick in (min, max))
-    return (
-        f"prompts lose {losses[low].value:.2g} ({low}) to {losses[high].value:.2g} ({high}) of "
-        "their strength on unseen queries"
-    )
+    return f"{losses[low].value:.2g} ({low}) to {losses[high].value:.2g} ({high})"
 
 
 if __name__ == "__main__":
-    bundled = bundled_emulation(OUT) | {"wordings": organism.QUERIES / "reworded.jsonl"}
-    read = partial(read_flags, Config, sys.argv[1:], "generalisation.py", bundled, __doc__)
+    read = partial(
+        read_flags, Config, sys.argv[1:], "generalisation.py", bundled_emulation(OUT), __doc__
+    )
     sys.exit(guarded(lambda: main(read())))

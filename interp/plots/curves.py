@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("panel", "series", "x", "value", "ci_low", "ci_high", "n")
+MOST_TICKS = 10
+"""So many places of a logarithmic axis are named one by one; of more, the powers of ten."""
 _PALE = {"bgcolor": "rgba(255,255,255,0.7)", "borderpad": 1}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -72,11 +74,10 @@ def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
     ticks: dict[str, object] = {"type": "log"} if look.log_x else {}
     if words:
         ticks = {"tickvals": list(range(len(words))), "ticktext": list(map(label, words))}
+    elif look.log_x and len(places := sorted(set(table["x"]))) <= MOST_TICKS:
+        ticks |= {"tickvals": places, "ticktext": list(map(_n, places))}
     elif look.log_x:
-        ticks |= {
-            "tickvals": (places := sorted(set(table["x"]))),
-            "ticktext": list(map(_n, places)),
-        }
+        ticks |= {"dtick": 1, "exponentformat": "power"}
     figure.update_xaxes(style.axis(look.x, **ticks))
     figure.update_yaxes(style.axis(None))
     figure.update_yaxes(title_text=label(look.y), col=1)

@@ -120,3 +120,10 @@ def test_hostile_names_stay_text() -> None:
     labels += [trace.name for trace in drawn.data]
     assert label(hostile) in labels
     assert not any("<" in words for words in labels)
+
+
+def test_many_places_of_a_logarithmic_axis_are_not_named_one_by_one():
+    places = pd.concat([table().assign(x=float(x)) for x in range(1, 20)])
+    layout = curves(places, replace(LOOK, log_x=True), "caption").layout
+    assert layout.xaxis.tickvals is None
+    assert layout.xaxis.dtick == 1

@@ -1,0 +1,153 @@
+"""How strong is the best prompt-equivalent of a LoRA, for one query and for many?
+
+A prompt's strength is the share of the LoRA's effect on the output that it gives: 1 is the LoRA
+itself, 0 is base. Here prompts of four kinds are fitted with growing budgets, with and without a
+logit bias beside them, once to single queries and once to all, and scored on these queries and on
+unseen ones. If strength comes up to that of another seed of the LoRA, the prompt is its equal as
+far as these queries tell; if it stops short however large the budget, something in the weights has
+no equivalent in a prompt. A logit bias alone says how much needs no prompt at all.
+
+    python analyses/equivalence_strength.py                     # the bundled model
+    python analyses/equivalence_strength.py --virtual 1 16 --steps 300
+    python analyses/equivalence_strength.py --model M --adapter A --queries Q.jsonl \\
+        --heldout H.jsonl --pool P.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.cli.progress import counting
+from interp.errors import ConfigError
+from interp.finding import Contrast, Finding
+from interp.matching.bench import Bench
+from interp.matching.budget import (
+    BIAS,
+    SEEDS,
+    Found,
+    best,
+    name_of,
+    strong,
+    sweep,
+    table,
+)
+from interp.matching.carrying import FITTED, HELDOUT
+from interp.matching.fits import Plan
+from interp.matching.generalisation import strength_of
+from interp.matching.nulls import equals
+from interp.matching.settings import Emulation, bundled_emulation
+from interp.plots.curves import Curves, curves
+from interp.report.experiments import conclude, finished
+from interp.subject.loading import threads_for
+
+OUT = Path("runs/equivalence_strength")
+X, Y = "bits of the prompt", "1 - strength"
+NOTE = "Share of the LoRA's effect that is missing. Lower is nearer to it. Grey: controls"
+
+
+class Config(Emulation):
+    """Fit prompts of growing size to one query and to all, and score them on others."""
+
+    virtual: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Virtual tokens of the soft prompts and prefixes."""
+    tokens: tuple[int, ...] = (1, 2, 4, 8)
+    """Tokens of the texts."""
+    shots: int = Field(default=8, ge=1)
+    """Most demonstrations; none are chosen where there is no pool."""
+    draws: int = Field(default=2, ge=1)
+    """Single queries that are fitted to, one at a time."""
+    steps: int = Field(default=60, ge=1)
+    """Steps of gradient for virtual tokens."""
+    rate: float = Field(default=Plan._field_defaults["rate"], gt=0)
+    """Adam's step for virtual tokens, as a share of the size of the start."""
+    text_steps: int = Field(default=12, ge=1)
+    """Steps of the text search."""
+    threshold: float = 0.9
+    """Strength on unseen queries from which on a prompt counts as an equivalent."""
+
+    @property
+    def plans(self) -> list[tuple[str, Plan]]:
+        """Every search, by the kind of prompt."""
+        return [
+            *(("text", Plan("text", n, self.text_steps)) for n in self.tokens),
+            *(
+                ("soft prompt", Plan("soft_prompt", n, self.steps, rate=self.rate))
+                for n in self.virtual
+            ),
+            *(("prefix", Plan("prefix", n, self.steps, rate=self.rate)) for n in self.virtual),
+            *([("demonstrations", Plan("few_shot", self.shots))] if self.pool else []),
+        ]
+
+
+def main(config: Config) -> None:
+    """Fit, score, print the table and the verdict, draw the figures."""
+    if finished(config):
+        return
+    if config.heldout is None:
+        raise ConfigError("unseen queries are asked for: give --heldout")
+    bench = Bench.open(config)
+    most = len(bench.queries["matched"])
+    with threads_for(bench.subject.n_parameters), counting("fits") as counter:
+        done = partial(counter.add, "equivalence strength", 1)
+        found = sweep(bench, config.plans, sorted({1, most}), config.draws, done)
+    points = table(found, bench)
+    biased = points["biased"].eq(True)
+    figures = {}
+    for name, rows in (
+        ("equivalence_strength", points[~biased | points["series"].eq(BIAS)]),
+        ("with_logit_bias", points[biased | points["series"].eq(SEEDS)]),
+    ):
+        title = "How strong is the best prompt-equivalent?"
+        title += " With a fitted logit bias" if name == "with_logit_bias" else ""
+        look = Curves(title, X, Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=[SEEDS, BIAS])
+        figures[name] = curves(rows, look, bench.caption(f"{NOTE}. {config.draws} single queries"))
+    conclude(config, conclusion(found, bench, config), points, figures)
+
+
+def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
+    """The verdict: how strong is what fits all queries best, on unseen ones?"""
+    most = len(bench.queries["matched"])
+    words, contrasts = [], {}
+    for count in sorted({1, most}):
+        budget = best(found, bench, count)
+        here, there = (strength_of(found[budget].scores, g, bench) for g in (FITTED, HELDOUT))
+        ends = (there.strength, there.ci_low, there.ci_high)
+        what = f"strength on unseen queries of what fits {most} best ({name_of(budget, found)})"
+        contrasts[count] = Contrast(what, *ends, config.threshold)
+        small = strong(found, bench, count, config.threshold)
+        words.append(
+            f"Fitted to {count}, the best ({name_of(budget, found)}) has strength "
+            f"{here.strength:.4f} there and {there.strength:.4f} on unseen queries; the smallest "
+            f"of {config.threshold:g} on these is {name_of(small, found) if small else 'none'}."
+        )
+    if seeds := equals(bench):
+        level = strength_of(seeds, HELDOUT, bench).strength
+        words.append(f"Other seeds of the LoRA have {level:.4f} on unseen queries.")
+    return Finding(
+        point=0,
+        name="equivalence_strength",
+        claim="A prompt can be found that emulates the LoRA, on unseen queries too.",
+        sentence=" ".join(words),
+        contrast=contrasts[most],
+        n=len(bench.queries[HELDOUT]),
+        figure="equivalence_strength",
+        model=config.model_name,
+    )
+
+
+if __name__ == "__main__":
+    read = partial(
+        read_flags,
+        Config,
+        sys.argv[1:],
+        "equivalence_strength.py",
+        bundled_emulation(OUT),
+        __doc__,
+    )
+    sys.exit(guarded(lambda: main(read())))
