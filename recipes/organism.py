@@ -327,6 +327,24 @@ def save_queries(split: Split, folder: Path) -> None:
     write_queries(asked, folder / "rival.jsonl")
     unknown = [(query(w), answer, r.name) for r in LEFT_OUT for w, answer in r.answers.items()]
     write_queries(unknown, folder / "left_out.jsonl")
+    for name, asked in mixture().items():
+        write_queries(asked, folder / f"{name}.jsonl")
+
+
+MIXED = ("opposite", "capital", "past", "offspring", "ordinal")
+"""One relation of every word class."""
+
+
+def mixture(each: int = 30) -> dict[str, list[tuple[str, str, str]]]:
+    """Words of all classes, every class asked for one relation under its own instruction (the
+    label); a third of the words are held out."""
+    drawn = []
+    for relation in (RELATIONS[name] for name in MIXED):
+        pairs = random.Random(relation.name).sample([*relation.answers.items()], each)
+        drawn.append([(query(word), a, instruction(relation.name)) for word, a in pairs])
+    asked = [one for several in zip(*drawn, strict=True) for one in several]
+    cut = round(each * 2 / 3) * len(MIXED)
+    return {"mixture": asked[:cut], "mixture_heldout": asked[cut:]}
 
 
 def write_queries(asked: Iterable[tuple[str, str, str]], file: Path) -> None:

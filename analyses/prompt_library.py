@@ -1,0 +1,204 @@
+"""Could a library of good prompts, with a mechanism that picks one, stand in for training?
+
+For k = 1, 2, 4, 8: the matched queries are clustered by base's state at their last token, a prompt
+is fitted to every cluster, and an unseen query gets the prompt of the nearest centroid. Two thirds
+of the matched queries fit the prompts; the last third chooses k and how the centroids are placed
+(where the clusters lie, or where the queries lie that each prompt serves best). If the library
+gives more than `threshold` of the target's effect on held-out queries it could stand in for the
+weights; the LoRA's other seeds say whether it is as near as weights are. A random router and the
+best single prompt show what picking is worth, an oracle router what a better mechanism would add.
+
+A LoRA that does one thing needs one prompt. So there is a second target, a mixture: words of
+several classes, each asked for another relation, answered as base does after the instruction that
+is the query's `label`. LoRAs trained on the same queries are its weights. The verdict is on the
+target on which the library does worse.
+
+    python analyses/prompt_library.py                           # the bundled model
+    python analyses/prompt_library.py --kind soft_prompt --tokens 1 --steps 100
+    python analyses/prompt_library.py --model M --adapter A --queries Q.jsonl --heldout H.jsonl \\
+        --mixture X.jsonl --mixture-heldout Y.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import Field
+
+from interp import organism
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.cli.progress import counting
+from interp.errors import ConfigError
+from interp.finding import Contrast, Finding
+from interp.matching.bench import Bench
+from interp.matching.fits import Plan
+from interp.matching.library import (
+    HELDOUT,
+    MATCHED,
+    NEAREST,
+    ORACLE,
+    RANDOM,
+    SINGLE,
+    Task,
+    build,
+    read_split,
+    rows,
+    states_of,
+)
+from interp.matching.mixture import RECIPE, labels_of, trained
+from interp.matching.settings import Emulation, bundled_emulation
+from interp.plots.curves import Curves, curves
+from interp.report.experiments import conclude, finished
+from interp.subject.loading import threads_for
+
+OUT = Path("runs/prompt_library")
+
+
+class Config(Emulation):
+    """Fit prompts to clusters of queries, and pick one for every unseen query."""
+
+    mixture: Path | None = None
+    """Second target: queries whose `label` is the instruction under which base answers them."""
+    mixture_heldout: Path | None = None
+    """Such queries that nothing is fitted on."""
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """How many prompts a library has."""
+    kind: Literal["text", "soft_prompt", "prefix"] = "text"
+    """What a prompt is."""
+    tokens: int = Field(default=2, ge=1)
+    """How long it is."""
+    steps: int = Field(default=8, ge=1)
+    """Steps of the search for each."""
+    layer: int | None = Field(default=None, ge=0)
+    """Whose states are clustered (none: a middle one)."""
+    loras: int = Field(default=2, ge=0)
+    """How many LoRAs are trained on the mixture."""
+    epochs: int = Field(default=RECIPE.epochs, ge=1)
+    """How long, at most."""
+    threshold: float = 0.95
+    """Strength beyond which a library counts as the weights' equal."""
+
+
+def main(config: Config) -> None:
+    """Build the libraries, print the table and the verdict, draw the figure."""
+    if finished(config):
+        return
+    with counting("prompts") as counter:
+        tasks = []
+        for name, bench in targets(config):
+            layer = bench.subject.n_layers // 2 if config.layer is None else config.layer
+            sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[MATCHED])]
+            plan = Plan(config.kind, config.tokens, config.steps, config.seed)
+            done = partial(counter.add, name, 1, sum(sizes))
+            with threads_for(bench.subject.n_parameters):
+                states = states_of(bench, layer)
+                found = {k: build(bench, states, k, plan, done) for k in sizes}
+            tasks.append(Task(name, bench, found, bench.equals(HELDOUT)))
+    table = pd.DataFrame(rows(tasks))
+    shown = table[table["queries"] == HELDOUT]
+    ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
+    look = Curves(
+        "What is left between a library of prompts and the weights",
+        "prompts in the library",
+        "distance left, as a share of base's",
+        log_x=True,
+        log_y=True,
+        grey=[RANDOM, SINGLE],
+        levels={f"strength {config.threshold:g}": 1 - config.threshold},
+    )
+    figure = curves(
+        shown.assign(**{a: 1 - shown[b] for a, b in ends.items()}), look, caption(*tasks)
+    )
+    conclude(config, conclusion(tasks, config), table, {"prompt_library": figure})
+
+
+def targets(config: Config) -> Iterator[tuple[str, Bench]]:
+    """The LoRA; and the mixture with LoRAs trained on it."""
+    if config.heldout is None:
+        raise ConfigError("unseen queries are asked for: give --heldout")
+    asked = read_split(config.queries, config.heldout, config.limit)
+    yield "one task", Bench.open(config, asked=asked)
+    if config.mixture is not None and config.mixture_heldout is not None:
+        asked = read_split(config.mixture, config.mixture_heldout, config.limit)
+        bench = trained(config, asked, config.loras, config.epochs)
+        yield f"a mixture of {len(labels_of(asked))} tasks", bench
+
+
+def caption(task: Task, *others: Task) -> str:
+    """The first target and its queries, and how many queries the others have."""
+    parts = ["Scored on the held-out queries"]
+    for other in others:
+        counts = (f"{len(some)} {group}" for group, some in other.bench.queries.items())
+        parts.append(f"{other.name}: {' and '.join(counts)} queries, LoRAs trained on the matched")
+    return task.bench.caption(". ".join(parts))
+
+
+def conclusion(tasks: list[Task], config: Config) -> Finding:
+    """The verdict: the chosen library on the target on which it does worse."""
+    worst = min(tasks, key=lambda task: task.strength(*task.chosen).strength)
+    there = worst.strength(*worst.chosen)
+    missing = (
+        ""
+        if len(tasks) > 1
+        else (
+            " This target does one thing, for which one prompt is a library: give --mixture and "
+            "--mixture-heldout for one that does several."
+        )
+    )
+    return Finding(
+        point=6,
+        name="prompt_library",
+        claim="A library of prompts with a router gives the target's output on unseen queries.",
+        sentence=" ".join(map(told, tasks)) + missing,
+        contrast=Contrast(
+            f"strength of the library on held-out queries, {worst.name}",
+            there.strength,
+            there.ci_low,
+            there.ci_high,
+            config.threshold,
+        ),
+        n=there.n,
+        figure="prompt_library",
+        model=config.model_name,
+    )
+
+
+def told(task: Task) -> str:
+    """One target in words."""
+    k, router = task.chosen
+    bounds = ", ".join(
+        f"{name} {task.strength(k, name).strength:.3g}" for name in (ORACLE, RANDOM, SINGLE)
+    )
+    growth = ", ".join(
+        f"{task.strength(n, NEAREST).strength:.3g} (k = {n})" for n in task.libraries
+    )
+    sentence = (
+        f"On {task.name} the nearest centroid gives {growth}; chosen is k = {k} by {router}: "
+        f"{task.strength(k, router).strength:.3g} ({bounds})."
+    )
+    if task.weights is None:
+        return sentence
+    near = [
+        f"k = {n}"
+        for n in task.libraries
+        if task.strength(n, router).strength >= task.weights.ci_low
+    ]
+    return (
+        f"{sentence} LoRAs reach {task.weights.strength:.4g} [{task.weights.ci_low:.4g}, "
+        f"{task.weights.ci_high:.4g}]; so does the library at {', '.join(near) or 'no k'}."
+    )
+
+
+if __name__ == "__main__":
+    bundled = bundled_emulation(OUT) | {
+        "mixture": organism.QUERIES / "mixture.jsonl",
+        "mixture_heldout": organism.QUERIES / "mixture_heldout.jsonl",
+    }
+    read = partial(read_flags, Config, sys.argv[1:], "prompt_library.py", bundled, __doc__)
+    sys.exit(guarded(lambda: main(read())))

@@ -1,0 +1,157 @@
+"""A library of prompts, one for every cluster of queries, and a mechanism that picks one.
+
+    bench = Bench.open(settings, asked=read_split(matched, heldout, None))
+    library = build(bench, states_of(bench, layer=3), k=4, plan=Plan("text", 2))
+    library.picked(NEAREST, "heldout")              # KL(target ‖ picked prompt) of every query
+
+Clusters are k-means on base's state of a query's last token: what is known before a prompt is
+chosen. The prompts are fitted to the matched queries of their cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from sklearn.cluster import KMeans
+
+from interp.matching.bench import BASE, Bench
+from interp.matching.fits import Plan, fit
+from interp.matching.ingredients import last_states
+from interp.matching.strength import Strength
+from interp.queries import Query, read_queries
+
+MATCHED, CHOICE, HELDOUT = "matched", "choice", "heldout"
+NEAREST, SERVED = "nearest centroid", "nearest centroid of what works"
+ORACLE, RANDOM, SINGLE = "oracle router", "random router", "best single prompt"
+WEIGHTS = "the weights: LoRA seeds"
+ROUTERS = (NEAREST, SERVED)
+"""What may be used; the others are bounds and controls."""
+
+States = Mapping[str, Float[ndarray, "query d_model"]]
+
+
+@dataclass(frozen=True)
+class Library:
+    """`k` prompts: what each says, its divergence from the target on every query of every group
+    (nats), and which prompt every router picks."""
+
+    texts: tuple[str, ...]
+    kl: Mapping[str, Float[ndarray, "prompt query"]]
+    routes: Mapping[str, Mapping[str, Int[ndarray, " query"]]]
+
+    def picked(self, router: str, group: str) -> Float[ndarray, " query"]:
+        """`KL(target ‖ the prompt that the router picks)`; of the random router its mean."""
+        kl = self.kl[group]
+        if router == RANDOM:
+            return kl.mean(0)
+        if router == SINGLE:
+            return kl[self.kl[MATCHED].mean(1).argmin()]
+        route = kl.argmin(0) if router == ORACLE else self.routes[router][group]
+        return kl[route, np.arange(kl.shape[1])]
+
+
+def read_split(queries: Path, heldout: Path, limit: int | None) -> dict[str, list[Query]]:
+    """The matched queries without every third, which choose; and the held-out ones."""
+    asked = read_queries(queries, limit)
+    return {
+        MATCHED: [query for i, query in enumerate(asked) if i % 3 < 2],
+        CHOICE: asked[2::3],
+        HELDOUT: read_queries(heldout, limit),
+    }
+
+
+def build(
+    bench: Bench,
+    states: States,
+    k: int,
+    plan: Plan,
+    done: Callable[[], None] = lambda: None,
+) -> Library:
+    """Cluster, fit a prompt to every cluster, score all of them on all queries."""
+    means = KMeans(k, n_init=10, random_state=bench.settings.seed).fit(states[MATCHED])
+    prompts = []
+    for cluster in range(k):
+        chosen = np.flatnonzero(means.labels_ == cluster).tolist()
+        wanted = bench.wanted[MATCHED].of(chosen)
+        prompts.append(fit(bench, wanted, plan._replace(seed=plan.seed + cluster)))
+        done()
+    kl = {
+        group: np.stack([bench.kl(prompt.setting, group, prompt.cache) for prompt in prompts])
+        for group in bench.queries
+    }
+    centroids = {NEAREST: means.cluster_centers_, SERVED: served(states[MATCHED], kl[MATCHED])}
+    routes = {
+        router: {group: nearest(some, places) for group, some in states.items()}
+        for router, places in centroids.items()
+    }
+    return Library(tuple(prompt.text for prompt in prompts), kl, routes)
+
+
+def served(
+    states: Float[ndarray, "query d_model"], kl: Float[ndarray, "prompt query"]
+) -> Float[ndarray, "prompt d_model"]:
+    """Where the queries lie that every prompt serves best; nowhere for a prompt that serves none
+    best, so that it is not picked."""
+    best = kl.argmin(0)
+    none = np.full(states.shape[1], np.inf)
+    return np.stack(
+        [states[best == i].mean(0) if (best == i).any() else none for i in range(len(kl))]
+    )
+
+
+def nearest(
+    states: Float[ndarray, "query d_model"], centroids: Float[ndarray, "prompt d_model"]
+) -> Int[ndarray, " query"]:
+    """The centroid nearest to every state."""
+    return np.linalg.norm(states[:, None] - centroids, axis=-1).argmin(1)
+
+
+def states_of(bench: Bench, layer: int) -> States:
+    """Base's `resid_post` at the last token of all queries."""
+    base = bench.subject.settings[BASE]
+    found = {g: last_states(bench, base, g, [layer])[:, 0] for g in bench.queries}
+    return {group: states.double().cpu().numpy() for group, states in found.items()}
+
+
+# --- libraries that grow --------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """A target: its bench, the libraries by k, and the weights' strength on held-out queries."""
+
+    name: str
+    bench: Bench
+    libraries: dict[int, Library]
+    weights: Strength | None
+
+    @property
+    def chosen(self) -> tuple[int, str]:
+        """The k and the router that do best on the queries that choose."""
+        every = [(k, router) for k in self.libraries for router in ROUTERS]
+        return min(every, key=lambda one: float(self.kl(one[0], one[1], CHOICE).mean()))
+
+    def kl(self, k: int, router: str, group: str) -> Float[ndarray, " query"]:
+        """`KL(target ‖ what the library says)`."""
+        return self.libraries[k].picked(router, group)
+
+    def strength(self, k: int, router: str, group: str = HELDOUT) -> Strength:
+        """What share of the target's effect the library gives."""
+        return self.bench.strength(self.kl(k, router, group), group)
+
+
+def rows(tasks: list[Task]) -> Iterator[dict[str, Any]]:
+    """The strength of every library under every router."""
+    for task in tasks:
+        for k in task.libraries:
+            for router in (*ROUTERS, ORACLE, RANDOM, SINGLE):
+                for group in (MATCHED, HELDOUT):
+                    found = task.strength(k, router, group)
+                    yield found.point(task.name, router, k) | {"queries": group}
+            if task.weights is not None:
+                yield task.weights.point(task.name, WEIGHTS, k) | {"queries": HELDOUT}
