@@ -34,7 +34,17 @@ from interp.config import from_yaml
 from interp.finding import Contrast, Finding
 from interp.matching.bench import BASE, TARGET, Bench
 from interp.matching.examples import Examples
-from interp.matching.inside import Apart, apart, by_layer, inside, over, seeds, summary
+from interp.matching.inside import (
+    SEEDS,
+    Apart,
+    all_apart,
+    apart,
+    by_layer,
+    inside,
+    over,
+    rewired,
+    summary,
+)
 from interp.matching.invert import EXPERIMENT, invert
 from interp.matching.settings import Emulation, Inversion, bundled_emulation
 from interp.matching.tilt import fit_answers
@@ -46,7 +56,7 @@ from interp.subject.loading import threads_for
 OUT = Path("runs/beyond_tokens")
 PROMPTS = ("text", "few_shot", "soft_prompt", "prefix")
 BIASES = ONE_BIAS, OWN_BIASES = "logit_bias", "bias_per_query"
-SEEDS, NEUTRAL, BIASED = "other seeds", "neutral", "text_and_bias"
+NEUTRAL, BIASED = "neutral", "text_and_bias"
 
 
 class Config(Emulation):
@@ -83,7 +93,9 @@ def main(config: Config) -> None:
     with threads_for(bench.subject.n_parameters):
         found = measure(bench, list(built))
     table = pd.DataFrame(
-        {"condition": name} | summary(bench, group, one) | {"petrov_residual": rewired(run, name)}
+        {"condition": name}
+        | summary(bench, group, one)
+        | {"petrov_residual": rewired(run.table, "floor_0" if name == SEEDS else name)}
         for name, groups in found.items()
         for group, one in groups.items()
     )
@@ -141,12 +153,8 @@ def measure(bench: Bench, names: list[str]) -> Found:
     base = subject.settings[BASE]
     bias = fit_answers(subject, targets["matched"], base, size)
     subject.settings[ONE_BIAS] = replace(base, bias=bias)
-    found: Found = {
-        name: {g: apart(subject, subject.settings[name], t, size) for g, t in targets.items()}
-        for name in (*names, ONE_BIAS, BASE)
-    }
-    found[OWN_BIASES] = {group: own_biases(bench, target) for group, target in targets.items()}
-    return found | ({SEEDS: floor} if (floor := seeds(bench, targets)) else {})
+    found = all_apart(bench, (*names, ONE_BIAS, BASE), targets)
+    return found | {OWN_BIASES: {g: own_biases(bench, target) for g, target in targets.items()}}
 
 
 def own_biases(bench: Bench, target: Examples) -> Apart:
@@ -156,13 +164,6 @@ def own_biases(bench: Bench, target: Examples) -> Apart:
         biased = replace(base, bias=fit_answers(subject, one, base, 1))
         parts.append(apart(subject, biased, one, 1))
     return Apart(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def rewired(run: Run, condition: str) -> float:
-    """The largest re-wiring of a head that no prefix can do, nats (of seeds, the first's)."""
-    name = "floor_0" if condition == SEEDS else condition
-    rows = run.table.query("measure == 'petrov_residual' and position == 'last'")
-    return float(rows[(rows["condition"] == name) & (rows["reference"] == BASE)]["value"].max())
 
 
 def drawn(found: Found, bench: Bench, measure: str, what: str) -> go.Figure:
@@ -198,8 +199,8 @@ def conclusion(
         f"{'passed' if prompt['passed'] else 'FAILED, so there is no verdict'}) lies "
         f"{far[best]:.2f} of the norm from the LoRA's residual stream; {floor}, base is "
         f"{far[BASE]:.2f}. At pinned inputs it re-wires heads by at most "
-        f"{prompt['petrov_residual']:.1g} nats, the LoRA by {rewired(run, TARGET):.2g}. A logit "
-        f"bias moves states by {moved:g}; one for every query matches the outputs to "
+        f"{prompt['petrov_residual']:.1g} nats, the LoRA by {rewired(run.table, TARGET):.2g}. A "
+        f"logit bias moves states by {moved:g}; one for every query matches the outputs to "
         f"{matched['kl'][OWN_BIASES]:.1g} nats and stays {far[OWN_BIASES]:.2f} from the LoRA "
         "inside: outputs that agree say nothing of states."
     )
@@ -212,7 +213,7 @@ def conclusion(
         contrast=Contrast(what, value, low, high, threshold),
         n=int(prompt["n"]),
         figure="beyond_tokens",
-        model=Path(bench.settings.model).name,
+        model=bench.settings.model_name,
     )
 
 

@@ -1,78 +1,246 @@
-"""Where inside the network do a prompt and a LoRA that say the same thing diverge?
+"""Does a prompt reach the internal state of a LoRA that says the same?
 
 If the hypothesis holds all the way down (a prompt is a LoRA by other means), the residual streams
 of the two runs lie as close as their outputs do, at every layer. If internal state differs although
 outputs agree, the distance stays well above zero in some layers; `delta_alignment` then says
 whether both at least push the same way from base (1), or reach the same output by unrelated changes
 (0). The distance of a neutral prompt's run to the LoRA's is the null: no relation but the model.
+Families of prompts and of LoRA seeds say whether that is a difference of kind, an interchange of
+the two states whether the rest of the network minds.
+
+That one prompt's state differs does not mean that none reaches it. So virtual tokens, more and
+more of them, are tuned to the LoRA's outputs, or also to its states or its attention patterns at
+every layer. If the largest budget comes as near on unseen queries as `threshold` times the distance
+between LoRA seeds, the state is reached; if it stays farther, it is not.
 
     python analyses/internal_state.py                           # the bundled model
-    python analyses/internal_state.py --model M --adapter A --prompt-file P --queries Q.jsonl
+    python analyses/internal_state.py --budgets 16 64 256 --longest 1000
+    python analyses/internal_state.py --model M --adapter A --prompts P --queries Q.jsonl --floor A1
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
+from pydantic import Field
 
-from interp import Experiment, diverge, load_run
+from interp import Experiment, Patching, diverge, load_run, organism, patch
 from interp.cli import guarded
 from interp.cli.flags import read_flags
-from interp.config import bundled
-from interp.plots import export, layers
+from interp.cli.progress import counting
+from interp.conditions import Condition, Prompt
+from interp.config import read_prompt
+from interp.errors import ConfigError
+from interp.finding import Contrast, Finding
+from interp.matching.bench import BASE, Bench
+from interp.matching.inside import SEEDS, Apart, all_apart, inside, over, rewired, summary
+from interp.matching.reachability import Reach, Reached, by_budget, layer_by_layer, nearest, reach
+from interp.matching.settings import Emulation, bundled_emulation
+from interp.matching.virtual import save
+from interp.plots import layers
+from interp.plots.curves import Curves, curves
+from interp.report import headline
+from interp.report.experiments import conclude, finished
 from interp.results import Run
+from interp.subject.loading import threads_for
 
 OUT = Path("runs/internal_state")
+PROMPT, VIRTUAL = "prompt", "virtual"
 
 
-def main(experiment: Experiment) -> None:
-    """Run, print the table and the verdict, draw the figure."""
-    run = load_run(diverge(experiment))
-    table = by_layer(run)
-    print(table.to_string(float_format="{:.3f}".format))
-    print(verdict(run, table))
-    files = export({"layers": layers(run)}, experiment.out / "figures")
-    print("\n".join(f"figure: {experiment.out / 'figures' / file}" for file in files))
+class Config(Emulation):
+    """Compare a LoRA with prompts that say the same, and try to reach its state by prompts."""
+
+    prompts: tuple[Path, ...] = ()
+    """Text files of prompts that say what the LoRA says, the first the one it was distilled from
+    (none: the bundled model's own; on another model the best virtual tokens stand for it)."""
+    budgets: tuple[int, ...] = (1, 4, 16, 64)
+    """Numbers of virtual tokens."""
+    steps: int = Field(default=Reach.steps, ge=1)
+    """Steps of gradient of every search, but of that for states by the largest budget,"""
+    longest: int = Field(default=Reach.longest, ge=1)
+    """which decides, these."""
+    rate: float = Field(default=Reach.rate, gt=0)
+    """Adam's step, as a share of the size of the start."""
+    weight: float = Field(default=Reach.inside, gt=0)
+    """Weight of states and patterns beside the divergence of the outputs in nats."""
+    threshold: float = 2.0
+    """How many times as far as other seeds is a state that is not reached."""
+
+    @property
+    def texts(self) -> tuple[Path, ...]:
+        """The prompts' files."""
+        own = self.model == str(organism.MODEL) and self.adapter is not None
+        return self.prompts or (
+            tuple(sorted(organism.PROMPTS.glob("instruction_*"))) if own else ()
+        )
 
 
-def by_layer(run: Run) -> pd.DataFrame:
-    """Residual-stream distance (with interval), its null and the alignment, by layer."""
-    at_last = run.table.query("site == 'resid_post' and position == 'last' and reference == 'lora'")
-    distance = at_last.query("measure == 'relative_l2'").set_index("layer")
-    aligned = at_last.query("measure == 'delta_alignment'").set_index("layer")
-    prompt = distance.query("condition == 'prompt'")
-    return pd.DataFrame(
-        {
-            "relative_l2": prompt["value"],
-            "ci_low": prompt["ci_low"],
-            "ci_high": prompt["ci_high"],
-            "neutral vs lora": distance.query("condition == 'neutral'")["value"],
-            "delta_alignment": aligned.query("condition == 'prompt'")["value"],
-        }
+Levels = dict[str, dict[str, Apart]]
+"""Seeds, prompt and base: how far they are from the LoRA, by group of queries."""
+
+
+def main(config: Config) -> None:
+    """Try to reach the state, compare and exchange it, print the verdict, draw the figures."""
+    if finished(config):
+        return
+    bench = Bench.open(config, prompts(config))
+    plan = Reach(
+        config.budgets,
+        steps=config.steps,
+        longest=config.longest,
+        rate=config.rate,
+        inside=config.weight,
+        seed=config.seed,
     )
+    with threads_for(bench.subject.n_parameters), counting("steps") as counter:
+        targets = {group: inside(bench, group) for group in bench.queries}
+        names = [name for name in (PROMPT, BASE) if name in bench.subject.settings]
+        known = all_apart(bench, names, targets)
+        total = sum(steps for *_, steps in plan.searches())
+        tick = partial(counter.add, "virtual tokens", 1, total)
+        found = list(reach(bench, plan, targets, tick))
+    save(nearest(found).tuned, config.out / VIRTUAL, bench.subject)
+    run = compared(config, nearest(found).kind)
+    print(headline.by_layer(run).to_string(float_format="{:.3f}".format))
+    print("\n".join([headline.verdict(run), run.manifest["interchange"]["verdict"]]))
+    every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
+        ({"what": o.kind, "to": o.goal, "tokens": o.tuned.tokens}, o.apart) for o in found
+    ]
+    every += [({"what": name}, groups) for name, groups in known.items()]
+    table = pd.DataFrame(
+        about | summary(bench, group, one)
+        for about, groups in every
+        for group, one in groups.items()
+    )
+    figures = {**drawn(bench, found, known), "layers": layers(run)}
+    conclude(config, conclusion(bench, found, known, run, config), table, figures)
 
 
-def verdict(run: Run, table: pd.DataFrame) -> str:
-    """The answer in words, from the numbers."""
-    pair = {"condition": "prompt", "reference": "lora"}
-    signed = next(c for c in run.manifest["certificates"] if pair.items() <= c.items())
-    outputs = f"mean JS {signed['mean_js']:.4f} nats, top-1 {signed['top1_agreement']:.2f}"
-    if not signed["passed"]:
-        return f"Outputs are NOT matched ({outputs}): what follows inside is not comparable."
-    worst = table["relative_l2"].idxmax()
-    row = table.loc[worst]
-    return (
-        f"Outputs are matched ({outputs}), and yet the residual streams differ most at layer "
-        f"{worst}, by {row['relative_l2']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] of "
-        f"their norm (null, neutral prompt: {row['neutral vs lora']:.2f}); the cosine of their "
-        f"changes from base is {table['delta_alignment'].min():.2f} to "
-        f"{table['delta_alignment'].max():.2f}."
+def prompts(config: Config) -> dict[str, Condition]:
+    """The first prompt, if there is one."""
+    if config.prompt_file is not None:
+        raise ConfigError("weights have states of their own: give --adapter, and --prompts")
+    if not config.texts:
+        return {}
+    return {PROMPT: Prompt(text=read_prompt(config.texts[0]), separator=config.separator)}
+
+
+def compared(config: Config, kind: str) -> Run:
+    """The study of all prompts and seeds and of the best virtual tokens, with the interchange of
+    its first prompt's and first LoRA's states."""
+    same = set(Experiment.model_fields) & set(Emulation.model_fields)
+    asked = config.model_dump(include=same - {"adapter", "prompt_file", "resume", "out"})
+    weights = [config.adapter] if config.adapter else []
+    tuned = {"tuned": {"fine_tuned": {"model": config.fine_tuned}}} if config.fine_tuned else {}
+    out = diverge(
+        Experiment(
+            **asked | {"overwrite": True},
+            out=config.out / "run",
+            adapter=(*weights, *config.floor),
+            prompt_file=config.texts,
+            conditions={**tuned, VIRTUAL: {kind: {"adapter": str(config.out / VIRTUAL)}}},
+        )
+    )
+    none: dict[str, Any] = {"head_sites": (), "ablate": (), "greedy": 0, "positions": 0}
+    patch(Patching(run=out, sites=("resid_post",), attribution=False, **none))
+    return load_run(out)
+
+
+def drawn(bench: Bench, found: list[Reached], known: Levels) -> dict[str, go.Figure]:
+    """What is left apart, by budget and by layer."""
+    group = unseen(bench)
+    tokens, stream, js = (
+        "virtual tokens",
+        "residual stream: relative L2",
+        "attention: content JS [nats]",
+    )
+    streams, patterns = (by_budget(bench, found, known, m) for m in ("relative_l2", "content_js"))
+    by_layer = layer_by_layer(bench, found, known, group)
+    return {
+        name: curves(
+            pd.DataFrame(rows),
+            Curves(
+                "What virtual tokens leave apart of the LoRA's state",
+                x,
+                y,
+                log_x=x == tokens,
+                grey=list(known),
+            ),
+            bench.caption(
+                f"At the query's last token, {which}. Grey: what the distances are read against"
+            ),
+        )
+        for name, rows, x, y, which in (
+            ("reachability", streams, tokens, stream, "mean over layers"),
+            ("reachability_patterns", patterns, tokens, js, "mean over layers and heads"),
+            ("reachability_layers", by_layer, "layer", stream, f"{group} queries"),
+        )
+    }
+
+
+def unseen(bench: Bench) -> str:
+    """The queries that nothing was tuned on, if there are any."""
+    return "heldout" if "heldout" in bench.queries else "matched"
+
+
+def left_apart(
+    bench: Bench, group: str, best: Reached, known: Levels, threshold: float
+) -> Contrast:
+    """What is left of the residual stream over what other seeds are apart; unknown without them."""
+    what, value, low, high = f"{best.tuned.tokens} virtual tokens over other seeds", nan, None, None
+    if SEEDS in known:
+        streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[SEEDS])]
+        value, low, high, _ = (x.item() for x in over(bench, group, *streams))
+    return Contrast(f"{what}, residual stream", value, low, high, threshold)
+
+
+def conclusion(
+    bench: Bench, found: list[Reached], known: Levels, run: Run, config: Config
+) -> Finding:
+    """The verdict, on the virtual tokens that come nearest; none where they do not even say what
+    the LoRA says, as a search that failed proves nothing."""
+    best, group = nearest(found), unseen(bench)
+    passed = summary(bench, "matched", best.apart["matched"])["passed"]
+    size, threshold = best.tuned.tokens, config.threshold
+    given = known if passed else {}
+    contrast, tuned = (left_apart(bench, g, best, given, threshold) for g in (group, "matched"))
+    same = [one for one in found if one.kind == best.kind]
+    outputs, patterns = (nearest(same, goal).apart[group] for goal in ("outputs", "patterns"))
+    far = {name: groups[group].relative_l2.mean() for name, groups in known.items()}
+    lora = run.manifest["headline"]["reference"]
+    sentence = (
+        f"{size} virtual tokens ({best.kind}) tuned to outputs (certificate "
+        f"{'passed' if passed else 'FAILED: search longer'}) and states are "
+        f"{best.apart[group].relative_l2.mean():.2f} of the norm from the LoRA's residual stream "
+        f"on {group} queries, {contrast.estimate} times as far as other seeds are, and "
+        f"{best.apart['matched'].relative_l2.mean():.2f} on those tuned on, {tuned.estimate} "
+        f"times. Tuned to outputs alone {outputs.relative_l2.mean():.2f} "
+        f"({', '.join(f'{name} {value:.2f}' for name, value in far.items())}). Tuned to patterns "
+        f"they leave {patterns.content_js.mean():.2g} nats of content JS, of "
+        f"{outputs.content_js.mean():.2g}. Re-wiring at pinned inputs no prefix reaches: these at "
+        f"most {rewired(run.table, VIRTUAL):.1g} nats, the LoRA {rewired(run.table, lora):.2g}."
+    )
+    return Finding(
+        point=5,
+        name="internal_state",
+        claim="No prompt of this size reaches the LoRA's internal state on unseen queries.",
+        sentence=" ".join([sentence, *headline.families(run), headline.exchanged(run)]),
+        contrast=contrast,
+        n=len(bench.queries[group]),
+        figure="reachability",
+        model=config.model_name,
     )
 
 
 if __name__ == "__main__":
-    read = partial(read_flags, Experiment, sys.argv[1:], "internal_state.py", bundled(OUT), __doc__)
+    read = partial(
+        read_flags, Config, sys.argv[1:], "internal_state.py", bundled_emulation(OUT), __doc__
+    )
     sys.exit(guarded(lambda: main(read())))

@@ -7,8 +7,8 @@ over(bench, "heldout", found.relative_l2)       # the mean by layer, with its in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
-from interp.matching.bench import FLOOR, TARGET, Bench
+from interp.matching.bench import BASE, FLOOR, TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
 from interp.measures.certificate import Tolerance, certificate, last_outputs
@@ -25,6 +25,11 @@ from interp.measures.state import gram, relative_l2
 from interp.names import Site
 from interp.statistics import Estimate, pooled
 from interp.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEEDS = "other seeds"
 
 
 class Apart(NamedTuple):
@@ -81,16 +86,25 @@ def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> 
     return Apart(target.kl(got.logits).cpu().numpy(), said, *inner)
 
 
-def seeds(bench: Bench, targets: Mapping[str, Examples]) -> dict[str, Apart]:
-    """How far the target's equals are from it, the mean over them, by group; empty without any."""
-    names = [name for name in bench.subject.settings if name.startswith(FLOOR)]
-    found = {}
-    for group, target in targets.items() if names else ():
-        each = [
-            apart(bench.subject, bench.subject.settings[name], target, bench.settings.batch_size)
-            for name in names
-        ]
-        found[group] = Apart(*(np.mean(columns, axis=0) for columns in zip(*each, strict=True)))
+def all_apart(
+    bench: Bench, names: Sequence[str], targets: Mapping[str, Examples]
+) -> dict[str, dict[str, Apart]]:
+    """How far each of some conditions is from the target, by group; last, under `SEEDS`, how far
+    its equals are, the mean over them, where there are any."""
+    settings, size = bench.subject.settings, bench.settings.batch_size
+
+    def groups(name: str) -> dict[str, Apart]:
+        return {g: apart(bench.subject, settings[name], t, size) for g, t in targets.items()}
+
+    found = {name: groups(name) for name in names}
+    equals = [groups(name) for name in settings if name.startswith(FLOOR)]
+    if equals:
+        found[SEEDS] = {
+            group: Apart(
+                *(np.mean(c, axis=0) for c in zip(*(e[group] for e in equals), strict=True))
+            )
+            for group in targets
+        }
     return found
 
 
@@ -142,3 +156,9 @@ def by_layer(
         for group, one in groups.items()
         for layer in range(one.relative_l2.shape[1])
     ]
+
+
+def rewired(table: pd.DataFrame, condition: str) -> float:
+    """The largest `petrov_residual` of a head in a run's table, nats: what no prefix can do."""
+    rows = table[(table["measure"] == "petrov_residual") & (table["condition"] == condition)]
+    return float(rows[(rows["position"] == "last") & (rows["reference"] == BASE)]["value"].max())

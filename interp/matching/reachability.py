@@ -12,15 +12,16 @@ the best of them leave apart, no prompt of that size was found to reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from interp.matching.bench import BASE, Bench
 from interp.matching.examples import Examples
-from interp.matching.inside import Apart, apart
+from interp.matching.inside import Apart, apart, over, point
 from interp.matching.virtual import Kind, Tuned, Tuning, after_virtual, as_virtual, tune
+from interp.statistics import Estimate
 
 Goal = Literal["outputs", "states", "patterns"]
 SITES: Mapping[Goal, tuple[str, ...]] = {
@@ -34,20 +35,25 @@ SITES: Mapping[Goal, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Reach:
     """What is tuned to what, and how: every kind to every goal at every budget of virtual tokens.
-    `rate`, `steps`, `inside`, `seed` are those of `Tuning`."""
+    `rate`, `inside`, `seed` are those of `Tuning`; `steps` of every search but that for states by
+    the largest budget, which decides and has `longest`."""
 
     budgets: tuple[int, ...] = (1, 4, 16, 64)
     kinds: tuple[Kind, ...] = ("soft_prompt", "prefix")
     goals: tuple[Goal, ...] = ("outputs", "states", "patterns")
-    steps: int = 80
+    steps: int = 60
+    longest: int = 240
     rate: float = 0.3
     inside: float = 10.0
     seed: int = 0
 
-    @property
-    def total(self) -> int:
-        """Steps of all searches together."""
-        return self.steps * len(self.budgets) * len(self.kinds) * len(self.goals)
+    def searches(self) -> list[tuple[Kind, Goal, int, int]]:
+        """Kind, goal, tokens and steps of every search."""
+        most = max(self.budgets)
+        return [
+            (*one, self.longest if one[1:] == ("states", most) else self.steps)
+            for one in product(self.kinds, self.goals, self.budgets)
+        ]
 
 
 class Reached(NamedTuple):
@@ -70,10 +76,10 @@ def reach(
     group."""
     subject, size = bench.subject, bench.settings.batch_size
     base = subject.settings[BASE]
-    for kind, goal, tokens in product(plan.kinds, plan.goals, plan.budgets):
+    for kind, goal, tokens, steps in plan.searches():
         wanted = _only(targets["matched"], SITES[goal])
         weight = plan.inside if wanted.inside else 0.0
-        tuning = Tuning(kind, tokens, plan.steps, plan.rate, size, weight, plan.steps, plan.seed)
+        tuning = Tuning(kind, tokens, steps, plan.rate, size, weight, steps, plan.seed)
         tuned = tune(subject, base, wanted, tuning, lambda *_: progress())
         own = after_virtual(base, kind, tokens)
         cache = subject.prefill(own, as_virtual(kind, tuned.values))
@@ -84,3 +90,46 @@ def reach(
 def _only(target: Examples, names: tuple[str, ...]) -> Examples:
     """A target of which only some sites are to be matched."""
     return replace(target, inside={s: v for s, v in target.inside.items() if s.name in names})
+
+
+# --- in numbers ----------------------------------------------------------------------------------
+
+Levels = Mapping[str, Mapping[str, Apart]]
+"""What the distances are read against, by name and group of queries."""
+
+
+def nearest(found: Sequence[Reached], goal: Goal = "states") -> Reached:
+    """Of the largest budget's, the kind that is nearer to the target's states on the matched
+    queries."""
+    most = max(one.tuned.tokens for one in found)
+    those = [one for one in found if one.goal == goal and one.tuned.tokens == most]
+    return min(those, key=lambda one: one.apart["matched"].relative_l2.mean())
+
+
+def by_budget(
+    bench: Bench, found: Sequence[Reached], levels: Levels, measure: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of `relative_l2` or `content_js`, the mean over layers: a panel per group, a series per
+    kind and goal, x the number of virtual tokens; levels are the same at all of them."""
+    budgets = sorted({one.tuned.tokens for one in found})
+    lines = [(f"{o.kind} to {o.goal}", o.apart, [o.tuned.tokens]) for o in found]
+    for series, groups, places in [*lines, *((name, g, budgets) for name, g in levels.items())]:
+        for group, one in groups.items():
+            mean = over(bench, group, getattr(one, measure).mean(1))
+            yield from (point(f"{group} queries", series, x, mean) for x in places)
+
+
+def layer_by_layer(
+    bench: Bench, found: Sequence[Reached], levels: Levels, group: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of `relative_l2` on a group: a panel per budget, a series per goal, x the layer; of the
+    kind that comes nearest."""
+    kind = nearest(found).kind
+    those = [one for one in found if one.kind == kind]
+    for tokens in sorted({one.tuned.tokens for one in those}):
+        goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}
+        for series, groups in {**goals, **levels}.items():
+            estimate = over(bench, group, groups[group].relative_l2)
+            for layer, *cell in zip(range(bench.subject.n_layers), *estimate, strict=True):
+                panel = f"{kind} of {tokens}"
+                yield point(panel, series, layer, Estimate(*cell))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from interp import organism
 
 ANALYSES = Path(__file__).resolve().parents[2] / "analyses"
 
@@ -25,10 +29,24 @@ def script(name: str, *words: str, folder: Path) -> subprocess.CompletedProcess[
 
 
 def test_internal_state_prints_a_verdict_from_its_numbers(tmp_path: Path) -> None:
-    done = script("internal_state.py", folder=tmp_path)
+    words = ("--limit", "8", "--budgets", "1", "--steps", "2", "--longest", "30")
+    seed = str(organism.ADAPTERS / "lora_1")
+    done = script("internal_state.py", *words, "--floor", seed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Outputs are matched" in done.stdout
-    assert (tmp_path / "runs" / "internal_state" / "figures" / "layers.csv").is_file()
+    out = tmp_path / "runs" / "internal_state"
+    assert (out / "figures" / "layers.csv").is_file()
+    finding = json.loads((out / "finding.json").read_text())
+    assert finding["verdict"].upper() in done.stdout
+    table = pd.read_csv(out / "table.csv").query("queries == 'heldout'").set_index(["what", "to"])
+    assert len(table) == 9
+    left = table["relative_l2"]
+    seeds = left["other seeds"].item()
+    assert seeds < left["prefix", "states"] < left["base"].item()
+    assert left["prefix", "states"] < left["prefix", "outputs"]
+    if finding["contrast"]["value"] is not None:  # the certificate passed
+        ratio = left[:, "states"].min() / seeds
+        assert abs(finding["contrast"]["value"] - ratio) < 0.3 * ratio
 
 
 def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
