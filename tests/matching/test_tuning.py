@@ -3,6 +3,7 @@ through the queries are what is compared."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,9 +164,10 @@ def test_it_stops_when_nothing_is_gained(case: Case) -> None:
     assert len(tuned(case, rate=0.0, patience=5, batch_size=1).history) == 9  # a round and 5 steps
 
 
-def test_a_rate_that_leads_nowhere_is_one_line(case: Case) -> None:
-    with pytest.raises(RunError, match="lower --rate"):
-        tuned(case, "prefix", rate=1e38)
+def test_a_loss_that_is_no_number_is_one_line(case: Case) -> None:
+    nowhere = replace(case.wanted, logits=case.wanted.logits * torch.nan)
+    with pytest.raises(RunError, match="diverged at step 1: lower --rate"):
+        tuned(case._replace(wanted=nowhere))
 
 
 class Kept:
