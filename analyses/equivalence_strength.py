@@ -98,15 +98,17 @@ def main(config: Config) -> None:
         found = sweep(bench, config.plans, sorted({1, most}), config.draws, done)
     points = table(found, bench)
     biased = points["biased"].eq(True)
+    drawn = {
+        "equivalence_strength": (points[~biased | points["series"].eq(BIAS)], X),
+        "with_logit_bias": (points[biased | points["series"].eq(SEEDS)], f"{X}, bias not counted"),
+    }
+    caption = bench.caption(f"{NOTE}. {config.draws} single queries, one at a time")
     figures = {}
-    for name, rows in (
-        ("equivalence_strength", points[~biased | points["series"].eq(BIAS)]),
-        ("with_logit_bias", points[biased | points["series"].eq(SEEDS)]),
-    ):
+    for name, (rows, x) in drawn.items():
         title = "How strong is the best prompt-equivalent?"
         title += " With a fitted logit bias" if name == "with_logit_bias" else ""
-        look = Curves(title, X, Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=[SEEDS, BIAS])
-        figures[name] = curves(rows, look, bench.caption(f"{NOTE}. {config.draws} single queries"))
+        look = Curves(title, x, Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=[SEEDS, BIAS])
+        figures[name] = curves(rows, look, caption)
     conclude(config, conclusion(found, bench, config), points, figures)
 
 

@@ -106,8 +106,9 @@ def _note(
 
 
 def table(found: Found, bench: Bench) -> pd.DataFrame:
-    """The share of the target's effect that is missing (1 - strength), by bits; one panel for what
-    was fitted to and one for unseen queries, of every number of queries."""
+    """The share of the target's effect that is missing (1 - strength), by the prompt's bits (those
+    of a bias beside it are in `bits` only); one panel for what was fitted to and one for unseen
+    queries, of every number of queries."""
     import pandas as pd
 
     counts = list(dict.fromkeys(budget.many for budget in found))
@@ -119,8 +120,9 @@ def table(found: Found, bench: Bench) -> pd.DataFrame:
         for budget, reached in found.items():
             if budget.many == count:
                 series = budget.kind + (" + bias" if budget.biased and budget.size else "")
-                at = {"size": budget.size, "biased": budget.biased}
-                point = missing(reached.scores[group], bench).point(panel, series, reached.bits)
+                at = {"size": budget.size, "biased": budget.biased, "bits": reached.bits}
+                x = found.get(budget._replace(biased=False), reached).bits
+                point = missing(reached.scores[group], bench).point(panel, series, x)
                 rows.append(point | at)
         if others:
             level = missing(others[group], bench)

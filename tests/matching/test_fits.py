@@ -101,6 +101,6 @@ def test_a_bias_never_harms_the_queries_that_it_is_fitted_to(bench):
     chosen = best(found, bench, 6)
     rows = table(found, bench)
     fitted = rows[(rows["panel"] == "fitted to 6, these queries") & (rows["size"].notna())]
-    assert fitted["value"].min() == fitted.loc[fitted["x"] == found[chosen].bits, "value"].min()
+    assert fitted["value"].min() == fitted.loc[fitted["bits"] == found[chosen].bits, "value"].min()
     assert strong(found, bench, 6, least=-1e9) == Budget("text", 1, 6)
     assert strong(found, bench, 6, least=1.1) is None
