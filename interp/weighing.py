@@ -82,7 +82,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
         for name, condition in built.items()
         if any(isinstance(part, kinds) for part in parts(condition))
     ]
-    asked = changing if settings.conditions is None else list(settings.conditions)
+    asked = list(dict.fromkeys(settings.compare)) or changing
     if unknown := [name for name in asked if name not in changing]:
         raise ConfigError(
             f"no condition {unknown[0]!r} in {settings.run} that changes the weights: it has "
@@ -90,7 +90,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
         )
     if not asked:
         raise ConfigError(f"{settings.run} has no adapter and no other weights to weigh")
-    return list(dict.fromkeys(asked))
+    return asked
 
 
 def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:

@@ -90,7 +90,7 @@ def _of_piece(
                 yield {**row, "condition": a, "reference": b, **place}
         if settings.intruders and _whole(base, settings):
             for condition, count in _intruders(base, taken, settings).items():
-                yield _row("intruder_dimensions", condition, count, **place)
+                yield _row("intruder_dimensions", condition, float(count), **place)
 
 
 def _overlaps(a: Update, b: Update, most: int) -> Iterator[Row]:

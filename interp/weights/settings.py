@@ -14,7 +14,7 @@ class Weighing(BaseModel):
 
     run: Path
     """Folder of a finished run; its model and inputs are read again and must not have changed."""
-    conditions: tuple[str, ...] | None = None
+    compare: tuple[str, ...] = ()
     """Only these conditions (none: all that change the weights)."""
     heads: bool = True
     """Also take q, k, v and o apart by head."""
@@ -29,7 +29,7 @@ class Weighing(BaseModel):
     epsilon: float = Field(default=0.5, gt=0, le=1)
     """Cosine to every singular vector of the base's matrix below which one is an intruder."""
     largest: float = Field(default=5e6, gt=0)
-    """Most entries of a matrix that is decomposed whole (2048 x 2048: ten seconds on one core);
+    """Most entries of a matrix that is decomposed whole (2048 x 2048 takes ten seconds on a core);
     what a plain LoRA adds never is."""
     device: str | None = None
     """cpu, cuda, ... (none: the run's)."""

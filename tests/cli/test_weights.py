@@ -1,0 +1,97 @@
+"""`interp weights`: a quick help, settings as flags, one line per fault, a way on after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp import cli
+from interp.errors import InterpError
+from interp.weights.settings import Weighing
+
+HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
+HELP = """
+import sys
+from interp.cli import main
+try:
+    main(["weights", "--help"])
+finally:
+    print("MODULES", *sorted(sys.modules))
+"""
+
+
+def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with."""
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    said = [line for line in error.splitlines() if line.startswith("interp: ")]
+    assert error.splitlines()[-1:] == said
+    return said[0]
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60
+        )
+        after = os.times()
+        spent.append(sum(after[2:4]) - sum(before[2:4]))
+        text, modules = done.stdout.split("MODULES")
+        assert not HEAVY & set(modules.split())
+        assert "interp weights" in text
+    assert min(spent) < 0.6
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["weights", "--help"])
+    shown = capsys.readouterr().out
+    for field in set(Weighing.model_fields) - {"run"}:
+        assert f"--{field.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize("flag", [["--top", "0"], ["--epsilon", "1.5"], ["--overlap", "0"]])
+def test_a_value_out_of_bounds_is_one_line(
+    flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert flag[0].removeprefix("--") in failed(["weights", "run", *flag], capsys)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a run: it has no manifest.json" in failed(["weights", str(tmp_path)], capsys)
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Weighing] = []
+
+    def interrupted(settings: Weighing, *_: Any) -> None:
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.weighing.weigh", interrupted)
+    assert cli.main(["weights", "it's a run", "--top", "5"]) == 130
+    resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
+    assert cli.main(resumed[1:]) == 130
+    assert seen[0] == Weighing(run=Path("it's a run"), top=5)
+    assert seen[1] == seen[0].model_copy(update={"resume": True})
+
+
+def test_an_error_while_weighing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise InterpError("what, where, what to do")
+
+    monkeypatch.setattr("interp.weighing.weigh", refused)
+    assert failed(["weights", "run"], capsys) == "interp: what, where, what to do"
