@@ -215,11 +215,12 @@ def conclusion(
     outputs, patterns = (nearest(same, goal).apart[group] for goal in ("outputs", "patterns"))
     far = {name: groups[group].relative_l2.mean() for name, groups in known.items()}
     lora = run.manifest["headline"]["reference"]
+    missing = "" if SEEDS in known else " (give --floor)"
     sentence = (
         f"{size} virtual tokens ({best.kind}) tuned to outputs (certificate "
         f"{'passed' if passed else 'FAILED: search longer'}) and states are "
         f"{best.apart[group].relative_l2.mean():.2f} of the norm from the LoRA's residual stream "
-        f"on {group} queries, {contrast.estimate} times as far as other seeds are, and "
+        f"on {group} queries, {contrast.estimate} times as far as other seeds are{missing}, and "
         f"{best.apart['matched'].relative_l2.mean():.2f} on those tuned on, {tuned.estimate} "
         f"times. Tuned to outputs alone {outputs.relative_l2.mean():.2f} "
         f"({', '.join(f'{name} {value:.2f}' for name, value in far.items())}). Tuned to patterns "
