@@ -136,13 +136,13 @@ def test_states_are_matched_too(given: dict[str, str], tmp_path: Path) -> None:
 
 def test_of_several_searches_the_best_is_kept(given: dict[str, str], tmp_path: Path) -> None:
     losses = []
-    for seed in (0, 1, 2):
-        one = settings(given, tmp_path / str(seed), "text", seed=seed)
+    for seed in (0, 1):
+        one = settings(given, tmp_path / str(seed), "text", seed=seed, steps=2)
         losses.append(inverting.invert(one)["loss_by_step"])
-    own = settings(given, tmp_path / "all", "text", restarts=3)
+    own = settings(given, tmp_path / "all", "text", restarts=2, steps=2)
     best = min(losses, key=min)
     assert inverting.invert(own)["loss_by_step"] == best
-    assert len({tuple(one) for one in losses}) == 3
+    assert len({tuple(one) for one in losses}) == 2
 
 
 def test_without_intervals_the_table_still_prints(
@@ -155,7 +155,7 @@ def test_without_intervals_the_table_still_prints(
 # Interrupted ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "steps", "stop"), [("text", 6, 3), ("prefix", 26, 22)])
+@pytest.mark.parametrize(("kind", "steps", "stop"), [("text", 4, 2), ("prefix", 22, 21)])
 def test_an_interrupted_search_goes_on_as_if_never_stopped(
     kind: str, steps: int, stop: int, given: dict[str, str], tmp_path: Path
 ) -> None:
@@ -170,7 +170,7 @@ def test_an_interrupted_search_goes_on_as_if_never_stopped(
     assert not (tmp_path / "stopped" / "invert.json").exists()
     resumed = own.model_copy(update={"resume": True})
     on = inverting.invert(resumed, lambda _name, done, *_: seen.append(done))
-    assert seen[0] == {"text": 4, "prefix": 21}[kind]
+    assert seen[0] == {"text": 3, "prefix": 21}[kind]
     whole = inverting.invert(settings(given, tmp_path / "whole", kind, steps=steps))
     assert on["loss_by_step"] == whole["loss_by_step"]
     assert on["scores"] == whole["scores"]
@@ -283,6 +283,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         text, modules = done.stdout.split("MODULES")
         assert not HEAVY & set(modules.split())
         assert "interp match invert" in text
+        if spent[-1] < 0.6:
+            break
     assert min(spent) < 0.6
 
 
