@@ -194,11 +194,14 @@ def left_apart(
     bench: Bench, group: str, best: Reached, known: Levels, threshold: float
 ) -> Contrast:
     """What is left of the residual stream over what other seeds are apart; unknown without them."""
-    what, value, low, high = f"{best.tuned.tokens} virtual tokens over other seeds", nan, None, None
+    what = f"{best.tuned.tokens} virtual tokens over other seeds"
+    value, low, high = nan, None, None
     if SEEDS in known:
         streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[SEEDS])]
         value, low, high, _ = (x.item() for x in over(bench, group, *streams))
-    return Contrast(f"{what}, residual stream", value, low, high, threshold)
+    return Contrast(
+        f"distance of residual streams from the LoRA's, {what}", value, low, high, threshold
+    )
 
 
 def conclusion(
