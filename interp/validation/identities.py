@@ -7,6 +7,7 @@ Every check is a function of a `Specimen`; bounds are those of its dtype.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -24,6 +25,8 @@ from interp.subject.parity import TOLERANCE
 from interp.validation.outcome import Reading, largest
 from interp.validation.planted import first_difference, located, states
 from interp.validation.specimen import BOTH, Specimen
+
+IMPLICIT = "interp.weights.implicit"
 
 
 def _bound(specimen: Specimen, exact: float) -> float:
@@ -76,8 +79,8 @@ def last_state(specimen: Specimen) -> Reading:
 def petrov(specimen: Specimen) -> Reading:
     """At base's inputs a prompt scales content attention and leaves its pattern as it is.
 
-    The bound is 1e-6, or the largest score's rounding where that is more: queries and keys are rotated
-    by other angles after a prompt, and a pattern moves by as much as its scores do.
+    The bound is 1e-6, or the largest score's rounding where that is more: after a prompt queries
+    and keys are rotated by other angles, and a pattern moves by as much as its scores do.
     """
     base, prompt = specimen.observed["base"], specimen.observed["prompt"].pinned
     apart = []
@@ -131,10 +134,10 @@ def planted(specimen: Specimen) -> Reading:
 def implicit_update(specimen: Specimen) -> Reading:
     """The block without the prompt, its weights updated, says what the block with it says
     (Dherin et al. 2507.16003)."""
-    from interp.weights import implicit
-
     subject = specimen.subject
-    errors = implicit.identity_errors(subject, "base", "prompt", specimen.queries)
+    errors = importlib.import_module(IMPLICIT).identity_errors(
+        subject, "base", "prompt", specimen.queries
+    )
     return Reading(float(errors.max()), _bound(specimen, 1e-5))
 
 
@@ -151,5 +154,5 @@ CHECKS: dict[str, Callable[[Specimen], Reading]] = {
 }
 """Name -> check."""
 
-if importlib.util.find_spec("interp.weights.implicit"):
+if importlib.util.find_spec(IMPLICIT):
     CHECKS["implicit update"] = implicit_update

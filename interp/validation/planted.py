@@ -20,13 +20,14 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from interp.capture import capture, keep
+from interp.errors import SubjectError
 from interp.names import Site
 from interp.subject import Batch, Subject
 from interp.subject.fused import attention_splits
+from interp.subject.loading import without_weights
 from interp.weights.slices import OUTPUTS, SEPARATE, Piece, pieces
 
 RANK = 2
@@ -72,7 +73,12 @@ def places_of(model: str, **hub: Any) -> list[Place]:
         d_head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         n_key_value_heads=getattr(config, "num_key_value_heads", None),
     )
-    return [place for name, module in hf.named_modules() for place in _places(name, module, cfg)]
+    found = [p for name, module in hf.named_modules() for p in _places(name, module, cfg)]
+    if not found:
+        raise SubjectError(
+            f"{model}: none of its projections has a known name, nothing to plant on"
+        )
+    return found
 
 
 def _places(name: str, module: nn.Module, cfg: Any) -> Iterator[Place]:

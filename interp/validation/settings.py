@@ -16,6 +16,8 @@ class Validating(BaseModel):
     """Check this model (folder or hub id) instead of the bundled one and nine tiny ones."""
     adapter: str | None = None
     """Also mount this LoRA on --model."""
+    allow_other_base: bool = False
+    """Accept an adapter made for a model of another name."""
     only: tuple[str, ...] = ()
     """Only checks whose name contains one of these."""
     device: str = "auto"

@@ -7,6 +7,7 @@ adapter = save_adapter(folder, tmp_path / "lora", targets=MODULES["gpt2"]["qkv"]
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -40,7 +41,7 @@ GQA = {**COMMON, "num_key_value_heads": KV_HEADS, "head_dim": D_HEAD}
 GEMMA = {**GQA, "query_pre_attn_scalar": D_HEAD, "sliding_window": 8}
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
-CONFIGS = {
+CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gpt2": (
         GPT2Config,
         {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256}
@@ -143,7 +144,7 @@ def save_adapter(
         for name, parameter in peft.named_parameters():
             if "lora_" in name:
                 parameter.normal_(0, 0.2)
-    peft.save_pretrained(folder)
+    peft.save_pretrained(str(folder))
     return str(folder)
 
 
@@ -170,7 +171,7 @@ def _save_virtual(model: str, folder: Path, config: PromptTuningConfig | PrefixT
     with torch.no_grad():
         for parameter in peft.prompt_encoder.parameters():
             parameter.normal_(0, 0.5)
-    peft.save_pretrained(folder)
+    peft.save_pretrained(str(folder))
     return str(folder)
 
 
