@@ -62,11 +62,8 @@ class Place(NamedTuple):
 
 def places_of(model: str, **hub: Any) -> list[Place]:
     """Everything in a model's blocks that can be planted; its weights are not read."""
-    config = AutoConfig.from_pretrained(model, **hub)
-    with torch.device("meta"):
-        hf = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=hub.get("trust_remote_code")
-        )
+    hf = without_weights(model, hub)
+    config = hf.config
     heads = int(config.num_attention_heads)
     cfg = SimpleNamespace(
         n_heads=heads,
