@@ -21,5 +21,9 @@ class SubjectError(InterpError):
     """A model or adapter that cannot be trusted."""
 
 
+class ParityError(SubjectError):
+    """A hooked model that does not do what the plain one does."""
+
+
 class RunError(InterpError):
     """A run that cannot be written or read."""

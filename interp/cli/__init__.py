@@ -1,7 +1,8 @@
 """The `interp` command: picks a subcommand, runs it, and turns errors into one line.
 
-Exit codes: 0 done, 2 bad input or a model that cannot be trusted, 130 interrupted. Nothing that
-needs torch is imported before a subcommand has read its flags.
+Exit codes: 0 done, 1 a check of `interp validate` failed, 2 bad input or a model that cannot be
+trusted, 130 interrupted. Nothing that needs torch is imported before a subcommand has read its
+flags.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ COMMANDS = {
     "probe": "one head of a run, closely: interp probe RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
+    "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again: interp report RUN",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",

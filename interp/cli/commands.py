@@ -20,6 +20,7 @@ from interp.config import (
     parse_condition,
 )
 from interp.matching.settings import Inversion
+from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
 
@@ -148,6 +149,22 @@ def weights(words: Sequence[str]) -> None:
     report_file = write(settings.run)
     rich.print(weights_table(load_run(settings.run)))
     print(f"report: {report_file}")
+
+
+def validate(words: Sequence[str]) -> None:
+    """Every identity and published value, checked; exits 1 if one fails."""
+    settings = read_flags(Validating, words, "interp validate")
+
+    import rich
+
+    from interp.validation.outcome import summary, table
+    from interp.validation.running import validate as run
+
+    outcomes = run(settings, lambda name: console().print(f"checking {name} ..."))
+    rich.print(table(outcomes))
+    print(summary(outcomes))
+    if not all(outcome.passed for outcome in outcomes):
+        raise SystemExit(1)
 
 
 def match_distil(words: Sequence[str]) -> None:

@@ -89,6 +89,8 @@ class Subject:
     weights: Weights
     notes: list[str]
     insertions: Insertions = field(default_factory=Insertions)
+    parity: dict[str, float] = field(default_factory=dict)
+    """Condition -> its largest difference from plain Hugging Face (see `parity`)."""
 
     @property
     def n_layers(self) -> int:
@@ -314,7 +316,7 @@ def load(
         bridge = _boot(hf, model, tokenizer)
         subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
         for name, setting in settings.items():
-            parity.verify(subject, name, setting, batches, references[name])
+            subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
     return subject
 
 

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hf_logging
 
 from interp.errors import SubjectError
@@ -80,6 +85,17 @@ def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
         if not torch.isfinite(parameter).all():
             raise SubjectError(f"{model}: {name} has NaN or infinite values")
     return hf.eval()
+
+
+def without_weights(model: str, hub: Mapping[str, Any]) -> Any:
+    """A model's modules, with shapes but no values."""
+    remote = {"trust_remote_code": hub.get("trust_remote_code", False)}
+    try:
+        config = AutoConfig.from_pretrained(model, **hub)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, **remote)
+    except (OSError, ValueError) as error:
+        raise SubjectError(_explain(model, error)) from error
 
 
 def _explain(model: str, error: Exception) -> str:

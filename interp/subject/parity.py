@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.conditions import Setting
-from interp.errors import SubjectError
+from interp.errors import ParityError
 from interp.names import OUTPUT, Site
 from interp.subject.insertions import Insertions, blocks, prompt_learning
 
@@ -122,10 +122,11 @@ def verify(
     setting: Setting,
     batches: Sequence[Batch],
     references: Sequence[Reference],
-) -> None:
-    """Raise `SubjectError` naming condition, site and difference where the hooked run differs."""
+) -> float:
+    """The largest difference of the hooked run; beyond the bound, a `ParityError` that names
+    condition, site and difference."""
     cache = subject.prefill(setting)
-    tolerance = TOLERANCE[subject.dtype]
+    tolerance, largest = TOLERANCE[subject.dtype], 0.0
     for batch, expected in zip(batches, references, strict=True):
         measured: Reference = {}
         hooks = {site: _keep(measured, site) for site in expected if isinstance(site, Site)}
@@ -133,11 +134,13 @@ def verify(
         for site, value in expected.items():
             difference = _difference(measured[site], value)
             if not difference <= tolerance:
-                raise SubjectError(
+                raise ParityError(
                     f"parity failed for {subject.name}, condition {name}, {site}: the hooked run "
                     f"differs from plain Hugging Face by {difference:.2g} (bound {tolerance:g}); "
                     "this architecture or adapter cannot be used"
                 )
+            largest = max(largest, difference)
+    return largest
 
 
 def _keep(measured: Reference, site: Site) -> Any:

@@ -56,7 +56,14 @@ def test_help_answers_in_half_a_second_of_cpu_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--help",), ("--version",), ("diverge", "--help"), ("match", "distil", "--help")]
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("diverge", "--help"),
+        ("validate", "--help"),
+        ("match", "distil", "--help"),
+    ],
 )
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     done, _ = answered(MAIN_AND_MODULES, *words)

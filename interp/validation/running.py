@@ -1,0 +1,107 @@
+"""All checks of `interp validate`, timed: the bundled model and nine tiny ones, or the user's own.
+
+outcomes = validate(Validating(model="path/to/model"), progress=print)
+all(outcome.passed for outcome in outcomes)
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from interp import organism
+from interp.errors import ConfigError, ParityError
+from interp.names import short_name
+from interp.subject.loading import quiet, threads_for
+from interp.validation import identities, published, separating, tiny
+from interp.validation.outcome import Outcome, Reading, worst
+from interp.validation.settings import Validating
+from interp.validation.specimen import Specimen, open_specimen
+
+Progress = Callable[[str], None]
+Value = TypeVar("Value")
+
+
+def validate(settings: Validating, progress: Progress = lambda name: None) -> list[Outcome]:
+    """Every chosen check; `progress` hears the name of each model before it is opened.
+
+    `ConfigError` where none is chosen; `SubjectError` where the model cannot be loaded at all.
+    """
+    if settings.adapter is not None and settings.model is None:
+        raise ConfigError("--adapter is mounted on --model: name one")
+    runs = _own if settings.model is not None else _bundled
+    with threads_for(0):
+        outcomes = [outcome for outcome in runs(settings, progress) if outcome]
+    if not outcomes:
+        known = ", ".join([*identities.CHECKS, *published.CHECKS, *separating.CHECKS])
+        raise ConfigError(f"no check is called {' or '.join(settings.only)}; there are: {known}")
+    return outcomes
+
+
+def _own(settings: Validating, progress: Progress) -> Iterator[Outcome]:
+    assert settings.model is not None
+    options = settings.model_dump(exclude={"model", "adapter", "only"})
+    name = short_name(settings.model)
+    progress(name)
+    yield from of_model(settings.model, name, settings.only, settings.adapter, **options)
+
+
+def _bundled(settings: Validating, progress: Progress) -> Iterator[Outcome]:
+    only = settings.only
+    yield from _each(only, "definition", published.CHECKS)
+    if separating.available():
+        yield from _each(only, "toy", separating.CHECKS)
+    if not chosen(only, identities.CHECKS):
+        return
+    progress("bundled model")
+    adapter = str(sorted(organism.ADAPTERS.iterdir())[0])
+    yield from of_model(str(organism.MODEL), "bundled", only, adapter)
+    found = []
+    for architecture in tiny.CONFIGS:
+        progress(f"tiny {architecture}")
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            model = tiny.save_model(architecture, Path(folder) / architecture)
+            found += of_model(model, architecture, only)
+    yield from worst(found, f"{len(tiny.CONFIGS)} tiny")
+
+
+def of_model(
+    model: str, name: str, only: tuple[str, ...], adapter: str | None = None, **options: Any
+) -> list[Outcome]:
+    """The identities of one model; without parity the others mean nothing and are left out."""
+    options = {"device": "cpu"} | options
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        start = time.perf_counter()
+        try:
+            specimen = open_specimen(model, Path(folder), adapter, **options)
+        except ParityError as error:
+            reading = Reading(float("nan"), 0.0, note=str(error))
+            return [Outcome("parity", name, reading, time.perf_counter() - start)]
+        loaded = time.perf_counter() - start
+        found = list(_each(only, name, identities.CHECKS, specimen))
+    return [
+        Outcome(o.check, o.on, o.reading, o.seconds + loaded * (number == 0))
+        for number, o in enumerate(found)
+    ]
+
+
+def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Value]:
+    """The checks whose name contains one of these words (all, without any)."""
+    words = [word.lower() for word in only]
+    return {
+        name: check
+        for name, check in checks.items()
+        if not words or any(word in name.lower() for word in words)
+    }
+
+
+def _each(
+    only: tuple[str, ...], on: str, checks: Mapping[str, Callable[..., Reading]], *of: Specimen
+) -> Iterator[Outcome]:
+    for name, check in chosen(only, checks).items():
+        start = time.perf_counter()
+        reading = check(*of)
+        yield Outcome(name, on, reading, time.perf_counter() - start)
