@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ from interp.subject.fused import Slice
 
 Delta = Callable[[Tensor], Tensor]
 """What an update adds to a module's output, from its input."""
+
+Key = TypeVar("Key")
 
 STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
@@ -124,14 +126,24 @@ def observe(
             pick = partial(_at, tokens(batch, last=last))
             seen = States({}, {}, {})
 
-            def note(path: str, x: Tensor, y: Tensor, seen: States = seen, pick: Any = pick) -> None:
+            def note(
+                path: str, x: Tensor, y: Tensor, seen: States = seen, pick: Any = pick
+            ) -> None:
                 seen.read[path], seen.gave[path] = pick(x), pick(y)
 
             with hooked(modules, note):
                 sites = dict.fromkeys((s for name in STREAM for s in subject.sites(name)), pick)
                 seen.stream.update(capture(subject, setting, batch, cache, sites).values)
             parts.append(seen)
-    return States(*({k: torch.cat([p[i][k] for p in parts]) for k in parts[0][i]} for i in range(3)))
+    return States(
+        _joined([part.read for part in parts]),
+        _joined([part.gave for part in parts]),
+        _joined([part.stream for part in parts]),
+    )
+
+
+def _joined(parts: Sequence[Mapping[Key, Tensor]]) -> dict[Key, Tensor]:
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def tokens(batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:

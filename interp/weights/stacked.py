@@ -1,8 +1,8 @@
 """Many rank-1 updates of one matrix, by their Gram matrices: nothing `d_out x d_in` is ever made.
 
-    kernel = gram(update)                           # <dW_i, dW_j>, [query, query]
-    effective_rank(kernel), mean_cosine(kernel)
-    jackknife(lambda some: effective_rank(kernel[some][:, some]), len(kernel))
+kernel = gram(update)                           # <dW_i, dW_j>, [query, query]
+effective_rank(kernel), mean_cosine(kernel)
+jackknife(lambda some: effective_rank(kernel[some][:, some]), len(kernel))
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import SubjectError
-from interp.measures import wide
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Subject
 from interp.subject.adapters import WEIGHTS
-from interp.weights.implicit import States, observe, projections
+from interp.weights.implicit import Delta, States, observe, projections
 from interp.weights.updates import matrices
 
 RIDGE = 1e-3
@@ -77,14 +77,15 @@ def fit(
     of = partial(observe, subject, queries=queries, size=size, last=False)
     wanted = of(subject.settings[prompt])
     found: dict[str, Factors] = {}
+    adapted: Mapping[str, Delta] = MappingProxyType(found)  # the same, as far as it has come
     for layer, block in enumerate(projections(subject)):
-        now = of(subject.settings[base], deltas=found)
+        now = of(subject.settings[base], deltas=adapted)
         (out,) = block.out
         _check(subject, now, layer, out)
         for path in block.into:
             missing = wanted.gave[path] - now.gave[path]
             found[path] = reduced(now.read[path], missing, rank, ridge)
-        now = of(subject.settings[base], deltas=found)
+        now = of(subject.settings[base], deltas=adapted)
         post = Site("resid_post", layer)
         missing = wanted.stream[post] - now.stream[post]
         found[out] = reduced(now.read[out], missing, rank, ridge)
@@ -121,7 +122,9 @@ def save(factors: Mapping[str, Factors], folder: str | Path, subject: Subject) -
         up, down = (part.float().cpu() for part in update)
         more = rank - up.shape[1]  # a matrix may have fewer directions than the rank
         key = f"base_model.model.{path}"
-        tensors[f"{key}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, more)).contiguous()
+        tensors[f"{key}.lora_A.weight"] = torch.nn.functional.pad(
+            down, (0, 0, 0, more)
+        ).contiguous()
         tensors[f"{key}.lora_B.weight"] = torch.nn.functional.pad(up, (0, more)).contiguous()
     save_file(tensors, root / WEIGHTS)
     return str(root)
