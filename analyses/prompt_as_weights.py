@@ -42,6 +42,8 @@ from interp.weights.static import fit, save
 
 OUT = Path("runs/prompt_as_weights")
 FITTED, UNSEEN = "matched", "heldout"
+SHARED = set(Emulation.model_fields) & set(Experiment.model_fields)
+SHARED -= {"adapter", "prompt_file", "heldout", "out", "overwrite", "resume"}
 STATIC, DISTILLED = "fitted to the implicit updates", "distilled LoRA"
 
 
@@ -82,11 +84,10 @@ def main(config: Config) -> None:
 
 def weighed(config: Config) -> Run:
     """A run of the prompt and the LoRA, beside a neutral text and a random LoRA, weighed."""
-    shared = ("model", "queries", "separator", "limit", "device", "dtype", "bootstrap", "revision")
-    shared += ("trust_remote_code",)
+    shared = config.model_dump(include=SHARED)
     out = diverge(
         Experiment(
-            **{name: getattr(config, name) for name in shared},
+            **shared,
             adapter=(str(config.adapter),),
             prompt_file=(config.prompt_file,) if config.prompt_file else (),
             controls=("neutral", "random_lora"),
@@ -179,7 +180,6 @@ def alike(run: Run) -> str:
 if __name__ == "__main__":
     bundled = bundled_emulation(OUT) | {
         "prompt_file": organism.PROMPTS / "instruction_0.txt",
-        "separator": " ",
     }
     read = partial(read_flags, Config, sys.argv[1:], "prompt_as_weights.py", bundled, __doc__)
     sys.exit(guarded(lambda: main(read())))

@@ -102,8 +102,8 @@ def prepare(settings: Weighing) -> Job:
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
     subject = open_subject(experiment, kept, matched)
-    queries = encode_groups(subject, kept, {"matched": matched[: settings.implicit]})["matched"]
-    return Job(subject, names, ahead, queries)
+    few = {"matched": matched[: settings.implicit]} if ahead else {}
+    return Job(subject, names, ahead, encode_groups(subject, kept, few).get("matched", []))
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:

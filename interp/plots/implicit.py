@@ -83,7 +83,7 @@ def implicit(run: Run) -> go.Figure:
     return style.finish(
         figure,
         run.manifest,
-        title=f"Is {of.names[0]} one update of the weights? Its rank-1 updates over the queries",
+        title=f"Is {of.names[0]}, as an update of the weights, the same for every query?",
         pairs=[],
         note=_note(of, run),
         plot=300,
@@ -159,6 +159,6 @@ def _note(of: Prompts, run: Run) -> str:
     return (
         "ΔW = W(u − u₀)u₀ᵀ/‖u₀‖² of every query's last token, mean over the projections that read "
         f"an MLP's input; the blocks so updated miss those with the prompt by at most {worst:.0e}."
-        f"{beside} Bars: 95 % interval, jackknife over queries. Bands: middle 95 % of chance for "
-        f"{of.names[0]}. What is read is base's own input, which no prompt changes"
+        f"{beside} Bars: jackknife over queries (the bootstrap is the run's). Bands: middle 95 % "
+        f"of chance for {of.names[0]}. What is read is base's own input, which no prompt changes"
     )

@@ -11,10 +11,9 @@ missing from the stream, which is what the prompt adds beside the MLP.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,14 +26,15 @@ from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Subject
 from interp.subject.adapters import WEIGHTS
-from interp.weights.implicit import Delta, States, observe, projections
+from interp.weights.implicit import States, observe, projections
 from interp.weights.updates import matrices
 
 RIDGE = 1e-3
 """Penalty as a share of the inputs' mean squared length per dimension."""
 
 
-class Factors(NamedTuple):
+@dataclass(frozen=True)
+class Factors:
     """`up @ down` is added to a matrix."""
 
     up: Float[Tensor, "d_out rank"]
@@ -77,15 +77,14 @@ def fit(
     of = partial(observe, subject, queries=queries, size=size, last=False)
     wanted = of(subject.settings[prompt])
     found: dict[str, Factors] = {}
-    adapted: Mapping[str, Delta] = MappingProxyType(found)  # the same, as far as it has come
     for layer, block in enumerate(projections(subject)):
-        now = of(subject.settings[base], deltas=adapted)
+        now = of(subject.settings[base], deltas=found)
         (out,) = block.out
         _check(subject, now, layer, out)
         for path in block.into:
             missing = wanted.gave[path] - now.gave[path]
             found[path] = reduced(now.read[path], missing, rank, ridge)
-        now = of(subject.settings[base], deltas=adapted)
+        now = of(subject.settings[base], deltas=found)
         post = Site("resid_post", layer)
         missing = wanted.stream[post] - now.stream[post]
         found[out] = reduced(now.read[out], missing, rank, ridge)
@@ -119,7 +118,7 @@ def save(factors: Mapping[str, Factors], folder: str | Path, subject: Subject) -
     config.save_pretrained(str(root))
     tensors = {}
     for path, update in factors.items():
-        up, down = (part.float().cpu() for part in update)
+        up, down = (part.float().cpu() for part in (update.up, update.down))
         more = rank - up.shape[1]  # a matrix may have fewer directions than the rank
         key = f"base_model.model.{path}"
         tensors[f"{key}.lora_A.weight"] = torch.nn.functional.pad(
