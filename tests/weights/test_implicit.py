@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from interp.weights.implicit import (
     projections,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+STORIES = (
+    Path(os.environ.get("INTERP_TEST_MODELS", ROOT.parent / "shared" / "models")) / "stories260K"
+)
 TEXTS = ("the weather was mild", "hot", "a river is wide and high")
 LAYER = 1
 INPUTS = {
@@ -183,3 +188,11 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     found = stacked.jackknife(lambda some: float(values[some].mean()), 5)
     error = float(values.std()) / 5**0.5
     assert found == pytest.approx((4.2, 4.2 - 1.96 * error, 4.2 + 1.96 * error))
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="the stories260K weights are not on this machine")
+def test_the_identity_holds_on_weights_trained_by_others() -> None:
+    conditions = {"base": Base(), "prompt": Prompt(text="Once there was a sad girl.")}
+    subject = load(str(STORIES), conditions, ["She ran"], device="cpu")
+    queries = encode(map(Query, ("She ran to the", "The big dog saw a")), subject.tokenizer)
+    assert float(identity_errors(subject, "base", "prompt", queries).max()) < 1e-5
