@@ -204,7 +204,7 @@ def conclusion(
         f"{matched['kl'][OWN_BIASES]:.1g} nats and stays {far[OWN_BIASES]:.2f} from the LoRA "
         "inside: outputs that agree say nothing of states."
     )
-    what = f"{best} over other seeds, residual stream"
+    what = f"distance of residual streams from the LoRA's, {best} over other seeds"
     return Finding(
         point=2,
         name="beyond_tokens",

@@ -194,11 +194,14 @@ def left_apart(
     bench: Bench, group: str, best: Reached, known: Levels, threshold: float
 ) -> Contrast:
     """What is left of the residual stream over what other seeds are apart; unknown without them."""
-    what, value, low, high = f"{best.tuned.tokens} virtual tokens over other seeds", nan, None, None
+    what = f"{best.tuned.tokens} virtual tokens over other seeds"
+    value, low, high = nan, None, None
     if SEEDS in known:
         streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[SEEDS])]
         value, low, high, _ = (x.item() for x in over(bench, group, *streams))
-    return Contrast(f"{what}, residual stream", value, low, high, threshold)
+    return Contrast(
+        f"distance of residual streams from the LoRA's, {what}", value, low, high, threshold
+    )
 
 
 def conclusion(
@@ -215,11 +218,12 @@ def conclusion(
     outputs, patterns = (nearest(same, goal).apart[group] for goal in ("outputs", "patterns"))
     far = {name: groups[group].relative_l2.mean() for name, groups in known.items()}
     lora = run.manifest["headline"]["reference"]
+    missing = "" if SEEDS in known else " (give --floor)"
     sentence = (
         f"{size} virtual tokens ({best.kind}) tuned to outputs (certificate "
         f"{'passed' if passed else 'FAILED: search longer'}) and states are "
         f"{best.apart[group].relative_l2.mean():.2f} of the norm from the LoRA's residual stream "
-        f"on {group} queries, {contrast.estimate} times as far as other seeds are, and "
+        f"on {group} queries, {contrast.estimate} times as far as other seeds are{missing}, and "
         f"{best.apart['matched'].relative_l2.mean():.2f} on those tuned on, {tuned.estimate} "
         f"times. Tuned to outputs alone {outputs.relative_l2.mean():.2f} "
         f"({', '.join(f'{name} {value:.2f}' for name, value in far.items())}). Tuned to patterns "

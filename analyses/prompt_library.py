@@ -135,7 +135,10 @@ def caption(task: Task, *others: Task) -> str:
     parts = ["Scored on the held-out queries"]
     for other in others:
         counts = (f"{len(some)} {group}" for group, some in other.bench.queries.items())
-        parts.append(f"{other.name}: {' and '.join(counts)} queries, LoRAs trained on the matched")
+        parts.append(
+            f"{other.name.capitalize()}: {' and '.join(counts)} queries, answered as after the "
+            "instruction of each; LoRAs trained on the matched"
+        )
     return task.bench.caption(". ".join(parts))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import chunks
-from interp.causal.effects import Scale, ratio
+from interp.causal.effects import Scale
 from interp.causal.interchange import Move, States, observe
-from interp.causal.joint import approach
+from interp.causal.joint import approach, divided
 from interp.causal.patching import Patch
 from interp.conditions import Setting
 from interp.edits import Edit
@@ -93,10 +92,7 @@ def rows_of(
     scale: Scale,
 ) -> pd.DataFrame:
     """Rows of a run's table: recovery by layer at which the vectors of `MEASURES` are added."""
-    here, there = (
-        [query for query, keep in zip(queries, half, strict=True) if keep]
-        for half in (selection, ~selection)
-    )
+    here, there = divided(queries, selection)
     own, null = (function_vector(subject, c, here, caches, rows, heads) for c in move[:2])
     drawn = generator_of(f"function_vector:{move.source}").standard_normal(len(own))
     random = torch.tensor(drawn, dtype=own.dtype, device=own.device)
@@ -110,8 +106,7 @@ def rows_of(
         return [[Edit(site, edits.add(v), where=last)] for site in sites for v in vectors]
 
     found = approach(subject, move, there, caches, rows, patches)
-    apart = np.broadcast_to(found.apart[:, None], found.to_source.shape)
-    estimate = ratio(apart - found.to_source, apart, scale.half(~selection)).compute()
+    estimate = found.estimate(scale.half(~selection))
     columns = zip(*(column[:, 0] for column in estimate), strict=True)
     places = [(layer, measure) for layer in layers for measure in MEASURES]
     return pd.DataFrame(_rows(move, places, columns))

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.effects import Scale, ratio
+from interp.causal.effects import Scale
 from interp.causal.interchange import Move
-from interp.causal.joint import approach, heads_replaced
+from interp.causal.joint import approach, divided, heads_replaced
 from interp.names import Head
 from interp.queries import Encoded
 from interp.subject import Subject
@@ -71,17 +71,13 @@ def greedy(
     scale: Scale,
 ) -> Joint:
     """Search among `candidates` on the queries of `selection`, score on the others."""
-    here, there = (
-        [query for query, keep in zip(queries, half, strict=True) if keep]
-        for half in (selection, ~selection)
-    )
+    here, there = divided(queries, selection)
     run = partial(approach, subject, move, caches=caches, rows=rows)
     chosen = search(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
     everyone = [Head(i, j) for i in range(subject.n_layers) for j in range(subject.n_heads)]
     steps = [chosen[: i + 1] for i in range(len(chosen))]
     found = run(there, patches=heads_replaced([*steps, everyone]))
-    apart = np.broadcast_to(found.apart[:, None], found.to_source.shape)
-    estimate = ratio(apart - found.to_source, apart, scale.half(~selection)).compute()
+    estimate = found.estimate(scale.half(~selection))
     value, low, high = (column[:, 0].tolist() for column in estimate[:3])
     enough = next((i + 1 for i, v in enumerate(value[:-1]) if v >= GOAL), None)
     return Joint(

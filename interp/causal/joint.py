@@ -9,17 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from interp import edits
 from interp.capture import chunks
+from interp.causal.effects import Scale, ratio
 from interp.causal.interchange import Move, States, observe
 from interp.causal.patching import Patch, patched
 from interp.edits import Edit
 from interp.measures.output import kl_divergence
 from interp.names import Head, Site
 from interp.queries import Encoded
+from interp.statistics import Estimate
 from interp.subject import Batch, Subject
 
 Patches = Callable[[States, Batch], list[Patch]]
@@ -37,6 +39,19 @@ class Approach(NamedTuple):
     def recovery(self) -> Float[ndarray, " patch"]:
         """`1 - sum of to_source / sum of apart`; NaN where nothing is apart."""
         return 1 - self.to_source.sum(0) / (self.apart.sum() or np.nan)
+
+    def estimate(self, scale: Scale) -> Estimate:
+        """The same with its interval, `[patch, 1]`."""
+        apart = np.broadcast_to(self.apart[:, None], self.to_source.shape)
+        return ratio(apart - self.to_source, apart, scale).compute()
+
+
+def divided(
+    queries: Sequence[Encoded], selection: Bool[ndarray, " query"]
+) -> tuple[list[Encoded], list[Encoded]]:
+    """The queries that select, and those that score."""
+    here = [query for query, keep in zip(queries, selection, strict=True) if keep]
+    return here, [query for query, keep in zip(queries, selection, strict=True) if not keep]
 
 
 def approach(

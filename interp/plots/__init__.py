@@ -31,6 +31,7 @@ from interp.plots.interchange_maps import interchange_heads, interchange_positio
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
+from interp.plots.scorecard import scorecard
 from interp.plots.spectra import spectra
 from interp.plots.weights_overlap import weights_overlap
 
@@ -60,6 +61,7 @@ __all__ = [
     "layer_position",
     "layers",
     "output",
+    "scorecard",
     "similarity",
     "spectra",
     "waterfall",

@@ -50,7 +50,7 @@ def write_scorecard(out: Path, names: Sequence[str], notes: Sequence[str] = ()) 
     page = render(
         "scorecard.html.j2",
         drawn,
-        title=f"Can a prompt emulate a LoRA? {_models(findings)}, {len(findings)} experiments",
+        title=f"Can a prompt emulate a LoRA? {_counted(len(findings))} on {_models(findings)}",
         summary=[
             {
                 "hypothesis": hypothesis,
@@ -122,6 +122,10 @@ def provenance(findings: Sequence[Finding]) -> str:
     return (
         ". ".join([f"Model: {_models(findings)}", *parts, "95 % intervals", f"Seed {seeds}"]) + "."
     )
+
+
+def _counted(n: int) -> str:
+    return f"{n} experiment{'s' if n > 1 else ''}"
 
 
 def _models(findings: Sequence[Finding]) -> str:

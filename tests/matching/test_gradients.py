@@ -37,7 +37,6 @@ TOKENS, LONG = 3, 12
 Where = tuple[str, Kind, int]
 WHERE: list[Where] = [
     ("base", "soft_prompt", TOKENS),
-    ("base", "prefix", TOKENS),
     ("base", "prefix", LONG),
     ("other", "soft_prompt", LONG),
     ("other", "prefix", TOKENS),
@@ -122,9 +121,9 @@ def along(loss: Callable[[Tensor], Tensor], at: Tensor, way: Tensor) -> float:
 
 
 def directions(gradient: Tensor) -> list[Tensor]:
-    """Downhill and two random ones, as long as the values are."""
+    """Downhill and a random one, of root mean square 1."""
     generator = torch.Generator().manual_seed(0)
-    ways = [gradient, *(torch.randn(gradient.shape, generator=generator) for _ in range(2))]
+    ways = [gradient, torch.randn(gradient.shape, generator=generator)]
     return [way / way.square().mean().sqrt() for way in ways]
 
 

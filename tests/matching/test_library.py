@@ -97,7 +97,7 @@ def test_a_mixture_is_answered_as_after_its_labels_and_a_lora_learns_it(tmp_path
         own = np.array([query.label == label for query in bench.queries[HELDOUT]])
         kl = bench.kl(label, HELDOUT)
         np.testing.assert_allclose(kl[own], 0, atol=1e-5)
-        assert kl[~own].min() > 0.1
+        assert kl[~own].mean() > 1
     learned = bench.equals(MATCHED)
     assert learned is not None
     assert learned.strength > 0.3

@@ -34,9 +34,21 @@ def test_lines_carry_every_singular_value_of_whole_matrices(run: Run) -> None:
     drawn = drawn[drawn["measure"] == "singular_value"]
     table = rows(run, "singular_value", condition="lora")
     table = table[~table["site"].str.contains(":")]
-    both = drawn.merge(
-        table.rename(columns={"kind": "module_label"}), on=["condition", "layer", "module_label"]
-    )
+    table = table.assign(direction=table["position"].astype(int))
+    both = drawn.merge(table, on=["site", "direction"])
+    assert len(both) == len(drawn) == 4 * len(MODULES) * RANK
+    np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_maps_carry_the_table_and_share_a_scale_with_the_control(run: Run, measure: str) -> None:
+    figure = plots.spectra(run)
+    drawn = tidy(figure)
+    drawn = drawn[drawn["measure"] == measure]
+    assert set(drawn["condition"]) == {"lora", "random_lora"}
+    table = rows(run, measure)
+    table = named(table[table["layer"].notna()]).rename(columns={"kind": "module_label"})
+    both = drawn.merge(table, on=["condition", "layer", "module_label"])
     assert len(both) == len(drawn) == 2 * 4 * (len(MODULES) + len(PARTS))
     np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=1e-6)
     panels = [t for t in figure.data if t.meta and t.meta["fixed"].get("measure") == measure]

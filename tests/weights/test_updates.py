@@ -69,7 +69,7 @@ def save(model: str, folder: Path, architecture: str, seed: int, **own: Any) -> 
         for name, parameter in peft.named_parameters():
             if "lora_magnitude" in name:
                 parameter.mul_(0.5 + torch.rand_like(parameter))
-            elif "lora_" in name or "modules_to_save" in name:
+            elif any(part in name for part in ("lora_", "modules_to_save", "trainable_tokens")):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     peft.save_pretrained(folder)
     return str(folder)
@@ -187,6 +187,29 @@ def test_adapters_and_other_weights_add_up(cases: Callable[[str], Case], archite
         if architecture == "gpt2":  # a module of its own, since one of the adapters copies it
             after["lm_head.weight"] = after["transformer.wte.weight"]
         same(case, condition, after)
+
+
+def alone(tmp_path: Path, kind: str, **own: Any) -> Case:
+    """A model with one adapter; some kinds cannot be mounted beside others."""
+    model = tiny_models.save_model("llama", tmp_path / "model")
+    folder = save(model, tmp_path / kind, "llama", 3, **own)
+    conditions = {"base": Base(), kind: Lora(folder)}
+    subject = load(model, conditions, ["up is the opposite of"], device="cpu")
+    return Case("llama", model, "", {kind: folder}, subject)
+
+
+def test_rows_of_trained_tokens(tmp_path: Path) -> None:
+    case = alone(tmp_path, "tokens", trainable_token_indices=[3, 7])
+    same(case, "tokens", merged(case, case.folders["tokens"]))
+
+
+def test_a_lora_that_adds_no_fixed_matrix_is_named(tmp_path: Path) -> None:
+    """An activated one acts after certain tokens only."""
+    case = alone(tmp_path, "activated", alora_invocation_tokens=[3])
+    assert dict(added(case, "activated")) == {}
+    reasons = left_out(case.subject, case.subject.settings["activated"])
+    assert len(reasons) == 7 * tiny_models.LAYERS
+    assert set(reasons.values()) == {"ALoraLinearVariant"}
 
 
 def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> None:
