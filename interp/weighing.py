@@ -13,19 +13,38 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from interp.conditions import Condition, FineTuned, Lora, RandomLora, Untrained, parts
+from interp.conditions import (
+    Condition,
+    FineTuned,
+    Lora,
+    Neutral,
+    Prefix,
+    Prompt,
+    RandomLora,
+    ShuffledTokens,
+    SoftPrompt,
+    Untrained,
+    parts,
+)
 from interp.design import BASE
 from interp.errors import ConfigError
+from interp.measures import NOISE
+from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
 from interp.store import Store
 from interp.study import open_subject, read_groups, reopen, silent
 from interp.subject import Subject
+from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
 from interp.sweep import Progress
+from interp.weights import prompted
 from interp.weights.measured import alike, measure
 from interp.weights.settings import Weighing
 
 __all__ = ["weigh"]
+
+FEWEST = 4
+"""Queries whose updates can be compared, leaving one out."""
 
 
 class Found(NamedTuple):
@@ -47,7 +66,7 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
         job = prepare(settings)
         with threads_for(job.subject.n_parameters):
-            stages = [spectral(settings, job, progress)]
+            stages = [spectral(settings, job, progress), prompts(settings, job, progress)]
         entries = {name: value for stage in stages for name, value in stage.entries.items()}
         entries["notes"] = [note for stage in stages for note in stage.notes]
         tables = [stage.table for stage in stages]
@@ -57,21 +76,34 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
 
 
 class Job(NamedTuple):
-    """What is weighed: the model, and the conditions that change its weights."""
+    """What is weighed: the model, the conditions that change its weights, those that stand before
+    a query instead, and the queries of these."""
 
     subject: Subject
     weights: list[str]
+    prompts: list[str]
+    queries: list[Encoded]
 
 
 def prepare(settings: Weighing) -> Job:
-    """The model of a run, under base and the conditions that change the weights."""
+    """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run)
     if settings.device is not None:
         experiment = experiment.model_copy(update={"device": settings.device})
     names = _changing(settings, built)
-    kept = {name: built[name] for name in (BASE, *names)}
-    subject = open_subject(experiment, kept, read_groups(experiment)["matched"])
-    return Job(subject, names)
+    before = Prompt | Neutral | ShuffledTokens | SoftPrompt | Prefix
+    ahead = [
+        name
+        for name, condition in built.items()
+        if settings.implicit
+        and name != BASE
+        and all(isinstance(p, before) for p in parts(condition))
+    ]
+    kept = {name: built[name] for name in (BASE, *names, *ahead)}
+    matched = read_groups(experiment)["matched"]
+    subject = open_subject(experiment, kept, matched)
+    few = {"matched": matched[: settings.implicit]} if ahead else {}
+    return Job(subject, names, ahead, encode_groups(subject, kept, few).get("matched", []))
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
@@ -106,6 +138,27 @@ def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
         "alike": alike(table),
     }
     return Found(table, entries, [*notes, *more])
+
+
+def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
+    """What prompts would be as updates of the MLPs: are they one over queries, and the LoRA's?"""
+    if not job.prompts:
+        return Found(as_table([]), {}, [])
+    if len(job.queries) < FEWEST:
+        note = f"implicit updates of prompts need {FEWEST} queries: not measured"
+        return Found(as_table([]), {}, [note])
+    adapters, _ = _distinct(job)
+    rows, errors = prompted.measure(
+        job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
+    )
+    limit = NOISE[job.subject.dtype]
+    notes = [
+        f"{name} as an update of the weights misses a block's output by {error:.1g} of it "
+        f"(rounding: {limit:g}): do not trust its implicit updates"
+        for name, error in errors.items()
+        if error > limit
+    ]
+    return Found(as_table(rows), {"prompts": job.prompts, "identity": errors}, notes)
 
 
 def _distinct(job: Job) -> tuple[list[str], list[str]]:

@@ -77,6 +77,17 @@ UNITS = {
     "subspace_overlap_left_chance": "share",
     "subspace_overlap_right": "share",
     "subspace_overlap_right_chance": "share",
+    "implicit_rank": "dimensions",
+    "implicit_rank_chance": "dimensions",
+    "implicit_rank_shuffled": "dimensions",
+    "implicit_cosine": "cosine",
+    "implicit_cosine_chance": "cosine",
+    "implicit_cosine_shuffled": "cosine",
+    "implicit_overlap_left": "share",
+    "implicit_overlap_left_chance": "share",
+    "implicit_overlap_left_random": "share",
+    "implicit_overlap_right": "share",
+    "implicit_overlap_right_chance": "share",
 }
 """Measure -> units, in the order in which a reader meets them."""
 

@@ -23,6 +23,7 @@ from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import figures
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
+from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
@@ -51,6 +52,7 @@ __all__ = [
     "head_divergence",
     "head_map",
     "head_view",
+    "implicit",
     "influence_heads",
     "interchange",
     "interchange_heads",

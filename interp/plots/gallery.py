@@ -21,6 +21,7 @@ from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
+from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
@@ -67,6 +68,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "ablation": ablation,
     "weights_spectra": spectra,
     "weights_overlap": weights_overlap,
+    "weights_prompts": implicit,
 }
 
 

@@ -102,6 +102,10 @@ NAMES = {
     "intruder_dimensions": "intruder dimensions",
     "subspace_overlap_left": "overlap of what is written",
     "subspace_overlap_right": "overlap of what is read",
+    "implicit_rank": "effective rank",
+    "implicit_cosine": "mean cosine of two queries' updates",
+    "implicit_overlap_left": "overlap with the LoRA, written",
+    "implicit_overlap_right": "overlap with the LoRA, read",
 }
 
 SIGNED = {

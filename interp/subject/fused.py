@@ -43,6 +43,11 @@ class Slice(nn.Module):
         super().__init__()
         self._shared, self._index = shared, index
 
+    @property
+    def whole(self) -> nn.Module:
+        """The live fused module."""
+        return self._shared.module
+
     def forward(self, x: Tensor) -> Tensor:
         return self._shared.part(self._index, x)
 

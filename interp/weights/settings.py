@@ -31,6 +31,12 @@ class Weighing(BaseModel):
     largest: float = Field(default=5e6, gt=0)
     """Most entries of a matrix that is decomposed whole (2048 x 2048 takes ten seconds on a core);
     what a plain LoRA adds never is."""
+    implicit: int = Field(default=64, ge=0)
+    """Matched queries over which a prompt's implicit updates are stacked (0: none)."""
+    draws: int = Field(default=40, ge=2)
+    """Random directions and shuffles behind every band of chance of implicit updates."""
+    seed: int = 0
+    """Seed of these."""
     device: str | None = None
     """cpu, cuda, ... (none: the run's)."""
     resume: bool = False

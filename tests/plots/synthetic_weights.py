@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from interp.plots.implicit import PANELS
 from interp.weights.measured import alike
 
 MODULES = ("attn.c_attn", "attn.c_proj", "mlp.up_proj")
+PROMPTS = ("prompt", "neutral")
 PARTS = ("q", "k", "v")
 RANK, WIDTH, TOP = 4, 32, 10
 CHANCE = RANK / WIDTH
@@ -44,7 +46,20 @@ def weights(
                     rows += _sized(rng, condition, site=site, layer=layer, head=head)
     rows.append(_row("relative_norm", conditions[0], 0.1, site="lm_head.bias"))
     entries = {"conditions": list(conditions), "top": TOP, "epsilon": 0.5, "overlap": 16}
-    return rows, entries | {"alike": alike_of(rows), "notes": ["made up <b>too</b>"]}
+    entries |= {"alike": alike_of(rows), "notes": ["made up <b>too</b>"]}
+    rows += _prompts(rng, n_layers, conditions[0])
+    return rows, entries | {"prompts": list(PROMPTS), "identity": dict.fromkeys(PROMPTS, 1e-7)}
+
+
+def _prompts(rng: np.random.Generator, n_layers: int, adapter: str) -> Iterator[Row]:
+    """Rows of prompts as updates of the MLPs."""
+    for name, (measure, nulls) in itertools.product(PROMPTS, PANELS.items()):
+        reference = adapter if "overlap" in measure else "base"
+        for layer, end in itertools.product(range(n_layers), ("", *(f"_{n}" for n in nulls))):
+            value = float(rng.uniform(0.1, 0.9))
+            ends = {"ci_low": value - 0.05, "ci_high": value + 0.05, "n": 9, "queries": "matched"}
+            site = {"site": f"model.layers.{layer}.mlp.up_proj", "layer": layer, "position": "last"}
+            yield _row(f"{measure}{end}", name, value, reference=reference, **site, **ends)
 
 
 def alike_of(rows: list[Row]) -> list[dict[str, Any]]:

@@ -1,0 +1,185 @@
+"""Is a prompt an update of the weights, and is it one that does not depend on the query?
+
+To every query a prompt does what a rank-1 update of every MLP would do (Dherin et al. 2507.16003):
+an identity, true of any change of activations. What it leaves open is measured here. Are the
+queries' updates one update, or as many as there are queries? Do they write and read where the
+LoRA's does, more than a neutral text's do? And if all of them are fitted by one low-rank adapter,
+how much of the prompt's behaviour does that carry on queries that it has never seen, beside the
+LoRA that gradient descent distilled from the prompt?
+
+    python analyses/prompt_as_weights.py                        # the bundled model
+    python analyses/prompt_as_weights.py --ranks 1 4 16
+    python analyses/prompt_as_weights.py --model M --adapter A --prompt-file P \\
+        --queries Q.jsonl --heldout H.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp import Experiment, diverge, load_run, organism
+from interp.cli import guarded
+from interp.cli.flags import read_flags
+from interp.conditions import Lora
+from interp.errors import ConfigError
+from interp.finding import Contrast, Finding
+from interp.matching.bench import BASE, TARGET, Bench
+from interp.matching.settings import Emulation, bundled_emulation
+from interp.plots.curves import Curves, curves
+from interp.plots.implicit import by_layer, implicit, prompts
+from interp.report.experiments import conclude, finished
+from interp.results import Run
+from interp.subject.loading import threads_for
+from interp.weighing import weigh
+from interp.weights.implicit import patched
+from interp.weights.settings import Weighing
+from interp.weights.static import fit, save
+
+OUT = Path("runs/prompt_as_weights")
+FITTED, UNSEEN = "matched", "heldout"
+SHARED = set(Emulation.model_fields) & set(Experiment.model_fields)
+SHARED -= {"adapter", "prompt_file", "heldout", "out", "overwrite", "resume"}
+STATIC, DISTILLED = "fitted to the implicit updates", "distilled LoRA"
+
+
+class Config(Emulation):
+    """Turn a prompt into updates of the weights; compare them with the LoRA distilled from it."""
+
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Ranks of the adapters that are fitted to the updates."""
+    ridges: tuple[float, ...] = (0.01, 0.1, 1.0)
+    """Penalties to choose from, on one half of the fitted queries for the other."""
+    threshold: float = 0.95
+    """Strength beyond which an adapter counts as the prompt's equal."""
+
+
+def main(config: Config) -> None:
+    """Weigh the prompt, fit and score adapters, print table and verdict, draw the figures."""
+    if finished(config):
+        return
+    if config.heldout is None or config.prompt_file is None or config.adapter is None:
+        raise ConfigError("give --prompt-file, the LoRA that it is compared with, and --heldout")
+    run = weighed(config)
+    table, ridge = strengths(config)
+    look = Curves(
+        "How much of the prompt does one adapter carry that does not look at the query?",
+        "rank",
+        "share of the prompt's effect",
+        log_x=True,
+        grey=[DISTILLED],
+        levels={f"threshold {config.threshold:g}": config.threshold},
+    )
+    words = (
+        f"Model: {config.model_name}. Adapters of every MLP, block by block, ridge {ridge:g}. 95 % "
+        f"interval, Poisson bootstrap over queries, {config.bootstrap} replicates."
+    )
+    figures = {"implicit": implicit(run), "prompt_as_weights": curves(table, look, words)}
+    conclude(config, conclusion(run, table, config), table, figures)
+
+
+def weighed(config: Config) -> Run:
+    """A run of the prompt and the LoRA, beside a neutral text and a random LoRA, weighed."""
+    shared = config.model_dump(include=SHARED)
+    out = diverge(
+        Experiment(
+            **shared,
+            adapter=(str(config.adapter),),
+            prompt_file=(config.prompt_file,) if config.prompt_file else (),
+            controls=("neutral", "random_lora"),
+            permutations=0,
+            out=config.out / "run",
+            overwrite=True,
+        )
+    )
+    return load_run(weigh(Weighing(run=out, heads=False, intruders=False, seed=config.seed)))
+
+
+def strengths(config: Config) -> tuple[pd.DataFrame, float]:
+    """The adapters' strength by rank, fitted and unseen queries apart; the ridge chosen."""
+    settings = Emulation(
+        **config.model_dump(include=set(Emulation.model_fields) - {"adapter", "floor"})
+    )
+    bench = Bench.open(settings)
+    adapters: dict[str, Lora] = {DISTILLED: Lora(str(config.adapter))}
+    with threads_for(bench.subject.n_parameters):
+        fitted: Any = partial(fit, bench.subject, BASE, TARGET, size=config.batch_size)
+        ridge = chosen(bench, fitted, config)
+        for rank in config.ranks:
+            found = fitted(bench.queries[FITTED], rank, ridge=ridge)
+            folder = save(found, config.out / "adapters" / f"rank_{rank}", bench.subject)
+            adapters[str(rank)] = Lora(folder)
+        bench = Bench.open(settings, adapters)  # mounts them, and checks parity
+        rows = []
+        for group, panel in ((FITTED, "fitted queries"), (UNSEEN, "unseen queries")):
+            found = {name: bench.strength(bench.kl(name, group), group) for name in adapters}
+            rows += [found[str(rank)].point(panel, STATIC, rank) for rank in config.ranks]
+            rows += [found[DISTILLED].point(panel, DISTILLED, rank) for rank in config.ranks]
+    return pd.DataFrame(rows), ridge
+
+
+def chosen(bench: Bench, fitted: Any, config: Config) -> float:
+    """The ridge whose adapter, fitted to every other query, is nearest the prompt on the rest."""
+
+    def left(ridge: float) -> float:
+        deltas = fitted(bench.queries[FITTED][::2], max(config.ranks), ridge=ridge)
+        with patched(bench.subject, deltas):
+            return float(bench.kl(BASE, FITTED)[1::2].mean())
+
+    return min(config.ridges, key=left)
+
+
+def conclusion(run: Run, table: pd.DataFrame, config: Config) -> Finding:
+    """The verdict: the largest adapter on queries that it has not seen."""
+    unseen = table[table["panel"] == "unseen queries"].set_index(["series", "x"])
+    best = unseen.loc[(STATIC, max(config.ranks))]
+    said = "; ".join(f"{rank}: {unseen.loc[(STATIC, rank), 'value']:.3g}" for rank in config.ranks)
+    lora = unseen.loc[(DISTILLED, config.ranks[0]), "value"]
+    sentence = (
+        f"{alike(run)} One adapter fitted to them carries on unseen queries, by rank, {said} of "
+        f"the prompt's effect; the distilled LoRA {lora:.3g}."
+    )
+    ends = (float(best["value"]), float(best["ci_low"]), float(best["ci_high"]))
+    return Finding(
+        point=0,
+        name="prompt_as_weights",
+        claim="A prompt has an update of the weights that does not depend on the query: one "
+        "low-rank adapter fitted to its implicit updates gives its output on unseen queries.",
+        sentence=sentence,
+        contrast=Contrast("strength on unseen queries of the largest one", *ends, config.threshold),
+        n=int(best["n"]),
+        figure="prompt_as_weights",
+        model=config.model_name,
+    )
+
+
+def alike(run: Run) -> str:
+    """How alike the queries' updates are, and how like the LoRA's, in words."""
+    of = prompts(run)
+    neutral = next((n for n in of.names if n == "neutral"), of.names[-1])
+
+    def mean(measure: str, prompt: str = of.names[0]) -> float:
+        return float(by_layer(run, measure, prompt, of.adapter)["value"].mean())
+
+    n = int(run.table.loc[run.table["measure"] == "implicit_rank", "n"].iloc[0])
+    return (
+        f"The updates of {n} queries have effective rank {mean('implicit_rank'):.3g} (random "
+        f"directions: {mean('implicit_rank_chance'):.3g}) and mean cosine "
+        f"{mean('implicit_cosine'):.2g}. They write where the LoRA writes by "
+        f"{mean('implicit_overlap_left'):.2g}; a {neutral} text's by "
+        f"{mean('implicit_overlap_left', neutral):.2g}, random directions through the same "
+        f"weights by {mean('implicit_overlap_left_random'):.2g}, random spaces by "
+        f"{mean('implicit_overlap_left_chance'):.2g}."
+    )
+
+
+if __name__ == "__main__":
+    bundled = bundled_emulation(OUT) | {
+        "prompt_file": organism.PROMPTS / "instruction_0.txt",
+    }
+    read = partial(read_flags, Config, sys.argv[1:], "prompt_as_weights.py", bundled, __doc__)
+    sys.exit(guarded(lambda: main(read())))
