@@ -45,6 +45,10 @@ _HOMES = {
     "diverge": "study",
     "Patching": "causal.settings",
     "patch": "causality",
+    "Inversion": "matching.settings",
+    "invert": "matching.invert",
+    "Validating": "validation.settings",
+    "validate": "validation.running",
     "Weighing": "weights.settings",
     "weigh": "weighing",
     "distil": "matching.distil",
@@ -77,12 +81,16 @@ if TYPE_CHECKING:
     from interp.config import Distillation, Experiment
     from interp.errors import InterpError
     from interp.matching.distil import distil
+    from interp.matching.invert import invert
+    from interp.matching.settings import Inversion
     from interp.names import Head, Site
     from interp.probe import head_view
     from interp.queries import Query, read_queries
     from interp.results import HeadView, Run, load_run
     from interp.study import diverge
     from interp.subject import Batch, Subject
+    from interp.validation.running import validate
+    from interp.validation.settings import Validating
     from interp.weighing import weigh
     from interp.weights.settings import Weighing
 

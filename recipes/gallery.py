@@ -12,6 +12,8 @@ from pathlib import Path
 from interp import Patching, diverge, load_run, patch
 from interp.cli.commands import demo_experiment
 from interp.plots import export, figures
+from interp.weighing import weigh
+from interp.weights.settings import Weighing
 
 GALLERY = Path(__file__).resolve().parent.parent / "figures"
 
@@ -32,13 +34,25 @@ SHOWN = (
     "interchange_overlap",
     "carriers",
     "ablation",
+    "weights_overlap",
+    "weights_prompts",
 )
+
+RUNS = Path("runs/weak_points")
+EXPERIMENTS = {
+    "scorecard": "figures",
+    "equivalence_strength": "equivalence_strength/figures",
+    "reachability": "internal_state/figures",
+}
+"""Figures of `analyses/weak_points.py`, and where it leaves them; copied where it has run."""
 
 
 def main() -> None:
     """Run the demo's experiment and keep the figures that the README shows."""
     with tempfile.TemporaryDirectory() as folder:
-        run = patch(Patching(run=diverge(demo_experiment(Path(folder) / "run"))))
+        run = diverge(demo_experiment(Path(folder) / "run"))
+        patch(Patching(run=run))
+        weigh(Weighing(run=run))
         drawn = figures(load_run(run))
         export({name: drawn[name] for name in SHOWN}, Path(folder))
         for name in SHOWN:
@@ -47,7 +61,13 @@ def main() -> None:
                 if not source.exists():
                     raise SystemExit("no browser was found: install chromium to draw the gallery")
                 shutil.copy(source, GALLERY / source.name)
-    print(f"{len(SHOWN)} figures in {GALLERY.name}/")
+    copied = [
+        Path(shutil.copy(source, GALLERY / source.name))
+        for name, place in EXPERIMENTS.items()
+        for suffix in ("png", "csv")
+        if (source := RUNS / place / f"{name}.{suffix}").is_file()
+    ]
+    print(f"{len(SHOWN)} figures in {GALLERY.name}/, and {len(copied) // 2} of {RUNS}")
 
 
 if __name__ == "__main__":
