@@ -21,8 +21,8 @@ Measured here on 2,000 held-out inputs, whole outputs, greedy (`interp/toy/repor
 The prefix's rate, 0.3, is the best of six, and neither the lowest nor the highest. It gets 43 % of
 the single digits right; always giving the most frequent output would be right in 2 %. On 8,000
 other draws it is right in 4.3 %, the LoRA in 98.6 %. One seed. A step takes 46 to 55 ms of one
-thread, so everything about 17 minutes; the committed stages were run one by one on busy cores, hence
-the seconds in the report.
+thread, so everything about 17 minutes; the committed stages were run one by one on busy cores,
+hence the seconds in the report, which was put together from their logs.
 
 Deviations. Smaller, for two CPU cores: 7 digits of 4 kinds instead of 10 of 8 (not 8 digits, of
 which two kinds four times each is 4 % of the inputs); 0.32M parameters in 6 layers of width 64
