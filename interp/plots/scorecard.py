@@ -31,7 +31,7 @@ HEADINGS = {
     False: "Where it should hold: right of the line, it does",
 }
 _LINE = {"color": style.INK, "width": 1.2}
-_ROW, _LEFT, _RIGHT = 50, 330, 300
+_ROW, _LEFT, _RIGHT = 54, 330, 300
 
 
 def heading(finding: Finding) -> str:

@@ -9,6 +9,7 @@ Reads what `conclude` left in OUT/NAME; writes OUT/report.html and OUT/figures/s
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,13 @@ def _counted(n: int) -> str:
 
 
 def _models(findings: Sequence[Finding]) -> str:
-    return ", ".join(sorted({visible(finding.model) for finding in findings}))
+    """The model of most findings, and others with what was found on them."""
+    (most, _), *others = Counter(finding.model for finding in findings).most_common()
+    where = {
+        model: ", ".join(heading(finding) for finding in findings if finding.model == model)
+        for model, _ in others
+    }
+    return visible("; ".join([most, *(f"{model} ({of})" for model, of in where.items())]))
 
 
 def _section(finding: Finding, folder: Path, drawn: dict[str, go.Figure]) -> dict[str, Any]:

@@ -167,6 +167,8 @@ def test_claims_without_a_known_interval_are_undefined_not_zero() -> None:
 def test_the_caption_names_model_target_and_seed() -> None:
     two = [FINDINGS[0], replace(FINDINGS[1], settings={"prompt_file": "/x/p.txt", "seed": 1})]
     assert provenance(two) == "Model: tiny. Target: lora_0, p.txt. 95 % intervals. Seed 0, 1."
+    three = [*two, replace(FINDINGS[2], model="toy")]
+    assert provenance(three).startswith("Model: tiny; toy (1 Generalisation). Target: ")
 
 
 @pytest.mark.parametrize(
