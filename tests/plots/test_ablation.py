@@ -80,7 +80,7 @@ def test_lines_and_maps_carry_the_table(run: Run) -> None:
 def test_the_most_damaging_modules_and_the_by_products_are_named(run: Run) -> None:
     table = run.table.copy()
     module = table["measure"].isin((DAMAGE, CHANGE)) & table["site"].str.startswith("model.")
-    off = module & (table["position"] == "off")
+    off = module & (table["position"] == "off").fillna(False)
 
     def put(measure: str, value: float, site: str | None = None) -> None:
         here = off & (table["measure"] == measure)
