@@ -105,7 +105,7 @@ def _traces(run: Run, of: Prompts, measure: str) -> list[go.Scatter]:
         _band(by_layer(run, f"{measure}_{null}", of.names[0], of.adapter), measure, null)
         for null in PANELS[measure]
     ]
-    lines = [_line(run, of, measure, name) for name in of.names]
+    lines = [_line(run, of, measure, name) for name in reversed(of.names)]  # the headline on top
     return [*bands, *lines]
 
 
@@ -132,16 +132,25 @@ def _line(run: Run, of: Prompts, measure: str, name: str) -> go.Scatter:
     colour, dash = style.condition_look(run.manifest, name)
     value, low, high = (rows[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
     ends: dict[str, Any] = {"array": high - value, "arrayminus": value - low}
+    null = reading.null_pair(run.manifest)
+    other = name not in (of.names[0], null[0] if null else None)
     return go.Scatter(
         x=rows["layer"].to_numpy(),
         y=value,
-        error_y={"type": "data", "symmetric": False, **ends, "thickness": 1.2, "color": colour},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            **ends,
+            "thickness": 1.2,
+            "color": colour,
+            "visible": not other,
+        },
         customdata=np.stack([low, high], axis=1),
         hovertemplate=f"<b>{label(name)}</b>, layer %{{x}}: %{{y:.3g}}<br>interval "
         "%{customdata[0]:.3g} to %{customdata[1]:.3g}<extra></extra>",
         mode="lines+markers",
-        line={"color": colour, "dash": dash, "width": 2.2},
-        marker={"size": 6, "color": colour},
+        line={"color": colour, "dash": dash, "width": 1 if other else 2.4},
+        marker={"size": 4 if other else 7, "color": colour},
         name=label(name),
         legendgroup=name,
         meta={
@@ -159,6 +168,6 @@ def _note(of: Prompts, run: Run) -> str:
     return (
         "ΔW = W(u − u₀)u₀ᵀ/‖u₀‖² of every query's last token, mean over the projections that read "
         f"an MLP's input; the blocks so updated miss those with the prompt by at most {worst:.0e}."
-        f"{beside} Bars: jackknife over queries (the bootstrap is the run's). Bands: middle 95 % "
-        f"of chance for {of.names[0]}. What is read is base's own input, which no prompt changes"
+        f"{beside} Bars: jackknife over queries (the bootstrap is the run's); thin grey: other "
+        f"prompts. Bands: middle 95 % of chance for {of.names[0]}. What is read is base's own input, which no prompt changes"
     )
