@@ -169,5 +169,6 @@ def _note(of: Prompts, run: Run) -> str:
         "ΔW = W(u − u₀)u₀ᵀ/‖u₀‖² of every query's last token, mean over the projections that read "
         f"an MLP's input; the blocks so updated miss those with the prompt by at most {worst:.0e}."
         f"{beside} Bars: jackknife over queries (the bootstrap is the run's); thin grey: other "
-        f"prompts. Bands: middle 95 % of chance for {of.names[0]}. What is read is base's own input, which no prompt changes"
+        f"prompts. Bands: middle 95 % of chance for {of.names[0]}. What is read is base's own "
+        "input, which no prompt changes"
     )
