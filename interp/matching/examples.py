@@ -19,7 +19,6 @@ from torch import Tensor
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.measures import wide
-from interp.measures.attention import read_rows
 from interp.measures.output import kl_divergence
 from interp.names import Site
 from interp.queries import Encoded
@@ -106,6 +105,14 @@ def _with_answers(
     return Batch.of(whole, device), spans
 
 
+LEAST = 1e-30
+"""Attention on the query's own tokens below which a row has no content: it could not be divided by
+without leaving float32."""
+
+
 def content(pattern: Tensor) -> Tensor:
-    """How rows divide what falls on the query's own tokens."""
-    return read_rows(pattern).content
+    """How rows divide what falls on the query's own tokens; all 0 where nothing does, so that a
+    search which has driven a head off the query goes on with finite gradients."""
+    own = wide(pattern[..., -pattern.shape[-2] :])
+    mass = own.sum(-1, keepdim=True)
+    return own * (mass > LEAST) / mass.where(mass > LEAST, 1.0)

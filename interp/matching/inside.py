@@ -76,7 +76,7 @@ def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> 
     for site, wanted in target.inside.items():
         own = got.values[site]
         if site.name == "pattern":
-            patterns.append(content_js(own, wanted)[query, :, last].mean(-1))
+            patterns.append(content_js(_known(own), _known(wanted))[query, :, last].mean(-1))
         else:
             pair = torch.stack([own[query, last], wanted[query, last]])
             streams.append(relative_l2(gram(pair), 0, 1))
@@ -84,6 +84,11 @@ def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> 
     said = last_outputs(got.logits[query, last][:, None], target.logits[first][:, None], one)
     inner = (torch.stack(values, -1).cpu().numpy() for values in (streams, patterns))
     return Apart(target.kl(got.logits).cpu().numpy(), said, *inner)
+
+
+def _known(content: Tensor) -> Tensor:
+    """Content rows, NaN where nothing of a row falls on the query."""
+    return content.where(content.sum(-1, keepdim=True) > 0, torch.nan)
 
 
 def all_apart(

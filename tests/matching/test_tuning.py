@@ -247,3 +247,19 @@ def test_states_come_nearer_where_they_are_matched(case: Case) -> None:
     assert inside(case, both) < 0.95 * inside(case, outputs)
     assert both.loss == pytest.approx(loss(case, both) + 2.0 * inside(case, both), rel=1e-4)
     assert loss(case, both, 2.0) == pytest.approx(both.loss, rel=1e-4)
+
+
+def test_a_head_that_left_the_query_has_no_content_and_a_finite_gradient() -> None:
+    """A float32 row whose mass lies outside the query, or underflows, cannot be divided."""
+    scores = torch.zeros(1, 1, 3, 5)
+    scores[..., :2] = torch.tensor([200.0, 95.0, 1.0])[:, None]  # of the keys before the query
+    scores.requires_grad_()
+    pattern = scores.softmax(-1)
+    rows = content(pattern)
+    assert rows[0, 0, 0].sum() == 0
+    torch.testing.assert_close(rows[0, 0, 2], torch.full((3,), 1 / 3, dtype=torch.float64))
+    lengths, wanted = torch.tensor([3]), torch.full((1, 1, 3, 3), 1 / 3, dtype=torch.float64)
+    loss = distance(Site("pattern", 0), rows, wanted, lengths)
+    (gradient,) = torch.autograd.grad(loss, [scores])
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
