@@ -22,10 +22,9 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import capture, keep
-from interp.causal.effects import Scale, ratio
+from interp.causal.effects import Scale, columns, ratio
 from interp.causal.interchange import observe
 from interp.edits import Edit
-from interp.measures import UNITS
 from interp.measures.output import kl_divergence
 from interp.names import Site
 from interp.queries import Encoded
@@ -51,6 +50,7 @@ class Part:
     position: str
     silent: frozenset[str] = frozenset()
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    head: None = None
 
 
 def parts_of(subject: Subject, condition: str, kinds: Sequence[str]) -> list[Part]:
@@ -153,17 +153,6 @@ def rows(condition: str, parts: Sequence[Part], found: Ablated, scale: Scale) ->
     frames = []
     for measure, (above, below) in measures.items():
         estimate = ratio(above, below, scale).compute()
-        value, low, high, n = (column[:, 0] for column in estimate)
-        frame = pd.DataFrame(
-            {
-                "site": [part.site for part in parts],
-                "layer": pd.array([part.layer for part in parts], dtype="Int64"),
-                "position": [part.position for part in parts],
-                "value": value,
-                "ci_low": low,
-                "ci_high": high,
-                "n": n,
-            }
-        )
-        frames.append(frame.assign(measure=measure, units=UNITS[measure])[n > 0])
-    return pd.concat(frames, ignore_index=True).assign(condition=condition, queries="matched")
+        frame = columns((condition, None), parts, measure, estimate)
+        frames.append(frame[frame["n"] > 0])
+    return pd.concat(frames, ignore_index=True).assign(queries="matched")

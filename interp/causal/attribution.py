@@ -25,7 +25,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from interp import edits
@@ -212,8 +212,7 @@ def _by(cell: Cell) -> str:
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Rank correlation, ties sharing their mean rank, in [-1, 1]; NaN below three values, where one
     side is flat or a value is NaN."""
-    if len(x) < FEWEST or np.isnan([x, y]).any():
+    flat = len(set(x)) == 1 or len(set(y)) == 1
+    if len(x) < FEWEST or flat or np.isnan([x, y]).any():
         return np.nan
-    a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
-    size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / size) if size else np.nan
+    return float(spearmanr(x, y).statistic)

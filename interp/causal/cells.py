@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Cell(NamedTuple):
@@ -17,3 +17,16 @@ class Cell(NamedTuple):
     layer: int
     head: int | None
     position: str
+
+
+class Place(Protocol):
+    """Where a row of a run's table was measured; `layer` None: outside the blocks."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def layer(self) -> int | None: ...
+    @property
+    def head(self) -> int | None: ...
+    @property
+    def position(self) -> str: ...

@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.cells import Cell
+from interp.causal.cells import Cell, Place
 from interp.errors import ConfigError
 from interp.measures import UNITS
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
@@ -204,13 +204,14 @@ def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) ->
 
 
 def columns(
-    move: tuple[str, str],
-    cells: Sequence[Cell],
+    move: tuple[str, str | None],
+    cells: Sequence[Place],
     measure: str,
     estimate: Estimate,
     p: ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row per cell of a move (source, target), from an estimate `[cell, 1]`."""
+    """One row per place of a move (source, target, which may be none), from an estimate
+    `[cell, 1]`."""
     value, low, high, n = (column[..., 0] for column in estimate)
     return pd.DataFrame(
         {
@@ -218,7 +219,7 @@ def columns(
             "condition": move[0],
             "reference": move[1],
             "site": [cell.site for cell in cells],
-            "layer": [cell.layer for cell in cells],
+            "layer": pd.array([cell.layer for cell in cells], dtype="Int64"),
             "head": pd.array([cell.head for cell in cells], dtype="Int64"),
             "position": [cell.position for cell in cells],
             "value": value,

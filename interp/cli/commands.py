@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -22,6 +22,8 @@ from interp.config import (
 from interp.matching.settings import Inversion
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
+
+Added = TypeVar("Added", Patching, Weighing)
 
 
 def demo(words: Sequence[str]) -> None:
@@ -119,35 +121,36 @@ def patch(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
     settings = read_flags(Patching, words, "interp patch", positional=("run",))
 
-    import rich
-
     from interp.causality import patch as run_patch
-    from interp.report import patch_table, write
-    from interp.results import load_run
+    from interp.report import patch_table
 
-    console().print("loading and comparing with plain Hugging Face ...")
-    with counting("steps") as counter:
-        run_patch(settings, counter.add)
-    report_file = write(settings.run)
-    rich.print(patch_table(load_run(settings.run)))
-    print(f"report: {report_file}")
+    _add_to_run(settings, run_patch, patch_table)
 
 
 def weights(words: Sequence[str]) -> None:
     """What a run's conditions do to the weights."""
     settings = read_flags(Weighing, words, "interp weights", positional=("run",))
 
+    from interp.report import weights_table
+    from interp.weighing import weigh
+
+    _add_to_run(settings, weigh, weights_table)
+
+
+def _add_to_run(
+    settings: Added, measure: Callable[[Added, Any], Path], table: Callable[[Any], Any]
+) -> None:
+    """Measure more of a finished run; its table on stdout, and its report."""
     import rich
 
-    from interp.report import weights_table, write
+    from interp.report import write
     from interp.results import load_run
-    from interp.weighing import weigh
 
     console().print("loading and comparing with plain Hugging Face ...")
     with counting("steps") as counter:
-        weigh(settings, counter.add)
-    report_file = write(settings.run)
-    rich.print(weights_table(load_run(settings.run)))
+        run = measure(settings, counter.add)
+    report_file = write(run)
+    rich.print(table(load_run(run)))
     print(f"report: {report_file}")
 
 

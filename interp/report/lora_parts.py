@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from interp.plots.ablated import TELLING
 from interp.plots.text import visible
 from interp.report.interchange import Patched
 from interp.report.tables import Cell, Table, estimate
-
-TELLING = 0.1
-"""A by-product's least share of the LoRA's internal change."""
 
 PARTS = ("ablation_damage", "ablation_kept", "ablation_change")
 
