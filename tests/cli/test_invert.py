@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_line import check_flags, check_help, failed
 from tiny_models import save_adapter, save_model
 
 from interp import cli
@@ -21,15 +19,6 @@ from interp.matching.settings import Inversion
 from interp.results import load_run
 from interp.study import diverge
 
-HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
-HELP = """
-import sys
-from interp.cli import main
-try:
-    main(["match", "invert", "--help"])
-finally:
-    print("MODULES", *sorted(sys.modules))
-"""
 MATCHED = [("hot is", "cold."), ("up is", "down"), ("big is", "small."), ("a river", None)]
 HELDOUT = [("people walked", "along the"), ("lily said", None)]
 POOL = [("hot is", "cold."), ("up is the opposite", "of down."), ("a hill is", "high.")]
@@ -70,16 +59,6 @@ def settings(given: dict[str, str], out: Path, kind: str, **fields: Any) -> Inve
     named = {name: given[name] for name in ("model", "adapter", "queries")}
     quick = {"steps": 4, "candidates": 8, "tokens": 2, "bootstrap": 0}
     return Inversion.model_validate({**named, **quick, "kind": kind, "out": out, **fields})
-
-
-def failed(line: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command ends with."""
-    assert cli.main(line) == 2
-    out, error = capsys.readouterr()
-    assert out == ""
-    said = [one for one in error.splitlines() if one.startswith("interp: ")]
-    assert error.splitlines()[-1:] == said
-    return said[0]
 
 
 # End to end -------------------------------------------------------------------------------------
@@ -272,25 +251,8 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    spent = []
-    for _ in range(3):
-        before = os.times()
-        done = subprocess.run(
-            [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60
-        )
-        after = os.times()
-        spent.append(sum(after[2:4]) - sum(before[2:4]))
-        text, modules = done.stdout.split("MODULES")
-        assert not HEAVY & set(modules.split())
-        assert "interp match invert" in text
-        if spent[-1] < 0.6:
-            break
-    assert min(spent) < 0.6
+    check_help("match", "invert")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["match", "invert", "--help"])
-    shown = capsys.readouterr().out
-    for field in Inversion.model_fields:
-        assert f"--{field.replace('_', '-')}" in shown
+    check_flags(["match", "invert"], Inversion.model_fields, capsys)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import check_flags, check_help, failed
 
 from interp import cli
 from interp.causal.settings import Patching
 from interp.config import Experiment, bundled_families
 from interp.errors import InterpError
 from interp.results import write_run
-
-HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
-HELP = """
-import sys
-from interp.cli import main
-try:
-    main(["patch", "--help"])
-finally:
-    print("MODULES", *sorted(sys.modules))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,40 +35,15 @@ def _written(path: Path, headline: dict[str, str] | None, **without: Any) -> Pat
     return path
 
 
-def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command ends with."""
-    assert cli.main(words) == 2
-    out, error = capsys.readouterr()
-    assert out == ""
-    said = [line for line in error.splitlines() if line.startswith("interp: ")]
-    assert error.splitlines()[-1:] == said
-    return said[0]
-
-
 # Help -------------------------------------------------------------------------------------------
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    spent = []
-    for _ in range(3):
-        before = os.times()
-        done = subprocess.run(
-            [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60
-        )
-        after = os.times()
-        spent.append(sum(after[2:4]) - sum(before[2:4]))
-        text, modules = done.stdout.split("MODULES")
-        assert not HEAVY & set(modules.split())
-        assert "interp patch" in text
-    assert min(spent) < 0.6
+    check_help("patch")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["patch", "--help"])
-    shown = capsys.readouterr().out
-    for field in set(Patching.model_fields) - {"run"}:
-        assert f"--{field.replace('_', '-')}" in shown
+    check_flags(["patch"], set(Patching.model_fields) - {"run"}, capsys)
 
 
 # Faults of the input ----------------------------------------------------------------------------

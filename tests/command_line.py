@@ -1,0 +1,64 @@
+"""What is asked of every command: quick help, a flag for every setting, faults in one line.
+
+check_help("patch")
+failed(["patch", "RUN"], capsys)        # "interp: RUN is not a run: ..."
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import pytest
+
+from interp import cli
+
+HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
+HELP = """
+import sys
+from interp.cli import main
+try:
+    main([*sys.argv[1:], "--help"])
+finally:
+    print("MODULES", *sorted(sys.modules))
+"""
+
+
+def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with."""
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    said = [line for line in error.splitlines() if line.startswith("interp: ")]
+    assert error.splitlines()[-1:] == said
+    return said[0]
+
+
+def check_help(*command: str) -> None:
+    """It names the command, imports nothing heavy, and takes less than 0.6 s of CPU time in the
+    best of three attempts."""
+    spent: list[float] = []
+    while len(spent) < 3 and min(spent, default=1.0) >= 0.6:
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", HELP, *command], capture_output=True, text=True, timeout=60
+        )
+        after = os.times()
+        spent.append(sum(after[2:4]) - sum(before[2:4]))
+        text, modules = done.stdout.split("MODULES")
+        assert not HEAVY & set(modules.split())
+        assert " ".join(["interp", *command]) in text
+    assert min(spent) < 0.6
+
+
+def check_flags(
+    command: list[str], fields: Iterable[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every one of these settings is a flag."""
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    shown = capsys.readouterr().out
+    for field in fields:
+        assert f"--{field.replace('_', '-')}" in shown
