@@ -112,7 +112,7 @@ def anchors_of(bench: Bench, config: Config) -> tuple[dict[str, Ids], str]:
     if config.anchor is not None:
         prompt = Prompt(text=read_prompt(config.anchor), separator=config.separator)
         tokenizer = bench.subject.tokenizer
-        check_alignment(bench.queries["matched"], prompt.render(tokenizer), tokenizer, "anchor")
+        check_alignment(bench.queries["matched"], prompt, tokenizer, "anchor")
         anchors[INSTRUCTION] = tuple(prefix_body(prompt, tokenizer))
     return anchors, token.text
 

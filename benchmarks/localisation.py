@@ -190,10 +190,10 @@ def measured(subject: Subject, batch: Batch, case: Case, reference: str) -> Head
     found |= change_terms(a, b, real)
     target = last[reference].logits.argmax(-1)
     before, after = (few.settings[name] for name in (reference, case.name))
-    written = influence(few, before, batch, last[reference], target).z
+    written = influence(few, before, batch.answer, last[reference], target).z
     runs = {"influence": last[case.name], "influence, pinned": last[reference]}
     for name, said in runs.items():
-        now = influence(few, after, batch, said, target).z
+        now = influence(few, after, batch.answer, said, target).z
         found[name] = (now - written).abs().mean(0).numpy()
     return found
 

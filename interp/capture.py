@@ -51,12 +51,13 @@ def capture(
     *,
     start: int = 0,
     last: bool = False,
+    columns: Tensor | None = None,
 ) -> Captured:
     """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
     `cache` is `subject.prefill(setting)`; `start`: blocks below it do not run, an edit of its
-    `resid_pre` says what enters it; `last`: logits `[batch, d_vocab]` of the queries' last tokens
-    alone.
+    `resid_pre` says what enters it; `last`, `columns`: logits of these tokens alone (see
+    `Subject.run`).
     """
     values: dict[Site, Any] = {}
 
@@ -70,7 +71,8 @@ def capture(
     if both := changed.keys() & read.keys():
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}
-    logits = subject.run(setting, batch, cache, changed | readers, start=start, last=last)
+    hooked = changed | readers
+    logits = subject.run(setting, batch, cache, hooked, start=start, last=last, columns=columns)
     return Captured(logits, values)
 
 

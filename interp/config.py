@@ -21,7 +21,9 @@ from interp import organism
 from interp.conditions import (
     Base,
     Condition,
+    EmptySystem,
     FittedBias,
+    Frame,
     Lora,
     Neutral,
     Prompt,
@@ -34,7 +36,7 @@ from interp.conditions import (
 )
 from interp.errors import ConditionError, ConfigError
 
-FILE_ONLY = {"conditions", "families"}
+FILE_ONLY = {"conditions", "families", "frame"}
 """Fields that a YAML file has and the command line has not."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -42,6 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Control = Literal[
     "neutral",
+    "empty_system",
     "shuffled_tokens",
     "shuffled_labels",
     "shifted",
@@ -49,9 +52,19 @@ Control = Literal[
     "logit_bias",
     "untrained",
 ]
-"""The null battery. `neutral`: text as long as the first prompt; `shuffled_tokens`, `shifted`: of
+"""The null battery. `neutral`: text as long as the first prompt; `empty_system`: where a chat
+template writes a system message of its own; `shuffled_tokens`, `shifted`: of
 that prompt; `shuffled_labels`: of the first few-shot prompt; `random_lora`, `logit_bias`: of the
 first adapter; `untrained`: a second set of weights in memory."""
+
+
+class ChatFrame(BaseModel):
+    """How a chat is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, such as enable_thinking or date_string."""
 
 
 class Experiment(BaseModel):
@@ -75,6 +88,19 @@ class Experiment(BaseModel):
     """More queries, reported apart: those that nothing was fitted on."""
     separator: str = "\n"
     """Written between a prompt file's text and the query."""
+    chat: bool = False
+    """Every query is a user's message, written by the tokenizer's chat template in all conditions;
+    a prompt file's text stands at the beginning of that message."""
+    system_file: tuple[Path, ...] = ()
+    """Text files, each a system message of a --chat. One is `prompt`, several `prompt_0`, ..."""
+    frame: ChatFrame | None = None
+    """A chat with variables of its template (YAML only): `frame: {template_options: {...}}`."""
+    answers_from: str | None = None
+    """Condition whose own answer is forced on all others (none: the answers of the queries)."""
+    answer_tokens: int = Field(default=0, ge=0)
+    """Most tokens that every condition writes as its own answer (0: none)."""
+    temperature: float = Field(default=0, ge=0)
+    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
     controls: tuple[Control, ...] = get_args(Control)
@@ -119,8 +145,12 @@ class Experiment(BaseModel):
     def build(self) -> dict[str, Condition]:
         """All conditions by name, in the order in which they are shown; `base` is always first."""
         built: dict[str, Condition] = {"base": Base()}
-        for name, path in _named("prompt", self.prompt_file):
-            built[name] = Prompt(text=read_prompt(Path(path)), separator=self.separator)
+        if self.system_file and not self.framed.chat:
+            raise ConfigError("--system-file is a chat's system message: add --chat")
+        texts = [Prompt(text=read_prompt(p), separator=self.separator) for p in self.prompt_file]
+        systems = [Prompt(system=read_prompt(p)) for p in self.system_file]
+        for name, prompt in _named("prompt", (*systems, *texts)):
+            built[name] = prompt
         for name, adapter in _named("lora", self.adapter):
             built[name] = Lora(str(adapter))
         for name, spec in self.conditions.items():
@@ -133,7 +163,19 @@ class Experiment(BaseModel):
             raise ConfigError("nothing to compare: give --prompt-file, --adapter or conditions")
         for name, control in self._battery(built).items():
             built.setdefault(name, control)
+        if self.answers_from is not None and self.answers_from not in built:
+            raise ConfigError(
+                f"--answers-from: no condition {self.answers_from!r} among {', '.join(built)}"
+            )
+        if self.answers_from is not None and not self.answer_tokens:
+            raise ConfigError("--answers-from needs --answer-tokens: how many tokens it writes")
         return built
+
+    @property
+    def framed(self) -> Frame:
+        """Where queries stand."""
+        options = self.frame.template_options if self.frame else {}
+        return Frame(self.chat or self.frame is not None, options)
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
         """The controls that were asked for and have something to control."""
@@ -144,6 +186,7 @@ class Experiment(BaseModel):
         weights = next((c for c in built.values() if kind(c) == "weights"), None)
         possible: dict[str, Condition | None] = {
             "neutral": prompt and Neutral(like=prompt),
+            "empty_system": EmptySystem() if self.framed.chat else None,
             "shuffled_tokens": text and ShuffledTokens(of=text, seed=self.seed),
             "shuffled_labels": few and ShuffledLabels(of=few, seed=self.seed),
             "shifted": prompt and Shifted(by=prompt),
@@ -278,6 +321,7 @@ KINDS: dict[str, type[Condition]] = {
         conditions_room.LogitBias,
         conditions_room.FittedBias,
         conditions_room.Neutral,
+        conditions_room.EmptySystem,
         conditions_room.ShuffledTokens,
         conditions_room.ShuffledLabels,
         conditions_room.Shifted,
@@ -306,8 +350,9 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         if not isinstance(values[reference], str) or values[reference] not in known:
             raise ConfigError(f"condition {name}: {reference} names no condition above it")
         values[reference] = known[values[reference]]
-    if "file" in values and kind == "prompt":
-        values["text"] = read_prompt(Path(values.pop("file")))
+    for field, form in {"file": "text", "system_file": "system"}.items():
+        if field in values and kind == "prompt":
+            values[form] = read_prompt(Path(values.pop(field)))
     try:
         return TypeAdapter(KINDS[kind]).validate_python(values)
     except ValidationError as error:
@@ -339,7 +384,8 @@ def from_yaml(path: Path) -> dict[str, Any]:
 
 
 PATHS = {
-    "model", "queries", "out", "adapter", "prompt_file", "heldout", "file", "conditions", "vector",
+    "model", "queries", "out", "adapter", "prompt_file", "system_file", "heldout", "file",
+    "conditions", "vector",
 }  # fmt: skip
 
 

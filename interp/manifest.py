@@ -28,7 +28,7 @@ from interp.config import Experiment
 from interp.design import Design
 from interp.names import short_name
 from interp.queries import Encoded
-from interp.results import HeadView, sha256
+from interp.results import HeadView, sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
 
@@ -61,6 +61,7 @@ def describe(
                 "kind": conditions_room.kind(condition),
                 "family": design.family(name),
                 "n_prefix": subject.settings[name].n_prefix,
+                "token_ids": token_hash(subject.settings[name].prefix),
             }
             for name, condition in built.items()
         },
@@ -73,6 +74,13 @@ def describe(
         ],
         "floors": [list(pair) for pair in design.floors],
         "queries": {name: len(queries) for name, queries in groups.items()},
+        "answers": {
+            "from": experiment.answers_from,
+            "longest": max(len(q.answer_ids) for queries in groups.values() for q in queries),
+            "written": experiment.answer_tokens,
+            "temperature": experiment.temperature,
+        },
+        "chat": experiment.framed.chat,
         "interval": {
             "level": LEVEL,
             "replicates": experiment.bootstrap,

@@ -64,7 +64,8 @@ def observe(
             inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name])
             base_weights = [run.content for run in inputs]
             observed[name] = replace(observed[name], base_weights=base_weights)
-    last = {n: LastStates.of(r.values, r.logits, batch.lengths) for n, r in runs.items()}
+    tokens = batch.answer
+    last = {n: LastStates.of(r.values, r.logits, tokens) for n, r in runs.items()}
     return observed, last
 
 

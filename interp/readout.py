@@ -1,10 +1,11 @@
 """Readout: from a state to what it says, and from what is said back to what wrote it.
 
-Both are read at the last token of every query:
+Both are read at chosen tokens, those that predict an answer:
 
     got = capture(subject, setting, batch, cache, {site: keep for site in sites(subject)})
-    last = LastStates.of(got.values, got.logits, batch.lengths)
-    change = influence(subject, setting, batch, last, target)       # one condition's equation
+    tokens = batch.answer                                           # or batch.last
+    last = LastStates.of(got.values, got.logits, tokens)
+    change = influence(subject, setting, tokens, last, target)       # one condition's equation
     change.z                                                        # [batch, layer, head]
     (change - influence_of_reference).terms()                       # a change, site by site
 
@@ -12,7 +13,7 @@ The logit lens is as wide as the vocabulary, so that a sweep takes one layer of 
 compares them, and lets go of them:
 
     for layer in range(subject.n_layers):
-        said = {c: lens(subject, settings[c], last[c].resid_post[:, layer], batch) for c in last}
+        said = {c: lens(subject, settings[c], last[c].resid_post[:, layer], tokens) for c in last}
         for a, b in pairs:
             js_divergence(said[a], said[b])                         # lens_js
         for c in said:
@@ -39,10 +40,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.batch import Tokens
 from interp.conditions import Setting
 from interp.measures import wide
 from interp.names import Site
-from interp.subject import Batch, Subject
+from interp.subject import Subject
 
 SITES = ("z", "mlp_out", "resid_post")
 """What is read at every layer; the first layer's `resid_pre` comes with them."""
@@ -55,23 +57,23 @@ def sites(subject: Subject) -> list[Site]:
 
 @dataclass(frozen=True)
 class LastStates:
-    """One condition at the last token of every query of a batch.
+    """One condition at some tokens of a batch (`Tokens`), the first axis of every field.
 
     `embed` is the first block's input (position embeddings included), `mlp_out` what is added to
     the residual stream (after Gemma's post-norm), `logits` the condition's own output.
     """
 
-    embed: Float[Tensor, "batch d_model"]
-    z: Float[Tensor, "batch layer head d_head"]
-    mlp_out: Float[Tensor, "batch layer d_model"]
-    resid_post: Float[Tensor, "batch layer d_model"]
-    logits: Float[Tensor, "batch d_vocab"]
+    embed: Float[Tensor, "token d_model"]
+    z: Float[Tensor, "token layer head d_head"]
+    mlp_out: Float[Tensor, "token layer d_model"]
+    resid_post: Float[Tensor, "token layer d_model"]
+    logits: Float[Tensor, "token d_vocab"]
 
     @classmethod
-    def of(cls, values: Mapping[Site, Tensor], logits: Tensor, lengths: Tensor) -> LastStates:
+    def of(cls, values: Mapping[Site, Tensor], logits: Tensor, tokens: Tokens) -> LastStates:
         """Slice captured `values` (of `sites`, kept by `capture.keep`) and `logits`
-        `[batch, query_pos, d_vocab]`."""
-        rows, columns = torch.arange(len(lengths), device=lengths.device), lengths - 1
+        `[token, query_pos, d_vocab]`."""
+        rows, columns = tokens.query, tokens.column
 
         def last(name: str, layer: int) -> Tensor:
             value = values[Site(name, layer)]
@@ -88,28 +90,28 @@ class LastStates:
 def lens(
     subject: Subject,
     setting: Setting,
-    states: Float[Tensor, "batch *layer d_model"],
-    batch: Batch | None = None,
-) -> Float[Tensor, "batch *layer d_vocab"]:
-    """The logits that residual-stream states at the queries' last tokens would give if no block
+    states: Float[Tensor, "token *layer d_model"],
+    tokens: Tokens | None = None,
+) -> Float[Tensor, "token *layer d_vocab"]:
+    """The logits that residual-stream states at some tokens would give if no block
     followed: the model's final norm, unembedding and soft-cap under the setting's weights
     (nostalgebraist 2020, "interpreting GPT: the logit lens").
 
-    With `batch`, a logit bias of the setting is added as the model adds it at the last token: the
+    With `tokens`, a logit bias of the setting is added as the model adds it at these: the
     lens of the last layer is then the condition's own output. Without, it is left out: identical
     states give identical lenses.
     """
     with torch.no_grad(), subject.weights.of(setting):
         logits = subject.bridge.unembed(subject.bridge.ln_final(states))
     logits = _capped(logits, _cap(subject))
-    if batch is not None:
-        for token, amount in batch.last_bias(setting):
+    if tokens is not None:
+        for token, amount in tokens.bias(setting):
             logits[..., token] += amount.view(-1, *[1] * (states.ndim - 2))
     return logits
 
 
 def lens_error(
-    final_logits: Float[Tensor, "batch d_vocab"], lens_logits: Float[Tensor, "batch d_vocab"]
+    final_logits: Float[Tensor, "token d_vocab"], lens_logits: Float[Tensor, "batch d_vocab"]
 ) -> float:
     """How far the last layer's lens is from the output it must equal: the largest difference,
     relative to the larger of 1 and the output's root mean square."""
@@ -141,15 +143,15 @@ class Influence:
     soft-cap takes away, `cap(l) - l`. `total`: the logit in the model's own output.
     """
 
-    z: Float[Tensor, "batch layer head"]
-    attn_bias: Float[Tensor, "batch layer"]
-    mlp_out: Float[Tensor, "batch layer"]
-    embed: Float[Tensor, " batch"]
-    norm: Float[Tensor, " batch"]
-    logit_bias: Float[Tensor, " batch"]
-    softcap: Float[Tensor, " batch"]
-    steering: Float[Tensor, " batch"]
-    total: Float[Tensor, " batch"]
+    z: Float[Tensor, "token layer head"]
+    attn_bias: Float[Tensor, "token layer"]
+    mlp_out: Float[Tensor, "token layer"]
+    embed: Float[Tensor, " token"]
+    norm: Float[Tensor, " token"]
+    logit_bias: Float[Tensor, " token"]
+    softcap: Float[Tensor, " token"]
+    steering: Float[Tensor, " token"]
+    total: Float[Tensor, " token"]
 
     def terms(self) -> dict[str, Tensor]:
         """Site -> its terms: all but the total."""
@@ -178,20 +180,20 @@ def present(subject: Subject) -> set[str]:
 def influence(
     subject: Subject,
     setting: Setting,
-    batch: Batch,
+    tokens: Tokens,
     last: LastStates,
-    target: Int[Tensor, " batch"],
-    against: Int[Tensor, " batch"] | None = None,
+    target: Int[Tensor, " token"],
+    against: Int[Tensor, " token"] | None = None,
 ) -> Influence:
     """Split the logit of `target`, or its lead over `against`, into what every part of the model
-    contributed at the query's last token (METRICS.md, section 4).
+    contributed at these tokens (METRICS.md, section 4).
 
     A part that wrote `w` contributes `<u, w>`: `u` is the token's unembedding direction pulled
     back through the final norm with its scale frozen at this condition's own value. Under a
     post-norm (Gemma) a head's write goes through that norm too, its scale frozen likewise. A
     head's share is `<z_h, Jᵀu>` with the live output projection's Jacobian, which is constant:
     also with a LoRA on it. Terms are float64, and sum to the condition's own logit
-    (`closing_error`). Every query needs a target: a negative id is a ValueError.
+    (`closing_error`). Every token needs a target: a negative id is a ValueError.
     """
     if (target < 0).any() or (against is not None and (against < 0).any()):
         raise ValueError("every query needs a target token; a negative id is none")
@@ -213,7 +215,7 @@ def influence(
         mlp_out=torch.einsum("b d, b l d -> b l", pulled, wide(last.mlp_out)),
         embed=_dot(pulled, wide(last.embed)),
         norm=_dot(direction, final.bias) + bias,
-        logit_bias=_logit_bias(setting, batch, target, against, pulled),
+        logit_bias=_logit_bias(setting, tokens, target, against, pulled),
         softcap=_led(_capped(raw, _cap(subject)) - raw),
         steering=_steering(subject, setting, pulled),
         total=_led(_chosen(wide(last.logits), target, against)),
@@ -235,13 +237,13 @@ class Frozen:
     """A norm as the affine map it is once its scale is fixed: `x -> scale · gain · C x + bias`,
     with `C` the removal of the mean (LayerNorm) or nothing (RMSNorm)."""
 
-    scale: Float[Tensor, "batch 1"]
+    scale: Float[Tensor, "token 1"]
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"]
     centred: bool
 
     @classmethod
-    def at(cls, norm: Any, states: Float[Tensor, "batch d_model"]) -> Frozen:
+    def at(cls, norm: Any, states: Float[Tensor, "token d_model"]) -> Frozen:
         """The norm with the scale it has at `states`, found by asking it and not by its class.
 
         0 gives the bias. A large vector of ±1 (of even width) has no mean and the scale 1 (its
@@ -261,11 +263,11 @@ class Frozen:
         scale = ((normed - bias) * unscaled).sum(-1, keepdim=True)
         return cls(scale / length.clamp(min=torch.finfo(length.dtype).tiny), gain, bias, centred)
 
-    def pull(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+    def pull(self, direction: Float[Tensor, "token d_model"]) -> Float[Tensor, "batch d_model"]:
         """`u` with `<u, x> + <direction, bias> = <direction, norm(x)>`."""
         return self.scale * _centre(self.gain * direction, self.centred)
 
-    def push(self, write: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+    def push(self, write: Float[Tensor, "token d_model"]) -> Float[Tensor, "batch d_model"]:
         """What a part of the norm's input adds to its output: float64."""
         return self.scale * self.gain * _centre(wide(write), self.centred)
 
@@ -296,8 +298,8 @@ def _exact(module: Any, x: Tensor) -> Tensor:
 def _unembedded(
     subject: Subject, end: Tensor, target: Tensor, against: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the chosen tokens: logits before the soft-cap `[batch, 1 or 2]`; the direction
-    `[batch, d_model]` that the unembedding gives (a lead's: the difference); its bias."""
+    """Of the chosen tokens: logits before the soft-cap `[token, 1 or 2]`; the direction
+    `[token, d_model]` that the unembedding gives (a lead's: the difference); its bias."""
     with torch.no_grad():
         normed = subject.bridge.ln_final(end)
     with torch.enable_grad():
@@ -317,7 +319,7 @@ def _unembedded(
 
 
 def _chosen(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
-    """The columns of the target and of what it is held against `[batch, 1 or 2]`."""
+    """The columns of the target and of what it is held against `[token, 1 or 2]`."""
     tokens = [target] if against is None else [target, against]
     return logits.gather(-1, torch.stack(tokens, dim=-1))
 
@@ -328,7 +330,7 @@ def _led(values: Tensor) -> Tensor:
 
 
 def _attention(block: Any, z: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
-    """One layer's contributions: of the heads `[batch, head]`, of the biases `[batch]`."""
+    """One layer's contributions: of the heads `[token, head]`, of the biases `[token]`."""
     norm = getattr(block, "ln1_post", None)
     flat = rearrange(z, "b h d -> b (h d)").float()
     with torch.enable_grad():
@@ -346,10 +348,10 @@ def _attention(block: Any, z: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logit_bias(
-    setting: Setting, batch: Batch, target: Tensor, against: Tensor | None, like: Tensor
+    setting: Setting, tokens: Tokens, target: Tensor, against: Tensor | None, like: Tensor
 ) -> Tensor:
     total = torch.zeros_like(like[:, 0])
-    for token, amount in batch.last_bias(setting):
+    for token, amount in tokens.bias(setting):
         total = total + amount * (target == token)
         if against is not None:
             total = total - amount * (against == token)

@@ -7,6 +7,7 @@
 
 Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` and `weights.parquet` (the
 same, where `interp patch` and `interp weights` were run; `load_run` puts all into one table),
+`queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file). Every file is written to a temporary name, synced and
 renamed, so a reader sees the old or the new one. Torch-free.
@@ -31,12 +32,14 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
     import pandas as pd
     import xarray as xr
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-TABLE, INTERCHANGE, WEIGHTS, ARRAYS, MANIFEST, REPORT, FIGURES = (
+TABLE, INTERCHANGE, WEIGHTS, QUERIES, ANSWERS, ARRAYS, MANIFEST, REPORT, FIGURES = (
     "results.parquet",
     "interchange.parquet",
     "weights.parquet",
+    "queries.parquet",
+    "answers.parquet",
     "arrays.safetensors",
     "manifest.json",
     "report.html",
@@ -63,7 +66,10 @@ COLUMNS = {
 
 `condition`, `reference`: what is compared (`reference` is null for a measure of one condition).
 `site`: a site name or `output`; `layer`, `head`: 0-based, null where there is none.
-`position`: `last`, `mean`, or an index within the query counted from its start. Of an interchange,
+`position`: `last` (the last token before the answer), `mean` (all tokens up to it), an index
+within the query counted from its start; with answers or a chat frame a segment: `query` (its text),
+`template` (what follows it), `answer` (the rows that predict the answer, `last` the first of them),
+or one of these rows (`answer_0`, ...). Of an interchange,
 `condition` is whose values were put into `reference`'s run, at `site` and `position` (`all`: every
 query token).
 `queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
@@ -82,6 +88,23 @@ class Run:
     table: pd.DataFrame
     arrays: dict[str, xr.DataArray]
     manifest: dict[str, Any]
+
+    @property
+    def queries(self) -> pd.DataFrame:
+        """What was measured: group (`queries`), `query`, `text`, `label`, `ids` from the text's
+        first token on, `n_text` of them of the text, and `answer_ids`."""
+        return self._beside(QUERIES)
+
+    @property
+    def answers(self) -> pd.DataFrame:
+        """What every condition wrote itself: group (`queries`), `query`, `condition`, `text`,
+        `ids`; empty where nothing was written."""
+        return self._beside(ANSWERS)
+
+    def _beside(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(self.path / name)
 
 
 @dataclass(frozen=True)
@@ -144,6 +167,11 @@ class HeadView:
         )
 
 
+def token_hash(ids: Iterable[int]) -> str:
+    """Hex sha256 of token ids in their order."""
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
+
+
 def sha256(*paths: str | Path) -> str:
     """Hex sha256 over files; directories count with every file below them, by relative name."""
     digest = hashlib.sha256()
@@ -184,13 +212,17 @@ def write_run(
     rows: pd.DataFrame | Iterable[dict[str, Any]],
     arrays: Mapping[str, xr.DataArray],
     manifest: dict[str, Any],
+    beside: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
-    """Write the table, the arrays and last the manifest into the folder `path`."""
+    """Write the table, the arrays, tables `beside` them (file name -> table) and last the manifest
+    into the folder `path`."""
     import numpy as np
     from safetensors.numpy import save
 
-    for name in (INTERCHANGE, WEIGHTS):  # of a run that is replaced
+    for name in (INTERCHANGE, WEIGHTS, QUERIES, ANSWERS):  # of a run that is replaced
         (path / name).unlink(missing_ok=True)
+    for name, table in (beside or {}).items():
+        write_atomic(path / name, table.to_parquet(index=False))
     write_atomic(path / TABLE, as_table(rows).to_parquet(index=False))
     payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
     write_atomic(path / ARRAYS, save(payload))
@@ -202,7 +234,8 @@ def write_run(
         }
         for name, array in sorted(arrays.items())
     }
-    seal(path, {**manifest, "schema_version": SCHEMA_VERSION, "arrays": labels}, [TABLE, ARRAYS])
+    files = [TABLE, ARRAYS, *(beside or {})]
+    seal(path, {**manifest, "schema_version": SCHEMA_VERSION, "arrays": labels}, files)
 
 
 def add_interchange(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
@@ -257,8 +290,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
     if version > SCHEMA_VERSION:
         raise RunError(
-            f"{file} has schema version {version}, this interp reads up to {SCHEMA_VERSION}: "
+            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
             "update interp"
+        )
+    if version < SCHEMA_VERSION:
+        raise RunError(
+            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
+            "run `interp diverge` again"
         )
     return manifest
 

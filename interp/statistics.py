@@ -43,19 +43,61 @@ def generator_of(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def position_labels(longest: int, limit: int) -> list[str]:
-    """`last`, `mean`, then every index within the query, up to `limit` of them."""
-    return ["last", "mean", *map(str, range(min(longest, limit)))]
+SEGMENTS = ("query", "template", "answer")
+"""The query's text, the template's tokens after it, and the rows that predict the answer's tokens:
+the first of these is the last token before it."""
+
+POOLED = ("last", "mean", *SEGMENTS)
+"""Labels that stand for the same thing in every query; others are an index."""
+
+
+def position_labels(
+    longest: int, limit: int, segments: Sequence[str] = (), answer: int = 0
+) -> list[str]:
+    """`last`, `mean`, the segments, then every index within the query and every token of the answer
+    (`answer_0`, ...), up to `limit` of each."""
+    labels = ["last", "mean", *segments]
+    labels += map(str, range(min(longest, limit)))
+    return labels + [f"answer_{i}" for i in range(min(answer, limit))]
+
+
+def answer_labels(labels: Sequence[str]) -> list[str]:
+    """Those of the rows that predict an answer's tokens."""
+    return [label for label in labels if label == "last" or label.startswith("answer")]
 
 
 def position_weights(
-    lengths: Sequence[int], width: int, labels: Sequence[str]
+    lengths: Sequence[int],
+    width: int,
+    labels: Sequence[str],
+    answers: Sequence[int] | None = None,
+    texts: Sequence[int] | None = None,
 ) -> Float[ndarray, "query query_pos label"]:
-    """1 where a query's token counts towards a label, in the order of `position_labels`."""
+    """1 where a token counts towards a label. `lengths`: tokens before the answer; `answers`: how
+    many rows predict one (none: one); `texts`: tokens of the query's text (none: all)."""
     index = np.arange(width)
     length = np.asarray(lengths)[:, None]
-    columns = [index == length - 1, index < length]
-    columns += [(index == int(label)) & (index < length) for label in labels[2:]]
+    answer = index - (length - 1)
+    answered = answer < (np.asarray(answers)[:, None] if answers is not None else 1)
+    text = index < np.minimum(
+        np.asarray(texts)[:, None] if texts is not None else length, length - 1
+    )
+    known = {
+        "last": answer == 0,
+        "mean": answer <= 0,
+        "query": text,
+        "template": ~text & (answer < 0),
+        "answer": (answer >= 0) & answered,
+    }
+
+    def chosen(label: str) -> ndarray:
+        if label in known:
+            return known[label]
+        if label.startswith("answer_"):
+            return (answer == int(label.removeprefix("answer_"))) & answered
+        return (index == int(label)) & (answer <= 0)
+
+    columns = [chosen(label) for label in labels]
     return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
 
 

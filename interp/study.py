@@ -15,15 +15,26 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from interp.answers import (
+    Written,
+    answer_table,
+    encode_again,
+    forced,
+    own_rows,
+    query_table,
+    write_answers,
+)
 from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
+    resolve,
     token_id,
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
 from interp.errors import RunError, SubjectError
+from interp.generating import Sampling
 from interp.geometry import sample
 from interp.manifest import describe, fingerprints, versions
 from interp.matching.tilt import fit_bias
@@ -33,19 +44,30 @@ from interp.measures.tally import Plan, Tally
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, read_queries
-from interp.results import HeadView, as_table, read_manifest, write_run
-from interp.statistics import position_labels
+from interp.results import (
+    ANSWERS,
+    QUERIES,
+    HeadView,
+    as_table,
+    read_manifest,
+    token_hash,
+    write_run,
+)
+from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
-from interp.subject.loading import threads_for
-from interp.sweep import SHARD, Progress, sweep
+from interp.subject.loading import load_tokenizer, threads_for
+from interp.sweep import SHARD, Progress, kept_labels, sweep
 from interp.tabulate import certificates, closing_errors, grams, largest_cell, rows, states
 from interp.tabulate.families import family_rows
 from interp.tabulate.geometry import geometry_rows
 
 EPHEMERAL = {"out", "resume", "overwrite", "batch_size", "memory", "device"}
 """Fields that a resumed run may change: they do not change the numbers (beyond rounding)."""
+
+FIT_BATCH = 8
+"""Queries per forward pass of such a fit, where no batch size is given."""
 
 FITTED = 256
 """Matched queries that a logit bias is fitted to."""
@@ -61,17 +83,27 @@ def silent(group: str, done: int, total: int) -> None:
 def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     """Run an experiment; returns its folder. Raises `SubjectError`, `QueryError`, `RunError`,
     `ConfigError` or `ConditionError`, each with one line that says what to do."""
-    built = experiment.build()
+    tokenizer = load_tokenizer(
+        experiment.model,
+        revision=experiment.revision,
+        trust_remote_code=experiment.trust_remote_code,
+    )
+    built = applicable(experiment, tokenizer)
     asked = read_groups(experiment)
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
     settings |= {f"version of {name}": version for name, version in versions().items()}
+    first, frame = asked["matched"][0].turns, experiment.framed
+    for name, condition in built.items():
+        ids = resolve(condition, tokenizer, frame, first).prefix
+        settings[f"token ids of {name}"] = token_hash(ids)
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
-        prepared = prepare(experiment, built, asked)
-        with threads_for(prepared.subject.n_parameters):
+        subject = open_subject(experiment, built, asked["matched"])
+        with threads_for(subject.n_parameters):
+            prepared = prepare(experiment, subject, built, asked, store, progress)
             tallies = {
                 name: sweep(prepared.subject, prepared.plan, queries, store, name, progress)
                 for name, queries in prepared.groups.items()
@@ -89,7 +121,7 @@ def _write(
     hashes: Mapping[str, str],
 ) -> None:
     """From accumulators to the run's files."""
-    subject, groups, plan, design = prepared
+    subject, groups, written, plan, design = prepared
     checks = closing_errors(tallies)
     _refuse_open(checks, subject)
     tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
@@ -101,16 +133,18 @@ def _write(
         parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
         signed += certificates(tally, groups[name], name, tolerance)
     arrays = grams(tallies, list(built), plan.labels)
-    if plan.sample:
-        kept = states(tallies["matched"], plan, subject.n_layers)
-        arrays["states_resid_post"] = kept
-        parts.append(geometry_rows(kept, design, groups["matched"], plan))
+    for label in kept_labels(plan.labels) if plan.sample else ():
+        kept = states(tallies["matched"], plan, subject.n_layers, label)
+        arrays["states_resid_post" if label == "last" else f"states_resid_post_{label}"] = kept
+        parts.append(geometry_rows(kept, design, groups["matched"], plan, label))
+    parts.append(own_rows(written, plan.certified, groups, plan.replicates, plan.seed))
     head = Head(*largest_cell(tallies["matched"], design.headline or plan.pairs[0]))
     view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
     manifest = describe(experiment, subject, built, design, groups, view)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
     table = pd.concat(map(as_table, parts), ignore_index=True)
-    write_run(experiment.out, table, arrays | view.arrays(), manifest)
+    beside = {QUERIES: query_table(groups), ANSWERS: answer_table(subject, written)}
+    write_run(experiment.out, table, arrays | view.arrays(), manifest, beside)
 
 
 def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
@@ -124,20 +158,34 @@ def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
             )
 
 
+def applicable(experiment: Experiment, tokenizer: Any) -> dict[str, Condition]:
+    """The conditions of an experiment as far as its tokenizer has a use for them: an empty system
+    message is a control where the template writes one of its own."""
+    built, frame = experiment.build(), experiment.framed
+    if "empty_system" not in experiment.conditions and not frame.writes_default(tokenizer):
+        built.pop("empty_system", None)
+    return built
+
+
 def probe_run(folder: Path, name: str) -> HeadView:
     """One head of a finished run, from its model, which must be what it was."""
     head = Head.parse(name)
     experiment, built = reopen(folder)
-    subject, groups, plan, _ = prepare(experiment, built, read_groups(experiment))
+    asked = {"matched": read_groups(experiment)["matched"]}
+    subject = open_subject(experiment, built, asked["matched"])
+    queries = encode_again(folder, subject, built, asked)["matched"]
+    design = Design.of(built, experiment.families)
     with threads_for(subject.n_parameters):
-        return head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
+        _fit_biases(subject, built, queries, FIT_BATCH)
+        plan = make_plan(experiment, subject, design, {"matched": queries})
+        return head_view(subject, head, plan.pairs, queries, plan.batch_size)
 
 
 def reopen(folder: Path) -> tuple[Experiment, dict[str, Condition]]:
     """What a finished run was made from; a `RunError` where an input has changed since."""
     manifest = read_manifest(folder)
     experiment = Experiment.model_validate(manifest["config"])
-    built = experiment.build()
+    built = {n: c for n, c in experiment.build().items() if n in manifest["conditions"]}
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
@@ -153,24 +201,37 @@ def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
 
 
 class Prepared(NamedTuple):
-    """What a study runs on: the model, the token ids of its queries, the plan and its design."""
+    """What a study runs on: the model, the token ids of its queries with the answers that are
+    forced on all conditions, what these wrote themselves, the plan and its design."""
 
     subject: Subject
     groups: dict[str, list[Encoded]]
+    written: Written
     plan: Plan
     design: Design
 
 
 def prepare(
-    experiment: Experiment, built: Mapping[str, Condition], asked: Mapping[str, Sequence[Query]]
+    experiment: Experiment,
+    subject: Subject,
+    built: Mapping[str, Condition],
+    asked: Mapping[str, Sequence[Query]],
+    store: Store,
+    progress: Progress = silent,
 ) -> Prepared:
-    """Load and check everything that can be wrong before the first measurement."""
+    """Check everything that can be wrong before the first measurement; write the answers."""
     design = Design.of(built, experiment.families)
-    subject = open_subject(experiment, built, asked["matched"])
     groups = encode_groups(subject, built, asked)
+    _fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
+    written: Written = {}
+    if experiment.answer_tokens:
+        sampling = Sampling(experiment.temperature, experiment.seed)
+        n_tokens = experiment.answer_tokens
+        written = write_answers(subject, groups, n_tokens, sampling, store, progress)
+        if experiment.answers_from is not None:
+            groups = forced(subject, groups, written, experiment.answers_from)
     plan = make_plan(experiment, subject, design, groups)
-    _fit_biases(subject, built, groups["matched"], plan.batch_size)
-    return Prepared(subject, groups, plan, design)
+    return Prepared(subject, groups, written, plan, design)
 
 
 def _fit_biases(
@@ -193,7 +254,8 @@ def open_subject(
     return load(
         experiment.model,
         built,
-        [query.text for query in (by_length[0], by_length[-1])],
+        [by_length[0], by_length[-1]],
+        frame=experiment.framed,
         device=experiment.device,
         dtype=experiment.dtype,
         revision=experiment.revision,
@@ -209,8 +271,12 @@ def make_plan(
     groups: Mapping[str, Sequence[Encoded]],
 ) -> Plan:
     """Pairs, positions, samples and batch size of an experiment."""
-    longest = max(len(query.ids) for queries in groups.values() for query in queries)
-    fitting = chunk_size(subject, longest, experiment.memory * 1e9)
+    everyone = [query for queries in groups.values() for query in queries]
+    longest = max(len(query.ids) for query in everyone)
+    answer = max(len(query.answer_ids) for query in everyone)
+    segments = _segments(experiment, everyone)
+    read = max(len(query.forced) for query in everyone)
+    fitting = chunk_size(subject, read, experiment.memory * 1e9)
     keys = [query.key for query in groups["matched"]]
     compared = [*(design.headline or subject.settings), *design.nulls, BASE]
     return Plan(
@@ -224,9 +290,19 @@ def make_plan(
         speaker=design.headline[1] if design.headline else design.pairs[0][0],
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
-        labels=tuple(position_labels(longest, experiment.max_positions)),
+        labels=tuple(
+            position_labels(longest, experiment.max_positions, segments, answer if segments else 0)
+        ),
+        longest_answer=max(1, answer),
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
     )
+
+
+def _segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
+    """The segments that have rows; none where a query is raw text and its answer one token."""
+    if not (experiment.framed.chat or any(len(query.answer_ids) > 1 for query in queries)):
+        return []
+    return [name for name in SEGMENTS if any(len(query.segments[name]) for query in queries)]

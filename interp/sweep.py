@@ -9,15 +9,19 @@ the number of queries. Shards are merged in their order, so a resumed run has th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp import readout
+from interp.batch import Batch, Tokens
 from interp.capture import chunks
 from interp.measures import output, tally
-from interp.measures.certificate import last_outputs
+from interp.measures.certificate import answer_outputs
 from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.measures.tally import Key, Observed, Plan, Scale, Tally, Values
 from interp.names import OUTPUT
@@ -25,9 +29,9 @@ from interp.observe import observe
 from interp.queries import Encoded
 from interp.readout import LastStates
 from interp.significance import sign_vectors
-from interp.statistics import Largest, PerQuery, poisson_weights, position_weights
+from interp.statistics import POOLED, Largest, PerQuery, poisson_weights, position_weights
 from interp.store import Store
-from interp.subject import Batch, Subject
+from interp.subject import Subject
 
 Progress = Callable[[str, int, int], None]
 """Called with (group, queries newly done, queries in all)."""
@@ -73,41 +77,56 @@ def measure_chunk(
     caches: Mapping[str, Any],
 ) -> Tally:
     """Every measure on one chunk of queries; `first` is the number of its first query."""
-    batch = Batch.of(chunk, subject.device)
+    batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
     observed, last = observe(subject, batch, caches, plan.base)
     measured = tally.measure(observed, plan, scale)
-    targets = scale.answers.where(scale.answers >= 0, last[plan.speaker].logits.argmax(-1))
-    at_last = scale.at_last()
-    tally.collect(_lenses(subject, plan, batch, last, targets, measured), plan, at_last, measured)
-    tally.collect(
-        _influences(subject, plan, batch, last, targets, measured), plan, at_last, measured
+    said = last[plan.speaker].logits.argmax(-1)
+    read = Readouts(
+        subject, plan, scale.answers, last, scale.targets.where(scale.targets >= 0, said)
     )
-    _keep(measured, plan, observed, last, batch, range(first, first + len(chunk)))
+    for found in (_lenses(read, measured), _influences(read, measured)):
+        tally.collect(found, plan, scale.at_answer(), measured)
+    _keep(measured, plan, observed, batch, scale, range(first, first + len(chunk)))
     return measured
 
 
 def scale_of(plan: Plan, chunk: Sequence[Encoded], batch: Batch) -> Scale:
     """How the tokens of a chunk are summed."""
     keys = [query.key for query in chunk]
-    answers = [query.answer_ids[0] if query.answer_ids else -1 for query in chunk]
+    segments = [query.segments for query in chunk]
+    targets = [token for query in chunk for token in query.answer_ids or (-1,)]
     return Scale(
         poisson_weights(keys, plan.replicates, plan.seed),
         sign_vectors(keys, plan.permutations, plan.seed),
-        position_weights([len(query.ids) for query in chunk], batch.ids.shape[1], plan.labels),
-        torch.tensor(answers, device=batch.ids.device),
+        position_weights(
+            [len(query.ids) for query in chunk],
+            batch.ids.shape[1],
+            plan.labels,
+            [len(found["answer"]) for found in segments],
+            [len(found["query"]) for found in segments],
+        ),
+        plan.labels,
+        batch.answer,
+        torch.tensor(targets, device=batch.ids.device),
     )
 
 
-def _lenses(
-    subject: Subject,
-    plan: Plan,
-    batch: Batch,
-    last: Mapping[str, LastStates],
-    targets: Tensor,
-    measured: Tally,
-) -> Iterator[Values]:
+@dataclass(frozen=True)
+class Readouts:
+    """What the readout of a chunk needs: every condition's states at the tokens that predict an
+    answer, and what these should say."""
+
+    subject: Subject
+    plan: Plan
+    tokens: Tokens
+    last: Mapping[str, LastStates]
+    targets: Tensor
+
+
+def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
     """The logit lens of every layer; `lens_js` speaks of states, so no logit bias goes into it."""
+    subject, plan, tokens, last = read.subject, read.plan, read.tokens, read.last
     found: dict[tuple[str, str, str], list[Tensor]] = {}
     top: dict[str, list[Tensor]] = {name: [] for name in last}
 
@@ -123,20 +142,20 @@ def _lenses(
         for name, own in last.items():
             said = bare[name]
             if settings[name].bias:
-                said = readout.lens(subject, settings[name], states[name], batch)
+                said = readout.lens(subject, settings[name], states[name], tokens)
             top[name].append(said.argmax(-1))
             final = own.logits[:, None].expand_as(said)
             add("lens_kl", name, "", lens_kl(final, said))
-            wanted = targets[:, None].expand(said.shape[:-1])
+            wanted = read.targets[:, None].expand(said.shape[:-1])
             add("answer_information", name, "", answer_information(said, wanted))
             if layers.stop == subject.n_layers:
                 error = readout.lens_error(own.logits, said[:, -1])
                 measured[Key("closing_error", name, "", "lens")] = Largest.of([error])
     for key, parts in found.items():
-        yield Key(*key, "resid_post"), torch.cat(parts, 1)[..., None], 1.0
+        yield Key(*key, "resid_post"), tokens.spread(torch.cat(parts, 1)), 1.0
     for name, by_layer in top.items():
         depth = decision_depth(torch.cat(by_layer, 1), last[name].logits.argmax(-1))
-        yield Key("decision_depth", name, "", OUTPUT), depth[..., None], 1.0
+        yield Key("decision_depth", name, "", OUTPUT), tokens.spread(depth), 1.0
 
 
 LENS = 1 << 24
@@ -151,19 +170,13 @@ def _blocks(subject: Subject, last: Mapping[str, LastStates]) -> Iterator[slice]
         yield slice(start, min(start + step, subject.n_layers))
 
 
-def _influences(
-    subject: Subject,
-    plan: Plan,
-    batch: Batch,
-    last: Mapping[str, LastStates],
-    targets: Tensor,
-    measured: Tally,
-) -> Iterator[Values]:
+def _influences(read: Readouts, measured: Tally) -> Iterator[Values]:
     """What changed the target's logit between the conditions of every pair, term by term."""
-    against = None if plan.against is None else torch.full_like(targets, plan.against)
+    subject, plan, tokens = read.subject, read.plan, read.tokens
+    against = None if plan.against is None else torch.full_like(read.targets, plan.against)
     parts = {
-        name: readout.influence(subject, subject.settings[name], batch, own, targets, against)
-        for name, own in last.items()
+        name: readout.influence(subject, subject.settings[name], tokens, own, read.targets, against)
+        for name, own in read.last.items()
     }
     for name, part in parts.items():
         error = readout.closing_error(part)
@@ -171,31 +184,50 @@ def _influences(
     present = readout.present(subject)
     for a, b in plan.pairs:
         change = parts[a] - parts[b]
-        yield Key("influence", a, b, OUTPUT), change.total[..., None], 1.0
+        yield Key("influence", a, b, OUTPUT), tokens.spread(change.total), 1.0
         for site, term in change.terms().items():
             if site in present:
-                yield Key("influence", a, b, site), term[..., None], 1.0
+                yield Key("influence", a, b, site), tokens.spread(term), 1.0
 
 
 def _keep(
     measured: Tally,
     plan: Plan,
     observed: Mapping[str, Observed],
-    last: Mapping[str, LastStates],
     batch: Batch,
+    scale: Scale,
     numbers: range,
 ) -> None:
     """What is kept query by query: outputs for the certificate, states of the sample."""
     for a, b in plan.certified:
-        outputs = last_outputs(observed[a].logits, observed[b].logits, batch.lengths)
+        outputs = answer_outputs(
+            observed[a].logits, observed[b].logits, batch.answer, plan.longest_answer
+        )
         measured[Key("certificate", a, b, OUTPUT)] = PerQuery.of(numbers, outputs)
     rows = [i for i, number in enumerate(numbers) if number in plan.sample]
     for name in plan.kept:
-        states = last[name].resid_post[rows].flatten(1).float().cpu().numpy()
-        measured[Key("states", name, "", "resid_post")] = PerQuery.of(
-            [numbers[i] for i in rows], states
-        )
+        stream = torch.stack(observed[name].states["resid_post"], dim=1)[rows]
+        for label in kept_labels(plan.labels):
+            share = torch.from_numpy(scale.positions[rows, :, plan.labels.index(label)])
+            states = pooled_states(stream, share.to(stream))
+            key = Key("states", name, "", f"resid_post {label}")
+            measured[key] = PerQuery.of([numbers[i] for i in rows], states)
     for name, seen in observed.items():
         if seen.changes:
             errors = [change.error for change in seen.changes]
             measured[Key("closing_error", name, "", "change_decomposition")] = Largest.of(errors)
+
+
+def kept_labels(labels: Sequence[str]) -> list[str]:
+    """Where states are kept: at the last token, and the mean of every segment."""
+    return [label for label in labels if label in POOLED and label != "mean"]
+
+
+def pooled_states(
+    stream: Float[Tensor, "query layer query_pos d_model"], share: Float[Tensor, "query query_pos"]
+) -> Float[np.ndarray, "query column"]:
+    """The mean state of every query's chosen tokens, layers one after the other, float32; NaN where
+    a query has none."""
+    total = torch.einsum("q l p d, q p -> q l d", stream, share)
+    mean = total / share.sum(-1)[:, None, None]
+    return mean.flatten(1).float().cpu().numpy()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from interp.answers import encode_again
 from interp.conditions import (
     Condition,
     FineTuned,
@@ -34,7 +35,6 @@ from interp.results import TABLE, add_weights, as_table, load_run
 from interp.store import Store
 from interp.study import open_subject, read_groups, reopen, silent
 from interp.subject import Subject
-from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
 from interp.sweep import Progress
 from interp.weights import prompted
@@ -103,7 +103,8 @@ def prepare(settings: Weighing) -> Job:
     matched = read_groups(experiment)["matched"]
     subject = open_subject(experiment, kept, matched)
     few = {"matched": matched[: settings.implicit]} if ahead else {}
-    return Job(subject, names, ahead, encode_groups(subject, kept, few).get("matched", []))
+    queries = encode_again(settings.run, subject, kept, few)
+    return Job(subject, names, ahead, queries.get("matched", []))
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:

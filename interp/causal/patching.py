@@ -82,6 +82,6 @@ def _stack(
         for i, patch in enumerate(patches)
         for edit in patch
     ]
-    many = Batch(batch.ids.repeat(copies, 1), batch.lengths.repeat(copies))
+    many = batch.repeat(copies)
     logits = subject.run(setting, many, cache, edits.hooks(placed), start=start, last=True)
     return logits.unflatten(0, (copies, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from interp.answers import encode_again
 from interp.causal.interchange import Sweep, rows_within
 from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
@@ -14,7 +15,6 @@ from interp.queries import Encoded
 from interp.statistics import position_labels
 from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
-from interp.subject.aligning import encode_groups
 from interp.sweep import SHARD
 
 
@@ -50,7 +50,7 @@ def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}
     subject = open_subject(experiment, kept, asked["matched"])
-    queries = encode_groups(subject, kept, asked)["matched"]
+    queries = encode_again(settings.run, subject, kept, asked)["matched"]
     if len(queries) < 2:
         raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")
     longest = max(len(query.ids) for query in queries)

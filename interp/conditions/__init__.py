@@ -14,11 +14,13 @@ virtual tokens), the query's first position, the state of the weights, and what 
 residual stream and to the logits. Torch-free.
 """
 
+from interp.conditions.frames import PROBE, RAW, Frame, Message, user
 from interp.conditions.kinds import (
     CONTROLS,
     Base,
     Composed,
     Condition,
+    EmptySystem,
     FineTuned,
     FittedBias,
     LogitBias,
@@ -38,32 +40,36 @@ from interp.conditions.kinds import (
     kind,
     parts,
 )
+from interp.conditions.placing import Placed, leading_specials, place, prefix_ids
 from interp.conditions.resolving import (
-    PEFT_TYPES,
     Added,
     Randomised,
     Setting,
-    Virtual,
-    leading_specials,
     prefix_body,
     prefix_length,
     resolve,
     token_id,
-    virtual_tokens,
 )
+from interp.conditions.virtual import PEFT_TYPES, Virtual, virtual_tokens
 
 __all__ = [
     "CONTROLS",
     "PEFT_TYPES",
+    "PROBE",
+    "RAW",
     "Added",
     "Base",
     "Composed",
     "Condition",
+    "EmptySystem",
     "FineTuned",
     "FittedBias",
+    "Frame",
     "LogitBias",
     "Lora",
+    "Message",
     "Neutral",
+    "Placed",
     "Prefix",
     "Prompt",
     "RandomLora",
@@ -81,9 +87,12 @@ __all__ = [
     "kind",
     "leading_specials",
     "parts",
+    "place",
     "prefix_body",
+    "prefix_ids",
     "prefix_length",
     "resolve",
     "token_id",
+    "user",
     "virtual_tokens",
 ]

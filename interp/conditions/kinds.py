@@ -12,13 +12,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class Condition:
@@ -37,11 +33,12 @@ class Base(Condition):
 
 @dataclass(frozen=True)
 class Prompt(Condition):
-    """Text before the query: exactly one of `text`, `messages` and `pairs`.
+    """Words before the query: exactly one of `text`, `pairs`, `system` and `messages`.
 
-    `messages`: chat messages (`{"role": ..., "content": ...}`) rendered by the tokenizer's chat
-    template; the query continues the last one. `pairs`: few-shot (query, answer) pairs, each
-    rendered by `template`. `separator` is written between the prompt and the query.
+    `text` stands right before the query, in a chat at the beginning of the user's message;
+    `separator` is written between the two. `pairs`: few-shot (query, answer) pairs, each rendered
+    by `template`; in a chat they are earlier turns. `system`: the chat's system message.
+    `messages`: chat messages (`{"role": ..., "content": ...}`) before the user's, whole turns.
     """
 
     text: str | None = None
@@ -49,32 +46,27 @@ class Prompt(Condition):
     pairs: tuple[tuple[str, str], ...] = ()
     template: str = "{query} {answer}\n"
     separator: str = "\n"
+    system: str | None = None
 
     def __post_init__(self) -> None:
         given = [self.text is not None, bool(self.messages), bool(self.pairs)]
-        if sum(given) != 1:
-            raise ConditionError("a prompt takes exactly one of text, messages and pairs")
-
-    def render(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The prompt as the text that precedes the query."""
-        if self.messages:
-            return self._render_chat(tokenizer)
-        if self.pairs:
-            shots = (
-                self.template.format(query=query, answer=answer) for query, answer in self.pairs
+        if sum([*given, self.system is not None]) != 1:
+            raise ConditionError("a prompt takes exactly one of text, messages, pairs and system")
+        for message in self.messages:
+            if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+                raise ConditionError(
+                    f"a chat message needs a role and a content, both text: {dict(message)!r}"
+                )
+        if self.messages and self.messages[-1]["role"] == "user":
+            raise ConditionError(
+                "the messages end with the user's turn, and the query is one: end them with the "
+                "assistant's, or use text to put words before the query's own"
             )
-            return "".join(shots)
-        return f"{self.text}{self.separator}"
 
-    def _render_chat(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        if not tokenizer.chat_template:
-            raise ConditionError("chat messages need a tokenizer with a chat template; use text")
-        rendered = tokenizer.apply_chat_template(
-            [dict(message) for message in self.messages],
-            tokenize=False,
-            continue_final_message=True,
-        )
-        return str(rendered)
+    def as_text(self) -> str:
+        """A prompt of text or pairs as the text that precedes a query without a chat frame."""
+        shots = (self.template.format(query=query, answer=answer) for query, answer in self.pairs)
+        return "".join(shots) if self.pairs else f"{self.text}{self.separator}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +150,11 @@ class Neutral(Condition):
 
 
 @dataclass(frozen=True)
+class EmptySystem(Condition):
+    """A control: an empty system message, where the chat template writes its own into base."""
+
+
+@dataclass(frozen=True)
 class ShuffledTokens(Condition):
     """A control: the prompt's own tokens in a random order (leading special tokens stay)."""
 
@@ -233,7 +230,8 @@ def parts(condition: Condition) -> tuple[Condition, ...]:
 
 
 CONTROLS = (
-    Neutral, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias, FittedBias, Untrained
+    Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias,
+    FittedBias, Untrained,
 )  # fmt: skip
 
 
@@ -258,8 +256,12 @@ def describe(condition: Condition) -> str:
             text = f"{len(messages)} chat messages, the last: {_short(messages[-1]['content'])}"
         case Prompt(pairs=pairs) if pairs:
             text = f"{len(pairs)} demonstrations, the first: {_short(' '.join(pairs[0]))}"
+        case Prompt(system=words) if words is not None:
+            text = f"system message {_short(words)}"
         case Prompt(text=words):
             text = _short(str(words))
+        case EmptySystem():
+            text = "an empty system message"
         case Lora(adapter=adapter, scale=scale):
             text = f"LoRA {Path(adapter).name}{_scaled(scale)}"
         case SoftPrompt(adapter=adapter):

@@ -19,7 +19,7 @@ from interp.conditions import Base, Condition, Lora, Setting, describe
 from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
-from interp.measures.certificate import Tolerance, certificate, last_outputs
+from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, read_queries
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import encode_groups
@@ -110,13 +110,15 @@ class Bench:
         pair = [self.subject.settings[name] for name in (TARGET, condition)]
         caches = [self.subject.prefill(setting) for setting in pair]
         queries, size, rows = self.queries[group], self.settings.batch_size, []
+        answers = [len(query.segments["answer"]) for query in queries]
+        longest = max(answers)
         for start in range(0, len(queries), size):
-            batch = Batch.of(queries[start : start + size], self.subject.device)
+            batch = Batch.forced(queries[start : start + size], self.subject.device)
             p, q = (self.subject.run(s, batch, c) for s, c in zip(pair, caches, strict=True))
-            rows.append(last_outputs(p, q, batch.lengths))
-        js, same = np.concatenate(rows).T
+            rows.append(answer_outputs(p, q, batch.answer, longest))
         tolerance = Tolerance(self.settings.tolerance_js, self.settings.tolerance_top1)
-        return certificate(js, same, [query.text for query in queries], tolerance)
+        texts = [query.text for query in queries]
+        return certificate(np.concatenate(rows), texts, tolerance, answers)
 
 
 def read_groups(settings: Emulation) -> dict[str, list[Query]]:

@@ -21,7 +21,7 @@ from interp.conditions import Base, Lora, Prompt, resolve
 from interp.config import Distillation, read_prompt
 from interp.errors import RunError
 from interp.matching.lora import Example, Progress, Recipe, silent, train, with_lora
-from interp.measures.certificate import Tolerance, certificate, last_outputs
+from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
@@ -45,7 +45,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     tokenizer = load_tokenizer(settings.model, **hub)
     prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
     queries = encode(asked["matched"], tokenizer)
-    check_alignment(queries, prompt.render(tokenizer), tokenizer, "prompt")
+    check_alignment(queries, prompt, tokenizer, "prompt")
     with quiet():
         model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
         before = resolve(prompt, tokenizer).prefix
@@ -109,18 +109,20 @@ def _certificates(
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
     signed = []
     for name, queries in groups.items():
-        js, same = _compare(subject, encode(queries, subject.tokenizer, name)).T
+        encoded = encode(queries, subject.tokenizer, name)
+        answers = [len(query.segments["answer"]) for query in encoded]
+        outputs = _compare(subject, encoded, max(answers))
         texts = [query.text for query in queries]
         pair = {"condition": "prompt", "reference": "lora", "queries": name}
-        signed.append(pair | certificate(js, same, texts, tolerance))
+        signed.append(pair | certificate(outputs, texts, tolerance, answers))
     return signed
 
 
-def _compare(subject: Subject, queries: Sequence[Encoded]) -> np.ndarray:
+def _compare(subject: Subject, queries: Sequence[Encoded], longest: int) -> np.ndarray:
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     rows = []
     for chunk in chunks(queries, 16):
-        batch = Batch.of(chunk, subject.device)
+        batch = Batch.forced(chunk, subject.device)
         p, q = (subject.run(s, batch, caches[n]) for n, s in subject.settings.items())
-        rows.append(last_outputs(p, q, batch.lengths))
+        rows.append(answer_outputs(p, q, batch.answer, longest))
     return np.concatenate(rows)

@@ -10,7 +10,7 @@ the last. A query without an answer is matched at its last token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -58,7 +58,7 @@ class Examples:
         index = torch.as_tensor(chosen, dtype=torch.long, device=self.rows.device)
         rows, token = (index[:, None] == self.rows).nonzero(as_tuple=True)
         return Examples(
-            Batch(self.batch.ids[index], self.batch.lengths[index]),
+            self.batch.of_queries(index),
             rows,
             self.columns[token],
             self.logits[token],
@@ -80,7 +80,7 @@ def examples(
     batch, spans = _with_answers(queries, subject.device)
     said, inside = [], []
     for chunk in chunks(range(len(queries)), batch_size):
-        part = Batch(batch.ids[list(chunk)], batch.lengths[list(chunk)])
+        part = batch.of_queries(list(chunk))
         got = capture(subject, setting, part, cache, read)
         said += [row[spans[i]] for i, row in zip(chunk, got.logits, strict=True)]
         inside.append(got.values)
@@ -100,9 +100,8 @@ def _with_answers(
     queries: Sequence[Encoded], device: torch.device
 ) -> tuple[Batch, Sequence[slice]]:
     """Queries with their answers but the last token, and where every query is matched."""
-    whole = [replace(query, ids=(*query.ids, *query.answer_ids[:-1])) for query in queries]
-    spans = [slice(len(q.ids) - 1, len(w.ids)) for q, w in zip(queries, whole, strict=True)]
-    return Batch.of(whole, device), spans
+    spans = [slice(len(query.ids) - 1, len(query.forced)) for query in queries]
+    return Batch.forced(queries, device), spans
 
 
 LEAST = 1e-30

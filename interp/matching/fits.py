@@ -76,9 +76,9 @@ def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
     chosen = few_shot.select(scorer(bench, wanted), written, len(pool), most)
     for count in range(1, len(chosen.shots) + 1):
         shots = chosen.shots[-count:]  # the last added stands first
-        text = prompt(shots).render(bench.subject.tokenizer)
-        check_alignment(bench.queries["matched"], text, bench.subject.tokenizer, "demonstrations")
-        yield replace(spelled(bench, written(shots), text), size=count)
+        shown = prompt(shots)
+        check_alignment(bench.queries["matched"], shown, bench.subject.tokenizer, "demonstrations")
+        yield replace(spelled(bench, written(shots), shown.as_text()), size=count)
 
 
 def _text(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.matching.bench import BASE, FLOOR, TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
-from interp.measures.certificate import Tolerance, certificate, last_outputs
+from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.measures.state import gram, relative_l2
 from interp.names import Site
 from interp.statistics import Estimate, pooled
@@ -35,13 +36,13 @@ SEEDS = "other seeds"
 class Apart(NamedTuple):
     """How far a condition is from the target on every query.
 
-    `kl` of the outputs, nats. At the query's last token: JS of the outputs (nats) and whether both
-    say the same, in the columns of `outputs`; by layer, `relative_l2` of the residual streams, `[0,
-    2]`, and `content_js` of the patterns, the mean over heads, nats.
+    `kl` of the outputs, nats. At the query's last token: `outputs`, the JS
+    (nats), whether both say the same, and the KL (nats); by layer, `relative_l2` of the residual
+    streams, `[0, 2]`, and `content_js` of the patterns, the mean over heads, nats.
     """
 
     kl: Float[ndarray, " query"]
-    outputs: Float[ndarray, "query 2"]
+    outputs: Float[ndarray, "query 3"]
     relative_l2: Float[ndarray, "query layer"]
     content_js: Float[ndarray, "query layer"]
 
@@ -78,10 +79,11 @@ def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> 
         if site.name == "pattern":
             patterns.append(content_js(_known(own), _known(wanted))[query, :, last].mean(-1))
         else:
-            pair = torch.stack([own[query, last], wanted[query, last]])
-            streams.append(relative_l2(gram(pair), 0, 1))
-    one = torch.ones_like(last)
-    said = last_outputs(got.logits[query, last][:, None], target.logits[first][:, None], one)
+            both = torch.stack([own[query, last], wanted[query, last]])
+            streams.append(relative_l2(gram(both), 0, 1))
+    one = Batch(last[:, None], torch.ones_like(last), torch.ones_like(last))
+    pair = got.logits[query, last][:, None], target.logits[first][:, None]
+    said = answer_outputs(*pair, one.last)
     inner = (torch.stack(values, -1).cpu().numpy() for values in (streams, patterns))
     return Apart(target.kl(got.logits).cpu().numpy(), said, *inner)
 
@@ -127,8 +129,7 @@ def summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
     inside, that of the residual stream with its interval."""
     texts, settings = [query.text for query in bench.queries[group]], bench.settings
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
-    js, same = one.outputs.T
-    signed = certificate(js, same, texts, tolerance)
+    signed = certificate(one.outputs, texts, tolerance)
     said, stream = bench.strength(one.kl, group), over(bench, group, one.relative_l2.mean(1))
     return {
         "queries": group,

@@ -136,9 +136,8 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
         return Prompt(pairs=tuple(pool[i] for i in shots), template=settings.template)
 
     for number in range(len(pool)):  # any of them may stand last
-        text = prompt([number]).render(subject.tokenizer)
         for queries in bench.queries.values():
-            check_alignment(queries, text, subject.tokenizer, "few_shot")
+            check_alignment(queries, prompt([number]), subject.tokenizer, "few_shot")
     chosen = few_shot.select(
         _scorer(settings, bench),
         lambda shots: tuple(prefix_body(prompt(shots), subject.tokenizer)),
@@ -147,7 +146,7 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
         lambda step, _, best: progress("demonstrations", step, settings.tokens, best),
     )
     found = prompt(chosen.shots)
-    write_atomic(settings.out / TEXT, found.render(subject.tokenizer).encode())
+    write_atomic(settings.out / TEXT, found.as_text().encode())
     return found, chosen.history
 
 

@@ -54,7 +54,7 @@ class Scorer:
         given = torch.tensor(whole, dtype=torch.long, device=self.subject.device)
         cache = self.subject.prefill(setting, given)
         one = self.wanted.batch
-        batch = Batch(one.ids.repeat(len(whole), 1), one.lengths.repeat(len(whole)))
+        batch = one.repeat(len(whole))
         logits = self.subject.run(setting, batch, cache)
         return self.wanted.kl(logits.unflatten(0, (len(whole), len(one.ids)))).cpu()
 
@@ -80,7 +80,8 @@ class Scorer:
     def _surprises(self, prefixes: Sequence[Ids]) -> Tensor:
         whole = [(*self.setting.prefix, *prefix) for prefix in prefixes]
         ids = torch.tensor(whole, device=self.subject.device)
-        batch = Batch(ids, torch.full((len(ids),), ids.shape[1], device=ids.device))
+        lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+        batch = Batch(ids, lengths, lengths)
         logits = self.subject.run(replace(self.setting, prefix=()), batch)[:, :-1]
         said = wide(logits).log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return -said[:, -len(prefixes[0]) :].mean(-1).cpu()

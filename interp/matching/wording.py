@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from interp.capture import chunk_size
+from interp.conditions import Prompt
 from interp.errors import QueryError
 from interp.matching.bench import BASE, Bench
 from interp.matching.coordinate import Words
@@ -44,7 +45,7 @@ def words(bench: Bench, separator: str) -> Words:
 
     def apart(ids: Ids) -> bool:
         try:
-            check_alignment(asked, written(ids), tokenizer, "text")
+            check_alignment(asked, Prompt(text=written(ids), separator=""), tokenizer, "text")
         except QueryError:
             return False
         return True

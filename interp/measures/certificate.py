@@ -1,7 +1,9 @@
 """The match certificate: internals are only comparable where outputs are (METRICS.md, section 1).
 
-js, same = last_outputs(logits_a, logits_b, batch.lengths).T
-certificate(js, same, texts, Tolerance(js=0.02, top1=0.95))["passed"]
+outputs = answer_outputs(logits_a, logits_b, batch.answer)
+certificate(outputs, texts, Tolerance(js=0.02, top1=0.95))["passed"]
+
+It is about every token of the answer; without an answer, about the query's next token.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from interp.batch import Tokens
 from interp.measures import output
 
 
@@ -26,41 +29,65 @@ class Tolerance:
     top1: float
 
 
-def last_outputs(
+def answer_outputs(
     p: Float[Tensor, "query query_pos d_vocab"],
     q: Float[Tensor, "query query_pos d_vocab"],
-    lengths: Int[Tensor, "query"],
-) -> Float[np.ndarray, "query 2"]:
-    """JS divergence (nats) and top-1 agreement (0 or 1) at each query's last token."""
-    rows = torch.arange(len(p), device=p.device)
-    a, b = p[rows, lengths - 1], q[rows, lengths - 1]
-    columns = output.js_divergence(a, b).cpu(), output.top1_agreement(a, b).cpu()
-    return torch.stack([column.to(torch.float64) for column in columns], 1).numpy()
+    tokens: Tokens,
+    width: int | None = None,
+) -> Float[np.ndarray, "query column"]:
+    """JS divergence (nats), top-1 agreement (0 or 1) and `KL(p ‖ q)` (nats) of every answer token:
+    three times `width` columns (none: those of the longest answer), NaN where an answer is
+    shorter."""
+    a, b = tokens.pick(p), tokens.pick(q)
+    found = (
+        output.js_divergence(a, b),
+        output.top1_agreement(a, b),
+        output.kl_divergence(a, b),
+    )
+    missing = (width or tokens.n_rows) - tokens.n_rows
+    wide = [
+        torch.nn.functional.pad(tokens.spread(values), (0, missing), value=torch.nan)
+        for values in found
+    ]
+    return torch.cat(wide, dim=1).cpu().numpy()
 
 
 def certificate(
-    js: Float[np.ndarray, "query"],
-    same: Float[np.ndarray, "query"],
+    outputs: Float[np.ndarray, "query column"],
     texts: Sequence[str],
     tolerance: Tolerance,
+    answers: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Mean and 95th-percentile JS, top-1 agreement, the verdict, and the queries outside.
+    """Mean and 95th-percentile JS over answers, top-1 agreement by token and of whole answers, the
+    sequence KL (nats per answer), the verdict, and the queries outside.
 
-    A number is None, and the verdict a failure, where an output was not a distribution.
+    `outputs` are `answer_outputs`; `answers`: how many tokens every answer has (none: all columns).
+    An answer's JS and top-1 are the means over its tokens. A number is None, and the verdict a
+    failure, where an output was not a distribution.
     """
+    js, same, kl = np.split(outputs, 3, axis=1)
+    counts = [js.shape[1]] * len(js) if answers is None else answers
+    by_query = [
+        (a[:n].mean(), b[:n].mean(), c[:n].sum())
+        for a, b, c, n in zip(js, same, kl, counts, strict=True)
+    ]
+    mean_js, agreed, sequence_kl = np.array(by_query).T
     outside = [
-        {"query": int(i), "text": texts[i], "js": _number(js[i])}
-        for i in np.argsort(-js, kind="stable")
-        if not js[i] <= tolerance.js
+        {"query": int(i), "text": texts[i], "js": _number(mean_js[i])}
+        for i in np.argsort(-mean_js, kind="stable")
+        if not mean_js[i] <= tolerance.js
     ]
     return {
         "n": len(js),
-        "mean_js": _number(js.mean()),
-        "p95_js": _number(np.quantile(js, 0.95)),
-        "top1_agreement": _number(same.mean()),
+        "tokens": int(sum(counts)),
+        "mean_js": _number(mean_js.mean()),
+        "p95_js": _number(np.quantile(mean_js, 0.95)),
+        "top1_agreement": _number(agreed.mean()),
+        "answer_agreement": _number((agreed == 1).mean()),
+        "sequence_kl": _number(sequence_kl.mean()),
         "tolerance_js": tolerance.js,
         "tolerance_top1": tolerance.top1,
-        "passed": bool(js.mean() <= tolerance.js and same.mean() >= tolerance.top1),
+        "passed": bool(mean_js.mean() <= tolerance.js and agreed.mean() >= tolerance.top1),
         "outside": outside,
     }
 

@@ -16,19 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from interp.batch import Tokens
 from interp.measures import NOISE, attention, output, state
 from interp.measures.attention import AttentionRows, Changes
 from interp.names import OUTPUT
 from interp.significance import SignFlip
-from interp.statistics import Largest, PerQuery, Ratio
+from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 
 STATE_SITES = ("resid_post", "attn_out", "mlp_out", "z")
 """Sites whose states are compared by default."""
-
-TESTED = 2
-"""Position labels that are tested against a control: `last` and `mean`, the first two."""
 
 Pair = tuple[str, str]
 
@@ -67,7 +66,8 @@ class Plan:
     tested against; `members`: the conditions whose distances are compared within and between
     families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
-    the token over which its lead is split, or None; `bos`: whether every sequence begins with one.
+    the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
+    `longest_answer`: tokens of the longest answer.
     """
 
     base: str
@@ -81,6 +81,7 @@ class Plan:
     against: int | None
     bos: bool
     labels: tuple[str, ...]
+    longest_answer: int
     replicates: int
     permutations: int
     seed: int
@@ -113,17 +114,36 @@ class Observed:
 
 @dataclass(frozen=True)
 class Scale:
-    """How tokens are summed: bootstrap `weights` and test `signs` `[query, replicate]`, `positions`
-    `[query, query_pos, label]`, and `answers`, the first answer token of each query (or -1)."""
+    """How tokens are summed: bootstrap `weights` and test `signs` `[query, replicate]`, and
+    `positions` `[query, query_pos, label]` by `labels`; `answers`: the tokens that predict the
+    answers; `targets`: what they should say (-1: not known)."""
 
     weights: np.ndarray
     signs: np.ndarray
     positions: np.ndarray
-    answers: Tensor
+    labels: tuple[str, ...]
+    answers: Tokens
+    targets: Int[Tensor, " token"]
 
-    def at_last(self) -> Scale:
-        """For values that exist at each query's last token only."""
-        return replace(self, positions=np.ones((len(self.positions), 1, 1)))
+    @property
+    def tested(self) -> int:
+        """How many labels are tested against a control: those that are no index, the first."""
+        return sum(label in POOLED for label in self.labels)
+
+    def at_answer(self) -> Scale:
+        """For values `[query, ..., row]` of the tokens that predict an answer."""
+        labels = answer_labels(self.labels)
+        columns = (
+            self.answers.batch.ends.cpu().numpy()[:, None] - 1 + np.arange(self.answers.n_rows)
+        )
+        columns = columns.clip(max=self.positions.shape[1] - 1)
+        chosen = [self.labels.index(label) for label in labels]
+        positions = np.take_along_axis(self.positions, columns[..., None], axis=1)[..., chosen]
+        return replace(self, positions=positions, labels=tuple(labels))
+
+    def by_query(self) -> Scale:
+        """For one value per query: of its whole answer."""
+        return replace(self, positions=np.ones((len(self.positions), 1, 1)), labels=("answer",))
 
 
 Values = tuple[Key, Tensor, Tensor | float]
@@ -133,7 +153,10 @@ def measure(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Tally
     """Every measure of every condition and pair on one chunk."""
     tally: Tally = {}
     grams = dict(site_grams(observed))
-    collect(values(observed, grams, plan, scale), plan, scale, tally)
+    collect(values(observed, grams, plan), plan, scale, tally)
+    collect(_answers(observed, plan, scale), plan, scale.at_answer(), tally)
+    if "answer" in scale.labels:
+        collect(_whole_answers(observed, plan, scale), plan, scale.by_query(), tally)
     for site, g in grams.items():
         tally[Key("gram", "", "", site)] = _mean_gram(g, scale)
         if plan.members:
@@ -152,7 +175,7 @@ def collect(found: Iterator[Values], plan: Plan, scale: Scale, tally: Tally) -> 
         tally[key] = Ratio.of(above, below, scale.weights, scale.positions)
         if key[1:3] in tested and not isinstance(denominator, Tensor):
             means[key] = above
-    positions = scale.positions[..., :TESTED]
+    positions = scale.positions[..., : scale.tested]
     for key, value in means.items():
         control = plan.controls.get((key.condition, key.reference))
         if control is not None:
@@ -179,11 +202,11 @@ def absorb_(total: Tally, part: Tally) -> None:
 
 
 def values(
-    observed: Mapping[str, Observed], grams: Mapping[str, Tensor], plan: Plan, scale: Scale
+    observed: Mapping[str, Observed], grams: Mapping[str, Tensor], plan: Plan
 ) -> Iterator[Values]:
     """(key, numerator, denominator) per token, `[batch, (layer,) (head,) query_pos]`."""
     noise = NOISE[observed[plan.base].logits.dtype]
-    yield from _outputs(observed, plan.pairs, plan.base, scale)
+    yield from _outputs(observed, plan.pairs)
     yield from _states(list(observed), grams, plan.pairs, plan.base, noise)
     yield from _rows(observed, plan)
     yield from _attention(observed, plan, noise)
@@ -193,22 +216,40 @@ def values(
 
 
 def _outputs(
-    observed: Mapping[str, Observed], pairs: Sequence[tuple[str, str]], base: str, scale: Scale
+    observed: Mapping[str, Observed], pairs: Sequence[tuple[str, str]]
 ) -> Iterator[Values]:
-    answers = scale.answers[:, None]
-    last = torch.from_numpy(scale.positions[..., 0]).to(answers.device) > 0
-    known = torch.where((answers >= 0) & last, 0.0, torch.nan)
-    right = {name: seen.logits.argmax(-1) == answers for name, seen in observed.items()}
-    for name in observed:
-        yield Key("accuracy", name, "", OUTPUT), right[name] + known, 1.0
     for a, b in pairs:
         p, q = observed[a].logits, observed[b].logits
         yield Key("kl_divergence", a, b, OUTPUT), output.kl_divergence(p, q), 1.0
         yield Key("js_divergence", a, b, OUTPUT), output.js_divergence(p, q), 1.0
         yield Key("top1_agreement", a, b, OUTPUT), output.top1_agreement(p, q), 1.0
-        if base not in (a, b):
-            gained = ~right[base] & right[b]
+
+
+def _answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iterator[Values]:
+    """What is known of the tokens that predict an answer, `[query, row]`."""
+    tokens = scale.answers
+    known = tokens.spread(torch.where(scale.targets >= 0, 0.0, torch.nan))
+    right = {
+        name: tokens.spread(tokens.pick(seen.logits).argmax(-1) == scale.targets) == 1
+        for name, seen in observed.items()
+    }
+    for name in observed:
+        yield Key("accuracy", name, "", OUTPUT), right[name] + known, 1.0
+    for a, b in plan.pairs:
+        if plan.base not in (a, b):
+            gained = ~right[plan.base] & right[b]
             yield Key("rec2ftp", a, b, OUTPUT), (gained & right[a]) + known, gained + known
+
+
+def _whole_answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iterator[Values]:
+    """What is known of an answer as a whole, `[query, 1]`."""
+    tokens = scale.answers
+    for a, b in plan.pairs:
+        p, q = tokens.pick(observed[a].logits), tokens.pick(observed[b].logits)
+        kl = tokens.spread(output.kl_divergence(p, q)).nansum(-1, keepdim=True)
+        yield Key("sequence_kl", a, b, OUTPUT), kl, 1.0
+        other = tokens.spread(~output.top1_agreement(p, q)).nansum(-1, keepdim=True)
+        yield Key("answer_agreement", a, b, OUTPUT), other == 0, 1.0
 
 
 def _states(
@@ -257,7 +298,7 @@ def _grams(conditions: Sequence[Sequence[Tensor]]) -> Tensor:
 def _mean_gram(g: Tensor, scale: Scale) -> Ratio:
     """The mean over query tokens, without replicates, `[cond, cond, layer, (head,) label]`."""
     by_pair = g.movedim((-2, -1), (1, 2)).cpu().numpy()
-    return Ratio.of(by_pair, 1.0, scale.weights[:, :1], scale.positions[..., :TESTED])
+    return Ratio.of(by_pair, 1.0, scale.weights[:, :1], scale.positions[..., : scale.tested])
 
 
 def _family_gram(g: Tensor, members: Sequence[int], scale: Scale) -> Ratio:
@@ -265,7 +306,7 @@ def _family_gram(g: Tensor, members: Sequence[int], scale: Scale) -> Ratio:
     i, j = np.triu_indices(len(members))
     index = np.asarray(members)
     by_pair = g[..., index[i], index[j]].movedim(-1, 1).cpu().numpy()
-    return Ratio.of(by_pair, 1.0, scale.weights, scale.positions[..., :TESTED])
+    return Ratio.of(by_pair, 1.0, scale.weights, scale.positions[..., : scale.tested])
 
 
 def _rows(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:

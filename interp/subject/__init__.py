@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import Condition, Setting, Untrained, resolve
+from interp.batch import Batch
+from interp.conditions import RAW, Condition, Frame, Setting, Untrained, resolve
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
-from interp.queries import Encoded, Query, encode
+from interp.queries import Query, encode
 from interp.subject import parity, shortcuts
 from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
@@ -42,43 +43,6 @@ Hook = Callable[[Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Queries padded on the right: `ids` `[batch, query_pos]` and every query's length."""
-
-    ids: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, queries: Sequence[Encoded], device: torch.device | str = "cpu") -> Batch:
-        """Pad queries with token 0; causal attention keeps every real row from seeing it."""
-        rows = [torch.tensor(query.ids) for query in queries]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return cls(ids.to(device), torch.tensor([len(row) for row in rows], device=device))
-
-    def last_bias(self, setting: Setting) -> Iterator[tuple[int, Tensor]]:
-        """Token and what a setting's bias adds to its logit at every query's last position."""
-        for token, value, positions in setting.bias:
-            times = torch.ones_like(self.lengths)
-            if positions is not None:
-                places = torch.tensor(positions, device=self.lengths.device)
-                column = self.lengths[:, None] * (places < 0) + places
-                times = (column == self.lengths[:, None] - 1).sum(-1)
-            yield token, value * times
-
-    def biased(self, logits: Tensor, setting: Setting) -> Tensor:
-        """`logits` with a setting's bias added in place, at its query positions."""
-        rows = torch.arange(len(logits), device=logits.device)
-        for token, value, positions in setting.bias:
-            if positions is None:
-                logits[..., token] += value
-            for position in positions or ():
-                column = self.lengths * (position < 0) + position
-                inside = (column >= 0) & (column < self.lengths)
-                logits[rows[inside], column[inside], token] += value
-        return logits
-
-
-@dataclass(frozen=True)
 class Subject:
     """A parity-checked model; make one with `load`."""
 
@@ -89,6 +53,7 @@ class Subject:
     weights: Weights
     notes: list[str]
     insertions: Insertions = field(default_factory=Insertions)
+    frame: Frame = RAW
     parity: dict[str, float] = field(default_factory=dict)
     """Condition -> its largest difference from plain Hugging Face (see `parity`)."""
 
@@ -189,27 +154,62 @@ class Subject:
         *,
         start: int = 0,
         last: bool = False,
+        columns: Tensor | None = None,
         grad: bool = False,
     ) -> Tensor:
         """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was, but
         used up where autograd follows. The rows of a batch are as many times those of the cache.
 
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
-        not run; a hook on its `resid_pre` says what enters it. `last`: logits `[batch, d_vocab]` of
-        every query's last token alone. `grad`: autograd follows the run; its backward pass belongs
+        not run; a hook on its `resid_pre` says what enters it. `columns` `[batch, row]`: logits
+        `[batch, row, d_vocab]` of these tokens alone; `last`: `[batch, d_vocab]` of every query's
+        last token before its answer. `grad`: autograd follows the run; its backward pass belongs
         inside `weights.values_of(setting)` too.
         """
-        size, length = batch.ids.shape
+        size = len(batch.ids)
+        if last:
+            columns = batch.ends[:, None] - 1
         past = setting.n_prefix
-        self._check_length(past + setting.shift + length)
         if past:
             if (found := cache.get_seq_length()) != past:
                 raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
             cache = cache if grad else copy.deepcopy(cache)
             for layer in cache.layers[start:]:
                 layer.batch_repeat_interleave(size // len(layer.keys))
+        with (
+            torch.set_grad_enabled(grad),
+            shortcuts.skipped(self.bridge.blocks[:start]),
+            shortcuts.only_at(self.bridge.unembed, columns),
+        ):
+            logits = self._forward(setting, batch.ids, cache, past, hooks, start)
+        logits = batch.biased(logits, setting, columns)
+        return logits[:, 0] if last else logits
+
+    def extend(self, setting: Setting, batch: Batch, cache: Any, written: int) -> Tensor:
+        """Logits `[batch, d_vocab]` of the last of some tokens, which follow the `written` ones of
+        their queries that `cache` holds already, as it holds these afterwards. All queries of the
+        batch are as long."""
+        ids = batch.ids
+        last = torch.full_like(ids[:, :1], ids.shape[1] - 1)
+        with torch.no_grad(), shortcuts.only_at(self.bridge.unembed, last):
+            logits = self._forward(setting, ids, cache, setting.n_prefix + written)
+        return batch.biased(logits, setting, last + written)[:, 0]
+
+    def _forward(
+        self,
+        setting: Setting,
+        ids: Tensor,
+        cache: Any,
+        past: int,
+        hooks: Mapping[Site, Hook] | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """The hooked model on tokens that follow `past` keys, under a setting's weights and
+        steering, at its positions."""
+        size, length = ids.shape
+        self._check_length(past + setting.shift + length)
         first = past + setting.shift
-        positions = torch.arange(first, first + length, device=batch.ids.device)
+        positions = torch.arange(first, first + length, device=ids.device)
         points = [
             (Site("resid_post", layer).hook, _as_hook(partial(torch.add, vector)))
             for layer, vector in self.steering(setting)
@@ -218,26 +218,14 @@ class Subject:
         for site, hook in (hooks or {}).items():
             as_hook = _in_place if site.name == "resid_mid" else _as_hook
             points.append((site.hook, as_hook(hook)))
-        with (
-            torch.set_grad_enabled(grad),
-            self.weights.of(setting),
-            shortcuts.skipped(self.bridge.blocks[:start]),
-            shortcuts.only_last(self.bridge.unembed, batch.lengths if last else None),
-            self.bridge.hooks(fwd_hooks=points),
-        ):
-            logits = self.bridge(
-                batch.ids,
-                attention_mask=torch.ones(size, past + length, device=batch.ids.device),
+        with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points):
+            return self.bridge(
+                ids,
+                attention_mask=torch.ones(size, past + length, device=ids.device),
                 position_ids=positions.expand(size, -1),
                 past_key_values=cache,
-                use_cache=bool(past),
+                use_cache=cache is not None,
             )
-        if not last:
-            return batch.biased(logits, setting)
-        logits = logits[:, 0]
-        for token, amount in batch.last_bias(setting):
-            logits[:, token] += amount
-        return logits
 
     def _check_length(self, length: int) -> None:
         if length > self.context:
@@ -266,8 +254,9 @@ def _in_place(hook: Hook) -> Callable[..., None]:
 def load(
     model: str,
     conditions: Mapping[str, Condition],
-    probe: Sequence[str],
+    probe: Sequence[str | Query],
     *,
+    frame: Frame = RAW,
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
@@ -276,13 +265,18 @@ def load(
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
-    `probe`: one or a few query texts on which parity is tested, in every condition.
+    `probe`: one or a few queries on which parity is tested, in every condition; `frame`: where
+    queries stand.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
     tokenizer = load_tokenizer(model, **hub)
-    settings = {name: resolve(condition, tokenizer) for name, condition in conditions.items()}
-    batches = [Batch.of([query], target) for query in encode(map(Query, probe), tokenizer)]
+    asked = [query if isinstance(query, Query) else Query(query) for query in probe]
+    settings = {
+        name: resolve(condition, tokenizer, frame, asked[0].turns)
+        for name, condition in conditions.items()
+    }
+    batches = [Batch.forced([query], target) for query in encode(asked, tokenizer, frame=frame)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         hf = pretrained(model, dtype, hub).to(target)
@@ -314,7 +308,7 @@ def load(
             and parity.equals_base(hf, weights, setting, references[name], record)
         ]
         bridge = _boot(hf, model, tokenizer)
-        subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
+        subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions, frame)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
     return subject

@@ -1,6 +1,6 @@
-"""What a run need not compute: blocks below an edit, and the unembedding of all but the last token.
+"""What a run need not compute: blocks below an edit, and the unembedding of what nobody asks for.
 
-with skipped(bridge.blocks[:3]), only_last(bridge.unembed, batch.lengths):
+with skipped(bridge.blocks[:3]), only_at(bridge.unembed, batch.ends[:, None] - 1):
     ...                         # the model passes through three blocks untouched
 """
 
@@ -36,18 +36,18 @@ def _through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 @contextmanager
-def only_last(unembed: nn.Module, lengths: Tensor | None) -> Iterator[None]:
-    """The unembedding sees the last token of every query, `[batch, 1, d_model]`; None: all."""
-    if lengths is None:
+def only_at(unembed: nn.Module, columns: Tensor | None) -> Iterator[None]:
+    """The unembedding sees these `columns` `[batch, row]` of every query alone; None: all."""
+    if columns is None:
         yield
         return
 
-    def last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def chosen(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states, *rest = inputs
-        rows = torch.arange(len(lengths), device=states.device)
-        return states[rows, lengths - 1][:, None], *rest
+        rows = torch.arange(len(columns), device=states.device)
+        return states[rows[:, None], columns], *rest
 
-    handle = unembed.register_forward_pre_hook(last)
+    handle = unembed.register_forward_pre_hook(chosen)
     try:
         yield
     finally:

@@ -15,14 +15,25 @@ import xarray as xr
 
 from interp.measures import UNITS
 from interp.measures.certificate import Tolerance, certificate
-from interp.measures.tally import TESTED, Key, Plan, Tally, test_of
+from interp.measures.tally import Key, Plan, Tally, test_of
 from interp.names import OUTPUT
 from interp.queries import Encoded
 from interp.significance import SignFlip, benjamini_hochberg
-from interp.statistics import Largest, PerQuery, Ratio
+from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 
-LAST_ONLY = ("accuracy", "rec2ftp")
-"""Measures of the answer: they have no other position than the query's last token."""
+AT_ANSWER = (
+    "accuracy",
+    "rec2ftp",
+    "lens_js",
+    "lens_kl",
+    "answer_information",
+    "decision_depth",
+    "influence",
+)
+"""Measures of the tokens that predict an answer: they have no other positions."""
+
+BY_QUERY = ("sequence_kl", "answer_agreement", "own_agreement", "own_difference")
+"""Measures of a whole answer."""
 
 HEADLINES = {("relative_l2", "resid_post"), ("content_js", "pattern")}
 """Maps that claim the most: their p is corrected by max-T, which bounds the chance of one false
@@ -46,12 +57,14 @@ def _columns(
     tally: Tally, key: Key, accumulator: Ratio, labels: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """The cells of one measure of one pair at one site, `label` varying fastest."""
-    estimate = accumulator.compute()
-    cells = 1 if key.measure in LAST_ONLY else estimate.value.shape[-1]
-    value, low, high, n = (column[..., :cells] for column in estimate)
+    value, low, high, n = accumulator.compute()
+    if key.measure in BY_QUERY:
+        labels = ["answer"]
+    elif key.measure in AT_ANSWER:
+        labels = answer_labels(labels)
     p = np.full(value.shape, np.nan)
     if (tested := corrected(tally, key)) is not None:
-        p[..., : tested.shape[-1]] = tested[..., :cells]
+        p[..., : tested.shape[-1]] = tested
     *places, label = np.indices(value.shape).reshape(value.ndim, -1)
     nowhere = np.full(value.size, None, dtype=object)
     layer, head = (*places, nowhere, nowhere)[:2]
@@ -94,9 +107,10 @@ def closing_errors(tallies: Mapping[str, Tally]) -> dict[str, float]:
     return {identity: largest.compute() for identity, largest in found.items()}
 
 
-def states(tally: Tally, plan: Plan, n_layers: int) -> xr.DataArray:
-    """`states_resid_post`: the sampled queries' last tokens, by condition and layer."""
-    kept = [tally[Key("states", name, "", "resid_post")] for name in plan.kept]
+def states(tally: Tally, plan: Plan, n_layers: int, label: str) -> xr.DataArray:
+    """The sampled queries' states in the residual stream, by condition and layer: of the last token
+    before the answer, or the mean of a segment."""
+    kept = [tally[Key("states", name, "", f"resid_post {label}")] for name in plan.kept]
     values = [accumulator for accumulator in kept if isinstance(accumulator, PerQuery)]
     stacked = np.stack([v.compute().reshape(len(v.index), n_layers, -1) for v in values])
     return xr.DataArray(
@@ -109,20 +123,20 @@ def states(tally: Tally, plan: Plan, n_layers: int) -> xr.DataArray:
 def certificates(
     tally: Tally, encoded: Sequence[Encoded], queries: str, tolerance: Tolerance
 ) -> Iterator[dict[str, Any]]:
-    """The match certificate of every pair, from its outputs at each query's last token."""
+    """The match certificate of every pair, from its outputs at all tokens of the answers."""
     for key, accumulator in sorted(tally.items()):
         if key.measure != "certificate" or not isinstance(accumulator, PerQuery):
             continue
-        js, same = accumulator.compute().T
         pair = {"condition": key.condition, "reference": key.reference, "queries": queries}
-        yield pair | certificate(js, same, [query.text for query in encoded], tolerance)
+        texts, answers = [q.text for q in encoded], [len(q.segments["answer"]) for q in encoded]
+        yield pair | certificate(accumulator.compute(), texts, tolerance, answers)
 
 
 def grams(
     tallies: Mapping[str, Tally], conditions: Sequence[str], labels: Sequence[str]
 ) -> dict[str, xr.DataArray]:
     """`gram_<site>`: the mean over query tokens of `<x[c], x[c']>`, by queries, layer and head, at
-    the positions `last` and `mean`."""
+    the positions that are no index."""
     by_site: dict[str, list[np.ndarray]] = {}
     for tally in tallies.values():
         for key, accumulator in tally.items():
@@ -133,7 +147,7 @@ def grams(
         places = ("layer", "head")[: values[0].ndim - 3]
         dims = ("queries", "condition", "condition2", *places, "position")
         coords = {"queries": list(tallies), "condition": conditions, "condition2": conditions}
-        coords["position"] = list(labels[:TESTED])
+        coords["position"] = [label for label in labels if label in POOLED]
         arrays[f"gram_{site}"] = xr.DataArray(np.stack(values), dims=dims, coords=coords)
     return arrays
 

@@ -20,7 +20,7 @@ from interp.families import (
     permuted_index,
 )
 from interp.measures import UNITS
-from interp.measures.tally import TESTED, Tally
+from interp.measures.tally import Tally
 from interp.statistics import Ratio
 
 RELABELLINGS = 10_000
@@ -98,7 +98,7 @@ def _rows(
         yield about | {
             "layer": layer,
             "head": head,
-            "position": labels[:TESTED][label],
+            "position": labels[label],
             "value": found.value[cell],
             "ci_low": bounds[0][cell] if bounds is not None else None,
             "ci_high": bounds[1][cell] if bounds is not None else None,

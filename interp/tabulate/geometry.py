@@ -22,7 +22,7 @@ ByLayer = Callable[[np.ndarray, np.ndarray], Mapping[str, Result]]
 
 
 def geometry_rows(
-    states: xr.DataArray, design: Design, queries: Sequence[Encoded], plan: Plan
+    states: xr.DataArray, design: Design, queries: Sequence[Encoded], plan: Plan, position: str
 ) -> Iterator[dict[str, Any]]:
     """Every geometry measure with its chance level, and its calibrated form where it has one.
 
@@ -35,9 +35,11 @@ def geometry_rows(
     pairs = [p for p in dict.fromkeys(wanted) if p and p[0] != p[1] and set(p) <= set(kept)]
     labels = [queries[i].label for i in states["query"].values]
     for a, b in pairs:
-        yield from _rows(a, b, states, lambda x, y: _compared(x, y, labels, plan))
+        found = _rows(a, b, states, lambda x, y: _compared(x, y, labels, plan))
+        yield from (row | {"position": position} for row in found)
     for name in kept:
-        yield from _rows(name, None, states, lambda x, _: single(x, plan.seed))
+        found = _rows(name, None, states, lambda x, _: single(x, plan.seed))
+        yield from (row | {"position": position} for row in found)
 
 
 def _compared(
@@ -60,7 +62,7 @@ def _rows(
         p = benjamini_hochberg(np.array([r.p for r in results], dtype=float))
         about = {"condition": a, "reference": b, "site": "resid_post", "queries": "matched"}
         for layer, result in enumerate(results):
-            place = about | {"layer": layer, "position": "last", "n": result.n}
+            place = about | {"layer": layer, "n": result.n}
             yield place | {
                 "measure": measure,
                 "value": result.value,

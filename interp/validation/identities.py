@@ -111,10 +111,10 @@ def change_sum(specimen: Specimen) -> Reading:
 
 def influence_sum(specimen: Specimen) -> Reading:
     """What heads, MLPs, embedding and norm contribute adds up to the logit, in every condition."""
-    subject, batch, last = specimen.subject, specimen.batch, specimen.last
+    subject, tokens, last = specimen.subject, specimen.batch.answer, specimen.last
     target = last["base"].logits.argmax(-1)
     errors = [
-        closing_error(influence(subject, setting, batch, last[name], target))
+        closing_error(influence(subject, setting, tokens, last[name], target))
         for name, setting in subject.settings.items()
     ]
     return Reading(largest(errors), _bound(specimen, 1e-4))
