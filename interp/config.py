@@ -127,6 +127,9 @@ class Experiment(BaseModel):
     """Queries whose states are kept for the geometry measures (0: none)."""
     max_positions: int = Field(default=32, ge=0)
     """How many query positions get rows of their own (`last` and `mean` always cover all)."""
+    lens: bool = True
+    """Read the logit lens: an unembedding per layer and answer token, dear where the vocabulary is
+    large."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)

@@ -127,7 +127,7 @@ def _pinned(
     names = ("v", "z")
     read: dict[Site, Reader] = {site: keep for name in names for site in subject.sites(name)}
     read |= _patterns(subject, setting, cache, bare, heads=True)
-    return _head_runs(subject, capture(subject, setting, batch, cache, read, inputs))
+    return _head_runs(subject, capture(subject, setting, batch, cache, read, inputs, last=True))
 
 
 def _head_runs(subject: Subject, got: Captured) -> list[HeadRun]:

@@ -294,6 +294,7 @@ def make_plan(
             position_labels(longest, experiment.max_positions, segments, answer if segments else 0)
         ),
         longest_answer=max(1, answer),
+        lens=experiment.lens,
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,
         seed=experiment.seed,

@@ -21,9 +21,10 @@ from interp import readout
 from interp.batch import Batch, Tokens
 from interp.capture import chunks
 from interp.measures import output, tally
-from interp.measures.certificate import answer_outputs
+from interp.measures.certificate import in_columns
+from interp.measures.output import Between
 from interp.measures.readout import answer_information, decision_depth, lens_kl
-from interp.measures.tally import Key, Observed, Plan, Scale, Tally, Values
+from interp.measures.tally import Key, Observed, Pair, Plan, Scale, Tally, Values
 from interp.names import OUTPUT
 from interp.observe import observe
 from interp.queries import Encoded
@@ -80,14 +81,17 @@ def measure_chunk(
     batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
     observed, last = observe(subject, batch, caches, plan.base)
-    measured = tally.measure(observed, plan, scale)
+    logits = {name: seen.logits for name, seen in observed.items()}
+    apart = output.between(logits, (*plan.pairs, *plan.certified))
+    measured = tally.measure(observed, apart, plan, scale)
     said = last[plan.speaker].logits.argmax(-1)
     read = Readouts(
         subject, plan, scale.answers, last, scale.targets.where(scale.targets >= 0, said)
     )
-    for found in (_lenses(read, measured), _influences(read, measured)):
+    lenses = _lenses(read, measured) if plan.lens else iter(())
+    for found in (lenses, _influences(read, measured)):
         tally.collect(found, plan, scale.at_answer(), measured)
-    _keep(measured, plan, observed, batch, scale, range(first, first + len(chunk)))
+    _keep(measured, plan, observed, apart, scale, range(first, first + len(chunk)))
     return measured
 
 
@@ -137,8 +141,8 @@ def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
         states = {name: own.resid_post[:, layers] for name, own in last.items()}
         settings = {name: subject.settings[name] for name in last}
         bare = {n: readout.lens(subject, settings[n], x) for n, x in states.items()}
-        for a, b in plan.pairs:
-            add("lens_js", a, b, output.js_divergence(bare[a], bare[b]))
+        for (a, b), between in output.between(bare, plan.pairs).items():
+            add("lens_js", a, b, between.js)
         for name, own in last.items():
             said = bare[name]
             if settings[name].bias:
@@ -194,15 +198,14 @@ def _keep(
     measured: Tally,
     plan: Plan,
     observed: Mapping[str, Observed],
-    batch: Batch,
+    apart: Mapping[Pair, Between],
     scale: Scale,
     numbers: range,
 ) -> None:
     """What is kept query by query: outputs for the certificate, states of the sample."""
+    tokens = scale.answers
     for a, b in plan.certified:
-        outputs = answer_outputs(
-            observed[a].logits, observed[b].logits, batch.answer, plan.longest_answer
-        )
+        outputs = in_columns(Between(*map(tokens.pick, apart[a, b])), tokens, plan.longest_answer)
         measured[Key("certificate", a, b, OUTPUT)] = PerQuery.of(numbers, outputs)
     rows = [i for i, number in enumerate(numbers) if number in plan.sample]
     for name in plan.kept:

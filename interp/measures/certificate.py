@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.batch import Tokens
 from interp.measures import output
+from interp.measures.output import Between
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,21 @@ def answer_outputs(
     tokens: Tokens,
     width: int | None = None,
 ) -> Float[np.ndarray, "query column"]:
+    """What a certificate rests on, of two conditions' logits: see `in_columns`."""
+    picked = {"p": tokens.pick(p), "q": tokens.pick(q)}
+    return in_columns(output.between(picked, [("p", "q")])["p", "q"], tokens, width)
+
+
+def in_columns(
+    found: Between, tokens: Tokens, width: int | None = None
+) -> Float[np.ndarray, "query column"]:
     """JS divergence (nats), top-1 agreement (0 or 1) and `KL(p ‖ q)` (nats) of every answer token:
     three times `width` columns (none: those of the longest answer), NaN where an answer is
     shorter."""
-    a, b = tokens.pick(p), tokens.pick(q)
-    found = (
-        output.js_divergence(a, b),
-        output.top1_agreement(a, b),
-        output.kl_divergence(a, b),
-    )
     missing = (width or tokens.n_rows) - tokens.n_rows
     wide = [
         torch.nn.functional.pad(tokens.spread(values), (0, missing), value=torch.nan)
-        for values in found
+        for values in (found.js, found.same, found.kl)
     ]
     return torch.cat(wide, dim=1).cpu().numpy()
 

@@ -20,8 +20,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.batch import Tokens
-from interp.measures import NOISE, attention, output, state
+from interp.measures import NOISE, attention, state
 from interp.measures.attention import AttentionRows, Changes
+from interp.measures.output import Between
 from interp.names import OUTPUT
 from interp.significance import SignFlip
 from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
@@ -67,7 +68,7 @@ class Plan:
     families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
     the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
-    `longest_answer`: tokens of the longest answer.
+    `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read.
     """
 
     base: str
@@ -82,6 +83,7 @@ class Plan:
     bos: bool
     labels: tuple[str, ...]
     longest_answer: int
+    lens: bool
     replicates: int
     permutations: int
     seed: int
@@ -149,14 +151,20 @@ class Scale:
 Values = tuple[Key, Tensor, Tensor | float]
 
 
-def measure(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Tally:
-    """Every measure of every condition and pair on one chunk."""
+def measure(
+    observed: Mapping[str, Observed],
+    apart: Mapping[Pair, Between],
+    plan: Plan,
+    scale: Scale,
+) -> Tally:
+    """Every measure of every condition and pair on one chunk; `apart`: how far the outputs of the
+    pairs are, `[batch, query_pos]`."""
     tally: Tally = {}
     grams = dict(site_grams(observed))
-    collect(values(observed, grams, plan), plan, scale, tally)
+    collect(values(observed, apart, grams, plan), plan, scale, tally)
     collect(_answers(observed, plan, scale), plan, scale.at_answer(), tally)
     if "answer" in scale.labels:
-        collect(_whole_answers(observed, plan, scale), plan, scale.by_query(), tally)
+        collect(_whole_answers(apart, plan, scale), plan, scale.by_query(), tally)
     for site, g in grams.items():
         tally[Key("gram", "", "", site)] = _mean_gram(g, scale)
         if plan.members:
@@ -202,11 +210,14 @@ def absorb_(total: Tally, part: Tally) -> None:
 
 
 def values(
-    observed: Mapping[str, Observed], grams: Mapping[str, Tensor], plan: Plan
+    observed: Mapping[str, Observed],
+    apart: Mapping[Pair, Between],
+    grams: Mapping[str, Tensor],
+    plan: Plan,
 ) -> Iterator[Values]:
     """(key, numerator, denominator) per token, `[batch, (layer,) (head,) query_pos]`."""
     noise = NOISE[observed[plan.base].logits.dtype]
-    yield from _outputs(observed, plan.pairs)
+    yield from _outputs(apart, plan.pairs)
     yield from _states(list(observed), grams, plan.pairs, plan.base, noise)
     yield from _rows(observed, plan)
     yield from _attention(observed, plan, noise)
@@ -215,14 +226,12 @@ def values(
             yield from _pinned(name, seen, observed[plan.base], plan.base, noise)
 
 
-def _outputs(
-    observed: Mapping[str, Observed], pairs: Sequence[tuple[str, str]]
-) -> Iterator[Values]:
+def _outputs(apart: Mapping[Pair, Between], pairs: Sequence[Pair]) -> Iterator[Values]:
     for a, b in pairs:
-        p, q = observed[a].logits, observed[b].logits
-        yield Key("kl_divergence", a, b, OUTPUT), output.kl_divergence(p, q), 1.0
-        yield Key("js_divergence", a, b, OUTPUT), output.js_divergence(p, q), 1.0
-        yield Key("top1_agreement", a, b, OUTPUT), output.top1_agreement(p, q), 1.0
+        found = apart[a, b]
+        yield Key("kl_divergence", a, b, OUTPUT), found.kl, 1.0
+        yield Key("js_divergence", a, b, OUTPUT), found.js, 1.0
+        yield Key("top1_agreement", a, b, OUTPUT), found.same, 1.0
 
 
 def _answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iterator[Values]:
@@ -241,14 +250,14 @@ def _answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iter
             yield Key("rec2ftp", a, b, OUTPUT), (gained & right[a]) + known, gained + known
 
 
-def _whole_answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iterator[Values]:
+def _whole_answers(apart: Mapping[Pair, Between], plan: Plan, scale: Scale) -> Iterator[Values]:
     """What is known of an answer as a whole, `[query, 1]`."""
     tokens = scale.answers
     for a, b in plan.pairs:
-        p, q = tokens.pick(observed[a].logits), tokens.pick(observed[b].logits)
-        kl = tokens.spread(output.kl_divergence(p, q)).nansum(-1, keepdim=True)
+        found = Between(*map(tokens.pick, apart[a, b]))
+        kl = tokens.spread(found.kl).nansum(-1, keepdim=True)
         yield Key("sequence_kl", a, b, OUTPUT), kl, 1.0
-        other = tokens.spread(~output.top1_agreement(p, q)).nansum(-1, keepdim=True)
+        other = tokens.spread(~found.same).nansum(-1, keepdim=True)
         yield Key("answer_agreement", a, b, OUTPUT), other == 0, 1.0
 
 
