@@ -33,6 +33,7 @@ from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
 from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.plain import Plain
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
@@ -299,20 +300,19 @@ def load(
             if other is not None:
                 values = dict(plain.named_parameters())
                 fine_tuned[other] = matching(parameters, values, str(other))
-            alone = {n: s for n, s in settings.items() if s.model == other and not s.adapters}
-            references |= {name: record(plain, setting) for name, setting in alone.items()}
-        adapters = [adapter for setting in settings.values() for adapter, _ in setting.adapters]
-        peft, names = mount(hf, adapters, model, allow_other_base=allow_other_base)
-        weights = Weights(parameters, fine_tuned, peft, names, tuner_layers(peft))
-        for name in settings.keys() - references.keys():
-            with weights.of(settings[name]):
-                references[name] = record(hf, settings[name])
+            its = {name: s for name, s in settings.items() if s.model == other}
+            references |= record.under(Plain(plain, model, allow_other_base), its)
         idle = [
             f"condition {name} changes nothing: its {what} the outputs of base"
             for name, setting in settings.items()
             if (what := _changed(setting))
-            and parity.equals_base(hf, weights, setting, references[name], record)
+            and parity.equals_base(hf, setting, references[name], record)
         ]
+        adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
+        each = [(adapter, 1.0) for adapter in adapters]
+        peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
+        mounted = dict(zip(adapters, names, strict=True))
+        weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
         bridge = _boot(hf, model, tokenizer)
         subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions)
         for name, setting in settings.items():
