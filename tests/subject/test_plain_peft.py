@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora.config import BdLoraConfig, MontecloraConfig, VeloraConfig
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from tiny_models import MODULES, save_adapter, save_model
 from torch import Tensor
@@ -24,6 +26,7 @@ from interp.queries import Query, encode
 from interp.subject import Batch, Subject, adapters, load, weights
 from interp.subject.adapters import CONFIG, WEIGHTS, active
 from interp.subject.controls import random_like
+from interp.subject.plain import fingerprints
 from interp.validation.tiny import save_soft_prompt
 
 QUERY = "hot is the opposite of cold"
@@ -119,9 +122,15 @@ def test_a_kind_of_lora_is_measured_as_peft_has_it(model: str, tmp_path: Path, k
     assert subject.notes == []
 
 
-def refusal(model: str, condition: Condition, query: str = QUERY, **beside: Condition) -> str:
+def refusal(
+    model: str,
+    condition: Condition,
+    query: str = QUERY,
+    dtype: str = "float32",
+    **beside: Condition,
+) -> str:
     with pytest.raises(SubjectError) as caught:
-        load(model, {"base": Base(), **beside, "it": condition}, [query])
+        load(model, {"base": Base(), **beside, "it": condition}, [query], dtype=dtype)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -146,6 +155,79 @@ def test_what_acts_outside_its_modules_is_refused_by_name(
         assert folder in message
         assert word in message
     assert word in refusal(model, RandomLora(Lora(folder)))
+
+
+# Adapters that rewrite the model they sit on -----------------------------------------------------
+
+REWRITING: dict[str, dict[str, Any]] = {
+    "kasa_config": {"kasa_config": KasaConfig()},
+    "init_lora_weights=pissa": {"init_lora_weights": "pissa"},
+    "init_lora_weights=pissa_niter_4": {"init_lora_weights": "pissa_niter_4"},
+    "init_lora_weights=olora": {"init_lora_weights": "olora"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", REWRITING)
+def test_an_adapter_that_rewrites_the_base_is_refused_by_its_own_name(
+    model: str, lora: str, tmp_path: Path, name: str, dtype: str
+) -> None:
+    """Beside a sound adapter and in a composition; base is never to blame."""
+    folder = configured(model, tmp_path / "lora", **REWRITING[name])
+    message = refusal(model, Lora(folder), sound=Lora(lora), dtype=dtype)
+    assert f"adapter {folder} ({name}) changes" in message
+    assert "q_proj.weight" in message
+    together = refusal(model, Lora(lora) + Lora(folder, scale=0.5), dtype=dtype)
+    assert together.startswith(f"adapter {folder} ")  # of KaSA peft itself says why
+
+
+def test_trained_biases_of_the_base_are_refused_by_name(tmp_path: Path) -> None:
+    gpt2 = save_model("gpt2", tmp_path / "gpt2")
+    options = {"target_modules": ["c_fc"], "fan_in_fan_out": True, "bias": "all"}
+    folder = configured(gpt2, tmp_path / "lora", **options)
+    message = refusal(gpt2, Lora(folder))
+    assert folder in message
+    assert ".bias" in message
+
+
+def test_a_converted_pissa_is_measured(model: str, tmp_path: Path) -> None:
+    """The way out that the refusal names: peft's own conversion to a plain LoRA."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")
+    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    peft.peft_config["default"].init_lora_weights = True
+    start, folder = str(tmp_path / "start"), str(tmp_path / "lora")
+    peft.save_pretrained(start)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter) * ("lora_B" in name))
+    subject = load(model, {"base": Base()}, [QUERY])
+    with torch.no_grad():
+        expected = peft.eval()(input_ids=ids_of(subject)).logits
+    peft.save_pretrained(folder, path_initial_model_for_weight_conversion=start)
+    subject = load(model, {"base": Base(), "lora": Lora(folder)}, [QUERY])
+    assert same(subject, "lora", expected)
+
+
+@given(place=st.integers(0, 34), bit=st.integers(0, 31))
+def test_a_fingerprint_sees_every_bit(place: int, bit: int) -> None:
+    layer = torch.nn.Linear(7, 5, bias=False)
+    layer.device = torch.device("cpu")
+    before = fingerprints(layer)
+    layer.weight.data.view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(1 << 31)
+    assert fingerprints(layer) != before
+
+
+def test_a_fingerprint_sees_order_and_signs() -> None:
+    layer = torch.nn.Linear(1024, 1100, bias=False)  # more than one chunk
+    layer.device = torch.device("cpu")
+    weight = layer.weight.data.clone()
+    before = fingerprints(layer)
+    for change in (-weight, weight.flip(0), weight.flip(1), weight.roll(1, 0)):
+        layer.weight.data = change.contiguous()
+        assert fingerprints(layer) != before
+    layer.weight.data = weight.clone()
+    assert fingerprints(layer) == before
 
 
 # An activated LoRA: its effect lives in PeftModel.forward ----------------------------------------
