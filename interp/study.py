@@ -194,11 +194,7 @@ def open_subject(
         experiment.model,
         built,
         [query.text for query in (by_length[0], by_length[-1])],
-        device=experiment.device,
-        dtype=experiment.dtype,
-        revision=experiment.revision,
-        trust_remote_code=experiment.trust_remote_code,
-        allow_other_base=experiment.allow_other_base,
+        **experiment.loading,
     )
 
 

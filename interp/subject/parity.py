@@ -146,7 +146,7 @@ def verify(
             difference = _difference(measured[site], value)
             if not difference <= tolerance:
                 raise ParityError(
-                    f"parity failed for {subject.name}, condition {name}{_by(setting)}, {site}: "
+                    f"parity failed for {subject.name}, condition {name}{acting(setting)}, {site}: "
                     f"the hooked run differs from plain Hugging Face by {difference:.2g} (bound "
                     f"{tolerance:g}); this architecture or adapter cannot be used"
                 )
@@ -154,14 +154,15 @@ def verify(
     return largest
 
 
-def _by(setting: Setting) -> str:
-    """Who acts in a setting, in brackets: adapters and other weights."""
+def acting(setting: Setting) -> str:
+    """What acts in a setting beside its prefix, in brackets; nothing where nothing does."""
     adapters = [
         a if isinstance(a, str) else f"random, like {a.folder}" for a, _ in setting.adapters
     ]
     virtual = [setting.virtual.adapter] if setting.virtual else []
     models = [setting.model] if isinstance(setting.model, str) else []
-    who = ", ".join([*adapters, *virtual, *models])
+    vectors = [added.vector for added in setting.steering]
+    who = ", ".join([*adapters, *virtual, *models, *vectors])
     return f" ({who})" if who else ""
 
 
