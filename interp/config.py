@@ -67,10 +67,37 @@ class ChatFrame(BaseModel):
     """Variables of the chat template, such as enable_thinking or date_string."""
 
 
-class Experiment(BaseModel):
-    """Compare one model under prompts and adapters, on the same queries."""
+class Loading(BaseModel):
+    """How a command opens its model: what it hands on to `interp.subject.load`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights; sums are made in float64."""
+    revision: str | None = None
+    """Revision of a model on the hub."""
+    trust_remote_code: bool = False
+    """Allow a model that brings its own code to run it."""
+    allow_other_base: bool = False
+    """Accept an adapter whose configuration names another base model."""
+    allow_idle: bool = False
+    """Go on where an adapter, other weights or a steering vector change no output."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments of `load` that every command shares."""
+        return {name: getattr(self, name) for name in Loading.model_fields}
+
+    @property
+    def hub(self) -> dict[str, Any]:
+        """What the hub is told."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+class Experiment(Loading):
+    """Compare one model under prompts and adapters, on the same queries."""
 
     model: str
     """Model folder or hub id."""
@@ -105,10 +132,6 @@ class Experiment(BaseModel):
     """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
     controls: tuple[Control, ...] = get_args(Control)
     """Controls to run as well, where they apply (none: write the flag alone)."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights; sums are made in float64."""
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
     memory: float = Field(default=0.25, gt=0)
@@ -138,12 +161,6 @@ class Experiment(BaseModel):
     """Go on with an unfinished run in `out`."""
     overwrite: bool = False
     """Replace what is in `out`."""
-    revision: str | None = None
-    """Revision of a model on the hub."""
-    trust_remote_code: bool = False
-    """Allow a model that brings its own code to run it."""
-    allow_other_base: bool = False
-    """Accept an adapter whose configuration names another base model."""
 
     def build(self) -> dict[str, Condition]:
         """All conditions by name, in the order in which they are shown; `base` is always first."""
@@ -237,10 +254,8 @@ def bundled_families(out: Path) -> dict[str, Any]:
     }
 
 
-class Distillation(BaseModel):
+class Distillation(Loading):
     """Train a LoRA whose outputs without a prompt match the model's outputs with it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str
     """Model folder or hub id."""
@@ -279,20 +294,12 @@ class Distillation(BaseModel):
     """Seed of the LoRA's start and of the order of queries."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ..."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the base weights."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
     """Smallest share of queries on which both must say the same."""
     overwrite: bool = False
     """Replace an adapter in `out`."""
-    revision: str | None = None
-    """Revision of a model on the hub."""
-    trust_remote_code: bool = False
-    """Allow a model that brings its own code to run it."""
 
 
 def read_prompt(path: Path) -> str:

@@ -256,11 +256,7 @@ def open_subject(
         built,
         [by_length[0], by_length[-1]],
         frame=experiment.framed,
-        device=experiment.device,
-        dtype=experiment.dtype,
-        revision=experiment.revision,
-        trust_remote_code=experiment.trust_remote_code,
-        allow_other_base=experiment.allow_other_base,
+        **experiment.loading,
     )
 
 

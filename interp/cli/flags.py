@@ -13,8 +13,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ValidationError
 
-from interp.config import FILE_ONLY, explain
+from interp.config import FILE_ONLY, Loading, explain
 from interp.errors import ConfigError
+
+SHARED = frozenset(Loading.model_fields)
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -30,11 +32,12 @@ def read_flags(
     """Flags as a settings model; `fields` stand where no flag is given, `positional` ones are
     written without their name.
 
-    The flags are read without the model's bounds, so that a value out of bounds is one line.
+    The flags are read without the model's bounds, so that a value out of bounds is one line; those
+    that commands share come last.
     """
     given = dict(fields or {})
     flags = []
-    for name, field in model.model_fields.items():
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in SHARED):
         if name in FILE_ONLY:
             continue
         kind: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]

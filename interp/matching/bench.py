@@ -53,10 +53,7 @@ class Bench:
             settings.model,
             every,
             [next(iter(groups.values()))[0].text],
-            device=settings.device,
-            dtype=settings.dtype,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
+            **settings.loading,
         )
         queries = encode_groups(subject, every, groups)
         target, size = subject.settings[TARGET], settings.batch_size

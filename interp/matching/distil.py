@@ -41,13 +41,14 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {settings.out}: {error.strerror}") from error
-    hub = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    tokenizer = load_tokenizer(settings.model, **hub)
+    tokenizer = load_tokenizer(settings.model, **settings.hub)
     prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
     queries = encode(asked["matched"], tokenizer)
     check_alignment(queries, prompt, tokenizer, "prompt")
     with quiet():
-        model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
+        model = pretrained(settings.model, settings.dtype, settings.hub).to(
+            device_of(settings.device)
+        )
         before = resolve(prompt, tokenizer).prefix
         with threads_for(model.num_parameters()):
             examples = [_example(model, before, query, settings) for query in queries]
@@ -101,10 +102,7 @@ def _certificates(
         settings.model,
         conditions,
         [groups["matched"][0].text],
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
+        **settings.loading,
     )
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
     signed = []

@@ -27,7 +27,7 @@ from interp.conditions import (
     parts,
     prefix_body,
 )
-from interp.config import KINDS
+from interp.config import KINDS, Loading
 from interp.errors import ConfigError, RunError
 from interp.matching import coordinate, few_shot
 from interp.matching.bench import BASE, TARGET, Bench
@@ -212,7 +212,7 @@ def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
     """What `interp diverge` reads: the target and its emulation, on the same queries."""
     asked = settings.model_dump(
         mode="json",
-        include={"model", "queries", "heldout", "device", "dtype", "revision"},
+        include={"model", "queries", "heldout", *Loading.model_fields} - {"trust_remote_code"},
         exclude_defaults=True,
     )
     conditions = {"target": _spec(settings.target), EMULATION: log["condition"]}

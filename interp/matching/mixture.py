@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -82,12 +81,10 @@ def labels_of(groups: Mapping[str, Sequence[Query]]) -> list[str]:
 def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
-    hub: dict[str, Any] = {
-        "revision": settings.revision,
-        "trust_remote_code": settings.trust_remote_code,
-    }
     with quiet():
-        model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
+        model = pretrained(settings.model, settings.dtype, settings.hub).to(
+            device_of(settings.device)
+        )
         student = with_lora(model, recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]
     some = [

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from interp import organism
 from interp.conditions import Condition, FineTuned, Lora, Prompt
-from interp.config import read_prompt
+from interp.config import Loading, read_prompt
 from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
@@ -20,10 +20,8 @@ from interp.queries import read_queries
 Kind = Literal["soft_prompt", "prefix", "text", "few_shot"]
 
 
-class Emulation(BaseModel):
+class Emulation(Loading):
     """What is to be emulated, and the queries on which it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str
     """Model folder or hub id."""
@@ -55,10 +53,6 @@ class Emulation(BaseModel):
     """Use only the first queries of each file."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ..."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the base weights."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
@@ -67,10 +61,6 @@ class Emulation(BaseModel):
     """Go on with what an interrupted attempt left in `out`."""
     overwrite: bool = False
     """Replace a result in `out`."""
-    revision: str | None = None
-    """Revision of a model on the hub."""
-    trust_remote_code: bool = False
-    """Allow a model that brings its own code to run it."""
 
     @property
     def target(self) -> Condition:

@@ -139,10 +139,11 @@ def train_lora(
 ) -> TrainedLora:
     """A LoRA of all linear layers that is trained on the first facts."""
     out = settings.out / _name(count, rank)
-    hub = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     with quiet():
-        tokenizer = load_tokenizer(settings.model, **hub)
-        model = pretrained(settings.model, settings.dtype, hub).to(device_of(settings.device))
+        tokenizer = load_tokenizer(settings.model, **settings.hub)
+        model = pretrained(settings.model, settings.dtype, settings.hub).to(
+            device_of(settings.device)
+        )
         recipe = Recipe(
             rank=rank,
             alpha=2 * rank,
@@ -185,10 +186,7 @@ class Desk:
             options.model,
             {"base": Base(), **adapted},
             [facts[0].text],
-            device=options.device,
-            dtype=options.dtype,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
+            **options.loading,
         )
         queries = encode(facts, subject.tokenizer, "fact")
         said = examples(subject, subject.settings["base"], queries, options.batch_size)

@@ -34,6 +34,7 @@ from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
 from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.plain import Plain
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
@@ -262,11 +263,13 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
+    allow_idle: bool = False,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
     `probe`: one or a few queries on which parity is tested, in every condition; `frame`: where
-    queries stand.
+    queries stand. A condition whose weights or steering give exactly base's outputs on them is an
+    error, or where `allow_idle` one of the subject's `notes`.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
@@ -293,22 +296,28 @@ def load(
             if other is not None:
                 values = dict(plain.named_parameters())
                 fine_tuned[other] = matching(parameters, values, str(other))
-            alone = {n: s for n, s in settings.items() if s.model == other and not s.adapters}
-            references |= {name: record(plain, setting) for name, setting in alone.items()}
-        adapters = [adapter for setting in settings.values() for adapter, _ in setting.adapters]
-        peft, names = mount(hf, adapters, model, allow_other_base=allow_other_base)
-        weights = Weights(parameters, fine_tuned, peft, names, tuner_layers(peft))
-        for name in settings.keys() - references.keys():
-            with weights.of(settings[name]):
-                references[name] = record(hf, settings[name])
+            its = {name: s for name, s in settings.items() if s.model == other}
+            references |= record.under(Plain(plain, model, allow_other_base), its)
         idle = [
-            f"condition {name} changes nothing: its {what} the outputs of base"
+            (f"condition {name} changes nothing: its {what} the outputs of base", setting)
             for name, setting in settings.items()
             if (what := _changed(setting))
-            and parity.equals_base(hf, weights, setting, references[name], record)
+            and parity.equals_base(hf, setting, references[name], record)
         ]
+        if idle and not allow_idle:
+            note, setting = idle[0]
+            raise SubjectError(
+                f"{note} on the queries probed{parity.acting(setting)}; check that it is trained, "
+                "scaled and meant for these queries, or pass --allow-idle"
+            )
+        adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
+        each = [(adapter, 1.0) for adapter in adapters]
+        peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
+        mounted = dict(zip(adapters, names, strict=True))
+        weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
         bridge = _boot(hf, model, tokenizer)
-        subject = Subject(model, bridge, tokenizer, settings, weights, idle, insertions, frame)
+        notes = [note for note, _ in idle]
+        subject = Subject(model, bridge, tokenizer, settings, weights, notes, insertions, frame)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
     return subject

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from interp.conditions import Randomised
 from interp.errors import SubjectError
@@ -31,57 +32,111 @@ BASE_LAYER = ".base_layer."
 """Marks the tensors of an adapter file that are the base's."""
 
 
+Adapter = str | Randomised
+"""An adapter folder, or the random adapter that is like one."""
+
+REFUSED = {
+    "alora_invocation_tokens": "it is an aLoRA, which acts only after its invocation tokens, and "
+    "conditions are not aligned to these yet",
+    "arrow_config": "it is an Arrow router, which acts through the adapters mounted beside it",
+    "layer_replication": "it replicates layers, so that its layers are not those of base",
+}
+"""LoRA options by which an adapter does more than the modules that it sits on -> why not."""
+
+
+class Source(NamedTuple):
+    """What peft is to mount: the `folder` it reads, and the folder that people know (`shown`)."""
+
+    shown: str
+    folder: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+
 def mount(
     model: Any,
-    adapters: Sequence[str | Randomised],
+    adapters: Iterable[tuple[Adapter, float]],
     base_name: str,
     *,
     allow_other_base: bool = False,
-) -> tuple[Any, dict[str | Randomised, str]]:
-    """Wrap `model` with all adapters; returns the peft model and adapter -> peft's name of it."""
-    names: dict[str | Randomised, str] = {}
+    check: Callable[[Source], None] = lambda _: None,
+) -> tuple[Any, list[str]]:
+    """Wrap `model` with (adapter, scale) pairs; returns the peft model and peft's name of each.
+
+    `check` sees every adapter once it is mounted.
+    """
     own = dict(model.named_parameters())
     peft: Any = None
-    for adapter in dict.fromkeys(adapters):
-        folder = adapter if isinstance(adapter, str) else adapter.folder
-        config, saved = read_adapter(folder, base_name, allow_other_base)
-        tensors = _without_base(folder, saved, own)
+    names: list[str] = []
+    for adapter, scale in adapters:
         name = f"adapter_{len(names)}"
-        with warnings.catch_warnings():  # what peft warns of is checked, and refused, below
-            warnings.simplefilter("ignore")
-            try:
+        with source_of(adapter, scale, base_name, allow_other_base) as source:
+            tensors = _without_base(source.shown, source.tensors, own)
+            with fitting(f"adapter {source.shown} does not fit {base_name}"):
                 if peft is None:
-                    peft = PeftModel.from_pretrained(model, folder, adapter_name=name)
+                    peft = PeftModel.from_pretrained(model, source.folder, adapter_name=name)
                 else:
-                    peft.load_adapter(folder, name)
-            except (RuntimeError, ValueError, TypeError, KeyError) as error:
-                reason = " ".join(str(error).split())
-                raise SubjectError(
-                    f"adapter {folder} does not fit {base_name}: {reason}"
-                ) from error
-        _check_arrived(peft, name, folder, tensors)
-        if isinstance(adapter, Randomised):
-            _randomise_(peft, name, adapter, config, tensors)
-        names[adapter] = name
+                    peft.load_adapter(source.folder, name)
+        _check_arrived(peft, name, source.shown, tensors)
+        check(source)
+        names.append(name)
     return peft, names
 
 
-def _randomise_(
-    peft: Any,
-    name: str,
-    adapter: Randomised,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-) -> None:
-    """Overwrite a mounted adapter by a random one with its norms."""
+@contextmanager
+def fitting(fault: str) -> Iterator[None]:
+    """peft's refusals inside are one line that begins with `fault`; its warnings are about what is
+    checked, and refused, here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise SubjectError(f"{fault}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def source_of(
+    adapter: Adapter, scale: float, base_name: str, allow_other_base: bool
+) -> Iterator[Source]:
+    """The folder of an adapter as peft reads it.
+
+    A folder at scale 1 is itself. Everything else is saved as a plain LoRA folder while inside: a
+    scale multiplies `lora_alpha` and every `alpha_pattern`, a random LoRA has its own tensors.
+    """
+    shown = adapter if isinstance(adapter, str) else adapter.folder
+    config, tensors = read_adapter(shown, base_name, allow_other_base)
+    for option, reason in REFUSED.items():
+        if config.get(option):
+            raise SubjectError(f"adapter {shown} cannot be measured: {reason}")
+    if isinstance(adapter, str) and scale == 1:
+        yield Source(shown, shown, config, tensors)
+        return
+    if isinstance(adapter, Randomised):
+        tensors = _random(adapter, config, tensors)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG).write_text(json.dumps(_scaled(config, scale)), encoding="utf-8")
+        save_file(tensors, Path(folder) / WEIGHTS)
+        yield Source(shown, folder, config, tensors)
+
+
+def _scaled(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """A LoRA configuration whose updates are `scale` times as large."""
+    alpha = config.get("lora_alpha", LoraConfig.lora_alpha)
+    pattern = config.get("alpha_pattern") or {}
+    scaled = {"lora_alpha": alpha * scale}
+    scaled["alpha_pattern"] = {module: own * scale for module, own in pattern.items()}
+    return {**config, **scaled}
+
+
+def _random(
+    adapter: Randomised, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The tensors of a random adapter with the norms of the one in its folder."""
     for option in ("use_dora", "target_parameters"):
         if config.get(option):
             raise SubjectError(f"no random LoRA like {adapter.folder}: it has {option}")
-    random = random_like(tensors, adapter.seed)
-    for key, mounted in _mounted(peft, name).items():
-        with torch.no_grad():
-            mounted.copy_(random[key])
-    _check_arrived(peft, name, adapter.folder, random)
+    return random_like(tensors, adapter.seed)
 
 
 def read_adapter(
@@ -116,7 +171,7 @@ def read_adapter(
 
 
 def _without_base(
-    folder: str, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+    folder: str, tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The adapter's tensors without the base's embeddings.
 

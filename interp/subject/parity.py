@@ -1,15 +1,16 @@
 """The parity self-test: no number leaves the toolkit from a model that was not compared.
 
 For every condition, logits, residual stream and attention patterns of plain Hugging Face + peft
-(the whole sequence recomputed, no cache but a prefix adapter's own) are recorded before booting;
-afterwards the hooked, prefix-cached run must give the same. Differences are relative to the larger
-of 1 and the reference's root mean square.
+(`plain.Plain`: peft's own model under the very adapters, called as its users call it; the whole
+sequence recomputed, no cache but a prefix adapter's own) are recorded before booting; afterwards
+the hooked, prefix-cached run must give the same. Differences are relative to the larger of 1 and
+the reference's root mean square.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from interp.subject.insertions import Insertions, blocks, prompt_learning
 
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
-    from interp.subject.weights import Weights
+    from interp.subject.plain import Plain
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference accepted. The half-precision bounds allow for their rounding: both runs
@@ -39,11 +40,22 @@ class Recorder:
     batches: Sequence[Batch]
     insertions: Insertions
 
+    def under(self, plain: Plain, settings: Mapping[str, Setting]) -> dict[str, list[Reference]]:
+        """Condition -> what plain Hugging Face + peft does; no adapter is mounted beside those of
+        the condition."""
+        references: dict[str, list[Reference]] = {}
+        for adapters in dict.fromkeys(setting.adapters for setting in settings.values()):
+            with plain.under(adapters) as model:
+                its = {n: s for n, s in settings.items() if s.adapters == adapters}
+                references |= {name: self(model, setting) for name, setting in its.items()}
+        return references
+
     def __call__(self, hf: Any, setting: Setting) -> list[Reference]:
-        """Logits, residual stream and patterns of the query rows.
+        """Logits, residual stream and patterns of the query rows, of a model whose weights are
+        those of the setting.
 
         Virtual tokens are put before the ids by peft's own forward pass wherever nothing but the
-        weights of `hf` acts beside them; `hf` then must have no LoRA mounted.
+        weights of `hf` acts beside them.
         """
         alone = not (setting.adapters or setting.steering or setting.shift)
         if setting.virtual and alone:
@@ -107,12 +119,11 @@ def _steered(hf: Any, vectors: Sequence[tuple[int, Tensor]], length: int) -> Ite
 
 
 def equals_base(
-    hf: Any, weights: Weights, setting: Setting, recorded: Sequence[Reference], recorder: Recorder
+    hf: Any, setting: Setting, recorded: Sequence[Reference], recorder: Recorder
 ) -> bool:
-    """Whether a setting's weights and steering give exactly the logits of the base weights."""
+    """Whether a setting's weights and steering give exactly the logits of `hf`, the base model."""
     bare = replace(setting, adapters=(), model=None, steering=())
-    with weights.of(bare):
-        base = [recorder.composed(hf, bare, batch) for batch in recorder.batches]
+    base = [recorder.composed(hf, bare, batch) for batch in recorder.batches]
     return all(torch.equal(a[OUTPUT], b[OUTPUT]) for a, b in zip(base, recorded, strict=True))
 
 
@@ -135,12 +146,24 @@ def verify(
             difference = _difference(measured[site], value)
             if not difference <= tolerance:
                 raise ParityError(
-                    f"parity failed for {subject.name}, condition {name}, {site}: the hooked run "
-                    f"differs from plain Hugging Face by {difference:.2g} (bound {tolerance:g}); "
-                    "this architecture or adapter cannot be used"
+                    f"parity failed for {subject.name}, condition {name}{acting(setting)}, {site}: "
+                    f"the hooked run differs from plain Hugging Face by {difference:.2g} (bound "
+                    f"{tolerance:g}); this architecture or adapter cannot be used"
                 )
             largest = max(largest, difference)
     return largest
+
+
+def acting(setting: Setting) -> str:
+    """What acts in a setting beside its prefix, in brackets; nothing where nothing does."""
+    adapters = [
+        a if isinstance(a, str) else f"random, like {a.folder}" for a, _ in setting.adapters
+    ]
+    virtual = [setting.virtual.adapter] if setting.virtual else []
+    models = [setting.model] if isinstance(setting.model, str) else []
+    vectors = [added.vector for added in setting.steering]
+    who = ", ".join([*adapters, *virtual, *models, *vectors])
+    return f" ({who})" if who else ""
 
 
 def _keep(measured: Reference, site: Site) -> Any:

@@ -42,9 +42,13 @@ class Weights:
 
     @contextlib.contextmanager
     def of(self, setting: Setting) -> Iterator[None]:
-        """The model's weights are those of `setting` while inside."""
-        adapters = [(self.adapters[adapter], scale) for adapter, scale in setting.adapters]
-        with self.values_of(setting), active(self.layers, adapters, self.silent):
+        """The model's weights are those of `setting` while inside; the scales of an adapter that
+        it has twice add up."""
+        scales: dict[str, float] = {}
+        for adapter, scale in setting.adapters:
+            name = self.adapters[adapter]
+            scales[name] = scales.get(name, 0.0) + scale
+        with self.values_of(setting), active(self.layers, list(scales.items()), self.silent):
             yield
 
     def values_of(self, setting: Setting) -> contextlib.AbstractContextManager[None]:

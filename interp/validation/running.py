@@ -43,7 +43,7 @@ def validate(settings: Validating, progress: Progress = lambda name: None) -> li
 
 def _own(settings: Validating, progress: Progress) -> Iterator[Outcome]:
     assert settings.model is not None
-    options = settings.model_dump(exclude={"model", "adapter", "only"})
+    options = settings.loading
     name = short_name(settings.model)
     progress(name)
     yield from of_model(settings.model, name, settings.only, settings.adapter, **options)

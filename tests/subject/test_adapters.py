@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import MODULES, save_adapter, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.conditions import Base, Condition, FineTuned, Lora, Prompt
+from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLora
 from interp.errors import SubjectError
 from interp.subject import Subject, load
 from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS, active, tuner_layers
@@ -125,10 +125,15 @@ def silenced(tensors: Tensors) -> Tensors:
     return {k: torch.zeros_like(t) if "lora_B" in k else t for k, t in tensors.items()}
 
 
-def test_an_adapter_that_changes_nothing_is_noted(model: str, adapter: Path) -> None:
+def test_an_adapter_that_changes_nothing_is_refused_unless_allowed(
+    model: str, adapter: Path
+) -> None:
     edit(adapter, silenced)
-    (note,) = opened(model, adapter).notes
-    assert "condition lora changes nothing" in note
+    message = refused(model, adapter)
+    assert message.startswith("condition lora changes nothing: its weights give the outputs of")
+    assert "--allow-idle" in message
+    (note,) = opened(model, adapter, allow_idle=True).notes
+    assert note == "condition lora changes nothing: its weights give the outputs of base"
 
 
 def test_every_condition_of_an_idle_adapter_is_noted_and_no_other(
@@ -138,11 +143,16 @@ def test_every_condition_of_an_idle_adapter_is_noted_and_no_other(
     idle, prompt = Lora(str(adapter)), Prompt(text="hot")
     conditions: dict[str, Condition] = {
         "base": Base(), "prompt": prompt, "both": prompt + idle, "at_0": Lora(str(sound), scale=0),
-        "good": Lora(str(sound)), "same": FineTuned(model),
+        "random": RandomLora(idle), "good": Lora(str(sound)), "same": FineTuned(model),
     }  # fmt: skip
-    notes = load(model, conditions, ["hot is"]).notes
+    notes = load(model, conditions, ["hot is"], allow_idle=True).notes
     named = {note.split()[1] for note in notes if "changes nothing" in note}
-    assert named == {"both", "at_0", "same"}
+    assert named == {"both", "at_0", "random", "same"}
+    for name in named:
+        with pytest.raises(SubjectError, match=f"condition {name} changes nothing") as caught:
+            load(model, {"base": Base(), name: conditions[name]}, ["hot is"])
+        assert "\n" not in str(caught.value)
+        assert any(file in str(caught.value) for file in (str(adapter), str(sound), model))
 
 
 # Pickles ----------------------------------------------------------------------------------------

@@ -194,9 +194,16 @@ def test_it_steers_fine_tuned_weights(model: str, tmp_path: Path) -> None:
     assert torch.equal(*logits)
 
 
-def test_a_vector_that_changes_nothing_is_noted(model: str, tmp_path: Path) -> None:
+def test_a_vector_that_changes_nothing_is_refused_unless_allowed(
+    model: str, tmp_path: Path
+) -> None:
     file = save_steering(model, tmp_path / "v.safetensors", size=0)
-    (note,) = load(model, {"base": Base(), "it": Steering(file, 1)}, QUERIES).notes
+    conditions = {"base": Base(), "it": Steering(file, 1)}
+    with pytest.raises(SubjectError, match="condition it changes nothing") as caught:
+        load(model, conditions, QUERIES)
+    assert file in str(caught.value)
+    assert "--allow-idle" in str(caught.value)
+    (note,) = load(model, conditions, QUERIES, allow_idle=True).notes
     assert note == "condition it changes nothing: its steering gives the outputs of base"
 
 

@@ -1,0 +1,108 @@
+"""Plain peft, called as its users call it: what the parity test compares with.
+
+    plain = Plain(hf, "gpt2")
+    with plain.under([("adapters/opposite", 1.0)]) as model:
+        model(input_ids=ids).logits         # PeftModelForCausalLM.__call__, hooks and all
+
+Nothing here is shared with `adapters.active`, by which a subject switches between adapters.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from interp.errors import SubjectError
+from interp.subject.adapters import Adapter, Source, fitting, mount
+
+CHUNK = 1 << 20
+"""Numbers that a fingerprint takes in at a time."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A plain Hugging Face model on which no adapter is mounted, and the name of its base."""
+
+    hf: Any
+    base_name: str
+    allow_other_base: bool = False
+
+    @cached_property
+    def _before(self) -> dict[str, int]:
+        return fingerprints(self.hf)
+
+    def _refuse_rewriting(self, source: Source) -> None:
+        """An adapter that peft mounts by changing the weights below it (KaSA, PiSSA, OLoRA, LoftQ,
+        trained biases) would make base another model."""
+        now = fingerprints(self.hf)
+        if changed := [name for name, value in self._before.items() if now[name] != value]:
+            raise SubjectError(
+                f"adapter {source.shown} ({variant(source.config)}) changes {len(changed)} tensors "
+                f"of the model itself when it is mounted (first: {changed[0]}): convert it to a "
+                "plain LoRA, or merge it into a copy of the model, which is then a fine-tuned one"
+            )
+
+    @contextmanager
+    def under(self, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[Any]:
+        """The model as it is, or peft's own model with these (adapter, scale) pairs active.
+
+        `PeftModel.from_pretrained` and, for further adapters, `load_adapter` and `set_adapter`
+        mount the folders on a copy of the modules that shares the weights: no other adapter is
+        beside them, and `hf` stays as it is. There is no folder for a scale other than 1 nor for a
+        random LoRA: a saved-out one stands in for it (`adapters.source_of`).
+        """
+        if not adapters:
+            yield self.hf
+            return
+        _ = self._before  # taken before the first adapter is mounted
+        weights = chain(self.hf.parameters(), self.hf.buffers())
+        modules = copy.deepcopy(self.hf, {id(tensor): tensor for tensor in weights})
+        peft, names = mount(
+            modules,
+            adapters,
+            self.base_name,
+            allow_other_base=self.allow_other_base,
+            check=self._refuse_rewriting,
+        )
+        if len(names) > 1:
+            together = " and ".join(str(adapter) for adapter, _ in adapters)
+            with fitting(f"adapters {together} cannot act together"):
+                peft.base_model.set_adapter(names, inference_mode=True)
+        yield peft
+
+
+def fingerprints(hf: Any) -> dict[str, int]:
+    """Parameter -> a 64-bit number that a change of any of its bits changes."""
+    draw = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(1 << 62), 1 << 62, (CHUNK,), generator=draw) * 2 + 1
+    odd = odd.to(hf.device)
+    return {name: _fingerprint(parameter, odd) for name, parameter in hf.named_parameters()}
+
+
+def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
+    """The sum of bit patterns times fixed random odd numbers, modulo 2^64."""
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().reshape(-1).view(kinds[tensor.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for chunk in bits.split(CHUNK):
+        total = total * 31 + (chunk * odd[: len(chunk)]).sum()
+    return int(total)
+
+
+def variant(config: Mapping[str, Any]) -> str:
+    """What a LoRA configuration has that a plain one has not, as its fields are called."""
+    special = [f.name for f in fields(LoraConfig) if f.metadata.get("is_lora_variant")]
+    named = [name for name in special if config.get(name)]
+    for name, plain in {"init_lora_weights": (True, False, None), "bias": ("none", None)}.items():
+        if (value := config.get(name)) not in plain:
+            named.append(f"{name}={value}")
+    return ", ".join(named) or "a plain LoRA"
