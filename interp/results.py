@@ -93,18 +93,19 @@ class Run:
     def queries(self) -> pd.DataFrame:
         """What was measured: group (`queries`), `query`, `text`, `label`, `ids` from the text's
         first token on, `n_text` of them of the text, and `answer_ids`."""
-        return self._beside(QUERIES)
+        return self._beside(QUERIES, ["queries", "query", "text", "label", "ids", "n_text"])
 
     @property
     def answers(self) -> pd.DataFrame:
         """What every condition wrote itself: group (`queries`), `query`, `condition`, `text`,
         `ids`; empty where nothing was written."""
-        return self._beside(ANSWERS)
+        return self._beside(ANSWERS, ["queries", "query", "condition", "text", "ids"])
 
-    def _beside(self, name: str) -> pd.DataFrame:
+    def _beside(self, name: str, columns: list[str]) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_parquet(self.path / name)
+        file = self.path / name
+        return pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=columns)
 
 
 @dataclass(frozen=True)

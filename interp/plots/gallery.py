@@ -30,6 +30,7 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.reading import NotMeasured
+from interp.plots.segments import answer_tokens, segments
 from interp.plots.spectra import spectra
 from interp.plots.weights_overlap import weights_overlap
 from interp.results import HeadView, Run
@@ -37,6 +38,8 @@ from interp.results import HeadView, Run
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "output": output,
     "layers": layers,
+    "segments": segments,
+    "answer_tokens": answer_tokens,
     "divergence": divergence,
     "embedding": condition_embedding,
     "influence": waterfall,

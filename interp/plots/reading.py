@@ -240,8 +240,16 @@ def numbers(entry: Mapping[str, Any]) -> str:
         js_sign = top_sign = "against"
     return (
         f"mean JS {number(js)} {js_sign} {js_limit:g} nats, "
-        f"top-1 {number(top)} {top_sign} {top_limit:g}, n = {entry['n']}"
+        f"top-1 {number(top)} {top_sign} {top_limit:g}, n = {entry['n']}{_whole(entry)}"
     )
+
+
+def _whole(entry: Mapping[str, Any]) -> str:
+    """What a certificate of answers of several tokens adds."""
+    if entry.get("tokens", entry["n"]) <= entry["n"]:
+        return ""
+    same, kl = number(entry["answer_agreement"]), number(entry["sequence_kl"])
+    return f" answers ({entry['tokens']} tokens; {same} the same; sequence KL {kl} nats)"
 
 
 def interval(manifest: Manifest) -> str:

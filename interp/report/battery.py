@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EXPECTED = {
     "neutral": "as long as the prompt, without its content: output and states unlike the reference",
+    "empty_system": "a chat without the template's own system message: near base where that "
+    "message matters little",
     "shuffled_tokens": "the prompt's tokens without their order: unlike the reference where order "
     "matters",
     "shuffled_labels": "the same format with wrong answers: unlike the reference where the answers "

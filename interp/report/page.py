@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from interp.plots import reading
 from interp.plots.head_summaries import attended, narrowed
 from interp.plots.text import number, pair_name, visible
-from interp.report import battery, interchange, lora_parts, tables, weights
+from interp.report import battery, chats, interchange, lora_parts, tables, weights
 from interp.report.html import render
 from interp.results import HeadView, Run
 
@@ -23,6 +23,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
     failed = reading.verdict(run.manifest).passed is False
     parts = {"causal": _causal(run), "weights": weights.section(run)}
+    parts["chats"] = chats.section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from interp.plots import reading
 from interp.plots.head_summaries import attended
 from interp.plots.text import pair_name, visible
-from interp.report import battery, tables
+from interp.report import battery, chats, tables
 from interp.results import HeadView, Run
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
-    below = battery.lines(run, position)
+    below = [*chats.lines(run), *battery.lines(run, position)]
     return Group(table, Text("\n".join([*below, ""]))) if below else table
 
 
