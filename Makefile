@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check figures organism clean
+.PHONY: demo test check figures organism smollm2 clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -22,6 +22,9 @@ figures: $(READY)
 
 organism: $(READY)
 	$(BIN)/python recipes/organism.py
+
+smollm2: $(READY)
+	$(BIN)/python recipes/smollm2.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
