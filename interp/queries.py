@@ -166,7 +166,7 @@ def _answer_ids(
     answer, ids = str(query.answer), encoded.ids
     ends = ids[-1] in tokenizer.all_special_ids or query.text[-1].isspace()
     gap = "" if frame.chat or ends or answer[0].isspace() else " "
-    written = "".join(frame.written(frame.stretches(Base(), tokenizer), query.turns, tokenizer))
+    written = frame.written(frame.stretches(Base(), tokenizer), query.turns, tokenizer).text
     joint = tuple(tokenised(f"{written}{gap}{answer}", tokenizer)[0])
     before = tuple(tokenised(written, tokenizer)[0])
     if joint[: len(before)] != before or len(joint) == len(before):
@@ -196,11 +196,18 @@ def check_alignment(
         prefix = placed.prefix if prefix is None else tuple(prefix)
         expected, found = (*prefix, *query.ids), (*placed.prefix, *placed.ids)
         if found != expected:
-            raise QueryError(_apart(name, query, expected, found, tokenizer))
+            hint = CHAT_HINT if frame.chat else RAW_HINT
+            raise QueryError(f"{_apart(name, query, expected, found, tokenizer)}; {hint}")
 
 
 SHOWN = 8
 """Tokens on either side of a border that an error shows."""
+
+RAW_HINT = (
+    "put a separator between them that the tokenizer keeps apart (--separator: a line break; a "
+    "space where the tokenizer begins words with one)"
+)
+CHAT_HINT = "use earlier turns, or another separator, or let the query begin otherwise"
 
 
 def _apart(
@@ -217,6 +224,5 @@ def _apart(
     shown = [tokenizer.convert_ids_to_tokens(list(ids[window])) for ids in (expected, found)]
     return (
         f"condition {name}: the prompt and the query {query.text!r} merge across the border: "
-        f"{shown[0]} became {shown[1]}; put a separator between them that the tokenizer keeps "
-        "apart (--separator: a line break; a space where the tokenizer begins words with one)"
+        f"{shown[0]} became {shown[1]}"
     )

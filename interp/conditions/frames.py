@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.conditions.kinds import (
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 """`{"role": ..., "content": ...}`."""
 
-FIRST, LAST = "INTERPQUERYBEGINS", "INTERPQUERYENDS"
-"""Stand for the query in a template's text, to find where it is written."""
+Span = tuple[int, int]
+"""Where something begins and ends in a text."""
+
+SHOWN = 60
+"""Characters of a message that an error shows."""
 
 PROBE = "Hello"
 """Stands for a query where only what precedes it is asked for."""
@@ -43,11 +47,13 @@ PROBE = "Hello"
 @dataclass(frozen=True, eq=False)
 class Fill:
     """What takes the place of a prompt's tokens: the passage `text`, over and over, or (None) the
-    prompt's own tokens in the random order of `seed`. `extra`: so many tokens more than it has."""
+    prompt's own tokens in the random order of `seed`. As many as it has itself (`own`), and so many
+    `extra`."""
 
     text: str | None
     seed: int = 0
     extra: int = 0
+    own: bool = True
 
 
 class Stretch(NamedTuple):
@@ -60,11 +66,18 @@ class Stretch(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A sequence as text: up to the query, the query, and what the template writes after it."""
+    """A sequence as text: up to the query, the query, and what the template writes after it.
+    `spans`: where in `before` every stretch begins and ends."""
 
     before: str
     query: str
     after: str
+    spans: tuple[Span, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole sequence."""
+        return self.before + self.query + self.after
 
 
 def user(text: str) -> tuple[Message, ...]:
@@ -109,26 +122,22 @@ class Frame:
     ) -> Written:
         """The whole sequence as text; a ConditionError where the template alters what it is
         given (spaces at the ends of a message may go)."""
+        contents = [*(s.content for s in stretches), *(m["content"] for m in query)]
         if not self.chat:
-            return Written("".join(s.content for s in stretches), query[-1]["content"], "")
-        turns = [{"role": s.role, "content": s.content} for s in stretches if s.role]
-        text = "".join(s.content for s in stretches if not s.role)
-        begins = FIRST if len(query) > 1 else LAST
-        skeleton = self.render([*turns, *_marked(query, text)], tokenizer)
-        if skeleton.count(begins) != 1 or skeleton.count(LAST) != 1:
-            raise ConditionError("the chat template does not write the query once")
-        before, after = skeleton.split(begins)[0], skeleton.split(LAST)[1]
-        whole = self.render([*turns, *_after(text, query)], tokenizer)
-        middle = whole[len(before) : len(whole) - len(after)]
-        as_given = _in_order([message["content"] for message in query], middle)
-        if not (whole.startswith(before) and whole.endswith(after) and as_given):
-            raise ConditionError(
-                f"the chat template alters the query {query[-1]['content']!r}: it writes {middle!r}"
-            )
-        for content in [*(turn["content"] for turn in turns), text]:
-            if not _in_order([content], before):
-                raise ConditionError(f"the chat template leaves out or alters {content[:60]!r}")
-        return Written(before, middle, after)
+            whole, spans = "".join(contents), _one_after_the_other(contents)
+        else:
+            marks = [f"INTERP{n}WORDS" if content else "" for n, content in enumerate(contents)]
+            skeleton = self.render(_conversation(stretches, query, marks), tokenizer)
+            whole = self.render(_conversation(stretches, query, contents), tokenizer)
+            spans = _located(contents, marks, skeleton, whole)
+        (begin, _), (_, end) = spans[len(stretches)], spans[-1]
+        for (place, _), stretch in zip(spans, stretches, strict=False):
+            if place > begin:
+                raise ConditionError(
+                    f"the chat template writes {_shown(stretch.content)} behind the query's first "
+                    "message: give queries of one message"
+                )
+        return Written(whole[:begin], whole[begin:end], whole[end:], tuple(spans[: len(stretches)]))
 
     def stretches(self, condition: Condition, tokenizer: PreTrainedTokenizerBase) -> list[Stretch]:
         """What a condition puts before a query, in the order in which a conversation has it: the
@@ -179,10 +188,10 @@ class Frame:
         if own:
             fill = Fill(text, extra=virtual)
             yield from (stretch._replace(fill=fill) for stretch in own)
+        elif virtual and self.takes_system(tokenizer):
+            yield Stretch("system", text, Fill(text, extra=virtual, own=False))
         elif virtual:
-            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            role = "system" if self.takes_system(tokenizer) else ""
-            yield Stretch(role, text, Fill(text, extra=virtual - count))
+            yield Stretch("", "", Fill(text, extra=virtual))
 
     def takes_system(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether the frame is a chat whose template takes a system message."""
@@ -197,35 +206,64 @@ class Frame:
     def writes_default(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether the template writes a system message of its own where none is given: without one
         it then writes more than with an empty one."""
-        if not self.takes_system(tokenizer):
+        if not self.chat:
             return False
-        empty = [{"role": "system", "content": ""}, *user(PROBE)]
-        return len(self.render(user(PROBE), tokenizer)) > len(self.render(empty, tokenizer))
+        try:
+            emptied = self.render([{"role": "system", "content": ""}, *user(PROBE)], tokenizer)
+        except ConditionError:
+            return False
+        return len(self.render(user(PROBE), tokenizer)) > len(emptied)
 
 
 RAW = Frame()
 """A query's text follows the prompt's, without a template."""
 
 
-def _after(text: str, query: Sequence[Message]) -> list[Message]:
-    """A query with a text put before its first message's own."""
-    first, *rest = query
-    return [{**first, "content": text + first["content"]}, *rest]
+def _conversation(
+    stretches: Sequence[Stretch], query: Sequence[Message], contents: Sequence[str]
+) -> list[Message]:
+    """Turns, then the query, whose first message begins with the text that stands before it: with
+    these contents in the place of their own."""
+    given = list(zip(stretches, contents, strict=False))
+    turns = [{"role": s.role, "content": content} for s, content in given if s.role]
+    text = "".join(content for s, content in given if not s.role)
+    asked = [
+        {**message, "content": content}
+        for message, content in zip(query, contents[len(stretches) :], strict=True)
+    ]
+    return [*turns, {**asked[0], "content": text + asked[0]["content"]}, *asked[1:]]
 
 
-def _marked(query: Sequence[Message], text: str) -> list[Message]:
-    """The same with marks in the place of the query's own words."""
-    marked = [dict(message) for message in query]
-    marked[0]["content"], marked[-1]["content"] = FIRST, LAST
-    return _after(text, marked)
+def _one_after_the_other(contents: Sequence[str]) -> list[Span]:
+    """Where contents stand that are written without anything between them."""
+    ends = list(accumulate(map(len, contents)))
+    return list(zip([0, *ends], ends, strict=False))
 
 
-def _in_order(contents: Sequence[str], text: str) -> bool:
-    """Whether these stand in a text one after the other, spaces at their ends aside."""
-    place = 0
-    for content in contents:
-        place = text.find(content.strip(), place)
-        if place < 0:
-            return False
-        place += len(content.strip())
-    return True
+def _located(
+    contents: Sequence[str], marks: Sequence[str], skeleton: str, whole: str
+) -> list[Span]:
+    """Where a template has written every content, from what it writes around marks in their place;
+    a ConditionError where that is not all (spaces at the ends of a content may go)."""
+    found = {n: skeleton.find(mark) for n, mark in enumerate(marks) if mark}
+    order = sorted(found, key=lambda n: found[n])
+    borders = [place for n in order for place in (found[n], found[n] + len(marks[n]))]
+    template = [skeleton[a:b] for a, b in pairwise([0, *borders, len(skeleton)])][::2]
+    spans: dict[int, Span] = {}
+    place = len(template[0])
+    for n, follows in zip(order, template[1:], strict=True):
+        spaces = (contents[n], contents[n].rstrip(), contents[n].lstrip(), contents[n].strip())
+        as_given = [c for c in spaces if whole.startswith(c + follows, place)]
+        if skeleton.count(marks[n]) != 1 or not as_given:
+            raise ConditionError(f"the chat template leaves out or alters {_shown(contents[n])}")
+        spans[n] = (place, place + len(as_given[0]))
+        place = spans[n][1] + len(follows)
+    if place != len(whole) or not whole.startswith(template[0]):
+        raise ConditionError("the chat template writes other words for other messages")
+    for n in reversed(range(len(contents))):  # an empty one stands before the next
+        spans.setdefault(n, (spans[n + 1][0],) * 2 if n + 1 in spans else (place, place))
+    return [spans[n] for n in range(len(contents))]
+
+
+def _shown(content: str) -> str:
+    return repr(content if len(content) <= SHOWN else f"{content[: SHOWN - 1]}…")

@@ -11,11 +11,21 @@ refuses what is not. Torch-free.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from interp.conditions.frames import PROBE, RAW, Fill, Frame, Message, Stretch, user
+from interp.conditions.frames import (
+    PROBE,
+    RAW,
+    Fill,
+    Frame,
+    Message,
+    Span,
+    Stretch,
+    Written,
+    user,
+)
 from interp.conditions.kinds import Condition
 from interp.errors import ConditionError
 
@@ -51,20 +61,21 @@ def place(
         stretches = [s._replace(content=bare(s.content, tokenizer)) for s in stretches]
         query = [*query[:-1], {**query[-1], "content": bare(query[-1]["content"], tokenizer)}]
     written = frame.written(stretches, query, tokenizer)
-    ids, offsets = tokenised("".join(written), tokenizer)
-    border = len(written.before)
-    first = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
-    first = first if border else 0
+    ids, offsets = tokenised(written.text, tokenizer)
+    first, whole = _first_token(written, offsets)
     before, ahead = ids[:first], offsets[:first]
-    if first < len(ids) and written.before[offsets[first][0] : border].strip():
-        before, ahead = tokenised(written.before, tokenizer)  # its last word runs into the query
+    if not whole:
+        if frame.chat:
+            raise ConditionError(_merged(written, ids[: first + 1], tokenizer))
+        before, ahead = tokenised(written.before, tokenizer)
     if not set(start).isdisjoint((*before, *ids[first:])):
         token = tokenizer.convert_ids_to_tokens(start[0])
         raise ConditionError(
-            f"{token} stands in the middle of {''.join(written)[:80]!r}: take it out of the text, "
+            f"{token} stands in the middle of {written.text[:80]!r}: take it out of the text, "
             "or let --chat write the template's tokens"
         )
-    before = _filled(stretches, written.before, before, ahead, tokenizer)
+    before = _filled(stretches, written, before, ahead, tokenizer)
+    border = len(written.before)
     n_text = sum(begin < border + len(written.query) for begin, _ in offsets[first:])
     return Placed((*start, *before), tuple(ids[first:]), n_text)
 
@@ -115,44 +126,66 @@ def _refuse_start(contents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
             )
 
 
+def _first_token(written: Written, offsets: Offsets) -> tuple[int, bool]:
+    """The query's first token, and whether it has no words of what precedes the query. One that has
+    some, but only spaces of the query (a special token may take them in), precedes it itself."""
+    border = len(written.before)
+    first = next((i for i, (_, end) in enumerate(offsets) if end > border), len(offsets))
+    if not border or first == len(offsets):
+        return first if border else 0, True
+    begin, end = offsets[first]
+    if not written.before[begin:].strip():
+        return first, True
+    return (first, False) if written.text[border:end].strip() else (first + 1, True)
+
+
+def _merged(written: Written, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """An error: the template's last words and the query's first are one token."""
+    tokens = tokenizer.convert_ids_to_tokens(ids[-SHOWN:])
+    return (
+        f"the chat template's words merge with the query {written.query[:SHOWN]!r}: {tokens}; let "
+        "the query begin otherwise"
+    )
+
+
+SHOWN = 8
+"""Tokens and characters that an error shows of a border."""
+
+
 def _filled(
     stretches: Sequence[Stretch],
-    before: str,
+    written: Written,
     ids: list[int],
     offsets: Offsets,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[int]:
     """The ids before a query with the tokens of controls in the place of their prompt's own."""
-    spans = dict(_spans(stretches, before, offsets))
+    spans = [_tokens_of(span, written.before, offsets) for span in written.spans]
     new: dict[int, list[int]] = {}
     for fill in dict.fromkeys(s.fill for s in stretches if s.fill):
         numbers = [n for n, s in enumerate(stretches) if s.fill is fill]
-        own = [ids[i] for n in numbers for i in spans[n]]
+        own = [ids[i] for n in numbers for i in spans[n]] if fill.own else []
         tokens = _tokens(fill, own, tokenizer)
         for n in numbers:
-            count = len(spans[n]) + (fill.extra if n == numbers[0] else 0)
+            count = len(spans[n]) * fill.own + (fill.extra if n == numbers[0] else 0)
             new[n], tokens = tokens[:count], tokens[count:]
     result = list(ids)
-    for n in sorted(new, key=lambda n: spans[n].start, reverse=True):
+    for n in sorted(new, key=lambda n: (spans[n].start, n), reverse=True):
         result[spans[n].start : spans[n].stop] = new[n]
     return result
 
 
-def _spans(
-    stretches: Sequence[Stretch], before: str, offsets: Offsets
-) -> Iterator[tuple[int, range]]:
-    """Which tokens every stretch has."""
-    place = 0
-    for number, stretch in enumerate(stretches):
-        content = stretch.content
-        found = before.find(content, place)
-        if found < 0:  # the template has taken the spaces at its ends away
-            content = content.strip()
-            found = before.find(content, place)
-        place = found + len(content)
-        inside = [i for i, (begin, end) in enumerate(offsets) if begin < place and end > found]
-        span = range(inside[0], inside[-1] + 1) if inside else range(len(offsets), len(offsets))
-        yield number, span
+def _tokens_of(span: Span, text: str, offsets: Offsets) -> range:
+    """The tokens that are of a span of the text alone: a space before it may belong to them, what
+    follows it not."""
+    a, b = span
+    inside = [
+        i
+        for i, (begin, end) in enumerate(offsets)
+        if a < end <= b and (begin >= a or not text[begin:a].strip())
+    ]
+    start = inside[0] if inside else sum(begin < a for begin, _ in offsets)
+    return range(start, start + len(inside))
 
 
 def _tokens(fill: Fill, own: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
