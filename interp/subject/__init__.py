@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import Condition, Setting, Untrained, resolve
+from interp.conditions import Condition, FineTuned, Setting, Untrained, parts, resolve
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
@@ -32,8 +32,9 @@ from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.loading import device_of, pretrained, quiet, threads_for, without_weights
 from interp.subject.plain import Plain
+from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
@@ -275,22 +276,27 @@ def load(
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
     allow_idle: bool = False,
+    tokenizer: str | None = None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
     `probe`: one or a few query texts on which parity is tested, in every condition. A condition
     whose weights or steering give exactly base's outputs on them is an error, or where
-    `allow_idle` one of the subject's `notes`.
+    `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the one that all
+    conditions are read with, the model's unless given; adapters must not bring another.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
-    tokenizer = load_tokenizer(model, **hub)
-    settings = {name: resolve(condition, tokenizer) for name, condition in conditions.items()}
-    batches = [Batch.of([query], target) for query in encode(map(Query, probe), tokenizer)]
+    _check_architectures(model, conditions, hub)
+    words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
+    settings = {name: resolve(condition, words) for name, condition in conditions.items()}
+    batches = [Batch.of([query], target) for query in encode(map(Query, probe), words)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         hf = pretrained(model, dtype, hub).to(target)
         stack.enter_context(threads_for(hf.num_parameters()))
+        if tokenizer is not None:
+            check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), model)
         insertions = Insertions.read(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
@@ -322,12 +328,25 @@ def load(
         peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
         mounted = dict(zip(adapters, names, strict=True))
         weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
-        bridge = _boot(hf, model, tokenizer)
+        bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
-        subject = Subject(model, bridge, tokenizer, settings, weights, notes, insertions)
+        subject = Subject(model, bridge, words, settings, weights, notes, insertions)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
     return subject
+
+
+def _check_architectures(
+    model: str, conditions: Mapping[str, Condition], hub: Mapping[str, Any]
+) -> None:
+    """Fine-tuned models have the parameters of the base, which their configurations tell before
+    any weights are read."""
+    every = [part for condition in conditions.values() for part in parts(condition)]
+    if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
+        with quiet():
+            base = dict(without_weights(model, hub).named_parameters())
+            for other in others:
+                matching(base, dict(without_weights(other, hub).named_parameters()), other)
 
 
 def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: Mapping[str, Any]) -> Any:
