@@ -84,6 +84,8 @@ class Loading(BaseModel):
     """Accept an adapter whose configuration names another base model."""
     allow_idle: bool = False
     """Go on where an adapter, other weights or a steering vector change no output."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -395,7 +397,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
 
 PATHS = {
     "model", "queries", "out", "adapter", "prompt_file", "system_file", "heldout", "file",
-    "conditions", "vector",
+    "conditions", "vector", "tokenizer",
 }  # fmt: skip
 
 

@@ -104,6 +104,8 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
     files: dict[str, str | Path] = {"model": experiment.model, "queries": experiment.queries}
     if experiment.heldout is not None:
         files["heldout"] = experiment.heldout
+    if experiment.tokenizer is not None:
+        files["tokenizer"] = experiment.tokenizer
     for name, condition in built.items():
         for part in parts(condition):
             match part:

@@ -57,7 +57,8 @@ from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
-from interp.subject.loading import load_tokenizer, threads_for
+from interp.subject.loading import threads_for
+from interp.subject.tokenizers import open_tokenizer
 from interp.sweep import SHARD, Progress, kept_labels, sweep
 from interp.tabulate import certificates, closing_errors, grams, largest_cell, rows, states
 from interp.tabulate.families import family_rows
@@ -83,12 +84,11 @@ def silent(group: str, done: int, total: int) -> None:
 def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     """Run an experiment; returns its folder. Raises `SubjectError`, `QueryError`, `RunError`,
     `ConfigError` or `ConditionError`, each with one line that says what to do."""
-    tokenizer = load_tokenizer(
-        experiment.model,
-        revision=experiment.revision,
-        trust_remote_code=experiment.trust_remote_code,
+    built = experiment.build()
+    tokenizer = open_tokenizer(
+        experiment.model, built.values(), experiment.tokenizer, **experiment.hub
     )
-    built = applicable(experiment, tokenizer)
+    built = applicable(experiment, built, tokenizer)
     asked = read_groups(experiment)
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
@@ -158,13 +158,14 @@ def _refuse_open(checks: Mapping[str, float], subject: Subject) -> None:
             )
 
 
-def applicable(experiment: Experiment, tokenizer: Any) -> dict[str, Condition]:
+def applicable(
+    experiment: Experiment, built: Mapping[str, Condition], tokenizer: Any
+) -> dict[str, Condition]:
     """The conditions of an experiment as far as its tokenizer has a use for them: an empty system
     message is a control where the template writes one of its own."""
-    built, frame = experiment.build(), experiment.framed
-    if "empty_system" not in experiment.conditions and not frame.writes_default(tokenizer):
-        built.pop("empty_system", None)
-    return built
+    asked = "empty_system" in experiment.conditions
+    kept = asked or experiment.framed.writes_default(tokenizer)
+    return {name: c for name, c in built.items() if kept or name != "empty_system"}
 
 
 def probe_run(folder: Path, name: str) -> HeadView:

@@ -25,7 +25,8 @@ from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.loading import device_of, pretrained, quiet, threads_for
+from interp.subject.tokenizers import open_tokenizer
 
 LOG = "distil.json"
 
@@ -41,7 +42,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {settings.out}: {error.strerror}") from error
-    tokenizer = load_tokenizer(settings.model, **settings.hub)
+    tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
     prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
     queries = encode(asked["matched"], tokenizer)
     check_alignment(queries, prompt, tokenizer, "prompt")

@@ -33,7 +33,8 @@ from interp.matching.virtual import Kind, Tuning, after_virtual, as_virtual, ini
 from interp.queries import Encoded, Query, encode
 from interp.statistics import generator_of
 from interp.subject import Subject, load
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.loading import device_of, pretrained, quiet, threads_for
+from interp.subject.tokenizers import open_tokenizer
 
 TEXT, SOFT, PREFIX, LORA = "text", "soft prompt", "prefix", "LoRA"
 KINDS: dict[str, Kind] = {SOFT: "soft_prompt", PREFIX: "prefix"}
@@ -140,7 +141,7 @@ def train_lora(
     """A LoRA of all linear layers that is trained on the first facts."""
     out = settings.out / _name(count, rank)
     with quiet():
-        tokenizer = load_tokenizer(settings.model, **settings.hub)
+        tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
         model = pretrained(settings.model, settings.dtype, settings.hub).to(
             device_of(settings.device)
         )

@@ -24,7 +24,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.batch import Batch
-from interp.conditions import RAW, Condition, Frame, Setting, Untrained, resolve
+from interp.conditions import (
+    RAW,
+    Condition,
+    FineTuned,
+    Frame,
+    Setting,
+    Untrained,
+    parts,
+    resolve,
+)
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Query, encode
@@ -33,8 +42,9 @@ from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
-from interp.subject.loading import device_of, load_tokenizer, pretrained, quiet, threads_for
+from interp.subject.loading import device_of, pretrained, quiet, threads_for, without_weights
 from interp.subject.plain import Plain
+from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
@@ -264,26 +274,32 @@ def load(
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
     allow_idle: bool = False,
+    tokenizer: str | None = None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
     `probe`: one or a few queries on which parity is tested, in every condition; `frame`: where
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
-    error, or where `allow_idle` one of the subject's `notes`.
+    error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
+    one that all conditions are read with, the model's unless given; adapters must not bring
+    another.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
-    tokenizer = load_tokenizer(model, **hub)
+    _check_architectures(model, conditions, hub)
+    words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
     asked = [query if isinstance(query, Query) else Query(query) for query in probe]
     settings = {
-        name: resolve(condition, tokenizer, frame, asked[0].turns)
+        name: resolve(condition, words, frame, asked[0].turns)
         for name, condition in conditions.items()
     }
-    batches = [Batch.forced([query], target) for query in encode(asked, tokenizer, frame=frame)]
+    batches = [Batch.forced([query], target) for query in encode(asked, words, frame=frame)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         hf = pretrained(model, dtype, hub).to(target)
         stack.enter_context(threads_for(hf.num_parameters()))
+        if tokenizer is not None:
+            check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), model)
         insertions = Insertions.read(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
@@ -315,12 +331,25 @@ def load(
         peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
         mounted = dict(zip(adapters, names, strict=True))
         weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
-        bridge = _boot(hf, model, tokenizer)
+        bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
-        subject = Subject(model, bridge, tokenizer, settings, weights, notes, insertions, frame)
+        subject = Subject(model, bridge, words, settings, weights, notes, insertions, frame)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
     return subject
+
+
+def _check_architectures(
+    model: str, conditions: Mapping[str, Condition], hub: Mapping[str, Any]
+) -> None:
+    """Fine-tuned models have the parameters of the base, which their configurations tell before
+    any weights are read."""
+    every = [part for condition in conditions.values() for part in parts(condition)]
+    if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
+        with quiet():
+            base = dict(without_weights(model, hub).named_parameters())
+            for other in others:
+                matching(base, dict(without_weights(other, hub).named_parameters()), other)
 
 
 def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: Mapping[str, Any]) -> Any:

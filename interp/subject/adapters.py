@@ -65,12 +65,13 @@ def mount(
 
     `check` sees every adapter once it is mounted.
     """
-    own = dict(model.named_parameters())
+    own, rows = dict(model.named_parameters()), _embeddings(model)
     peft: Any = None
     names: list[str] = []
     for adapter, scale in adapters:
         name = f"adapter_{len(names)}"
         with source_of(adapter, scale, base_name, allow_other_base) as source:
+            _check_rows(source, rows, base_name)
             tensors = _without_base(source.shown, source.tensors, own)
             with fitting(f"adapter {source.shown} does not fit {base_name}"):
                 if peft is None:
@@ -168,6 +169,29 @@ def read_adapter(
         if not torch.isfinite(tensor).all():
             raise SubjectError(f"adapter {folder}: {name} has NaN or infinite values")
     return config, tensors
+
+
+def _embeddings(model: Any) -> dict[str, int]:
+    """Parameters with a row per token -> how many rows they have."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    theirs = {id(layer.weight) for layer in layers if layer is not None}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: len(parameter) for name, parameter in named if id(parameter) in theirs}
+
+
+def _check_rows(source: Source, rows: Mapping[str, int], base_name: str) -> None:
+    """Embeddings that an adapter brings, or sits on, have as many rows as the model's."""
+    for key, tensor in source.tensors.items():
+        module, _, factor = key.removeprefix("base_model.model.").partition(".lora_embedding_")
+        name = f"{module}.weight" if factor else module.replace(BASE_LAYER, ".")
+        if name not in rows or factor == "B":
+            continue
+        if (found := tensor.shape[1 if factor else 0]) != rows[name]:
+            raise SubjectError(
+                f"adapter {source.shown} has {found} rows in {name}, {base_name} has {rows[name]}: "
+                "it was trained on resized embeddings; save the model with its embeddings resized, "
+                "and give that as the model"
+            )
 
 
 def _without_base(

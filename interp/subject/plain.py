@@ -25,7 +25,7 @@ from interp.errors import SubjectError
 from interp.subject.adapters import Adapter, Source, fitting, mount
 
 CHUNK = 1 << 20
-"""Numbers that a fingerprint takes in at a time."""
+"""Numbers of 64 bits that a fingerprint takes in at a time."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,13 @@ def fingerprints(hf: Any) -> dict[str, int]:
 
 
 def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
-    """The sum of bit patterns times fixed random odd numbers, modulo 2^64."""
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = tensor.detach().reshape(-1).view(kinds[tensor.element_size()])
+    """The sum of its bits, 64 at a time, times fixed random odd numbers, modulo 2^64."""
+    raw = tensor.detach().reshape(-1).view(torch.uint8)
+    whole = len(raw) // 8 * 8
+    rest = torch.nn.functional.pad(raw[whole:], (0, 8 - len(raw) + whole)).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for chunk in bits.split(CHUNK):
-        total = total * 31 + (chunk * odd[: len(chunk)]).sum()
+    for words in (*raw[:whole].view(torch.int64).split(CHUNK), rest):
+        total = total * 31 + (words * odd[: len(words)]).sum()
     return int(total)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny_models import MODULES, save_adapter, save_model
+from transformers import AutoTokenizer
 
 from interp import cli
 from interp.cli import COMMANDS
@@ -50,6 +51,20 @@ def test_an_idle_adapter_ends_a_study_and_allowed_it_is_a_note(
     assert note in " ".join(capsys.readouterr().err.split())
     assert note in read_manifest(tmp_path / "run")["notes"]
     assert note in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_another_tokenizer_ends_a_study_and_chosen_it_is_used(
+    model: str, study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = AutoTokenizer.from_pretrained(model)
+    words.chat_template = "{{ messages[0]['content'] }}"
+    words.save_pretrained(tmp_path / "idle")
+    study = [*study, "--allow-idle", "--overwrite"]
+    assert cli.main(study) == 2
+    assert f"--tokenizer {tmp_path / 'idle'}" in " ".join(capsys.readouterr().err.split())
+    assert cli.main([*study, "--tokenizer", str(tmp_path / "idle")]) == 0
+    hashes = read_manifest(tmp_path / "run")["hashes"]
+    assert hashes["tokenizer"] == hashes["adapter of lora"]  # the same folder
 
 
 @pytest.mark.parametrize("settings", [Experiment, Distillation, Inversion, Validating])

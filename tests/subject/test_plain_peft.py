@@ -219,7 +219,7 @@ def test_a_fingerprint_sees_every_bit(place: int, bit: int) -> None:
 
 
 def test_a_fingerprint_sees_order_and_signs() -> None:
-    layer = torch.nn.Linear(1024, 1100, bias=False)  # more than one chunk
+    layer = torch.nn.Linear(2048, 1100, bias=False)  # more than one chunk
     layer.device = torch.device("cpu")
     weight = layer.weight.data.clone()
     before = fingerprints(layer)
