@@ -19,6 +19,7 @@ from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
+    parts,
     token_id,
 )
 from interp.config import Experiment
@@ -165,7 +166,7 @@ def prepare(
     experiment: Experiment, built: Mapping[str, Condition], asked: Mapping[str, Sequence[Query]]
 ) -> Prepared:
     """Load and check everything that can be wrong before the first measurement."""
-    design = Design.of(built, experiment.families)
+    design = Design.of(built, experiment.families, experiment.compare)
     subject = open_subject(experiment, built, asked["matched"])
     groups = encode_groups(subject, built, asked)
     plan = make_plan(experiment, subject, design, groups)
@@ -178,11 +179,12 @@ def _fit_biases(
 ) -> None:
     """A fitted bias is known once the model has spoken."""
     for name, condition in built.items():
-        if isinstance(condition, FittedBias):
-            own = subject.settings[name]
-            like = next(subject.settings[n] for n, c in built.items() if c == condition.like)
-            bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
-            subject.settings[name] = replace(own, bias=bias)
+        for part in parts(condition):
+            if isinstance(part, FittedBias):
+                own = subject.settings[name]
+                like = next(subject.settings[n] for n, c in built.items() if c == part.like)
+                bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
+                subject.settings[name] = replace(own, bias=own.bias + bias)
 
 
 def open_subject(
@@ -221,7 +223,7 @@ def make_plan(
         members=design.members if len(design.families) > 1 else (),
         kept=tuple(name for name in subject.settings if name in compared),
         sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
-        speaker=design.headline[1] if design.headline else design.pairs[0][0],
+        speaker=_speaker(design),
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(position_labels(longest, experiment.max_positions)),
@@ -230,3 +232,9 @@ def make_plan(
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
     )
+
+
+def _speaker(design: Design) -> str:
+    """The condition whose top token is a query's target: the headline's reference, but not base."""
+    a, b = design.headline or design.pairs[0]
+    return b if design.headline and b != BASE else a
