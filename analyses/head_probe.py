@@ -21,6 +21,7 @@ from interp import Experiment, Head, diverge, load_run
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
+from interp.errors import ConfigError
 from interp.report import write_probe
 from interp.results import Run
 from interp.study import probe_run
@@ -47,17 +48,26 @@ def main(config: Config) -> None:
 
 
 def most_divergent(run: Run, count: int) -> list[str]:
-    """The heads of the largest content JS between prompt and LoRA, at the queries' last token."""
+    """The heads of the headline's largest content JS, at the queries' last token."""
+    a, b = map(repr, headline(run))
     js = run.table.query(
         "measure == 'content_js' and position == 'last' and queries == 'matched' "
-        "and condition == 'prompt' and reference == 'lora'"
+        f"and condition == {a} and reference == {b}"
     ).nlargest(count, "value")
     return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
 
 
+def headline(run: Run) -> tuple[str, str]:
+    """The two conditions that the run compares."""
+    found = run.manifest["headline"]
+    if found is None:
+        raise ConfigError("nothing to compare heads between: name two conditions with --compare")
+    return found["condition"], found["reference"]
+
+
 def sentence(run: Run, name: str) -> str:
     """What a head does, from the numbers."""
-    head = Head.parse(name)
+    (a, b), head = headline(run), Head.parse(name)
     at_last = run.table.query("position == 'last' and queries == 'matched'")
     rows = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
 
@@ -67,12 +77,12 @@ def sentence(run: Run, name: str) -> str:
             found = found[found["reference"] == reference]
         return float(found["value"].iloc[0])
 
+    sides = [side for side in (a, b) if side != "base"]
+    masses = ", ".join(f"{value('prefix_mass', s):.2f} under {s}" for s in ("base", *sides))
+    own = ", ".join(f"{value('rewiring_share', s, 'base'):.2f} under {s}" for s in sides)
     return (
-        f"{name}: content JS {value('content_js', 'prompt', 'lora'):.3f} nats; "
-        f"mass before the query {value('prefix_mass', 'base'):.2f} in base, "
-        f"{value('prefix_mass', 'prompt'):.2f} under the prompt, "
-        f"{value('prefix_mass', 'lora'):.2f} under the LoRA; re-wired by the LoRA's weights: "
-        f"{value('rewiring_share', 'lora', 'base'):.2f} of its change."
+        f"{name}: content JS {value('content_js', a, b):.3f} nats; mass before the query {masses}; "
+        f"share of its change that weights re-wire {own}."
     )
 
 

@@ -31,9 +31,10 @@ from interp.conditions import (
     Shifted,
     ShuffledLabels,
     ShuffledTokens,
-    Untrained,
     kind,
 )
+from interp.contrast import Contrast, is_few_shot, is_lora, is_prompt, is_text
+from interp.design import BASE, headline_of
 from interp.errors import ConditionError, ConfigError
 
 FILE_ONLY = {"conditions", "families", "frame"}
@@ -52,10 +53,11 @@ Control = Literal[
     "logit_bias",
     "untrained",
 ]
-"""The null battery. `neutral`: text as long as the first prompt; `empty_system`: where a chat
-template writes a system message of its own; `shuffled_tokens`, `shifted`: of
-that prompt; `shuffled_labels`: of the first few-shot prompt; `random_lora`, `logit_bias`: of the
-first adapter; `untrained`: a second set of weights in memory."""
+"""The null battery: a side of the headline with what the other side has not replaced, and the rest
+kept. `neutral`: text as long as its prompt; `empty_system`: where a chat template writes a system
+message of its own; `shuffled_tokens`, `shifted`: of that prompt;
+`shuffled_labels`: of few-shot demonstrations; `random_lora`: of its LoRA; `untrained`: a second set
+of weights in memory. `logit_bias`: base with the output of the headline's reference."""
 
 
 class ChatFrame(BaseModel):
@@ -132,6 +134,8 @@ class Experiment(Loading):
     """Of the answers written: 0 is greedy, else they are sampled by the seed."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
+    compare: tuple[str, str] | None = None
+    """The two conditions the run is about (default: the first prompt and the first adapter)."""
     controls: tuple[Control, ...] = get_args(Control)
     """Controls to run as well, where they apply (none: write the flag alone)."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -201,22 +205,34 @@ class Experiment(Loading):
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
         """The controls that were asked for and have something to control."""
-        prompt = next((c for c in built.values() if kind(c) == "prompt"), None)
-        text = next((c for c in built.values() if isinstance(c, Prompt)), None)
-        few = next((c for c in built.values() if isinstance(c, Prompt) and c.pairs), None)
-        lora = next((c for c in built.values() if isinstance(c, Lora)), None)
-        weights = next((c for c in built.values() if kind(c) == "weights"), None)
+        compared = headline_of(built, self.compare)
+        a, b = compared or _firsts(built)
+        contrast, others = Contrast.of(built[a], built[b]), built.values()
+        reference = a if b == BASE else b
+        biased = bool(compared) or kind(built[reference]) == "weights"
         possible: dict[str, Condition | None] = {
-            "neutral": prompt and Neutral(like=prompt),
+            "neutral": contrast.replaced(is_prompt, lambda p: Neutral(like=p)),
             "empty_system": EmptySystem() if self.framed.chat else None,
-            "shuffled_tokens": text and ShuffledTokens(of=text, seed=self.seed),
-            "shuffled_labels": few and ShuffledLabels(of=few, seed=self.seed),
-            "shifted": prompt and Shifted(by=prompt),
-            "random_lora": lora and RandomLora(like=lora, seed=self.seed),
-            "logit_bias": weights and FittedBias(like=weights),
-            "untrained": prompt and weights and Untrained(seed=self.seed),
+            "shuffled_tokens": contrast.replaced(
+                is_text, lambda p: ShuffledTokens(of=p, seed=self.seed), others
+            ),
+            "shuffled_labels": contrast.replaced(
+                is_few_shot, lambda p: ShuffledLabels(of=p, seed=self.seed), others
+            ),
+            "shifted": contrast.replaced(is_prompt, lambda p: Shifted(by=p)),
+            "random_lora": contrast.replaced(
+                is_lora, lambda p: RandomLora(like=p, seed=self.seed), others
+            ),
+            "logit_bias": FittedBias(like=built[reference]) if biased else None,
+            "untrained": contrast.untrained(self.seed) if compared else None,
         }
         return {name: c for name, c in possible.items() if name in self.controls and c is not None}
+
+
+def _firsts(built: Mapping[str, Condition]) -> tuple[str, str]:
+    """The first prompt and the first weights of a run without a headline, or base for either."""
+    kinds = {kind(condition): name for name, condition in reversed(list(built.items()))}
+    return kinds.get("prompt", BASE), kinds.get("weights", BASE)
 
 
 def bundled(out: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is compared with what: families, pairs with rows, nulls, floors, and the tests.
 
-    design = Design.of(conditions, families={})
-    design.headline                 # ("instruction_0", "lora_0")
+    design = Design.of(conditions, families={}, compare=("instruction_0", "lora_0"))
+    design.headline                 # the same; without `compare` the first prompt, first adapter
     design.families                 # {"few_shot": ("few_shot_0", "few_shot_1"), ...}
     design.controls[headline]       # the pair it is tested against: ("neutral", "lora_0")
 
@@ -25,6 +25,7 @@ from interp.conditions import (
     kind,
     parts,
 )
+from interp.contrast import Contrast
 from interp.errors import ConfigError
 
 BASE = "base"
@@ -35,12 +36,22 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Design:
-    """`families`: kinds with several members. `headline`: the pair the study is about, its first
-    prompt and its first adapter or fine-tune. `pairs` have rows: every condition against base; the
-    first of every family of prompts, and whatever else leaves the weights alone, against the first
-    of every family of weights; consecutive members of a family (`floors`). `nulls`: every control's
-    pair beside the headline. `certified`: pairs that get a match certificate: also every prompt
-    against every adapter. `controls`: the pair that a pair is tested against.
+    """`families`: kinds with several members. `headline`: the pair the study is about (see
+    `headline_of`). `pairs` have rows: the headline and its nulls; the first of every family of
+    prompts, and whatever else leaves the weights alone, against the first of every family of
+    weights; consecutive members of a family (`floors`, without the headline); every condition
+    against base. `certified`: pairs that get a match certificate: also every prompt against every
+    adapter.
+
+    `nulls`: the headline with a control in the place of the side that it is a control of
+    (`Contrast.place`); a control of neither has none. `null_pair`: the null that the headline is
+    tested against: "the two sides are farther apart than one of them from a control of the other".
+    That control is neutral text where a side has a prompt that the other has not, else a random
+    LoRA where a side has a LoRA that the other has not. One side is replaced and one stays. It is
+    the first side, unless that has parts of both kinds and the second has not.
+
+    `controls`: the pair that a pair is tested against: the headline against `null_pair`, and a side
+    of it, against base or alone ("x", ""), against its own control, neutral before random.
     """
 
     families: dict[str, tuple[str, ...]]
@@ -53,29 +64,37 @@ class Design:
     controls: dict[Pair, Pair]
 
     @classmethod
-    def of(cls, built: Mapping[str, Condition], families: Mapping[str, Sequence[str]]) -> Design:
-        """The design of an experiment's conditions, base among them."""
+    def of(
+        cls,
+        built: Mapping[str, Condition],
+        families: Mapping[str, Sequence[str]],
+        compare: Pair | None = None,
+    ) -> Design:
+        """The design of an experiment's conditions, base among them; `compare`: the headline."""
         kinds = families_of(built, families)
-        first = _headline(built)
+        first = headline_of(built, compare)
         others = [name for name in built if name != BASE]
         later = {name for members in kinds.values() for name in members[1:]}
         heads = [name for name in others if name not in later]
-        cross = _cross(built, heads)
-        floors = tuple((b, a) for members in kinds.values() for a, b in pairwise(members))
+        nulls = _nulls(built, heads, first)
+        floors = [(b, a) for members in kinds.values() for a, b in pairwise(members)]
+        floors = [pair for pair in floors if set(pair) != set(first or ())]
         against_base = [(name, BASE) for name in others]
-        pairs = tuple(dict.fromkeys([*cross, *floors, *against_base]))
+        leading = [first, *nulls.values()] if first else []
+        turned = {(b, a) for a, b in leading}
+        found = [*leading[:1], *_cross(built, heads), *leading, *floors, *against_base]
+        pairs = [pair for pair in dict.fromkeys(found) if pair not in turned]
         wanted = _between(built, others, "prompt", "weights")
-        nulls = _nulls(built, first)
-        neutral = next((n for n in nulls if isinstance(built[n], Neutral)), None)
+        null = _tested(built, list(nulls))
         return cls(
             families=kinds,
             headline=first,
-            pairs=pairs,
-            certified=tuple(dict.fromkeys([*pairs, *wanted])),
-            floors=floors,
-            nulls={name: pair for name, pair in nulls.items() if pair in pairs},
-            null_pair=nulls[neutral] if neutral else None,
-            controls=_controls(built, first, neutral),
+            pairs=tuple(pairs),
+            certified=tuple(p for p in dict.fromkeys([*pairs, *wanted]) if p not in turned),
+            floors=tuple(floors),
+            nulls=nulls,
+            null_pair=nulls[null] if null else None,
+            controls=_controls(built, first, nulls),
         )
 
     @property
@@ -114,10 +133,27 @@ def reweighted(condition: Condition) -> bool:
     return any(isinstance(part, own) for part in parts(condition))
 
 
-def _headline(built: Mapping[str, Condition]) -> Pair | None:
-    prompt = next((name for name, c in built.items() if kind(c) == "prompt"), None)
-    weights = next((name for name, c in built.items() if kind(c) == "weights"), None)
-    return (prompt, weights) if prompt and weights else None
+def headline_of(built: Mapping[str, Condition], compare: Pair | None = None) -> Pair | None:
+    """The two conditions that a study is about: `compare` as given, base as the reference.
+
+    Else the first prompt and the first adapter or fine-tune; else the two conditions there are,
+    controls and base aside; else none. Raises `ConfigError` where `compare` names no two of them.
+    """
+    if compare:
+        a, b = compare
+        if unknown := [name for name in compare if name not in built]:
+            raise ConfigError(f"compare: no condition {unknown[0]!r}; there are {', '.join(built)}")
+        if a == b:
+            raise ConfigError(f"compare: {a!r} with itself; name two of {', '.join(built)}")
+        return (b, a) if a == BASE else (a, b)
+    prompts, weights = (
+        [name for name, condition in built.items() if kind(condition) == wanted]
+        for wanted in ("prompt", "weights")
+    )
+    if prompts and weights:
+        return prompts[0], weights[0]
+    others = [name for name in built if kind(built[name]) not in ("base", "control")]
+    return (others[0], others[1]) if len(others) == 2 else None
 
 
 def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[Pair]:
@@ -139,31 +175,43 @@ def _between(
     return [(name, other) for name in a for other in b]
 
 
-def _nulls(built: Mapping[str, Condition], headline: Pair | None) -> dict[str, Pair]:
+def _nulls(
+    built: Mapping[str, Condition], names: Sequence[str], headline: Pair | None
+) -> dict[str, Pair]:
     """Every control in the place of the side of the headline that it is a control of."""
     if headline is None:
         return {}
-    prompt, weights = headline
-    return {
-        name: (prompt, name) if reweighted(condition) else (name, weights)
-        for name, condition in built.items()
-        if kind(condition) == "control"
-    }
+    a, b = headline
+    contrast = Contrast.of(built[a], built[b])
+    found: dict[str, Pair] = {}
+    for name in names:
+        if kind(built[name]) == "control" and name not in headline:
+            place = contrast.place(built[name])
+            if place is not None:
+                found[name] = (name, b) if place == 0 else (a, name)
+    return found
+
+
+def _tested(built: Mapping[str, Condition], controls: Sequence[str]) -> str | None:
+    """The control that a test is made against: neutral text, else a random LoRA."""
+    for made in (Neutral, RandomLora):
+        for name in controls:
+            if any(isinstance(part, made) for part in parts(built[name])):
+                return name
+    return None
 
 
 def _controls(
-    built: Mapping[str, Condition], headline: Pair | None, neutral: str | None
+    built: Mapping[str, Condition], headline: Pair | None, nulls: Mapping[str, Pair]
 ) -> dict[Pair, Pair]:
-    """Prompts are tested against neutral text, adapters against random ones; ("x", "") stands for
-    the measures of one condition alone."""
-    if headline is None:
-        return {}
-    prompt, weights = headline
-    random = next((n for n, c in built.items() if isinstance(c, RandomLora)), None)
+    """The pair that the headline and its sides are tested against; ("x", "") stands for the
+    measures of one condition alone."""
     found: dict[Pair, Pair] = {}
-    if neutral:
-        found[headline] = (neutral, weights)
-        found |= {(prompt, BASE): (neutral, BASE), (prompt, ""): (neutral, "")}
-    if random:
-        found |= {(weights, BASE): (random, BASE), (weights, ""): (random, "")}
+    null = _tested(built, list(nulls))
+    if headline and null:
+        found[headline] = nulls[null]
+    for place, side in enumerate(headline or ()):
+        own = _tested(built, [name for name in nulls if nulls[name][place] == name])
+        if own:
+            found |= {(side, BASE): (own, BASE), (side, ""): (own, "")}
     return found

@@ -28,6 +28,7 @@ from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
+    parts,
     resolve,
     token_id,
 )
@@ -175,7 +176,7 @@ def probe_run(folder: Path, name: str) -> HeadView:
     asked = {"matched": read_groups(experiment)["matched"]}
     subject = open_subject(experiment, built, asked["matched"])
     queries = encode_again(folder, subject, built, asked)["matched"]
-    design = Design.of(built, experiment.families)
+    design = Design.of(built, experiment.families, experiment.compare)
     with threads_for(subject.n_parameters):
         _fit_biases(subject, built, queries, FIT_BATCH)
         plan = make_plan(experiment, subject, design, {"matched": queries})
@@ -221,7 +222,7 @@ def prepare(
     progress: Progress = silent,
 ) -> Prepared:
     """Check everything that can be wrong before the first measurement; write the answers."""
-    design = Design.of(built, experiment.families)
+    design = Design.of(built, experiment.families, experiment.compare)
     groups = encode_groups(subject, built, asked)
     _fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
     written: Written = {}
@@ -240,11 +241,12 @@ def _fit_biases(
 ) -> None:
     """A fitted bias is known once the model has spoken."""
     for name, condition in built.items():
-        if isinstance(condition, FittedBias):
-            own = subject.settings[name]
-            like = next(subject.settings[n] for n, c in built.items() if c == condition.like)
-            bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
-            subject.settings[name] = replace(own, bias=bias)
+        for part in parts(condition):
+            if isinstance(part, FittedBias):
+                own = subject.settings[name]
+                like = next(subject.settings[n] for n, c in built.items() if c == part.like)
+                bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
+                subject.settings[name] = replace(own, bias=own.bias + bias)
 
 
 def open_subject(
@@ -284,7 +286,7 @@ def make_plan(
         members=design.members if len(design.families) > 1 else (),
         kept=tuple(name for name in subject.settings if name in compared),
         sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
-        speaker=design.headline[1] if design.headline else design.pairs[0][0],
+        speaker=_speaker(design),
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(
@@ -304,3 +306,9 @@ def _segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
     if not (experiment.framed.chat or any(len(query.answer_ids) > 1 for query in queries)):
         return []
     return [name for name in SEGMENTS if any(len(query.segments[name]) for query in queries)]
+
+
+def _speaker(design: Design) -> str:
+    """The condition whose top token is a query's target: the headline's reference, but not base."""
+    a, b = design.headline or design.pairs[0]
+    return b if design.headline and b != BASE else a

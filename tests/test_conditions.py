@@ -456,6 +456,8 @@ def test_what_is_no_condition_is_refused() -> None:
         (Prefix("a"), "prompt"),
         (Steering("a", 0), "steering"),
         (PROMPT + Lora("a"), "composed"),
+        (PROMPT + RandomLora(Lora("a")), "control"),
+        (Neutral(PROMPT) + Lora("a"), "control"),
     ],
 )
 def test_how_a_reader_groups_conditions(condition: Condition, expected: str) -> None:

@@ -62,6 +62,14 @@ def test_flags_and_file_and_python_are_the_same_experiment(
     assert asked[0] == asked[1] == Experiment.model_validate(REQUIRED | fields)
 
 
+def test_two_conditions_to_compare(tmp_path: Path, asked: list[Experiment]) -> None:
+    path = saved(tmp_path, REQUIRED | {"compare": ["few", "lora"], "conditions": {"few": FEW}})
+    assert cli.main(["diverge", str(path)]) == 0
+    assert cli.main(["diverge", str(path), "--compare", "lora", "base"]) == 0
+    assert cli.main(["diverge", *FLAGS]) == 0
+    assert [e.compare for e in asked] == [("few", "lora"), ("lora", "base"), None]
+
+
 def test_flags_override_the_file_and_leave_the_rest(
     tmp_path: Path, asked: list[Experiment]
 ) -> None:
@@ -135,6 +143,9 @@ def test_a_prompt_of_that_name_is_text_even_where_a_file_has_it(tmp_path: Path) 
         ({"dtype": "float8"}, "dtype: Input should be 'float32'"),
         ({"adapter": "one"}, "adapter: Input should be a valid tuple"),
         ({"conditions": ["few"]}, "conditions"),
+        ({"compare": "few"}, "compare: Input should be a valid tuple"),
+        ({"compare": ["few"]}, "compare.1: Field required"),
+        ({"compare": ["a", "b", "c"]}, "compare: Tuple should have at most 2 items"),
         ({"memory": 0}, "memory"),
         ([1], "write fields like"),
         ("just a text", "write fields like"),
@@ -231,6 +242,11 @@ def test_a_name_stays_inside_the_output_folder(name: str) -> None:
 def test_a_name_stands_once(name: str) -> None:
     with pytest.raises(ConfigError, match="defined twice"):
         experiment(adapter=["x"], conditions={name: FEW}).build()
+
+
+def test_a_pair_that_is_not_there_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"no condition 'lora'; there are base, few$"):
+        experiment(conditions={"few": FEW}, compare=("few", "lora"), controls=()).build()
 
 
 def test_nothing_to_compare_is_refused() -> None:

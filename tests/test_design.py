@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from interp.conditions import (
@@ -15,10 +19,14 @@ from interp.conditions import (
     Prompt,
     RandomLora,
     Shifted,
+    ShuffledLabels,
+    ShuffledTokens,
     Untrained,
     kind,
+    parts,
 )
-from interp.design import Design, families_of, reweighted
+from interp.config import Experiment, bundled_families, parse_condition
+from interp.design import Design, families_of, headline_of, reweighted
 from interp.errors import ConfigError
 
 PROMPT, LORA = Prompt(text="opposite :"), Lora("adapter")
@@ -87,14 +95,261 @@ def test_laws_of_a_design(prompts: int, loras: int) -> None:
     assert set(design.nulls.values()) <= set(design.pairs)
     tested = {pair for pair in (*design.controls, *design.controls.values()) if pair[1]}
     assert tested <= set(design.pairs)
+    assert design.pairs[:1] == design.certified[:1]
+    assert design.headline in (None, *design.pairs[:1])
+    named = {*design.floors, *design.nulls.values(), design.headline}
     for a, b in design.pairs:
-        if b != "base" and (a, b) not in design.floors:
+        if b != "base" and (a, b) not in named:
             assert reweighted(built[b])
             assert not reweighted(built[a])
             assert "control" not in (kind(built[a]), kind(built[b])) or (
                 kind(built[a]) != kind(built[b])
             )
-    assert (design.headline is None) == (prompts == 0 or loras == 0)
+    alone = 2 in (prompts, loras) and 0 in (prompts, loras)  # two of a kind and nothing else
+    assert (design.headline is None) == ((prompts == 0 or loras == 0) and not alone)
+
+
+PARTS: dict[str, Any] = {
+    "d": {"prompt": {"text": "default"}},
+    "p": {"prompt": {"text": "opposite :"}},
+    "q": {"prompt": {"text": "the same"}},
+    "few": {"prompt": {"pairs": [["hot", "cold"], ["up", "down"]]}},
+    "l": {"lora": {"adapter": "l"}},
+    "m": {"lora": {"adapter": "m"}},
+    "tuned": {"fine_tuned": {"model": "t"}},
+    "push": {"steering": {"vector": "v", "layer": 0}},
+}
+D, P, Q, FEW, L, M, TUNED, PUSH = (parse_condition(name, s, {}) for name, s in PARTS.items())
+RANDOM_L, RANDOM_M = RandomLora(L), RandomLora(M)
+
+
+def compared(a: Sequence[str], b: Sequence[str], **more: Any) -> tuple[dict[str, Any], Design]:
+    """The controls and the design of an experiment about `a` and `b`, composed of these parts."""
+    conditions = {
+        name: [PARTS[part] for part in side] for name, side in (("a", a), ("b", b)) if side
+    }
+    fields = {"model": "m", "queries": "q", "out": "run", "conditions": conditions} | more
+    experiment = Experiment(**{"compare": ("a" if a else "base", "b" if b else "base")} | fields)
+    built = experiment.build()
+    controls = {name: built[name] for name in built if name not in ("base", *conditions)}
+    return controls, Design.of(built, experiment.families, experiment.compare)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "in_a", "in_b", "tested"),
+    [
+        (  # a prompt, and the same with a LoRA: the prompt stays on both sides
+            "p",
+            ["p", "l"],
+            {},
+            {"random_lora": P + RANDOM_L, "untrained": P + Untrained()},
+            {"headline": "random_lora", "b": "random_lora"},
+        ),
+        (  # a LoRA and a prompt, the other way round than by default
+            "l",
+            "p",
+            {"random_lora": RANDOM_L, "untrained": Untrained()},
+            {"neutral": Neutral(P), "shuffled_tokens": ShuffledTokens(P), "shifted": Shifted(P)},
+            {"headline": "neutral", "a": "random_lora", "b": "neutral"},
+        ),
+        (  # a side with both: its LoRA is controlled in it, text in the side that is text alone
+            ["d", "l"],
+            "p",
+            {"random_lora": D + RANDOM_L, "untrained": D + Untrained()},
+            {"neutral": Neutral(P), "shuffled_tokens": ShuffledTokens(P), "shifted": Shifted(P)},
+            {"headline": "neutral", "a": "random_lora", "b": "neutral"},
+        ),
+        (  # two prompts: the first is replaced
+            "p",
+            "q",
+            {"neutral": Neutral(P), "shuffled_tokens": ShuffledTokens(P), "shifted": Shifted(P)},
+            {},
+            {"headline": "neutral", "a": "neutral"},
+        ),
+        (  # labels can only be shuffled where there are some
+            "p",
+            "few",
+            {"neutral": Neutral(P), "shuffled_tokens": ShuffledTokens(P), "shifted": Shifted(P)},
+            {"shuffled_labels": ShuffledLabels(FEW)},
+            {"headline": "neutral", "a": "neutral"},
+        ),
+        (  # two LoRAs
+            "l",
+            "m",
+            {"random_lora": RANDOM_L, "untrained": Untrained()},
+            {},
+            {"headline": "random_lora", "a": "random_lora"},
+        ),
+        (  # of a fine-tune there is no random one
+            ["tuned"],
+            "m",
+            {"untrained": Untrained()},
+            {"random_lora": RANDOM_M},
+            {"headline": "random_lora", "b": "random_lora"},
+        ),
+        (  # against base; both parts are the side's own, and each control keeps the other
+            ["p", "l"],
+            "",
+            {
+                "neutral": Neutral(P) + L,
+                "shuffled_tokens": ShuffledTokens(P) + L,
+                "shifted": Shifted(P) + L,
+                "random_lora": P + RANDOM_L,
+                "untrained": P + Untrained(),
+            },
+            {},
+            {"headline": "neutral", "a": "neutral"},
+        ),
+        (  # the same weights under two prompts, in the order in which they are written
+            ["l", "p"],
+            ["l", "q"],
+            {
+                "neutral": L + Neutral(P),
+                "shuffled_tokens": L + ShuffledTokens(P),
+                "shifted": L + Shifted(P),
+            },
+            {},
+            {"headline": "neutral", "a": "neutral"},
+        ),
+        (  # untrained weights take the place of the shared ones too
+            ["tuned"],
+            ["tuned", "l"],
+            {},
+            {"random_lora": TUNED + RANDOM_L, "untrained": Untrained()},
+            {"headline": "random_lora", "b": "random_lora"},
+        ),
+        ("p", ["p", "push"], {}, {}, {}),  # nothing stands for a steering vector
+    ],
+)
+def test_controls_replace_what_a_side_has_alone(
+    a: str | list[str],
+    b: str | list[str],
+    in_a: dict[str, Condition],
+    in_b: dict[str, Condition],
+    tested: dict[str, str],
+) -> None:
+    """Their names, what they are, where they stand, and what is tested against which."""
+    sides = [[side] if isinstance(side, str) and side else list(side) for side in (a, b)]
+    controls, design = compared(*sides)
+    first = "a", "b" if b else "base"
+    fitted = {
+        "logit_bias": FittedBias(
+            like=parse_condition("x", [PARTS[x] for x in sides[1] or sides[0]], {})
+        )
+    }
+    in_a = in_a | fitted
+    assert controls == in_a | in_b
+    assert design.headline == first
+    nulls = {n: (n, first[1]) for n in in_a} | {n: (first[0], n) for n in in_b}
+    assert design.nulls == nulls
+    control = tested.pop("headline", None)
+    assert design.null_pair == nulls.get(str(control))
+    expected = {first: nulls[control]} if control else {}
+    for side, own in tested.items():
+        expected |= {(side, "base"): (own, "base"), (side, ""): (own, "")}
+    assert design.controls == expected
+
+
+SIDES = st.lists(st.sampled_from(["p", "q", "few", "l", "m", "push"]), unique=True, max_size=3)
+
+
+@given(a=SIDES, b=SIDES)
+def test_a_null_is_the_headline_but_for_one_side(a: list[str], b: list[str]) -> None:
+    """What both sides share is in every control, and no pair is there twice, turned round."""
+    assume(sorted(a) != sorted(b))
+    controls, design = compared(a, b)
+    assert design.headline == (("b", "base") if not a else ("a", "b" if b else "base"))
+    shared = [parse_condition(x, PARTS[x], {}) for x in a if x in b]
+    assert set(design.nulls) == set(controls)
+    for name, pair in design.nulls.items():
+        assert kind(controls[name]) == "control"
+        assert sum(x == y for x, y in zip(pair, design.headline, strict=True)) == 1
+        assert name in pair
+        if name == "untrained":
+            assert set(parts(controls[name])) >= {s for s in shared if kind(s) == "prompt"}
+        elif name != "logit_bias":
+            assert set(parts(controls[name])) >= set(shared)
+    assert len(design.pairs) == len({frozenset(pair) for pair in design.pairs})
+    assert {design.headline, *design.nulls.values()} <= set(design.pairs)
+    tested = {pair for pair in (*design.controls, *design.controls.values()) if pair[1]}
+    assert tested <= set(design.pairs)
+
+
+def test_two_of_a_family_are_no_floor_of_themselves() -> None:
+    built = battery(3, 0)
+    design = Design.of(built, {}, ("few_0", "few_1"))
+    assert design.headline == ("few_0", "few_1")
+    assert design.floors == (("few_2", "few_1"),)
+    assert ("few_1", "few_0") not in design.pairs
+
+
+def test_a_control_that_one_wrote_stands_for_what_it_is_like() -> None:
+    """Not where it lacks what both sides share, nor where it has more than its side."""
+    own: dict[str, Condition] = {
+        "of_b": RandomLora(M) + P,
+        "bare": RandomLora(M),
+        "more": RandomLora(M) + P + Q,
+        "both": Neutral(P) + RandomLora(L),
+        "text": Neutral(P) + L,
+    }
+    built = {"base": Base(), "a": P + L, "b": P + M, **own}
+    assert Design.of(built, {}, ("a", "b")).nulls == {"of_b": ("a", "of_b")}
+
+
+def test_the_demonstration_is_what_it_was(tmp_path: Path) -> None:
+    experiment = Experiment(**bundled_families(tmp_path))
+    built = experiment.build()
+    design = Design.of(built, experiment.families, experiment.compare)
+    assert design.headline == ("instruction_0", "lora_0")
+    assert design.null_pair == ("neutral", "lora_0")
+    of_prompt = ["neutral", "shuffled_tokens", "shuffled_labels", "shifted", "logit_bias"]
+    assert design.nulls == {name: (name, "lora_0") for name in of_prompt} | {
+        name: ("instruction_0", name) for name in ("random_lora", "untrained")
+    }
+    assert built["shuffled_labels"] == ShuffledLabels(of=built["few_shot_0"])
+    assert built["logit_bias"] == FittedBias(like=built["lora_0"])
+    crossed = [("instruction_0", "lora_0"), ("instruction_0", "random_lora")]
+    crossed += [("instruction_0", "untrained"), ("few_shot_0", "lora_0")]
+    crossed += [("few_shot_0", "random_lora"), ("few_shot_0", "untrained")]
+    crossed += [(name, "lora_0") for name in of_prompt]
+    others = [name for name in built if name != "base"]
+    assert list(design.pairs) == [*crossed, *design.floors, *((name, "base") for name in others)]
+    assert len(design.floors) == 2 + 4 + 4
+    prompts, loras = others[:8], others[8:13]
+    assert set(design.certified) == {*design.pairs, *((p, w) for p in prompts for w in loras)}
+    assert list(design.controls) == [
+        ("instruction_0", "lora_0"),
+        ("instruction_0", "base"),
+        ("instruction_0", ""),
+        ("lora_0", "base"),
+        ("lora_0", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("a", "nobody"), "compare: no condition 'nobody'; there are base, a, b"),
+        (("neutral", "a"), "compare: no condition 'neutral'; there are base, a, b"),
+        (("a", "a"), "compare: 'a' with itself; name two of base, a, b"),
+    ],
+)
+def test_two_conditions_that_cannot_be_compared(pair: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compared(["p"], ["l"], compare=pair)
+    assert str(caught.value) == message
+
+
+def test_base_is_always_the_reference() -> None:
+    assert headline_of({"base": Base(), "a": PROMPT}, ("base", "a")) == ("a", "base")
+    assert headline_of({"base": Base(), "a": PROMPT}, ("a", "base")) == ("a", "base")
+
+
+def test_without_a_prompt_and_an_adapter_two_conditions_are_the_headline() -> None:
+    built: dict[str, Condition] = {"base": Base(), "a": P, "b": P + L, "text": Neutral(P)}
+    assert headline_of(built) == ("a", "b")
+    assert headline_of(built | {"c": P + M}) is None
+    assert headline_of({"base": Base(), "a": P}) is None
 
 
 def test_families_as_given_take_their_members_from_the_others() -> None:

@@ -16,9 +16,9 @@ class Patching(BaseModel):
     run: Path
     """Folder of a finished run; its model and inputs are read again and must not have changed."""
     condition: str | None = None
-    """The first of the two conditions (none: the run's first prompt)."""
+    """The first of the two conditions (none: that of the run's headline)."""
     reference: str | None = None
-    """The second (none: the run's first adapter or fine-tune)."""
+    """The second (none: the reference of the run's headline)."""
     sites: tuple[Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ...] = (
         "resid_post",
         "attn_out",

@@ -85,10 +85,14 @@ def _pair(
     found = []
     for role in ("condition", "reference"):
         name = getattr(settings, role) or headline.get(role)
+        others = ", ".join(other for other in built if other != BASE)
         if name is None:
-            raise ConfigError(f"{settings.run} has no prompt and adapter: name --{role}")
-        if name not in built or name == BASE:
-            others = ", ".join(other for other in built if other != BASE)
+            raise ConfigError(f"{settings.run} has no headline: name --{role}, one of {others}")
+        if name == BASE:
+            raise ConfigError(
+                f"an interchange needs two conditions beside base: name --{role}, one of {others}"
+            )
+        if name not in built:
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
         if isinstance(built[name], FittedBias | LogitBias):
             raise ConfigError(f"{name} only moves logits: it has no internal state of its own")

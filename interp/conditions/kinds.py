@@ -237,13 +237,13 @@ CONTROLS = (
 
 def kind(condition: Condition) -> str:
     """How a reader groups conditions: `base`, `control`, `prompt`, `weights`, `steering` or
-    `composed`."""
+    `composed`. A composition with a control in it is a control."""
+    if any(isinstance(part, CONTROLS) for part in parts(condition)):
+        return "control"
     if isinstance(condition, Composed):
         return "composed"
     if isinstance(condition, Base):
         return "base"
-    if isinstance(condition, CONTROLS):
-        return "control"
     if isinstance(condition, Steering):
         return "steering"
     return "prompt" if isinstance(condition, Prompt | SoftPrompt | Prefix) else "weights"

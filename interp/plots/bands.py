@@ -144,10 +144,10 @@ def control_band(
 
 
 def controls_name(manifest: Manifest) -> str:
-    """What the controls' band is called: with the reference that most of them share."""
-    pair = reading.headline(manifest)
-    shared = [p for p in reading.nulls(manifest).values() if pair and p[1] == pair[1]]
-    return f"controls vs {pair[1]}" if shared and pair else "controls"
+    """What the controls' band is called: with the side of the headline that most of them face."""
+    pair, null = reading.headline(manifest) or (), list(reading.nulls(manifest).values())
+    faced = [side for side in reversed(pair) for two in null if side in two]
+    return f"controls vs {max(faced, key=faced.count)}" if faced else "controls"
 
 
 def words(manifest: Manifest, bands: Sequence[Band]) -> str:

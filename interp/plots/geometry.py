@@ -48,7 +48,7 @@ def similarity(run: Run, position: str = "last", queries: str = "matched") -> go
 
 
 def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """Intrinsic dimension of the headline's two, base and the null's condition, by scale.
+    """Intrinsic dimension of the headline's two, base and the null's control, by scale.
 
     Raises `NotMeasured` when the run has none of these measures.
     """

@@ -127,7 +127,7 @@ def _box(values: np.ndarray, at: int, pair: Pair, colour: str) -> go.Box:
 
 
 def narrowed(view: HeadView, manifest: Manifest, most: int = 8) -> HeadView:
-    """The view of the headline's two, base and the null's condition, where it has more than
+    """The view of the headline's two, base and the null's control, where it has more than
     `most` conditions; without a headline, of the first `most`."""
     if len(view.conditions) <= most:
         return view

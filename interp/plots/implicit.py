@@ -132,8 +132,7 @@ def _line(run: Run, of: Prompts, measure: str, name: str) -> go.Scatter:
     colour, dash = style.condition_look(run.manifest, name)
     value, low, high = (rows[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
     ends: dict[str, Any] = {"array": high - value, "arrayminus": value - low}
-    null = reading.null_pair(run.manifest)
-    other = name not in (of.names[0], null[0] if null else None)
+    other = name not in (of.names[0], reading.null_control(run.manifest))
     return go.Scatter(
         x=rows["layer"].to_numpy(),
         y=value,

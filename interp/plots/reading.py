@@ -49,8 +49,14 @@ def headline(manifest: Manifest) -> Pair | None:
 
 
 def null_pair(manifest: Manifest) -> Pair | None:
-    """The control drawn beside the headline."""
+    """The control's pair drawn beside the headline: a control in the place of one side."""
     return _pair(manifest.get("null_pair"))
+
+
+def null_control(manifest: Manifest) -> str | None:
+    """The condition that stands for a side of the headline in the null pair."""
+    pair, null = headline(manifest) or (), null_pair(manifest) or ()
+    return next((side for side in null if side not in pair), None)
 
 
 def _pair(entry: Mapping[str, str] | None) -> Pair | None:
@@ -78,11 +84,11 @@ def main_pairs(manifest: Manifest) -> list[Pair]:
 
 
 def main_conditions(manifest: Manifest) -> list[str]:
-    """The headline's two, base, and the null's condition; all conditions without a headline."""
-    pair, null, base = headline(manifest), null_pair(manifest), base_name(manifest)
+    """The headline's two, base, and the null's control; all conditions without a headline."""
+    pair = headline(manifest)
     if pair is None:
         return list(manifest.get("conditions", {}))
-    found = [*pair, base, *([side for side in null if side not in pair] if null else [])]
+    found = [*pair, base_name(manifest), null_control(manifest)]
     return list(dict.fromkeys(name for name in found if name))
 
 
@@ -90,8 +96,8 @@ def nulls(manifest: Manifest) -> dict[str, Pair]:
     """Control -> the pair that stands for it beside the headline; the null pair alone without a
     battery."""
     found = {e["control"]: (e["condition"], e["reference"]) for e in manifest.get("nulls") or []}
-    null = null_pair(manifest)
-    return found or ({null[0]: null} if null else {})
+    null, control = null_pair(manifest), null_control(manifest)
+    return found or ({control: null} if null and control else {})
 
 
 def floors(manifest: Manifest) -> list[Pair]:
@@ -105,10 +111,13 @@ def exchanged(run: Run) -> Run:
     found, manifest = run.manifest.get("interchange"), run.manifest
     if not found:
         raise NotMeasured("this run has no interchange: make it with `interp patch`")
-    null, count = null_pair(manifest), found["interval"]["replicates"]
+    count = found["interval"]["replicates"]
+    pair = {name: found[name] for name in ("condition", "reference")}
+    null, control = manifest.get("null_pair") or {}, null_control(manifest)
+    kept = any(pair[side] == name for side, name in null.items() if name != control)
     changes = {
-        "headline": {name: found[name] for name in ("condition", "reference")},
-        "null_pair": manifest["null_pair"] if null and null[1] == found["reference"] else None,
+        "headline": pair,
+        "null_pair": null if kept else None,
         "queries": {**manifest.get("queries", {}), "matched": found["n"]},
         "interval": {**manifest["interval"], "replicates": count} if count else None,
     }
@@ -196,7 +205,7 @@ def compared(frame: pd.DataFrame, manifest: Manifest) -> list[Pair]:
     pair, null = headline(manifest), null_pair(manifest)
     if pair is not None and pair in present:
         return [p for p in (pair, null) if p in present]
-    sides = [pair[0], pair[1], null[0] if null else None] if pair else []
+    sides = [*pair, null_control(manifest)] if pair else []
     wanted = [p for side in dict.fromkeys(sides) for p in present if p[0] == side]
     return wanted or [p for p in main_pairs(manifest) if p in present][:3] or present[:3]
 

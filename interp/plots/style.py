@@ -71,7 +71,7 @@ def condition_look(manifest: Manifest, name: str) -> tuple[str, str]:
     base, null = reading.base_name(manifest), reading.null_pair(manifest)
     if name == base:
         return INK, "longdash"
-    pair = null if null and name == null[0] else (name, base)
+    pair = null if null and name == reading.null_control(manifest) else (name, base)
     return colours(manifest).get(pair, _REST), dashes(manifest).get(pair, "solid")
 
 

@@ -37,7 +37,7 @@ def influence_pairs(run: Run) -> list[Pair]:
     pair, main = reading.headline(run.manifest), reading.main_pairs(run.manifest)
     base = reading.base_name(run.manifest)
     sides = [p for p in main if pair and p[0] in pair and p[1] == base]
-    return [*sides, pair] if pair else main[:3]
+    return list(dict.fromkeys([*sides, pair])) if pair else main[:3]
 
 
 def terms(run: Run, pair: Pair, queries: str = "matched") -> list[Term]:

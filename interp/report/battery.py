@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXPECTED = {
-    "neutral": "as long as the prompt, without its content: output and states unlike the reference",
+    "neutral": "as long as the prompt, without its content: output and states unlike the other "
+    "side's",
     "empty_system": "a chat without the template's own system message: near base where that "
     "message matters little",
-    "shuffled_tokens": "the prompt's tokens without their order: unlike the reference where order "
+    "shuffled_tokens": "the prompt's tokens without their order: unlike the other side where order "
     "matters",
-    "shuffled_labels": "the same format with wrong answers: unlike the reference where the answers "
-    "matter",
-    "shifted": "no prompt, later positions: near base where positions are relative",
-    "random_lora": "weights moved as far, in random directions: not the reference's states",
-    "logit_bias": "output pulled towards the reference's, states those of base to the bit",
+    "shuffled_labels": "the same format with wrong answers: unlike the other side where the "
+    "answers matter",
+    "shifted": "no prompt, later positions: as without it where positions are relative",
+    "random_lora": "weights moved as far, in random directions: not the other side's states",
+    "logit_bias": "output pulled towards the other side's, states those of base to the bit",
     "untrained": "the same architecture, nothing learnt: farther than anything that was",
 }
 """What METRICS.md says of each control."""

@@ -1,4 +1,4 @@
-"""What a run says of the states of its first prompt and its first LoRA, in words.
+"""What a run says of the states of the two conditions of its headline, in words.
 
 by_layer(run)                       # distance, null and alignment of the residual streams
 print(verdict(run), *families(run), exchanged(run))
@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import pandas as pd
 
+from interp.plots import reading
+from interp.plots.text import Pair, pair_name
 from interp.results import Run
 
 
 def by_layer(run: Run) -> pd.DataFrame:
-    """The headline's residual streams: distance (with interval), its null and alignment."""
-    a, b = (run.manifest["headline"][side] for side in ("condition", "reference"))
-    last = "site == 'resid_post' and position == 'last' and queries == 'matched'"
-    rows = run.table.query(last)
-    rows = rows[rows["reference"] == b].set_index("layer")
-    distance, aligned = (
-        rows[rows["measure"] == measure] for measure in ("relative_l2", "delta_alignment")
-    )
-    prompt = distance[distance["condition"] == a]
-    return pd.DataFrame(
-        {
-            "relative_l2": prompt["value"],
-            "ci_low": prompt["ci_low"],
-            "ci_high": prompt["ci_high"],
-            f"neutral vs {b}": distance[distance["condition"] == "neutral"]["value"],
-            "delta_alignment": aligned[aligned["condition"] == a]["value"],
-        }
-    )
+    """The headline's residual streams: distance (with interval), alignment, and its null where the
+    run has one."""
+    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+
+    def of(two: Pair | None, measure: str = "relative_l2") -> pd.DataFrame:
+        return reading.rows(run, measure, "resid_post", two, "last").set_index("layer")
+
+    found = of(pair)[["value", "ci_low", "ci_high"]].rename(columns={"value": "relative_l2"})
+    if null:
+        found[pair_name(null)] = of(null)["value"]
+    return found.assign(delta_alignment=of(pair, "delta_alignment")["value"])
 
 
 def verdict(run: Run) -> str:
@@ -41,13 +36,13 @@ def verdict(run: Run) -> str:
     if not signed["passed"]:
         return f"Outputs are NOT matched ({outputs}): what follows inside is not comparable."
     worst = table["relative_l2"].idxmax()
-    value, low, high, null, _ = table.loc[worst]
+    value, low, high, *null, _ = table.loc[worst]
+    beside = f" (null, {table.columns[3]}: {null[0]:.2f})" if null else ""
     aligned = table["delta_alignment"]
     return (
         f"Outputs are matched ({outputs}), and yet the residual streams differ most at layer "
-        f"{worst}, by {value:.2f} [{low:.2f}, {high:.2f}] of their norm (null, neutral prompt: "
-        f"{null:.2f}); the cosine of their changes from base is {aligned.min():.2f} to "
-        f"{aligned.max():.2f}."
+        f"{worst}, by {value:.2f} [{low:.2f}, {high:.2f}] of their norm{beside}; the cosine of "
+        f"their changes from base is {aligned.min():.2f} to {aligned.max():.2f}."
     )
 
 
@@ -69,10 +64,11 @@ def families(run: Run) -> list[str]:
 
 
 def exchanged(run: Run) -> str:
-    """Whether the first prompt's state and the first LoRA's can stand in for each other."""
+    """Whether the states of the two that were exchanged can stand in for each other."""
     depth = run.table.query("measure == 'state_equivalence_depth'")["value"].iloc[0]
     where = "at no layer" if pd.isna(depth) else f"from layer {depth:.0f} on"
-    bound = run.manifest["interchange"]["tolerance"]
+    found = run.manifest["interchange"]
     return (
-        f"Prompt and LoRA can exchange their states {where} at a damage of {bound:g} nats or less."
+        f"{found['condition']} and {found['reference']} can exchange their states {where} at a "
+        f"damage of {found['tolerance']:g} nats or less."
     )

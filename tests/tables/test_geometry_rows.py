@@ -42,7 +42,8 @@ class Made(NamedTuple):
 def geometry(labels: str | None = "mixed", headline: bool = True) -> Made:
     """Rows of random states of some conditions; every other query's lie apart from the others'."""
     prompt = Prompt(text="opposite :")
-    built: dict[str, Condition] = {"base": Base(), "prompt": prompt, "more": Prompt(text="more")}
+    built: dict[str, Condition] = {"base": Base(), "prompt": prompt}
+    built |= {name: Prompt(text=name) for name in ("more", "most")}
     kept = ["base", "prompt", "more"]
     if headline:
         built |= {"lora": Lora("adapter")}

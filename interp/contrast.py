@@ -1,0 +1,182 @@
+"""Two conditions side by side: what each has that the other has not, and what stands for it.
+
+    contrast = Contrast.of(prompt, prompt + lora)
+    contrast.own                                                      # ((), (lora,))
+    contrast.replaced(is_lora, lambda part: RandomLora(like=part))    # prompt + a random LoRA
+    contrast.place(prompt + RandomLora(like=lora))                    # 1: in the second's place
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from interp.conditions import (
+    Base,
+    Composed,
+    Condition,
+    FittedBias,
+    LogitBias,
+    Lora,
+    Neutral,
+    Prompt,
+    RandomLora,
+    Shifted,
+    ShuffledLabels,
+    ShuffledTokens,
+    Untrained,
+    kind,
+    parts,
+)
+
+Parts = tuple[Condition, ...]
+Wanted = Callable[[Condition], bool]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`sides`: the parts of either condition; base has none.
+
+    A control is one side with some of its own parts replaced. The rest of the side stays: what
+    both sides share must be in the control too, or the control would differ by more than it is for.
+    """
+
+    sides: tuple[Parts, Parts]
+
+    @classmethod
+    def of(cls, condition: Condition, reference: Condition) -> Contrast:
+        """The contrast of two conditions."""
+        a, b = (
+            tuple(part for part in parts(side) if not isinstance(part, Base))
+            for side in (condition, reference)
+        )
+        return cls((a, b))
+
+    @property
+    def own(self) -> tuple[Parts, Parts]:
+        """What each side has and the other has not."""
+        a, b = self.sides
+        return _without(a, b), _without(b, a)
+
+    @property
+    def shared(self) -> Parts:
+        """What both sides have."""
+        return _without(self.sides[0], self.own[0])
+
+    def places(self, wanted: Wanted) -> list[int]:
+        """The sides (0, 1) that have such a part of their own: first one that has nothing else of
+        its own, so that its control differs from it by that part alone."""
+        found = [place for place, own in enumerate(self.own) if any(map(wanted, own))]
+        return sorted(found, key=lambda place: len({kind(part) for part in self.own[place]}))
+
+    def replaced(
+        self,
+        wanted: Wanted,
+        make: Callable[..., Condition],
+        others: Iterable[Condition] = (),
+    ) -> Condition | None:
+        """A side with `make(part)` in the place of its own parts that are `wanted`.
+
+        Where neither side has one, `make` of the first of `others` that is one, if a side is a
+        single part of that kind. None where there is nothing to control.
+        """
+        for place in self.places(wanted)[:1]:
+            own = [part for part in self.own[place] if wanted(part)]
+            return composed(make(p) if p in own else p for p in self.sides[place])
+        for other in filter(wanted, others):
+            alone = [side[0] for side in self.own if len(side) == 1 and side in self.sides]
+            return make(other) if kind(other) in map(kind, alone) else None
+        return None
+
+    def untrained(self, seed: int) -> Condition | None:
+        """A side whose weights have learnt nothing; None where neither has weights of its own."""
+        for place in self.places(is_weights)[:1]:
+            rest = (part for part in self.sides[place] if not is_weights(part))
+            return composed([*rest, Untrained(seed=seed)])
+        return None
+
+    def place(self, control: Condition) -> int | None:
+        """The side (0, 1) in whose place a control stands; None where it is a control of neither.
+
+        A control of text or of weights stands for the side that has the part that it is like, else
+        for one that has such parts of its own. What only moves logits stands for the first side: it
+        has the output of the second, and base's states.
+        """
+        made = [part for part in parts(control) if kind(part) == "control"]
+        if any(isinstance(part, LogitBias | FittedBias) for part in made):
+            return 0
+        weights = [part for part in made if isinstance(part, RandomLora | Untrained)]
+        if weights and len(weights) < len(made):
+            return None  # of text and weights at once
+        like = [part for one in made for part in parts(likeness(one))]
+        fitting = [
+            p for p in self.places(is_weights if weights else is_prompt) if self.fits(p, control)
+        ]
+        return min(
+            fitting, key=lambda place: not any(p in self.own[place] for p in like), default=None
+        )
+
+    def fits(self, place: int, control: Condition) -> bool:
+        """Whether the rest of a control is what both sides share and, at most, the rest of its
+        side. Untrained weights take the place of all weights."""
+        rest = [part for part in parts(control) if kind(part) != "control"]
+        bare = any(isinstance(part, Untrained) for part in parts(control))
+        kept = [part for part in self.shared if not (bare and is_weights(part))]
+        return not _without(kept, rest) and not _without(rest, self.sides[place])
+
+
+def is_prompt(part: Condition) -> bool:
+    """Whether a part stands before the query and is no control."""
+    return kind(part) == "prompt"
+
+
+def is_weights(part: Condition) -> bool:
+    """Whether a part changes the weights and is no control."""
+    return kind(part) == "weights"
+
+
+def is_text(part: Condition) -> bool:
+    """Whether a part is a prompt of tokens."""
+    return isinstance(part, Prompt)
+
+
+def is_few_shot(part: Condition) -> bool:
+    """Whether a part is a prompt of demonstrations."""
+    return isinstance(part, Prompt) and bool(part.pairs)
+
+
+def is_lora(part: Condition) -> bool:
+    """Whether a part is a LoRA."""
+    return isinstance(part, Lora)
+
+
+def likeness(control: Condition) -> Condition:
+    """The condition that a control is like; base where there is none."""
+    match control:
+        case Neutral(like=like) | RandomLora(like=like) | FittedBias(like=like):
+            return like
+        case ShuffledTokens(of=of) | ShuffledLabels(of=of):
+            return of
+        case Shifted(by=by):
+            return by
+        case _:
+            return Base()
+
+
+def composed(members: Iterable[Condition]) -> Condition:
+    """The composition of one or more parts."""
+    found = tuple(members)
+    return found[0] if len(found) == 1 else Composed(found)
+
+
+def _without(some: Iterable[Condition], others: Iterable[Condition]) -> Parts:
+    """Multiset difference, in order: a part that stands twice has to be taken away twice."""
+    rest, found = list(others), []
+    for part in some:
+        if part in rest:
+            rest.remove(part)
+        else:
+            found.append(part)
+    return tuple(found)
