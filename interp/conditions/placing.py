@@ -53,8 +53,10 @@ def place(
     written = frame.written(stretches, query, tokenizer)
     ids, offsets = tokenised("".join(written), tokenizer)
     border = len(written.before)
-    first = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
-    first = first if border else 0
+    alone = tokenised(f"{written.query}{written.after}", tokenizer)[0]
+    first = len(ids) - len(alone)
+    if ids[first:] != alone:  # where it is, a space sign of its own ("▁", "5") is in it
+        first = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
     before, ahead = ids[:first], offsets[:first]
     if first < len(ids) and written.before[offsets[first][0] : border].strip():
         before, ahead = tokenised(written.before, tokenizer)  # its last word runs into the query
