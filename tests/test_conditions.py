@@ -17,6 +17,7 @@ from interp.conditions import (
     Composed,
     Condition,
     FineTuned,
+    Frame,
     LogitBias,
     Lora,
     Neutral,
@@ -35,10 +36,12 @@ from interp.conditions import (
     kind,
     leading_specials,
     parts,
+    place,
     prefix_body,
     prefix_length,
     resolve,
     token_id,
+    user,
 )
 from interp.config import from_yaml, parse_condition
 from interp.errors import ConditionError, ConfigError
@@ -47,9 +50,10 @@ TOKENIZERS = {convention: tokenizer(convention) for convention in ("gpt2", "llam
 START = {"gpt2": (), "llama": (1,)}
 PROMPT = Prompt(text="hot is the opposite of cold")
 CHAT = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}"
-    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
 )
+IN_CHAT = Frame(chat=True)
 each_convention = pytest.mark.parametrize("convention", TOKENIZERS)
 WORDS = st.lists(
     st.sampled_from(["the", "hot", "cold", "river", "hill", "road", "people", "small"]),
@@ -78,15 +82,15 @@ def test_a_prompt_is_what_the_tokenizer_makes_of_its_text(convention: str) -> No
 
 
 def test_the_separator_stands_between_prompt_and_query() -> None:
-    assert Prompt(text="a", separator=" |").render(TOKENIZERS["gpt2"]) == "a |"
-    assert Prompt(text="").render(TOKENIZERS["gpt2"]) == "\n"
+    assert Prompt(text="a", separator=" |").as_text() == "a |"
+    assert Prompt(text="").as_text() == "\n"
 
 
 @each_convention
 def test_few_shot_pairs_are_rendered_one_after_the_other(convention: str) -> None:
     shots = Prompt(pairs=(("hot", "cold"), ("up", "down")), template="{query} -> {answer};\n")
     text = "hot -> cold;\nup -> down;\n"
-    assert shots.render(TOKENIZERS[convention]) == text
+    assert shots.as_text() == text
     assert resolve(shots, TOKENIZERS[convention]).prefix == START[convention] + encode(
         text, convention
     )
@@ -101,22 +105,29 @@ def chatting(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("chatting", ["gpt2", "llama"], indirect=True)
 def test_chat_messages_go_through_the_template_and_bos_stands_once(chatting: Any) -> None:
-    chat = Prompt(messages=({"role": "user", "content": "be brief"},))
-    assert chat.render(chatting) == "<s>user: be brief"
-    prefix = resolve(chat, chatting).prefix
-    assert prefix == tuple(chatting("<s>user: be brief", add_special_tokens=False)["input_ids"])
-    assert prefix.count(chatting.bos_token_id) == 1
+    messages = ({"role": "user", "content": "be brief"}, {"role": "assistant", "content": "yes"})
+    placed = place(Prompt(messages=messages), user("hot ->"), chatting, IN_CHAT)
+    whole = "<s>user\nbe brief\nassistant\nyes\nuser\nhot ->\nassistant\n"
+    ids = chatting(whole, add_special_tokens=False)["input_ids"]
+    assert [*placed.prefix, *placed.ids] == ids
+    assert resolve(Prompt(messages=messages), chatting, IN_CHAT).prefix == placed.prefix
+    assert ids.count(chatting.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("chatting", ["gpt2"], indirect=True)
-def test_the_query_continues_the_last_message(chatting: Any) -> None:
+def test_messages_are_whole_turns_and_need_the_chat_frame(chatting: Any) -> None:
+    """A query is a turn of its own: it does not continue the last message."""
     messages = ({"role": "user", "content": "go"}, {"role": "assistant", "content": "hot ->"})
-    assert Prompt(messages=messages).render(chatting) == "<s>user: go\n<s>assistant: hot ->"
+    with pytest.raises(ConditionError, match="--chat"):
+        resolve(Prompt(messages=messages), chatting)
+    with pytest.raises(ConditionError, match="end with the user's turn"):
+        Prompt(messages=messages[:1])
 
 
 def test_chat_messages_without_a_template_are_refused() -> None:
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
     with pytest.raises(ConditionError, match="chat template"):
-        resolve(Prompt(messages=({"role": "user", "content": "a"},)), TOKENIZERS["gpt2"])
+        resolve(Prompt(messages=messages), TOKENIZERS["gpt2"], IN_CHAT)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,8 @@ def test_chat_messages_without_a_template_are_refused() -> None:
     [
         {},
         {"text": "a", "pairs": (("a", "b"),)},
-        {"text": "", "messages": ({"role": "user", "content": "a"},)},
+        {"text": "", "messages": ({"role": "assistant", "content": "a"},)},
+        {"text": "a", "system": ""},
     ],
 )
 def test_a_prompt_takes_exactly_one_form(fields: dict[str, Any]) -> None:
@@ -405,12 +417,11 @@ def test_composition_adds_everything_up_and_keeps_the_order(convention: str) -> 
     other = Prompt(text="big is small")
     all_of_it = PROMPT + Lora("a") + other + Lora("b", scale=0.5) + FineTuned("m")
     setting = resolve(all_of_it + LogitBias({"</s>": 1.0}) + Shifted(by=other), words)
-    start = START[convention]
-    body = (resolve(PROMPT, words).prefix, resolve(other, words).prefix[len(start) :])
-    assert setting.prefix == body[0] + body[1]
+    text = PROMPT.as_text() + other.as_text()  # tokenised as one
+    assert setting.prefix == START[convention] + encode(text, convention)
     assert setting.adapters == (("a", 1.0), ("b", 0.5))
     assert setting.model == "m"
-    assert setting.shift == len(body[1])
+    assert setting.shift == len(encode(other.as_text(), convention))
     assert setting.bias == ((2, 1.0, None),)
     assert setting.weights == ("m", setting.adapters)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_models import tokenizer
 
+from interp.conditions import Prompt, resolve, user
 from interp.errors import QueryError
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 
@@ -151,21 +152,33 @@ def test_an_answer_that_merges_with_its_query_is_refused() -> None:
 # Alignment --------------------------------------------------------------------------------------
 
 
+def right_before(text: str) -> Prompt:
+    return Prompt(text=text, separator="")
+
+
 @pytest.mark.parametrize("words", [GPT2, LLAMA], ids=["gpt2", "llama"])
-@pytest.mark.parametrize("text", ["hot is cold\n", "hot is cold.\n", "a\n\n"])
-def test_a_line_break_keeps_prompt_and_query_apart(words: Any, text: str) -> None:
-    if words is LLAMA:
-        text = text.replace("\n", ";")  # this convention's line break is a token of its own
+@pytest.mark.parametrize("text", ["hot is cold", "hot is cold.", "a\n"])
+def test_a_separator_of_the_convention_keeps_prompt_and_query_apart(words: Any, text: str) -> None:
+    """A line break; a space where the tokenizer begins words, and so every query, with one."""
+    prompt = Prompt(text=text, separator=" " if words is LLAMA else "\n")
     queries = encode([Query("the hill"), Query("up is")], words)
-    check_alignment(queries, text, words, "prompt")
-    joined = words(text + " the hill" if words is LLAMA else text + "the hill")["input_ids"]
-    assert joined[-len(queries[0].ids) :] == list(queries[0].ids)
+    check_alignment(queries, prompt, words, "prompt")
+    joined = words(f"{prompt.as_text()}the hill")["input_ids"]
+    assert joined == [*resolve(prompt, words).prefix, *queries[0].ids]
+
+
+@pytest.mark.parametrize("separator", ["\n", "", ";"])
+def test_words_that_begin_without_their_space_are_refused(separator: str) -> None:
+    """After anything but a space this convention writes a query's first word in other tokens."""
+    with pytest.raises(QueryError, match="merge across the border"):
+        prompt = Prompt(text="hot is cold", separator=separator)
+        check_alignment(encode([Query("the hill")], LLAMA), prompt, LLAMA, "prompt")
 
 
 def test_a_merge_across_the_border_shows_the_tokens() -> None:
     queries = encode([Query("e weather")], GPT2)
     with pytest.raises(QueryError, match="merge across the border") as caught:
-        check_alignment(queries, "people th", GPT2, "few")
+        check_alignment(queries, right_before("people th"), GPT2, "few")
     message = str(caught.value)
     became = GPT2.convert_ids_to_tokens(GPT2("people the weather")["input_ids"])
     assert "condition few" in message
@@ -177,36 +190,37 @@ def test_a_merge_across_the_border_shows_the_tokens() -> None:
 def test_one_merging_query_among_many_is_the_one_named() -> None:
     queries = encode([Query(" hill"), Query("e weather"), Query(" road")], GPT2)
     with pytest.raises(QueryError, match="'e weather'"):
-        check_alignment(queries, "people th", GPT2, "few")
+        check_alignment(queries, right_before("people th"), GPT2, "few")
 
 
 def test_the_llama_prefix_space_is_aligned() -> None:
     queries = encode([Query("the hill"), Query("up")], LLAMA)
     assert LLAMA.convert_ids_to_tokens(list(queries[0].ids))[0].startswith("▁")
-    check_alignment(queries, "hot is cold.", LLAMA, "prompt")
+    check_alignment(queries, right_before("hot is cold. "), LLAMA, "prompt")
     queries[1] = Encoded("x", "up", tuple(LLAMA("p")["input_ids"][1:]))
     with pytest.raises(QueryError, match="'up'"):
-        check_alignment(queries, "hot is cold.", LLAMA, "prompt")
+        check_alignment(queries, right_before("hot is cold. "), LLAMA, "prompt")
 
 
 def test_an_empty_prompt_is_aligned_with_everything() -> None:
-    assert check_alignment(encode([UP], GPT2), "", GPT2, "prompt") is None
+    assert check_alignment(encode([UP], GPT2), right_before(""), GPT2, "prompt") is None
 
 
-PIECES = st.sampled_from(["the", "e", " hill", "\n", "th", " the", ".", "hot"])
+PIECES = st.sampled_from(["the", "e", " hill", "\n", "th", " the", ".", "hot", " ", "5"])
 
 
+@pytest.mark.parametrize("words", [GPT2, LLAMA], ids=["gpt2", "llama"])
 @given(st.lists(PIECES, min_size=1, max_size=4), st.lists(PIECES, min_size=1, max_size=3))
-def test_aligned_exactly_where_the_joined_text_ends_in_the_query_s_ids(
-    prompt: list[str], query: list[str]
+def test_aligned_exactly_where_the_joined_text_is_the_prefix_and_the_query_s_ids(
+    words: Any, prompt: list[str], query: list[str]
 ) -> None:
     text, asked = "".join(prompt), "".join(query)
-    ids = {t: GPT2(t)["input_ids"] for t in (text, asked, text + asked, f"{text} {asked}")}
-    expected = [ids[text][-1], *ids[asked]]
-    fits = any(ids[j][-len(expected) :] == expected for j in (text + asked, f"{text} {asked}"))
-    queries = encode([Query(asked)], GPT2)
-    if fits:
-        check_alignment(queries, text, GPT2, "prompt")
+    assume(asked.strip())
+    queries = encode([Query(asked)], words)
+    joint, own = words(text + asked)["input_ids"], list(queries[0].ids)
+    if joint[-len(own) :] == own:
+        check_alignment(queries, right_before(text), words, "prompt")
+        assert [*resolve(right_before(text), words, query=user(asked)).prefix, *own] == joint
         return
     with pytest.raises(QueryError, match="merge"):
-        check_alignment(queries, text, GPT2, "prompt")
+        check_alignment(queries, right_before(text), words, "prompt")

@@ -155,14 +155,15 @@ def _by_cell(
     positions: Sequence[str],
 ) -> Float[ndarray, "batch cell"]:
     """Sums over every cell's heads and positions; NaN where a query has none of the latter."""
-    labels = ["last", "all", *(label for label in positions if label != "last")]
+    labels = ["last", "mean", *(label for label in positions if label != "last")]
     width = next(iter(flows.values())).shape[-1]
     weights = position_weights(lengths, width, labels)
     absent = np.where(weights.any(1), 0.0, np.nan)[:, None]
     sums = {site: by_label(flow, weights) + absent for site, flow in flows.items()}
     taken = []
     for cell in cells:
-        here = sums[Site(cell.site, cell.layer)][..., labels.index(cell.position)]
+        label = "mean" if cell.position == "all" else cell.position  # both: every token of a query
+        here = sums[Site(cell.site, cell.layer)][..., labels.index(label)]
         taken.append(here.sum(-1) if cell.head is None else here[:, cell.head])
     return np.stack(taken, axis=-1)
 

@@ -63,6 +63,10 @@ def place(
     written = frame.written(stretches, query, tokenizer)
     ids, offsets = tokenised(written.text, tokenizer)
     first, whole = _first_token(written, offsets)
+    if not frame.chat:  # a space sign of its own ("▁", "5") is the query's
+        alone = tokenised(written.query, tokenizer)[0]
+        if ids[len(ids) - len(alone) :] == alone:
+            first, whole = len(ids) - len(alone), True
     before, ahead = ids[:first], offsets[:first]
     if not whole:
         if frame.chat:

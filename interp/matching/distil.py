@@ -45,12 +45,12 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
     prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
     queries = encode(asked["matched"], tokenizer)
-    check_alignment(queries, prompt, tokenizer, "prompt")
+    before = resolve(prompt, tokenizer, query=queries[0].turns).prefix
+    check_alignment(queries, prompt, tokenizer, "prompt", prefix=before)
     with quiet():
         model = pretrained(settings.model, settings.dtype, settings.hub).to(
             device_of(settings.device)
         )
-        before = resolve(prompt, tokenizer).prefix
         with threads_for(model.num_parameters()):
             examples = [_example(model, before, query, settings) for query in queries]
         recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})

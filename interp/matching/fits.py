@@ -77,8 +77,10 @@ def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
     for count in range(1, len(chosen.shots) + 1):
         shots = chosen.shots[-count:]  # the last added stands first
         shown = prompt(shots)
-        check_alignment(bench.queries["matched"], shown, bench.subject.tokenizer, "demonstrations")
-        yield replace(spelled(bench, written(shots), shown.as_text()), size=count)
+        fitted = spelled(bench, written(shots), shown.as_text())
+        own, words = fitted.setting.prefix, bench.subject.tokenizer
+        check_alignment(bench.queries["matched"], shown, words, "demonstrations", prefix=own)
+        yield replace(fitted, size=count)
 
 
 def _text(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:

@@ -26,6 +26,7 @@ from interp.conditions import (
     SoftPrompt,
     parts,
     prefix_body,
+    prefix_ids,
 )
 from interp.config import KINDS, Loading
 from interp.errors import ConfigError, RunError
@@ -137,7 +138,8 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
 
     for number in range(len(pool)):  # any of them may stand last
         for queries in bench.queries.values():
-            check_alignment(queries, prompt([number]), subject.tokenizer, "few_shot")
+            own = prefix_ids(prompt([number]), subject.tokenizer)
+            check_alignment(queries, prompt([number]), subject.tokenizer, "few_shot", prefix=own)
     chosen = few_shot.select(
         _scorer(settings, bench),
         lambda shots: tuple(prefix_body(prompt(shots), subject.tokenizer)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from interp.capture import chunk_size
-from interp.conditions import Prompt
+from interp.conditions import Prompt, leading_specials, prefix_body
 from interp.errors import QueryError
 from interp.matching.bench import BASE, Bench
 from interp.matching.coordinate import Words
@@ -36,16 +36,17 @@ def words(bench: Bench, separator: str) -> Words:
     asked = [query for group in bench.queries.values() for query in group]
     subject, tokenizer = bench.subject, bench.subject.tokenizer
     tail, special = tail_of(subject, separator), set(tokenizer.all_special_ids)
+    start = leading_specials(tokenizer)
 
-    def written(ids: Ids) -> str:
-        return f"{tokenizer.decode(list(ids))}{separator}"
+    def written(ids: Ids) -> Prompt:
+        return Prompt(text=tokenizer.decode(list(ids)), separator=separator)
 
     def readable(ids: Ids) -> bool:
-        return ids_of(subject, written(ids)) == (*ids, *tail)
+        return prefix_body(written(ids), tokenizer) == [*ids, *tail]
 
     def apart(ids: Ids) -> bool:
         try:
-            check_alignment(asked, Prompt(text=written(ids), separator=""), tokenizer, "text")
+            check_alignment(asked, written(ids), tokenizer, "text", prefix=(*start, *ids, *tail))
         except QueryError:
             return False
         return True
@@ -54,8 +55,12 @@ def words(bench: Bench, separator: str) -> Words:
 
 
 def tail_of(subject: Subject, separator: str) -> Ids:
-    """A separator's tokens as they follow a word; alone it may begin with a space sign."""
-    alone, joint = ids_of(subject, "a"), ids_of(subject, f"a{separator}")
+    """A separator's tokens as they stand between a word and a query; a space that begins the
+    query's first word is none of them."""
+    alone, joint = (
+        tuple(prefix_body(Prompt(text="a", separator=end), subject.tokenizer))
+        for end in ("", separator)
+    )
     return joint[len(alone) :] if joint[: len(alone)] == alone else ids_of(subject, separator)
 
 

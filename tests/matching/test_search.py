@@ -24,7 +24,7 @@ from interp.queries import Query, check_alignment, encode
 from interp.subject import load
 
 CONVENTIONS = ["gpt2", "llama"]
-SEPARATORS = [("gpt2", "\n"), ("gpt2", ""), ("llama", "\n"), ("llama", ""), ("llama", " : ")]
+SEPARATORS = [("gpt2", "\n"), ("gpt2", ""), ("llama", " "), ("llama", ""), ("llama", " : ")]
 
 
 class Puzzle:
@@ -138,8 +138,9 @@ def real(
     queries = encode([Query("a river", "is wide"), Query("hot is")], subject.tokenizer)
     wanted = examples(subject, subject.settings["lora"], queries, 64)
     bench: Any = SimpleNamespace(subject=subject, queries={"matched": queries})
-    tail = tail_of(subject, "\n")
-    return Scorer(subject, subject.settings["base"], wanted, 64, tail), words(bench, "\n")
+    separator = "\n" if request.param == "gpt2" else " "
+    tail = tail_of(subject, separator)
+    return Scorer(subject, subject.settings["base"], wanted, 64, tail), words(bench, separator)
 
 
 def test_a_search_goes_on_as_if_never_stopped_to_the_bit(real: tuple[Scorer, Words]) -> None:
@@ -172,10 +173,10 @@ TOKENIZERS = {convention: tokenizer(convention) for convention in CONVENTIONS}
 QUERIES = [Query("hot is"), Query("a river"), Query(" people walked"), Query("?! no")]
 
 
-def bench_of(convention: str) -> Any:
+def bench_of(convention: str, asked: list[Query] = QUERIES) -> Any:
     core = TOKENIZERS[convention]
     subject = SimpleNamespace(tokenizer=core, n_words=len(core))
-    return SimpleNamespace(subject=subject, queries={"all": encode(QUERIES, core)})
+    return SimpleNamespace(subject=subject, queries={"all": encode(asked, core)})
 
 
 @pytest.mark.parametrize(("convention", "separator"), SEPARATORS)
@@ -186,14 +187,21 @@ def test_what_is_found_is_read_back_as_it_was_scored(
 ) -> None:
     """Decoded and written as a prompt it has exactly the ids that were scored, no special tokens,
     and every query stays apart from it."""
-    bench, core = bench_of(convention), TOKENIZERS[convention]
+    core, asked = TOKENIZERS[convention], QUERIES
+    if convention == "llama":  # its space before a query is the query's own or the separator's
+        asked = [q for q in QUERIES if q.text.startswith(" ") != separator.endswith(" ")]
+    bench = bench_of(convention, asked)
     allowed, tail = words(bench, separator), tail_of(bench.subject, separator)
     puzzle = Puzzle((), len(core), fit=lambda p: float(np.cos(np.dot(p, np.arange(1, len(p) + 1)))))
     for prompt in _tried(puzzle, allowed, Budget(tokens, 3, 8, 50, seed)):
         text = Prompt(text=core.decode(list(prompt)), separator=separator)
         assert resolve(text, core).prefix == (*resolve(Base(), core).prefix, *prompt, *tail)
         assert not set(prompt) & set(core.all_special_ids)
-        check_alignment(bench.queries["all"], text.render(core), core, "found")
+        prefix = resolve(text, core).prefix
+        check_alignment(bench.queries["all"], text, core, "found", prefix=prefix)
+        for query in bench.queries["all"]:
+            joint = core(f"{text.as_text()}{query.text}")["input_ids"]
+            assert joint == [*prefix, *query.ids]
 
 
 def _tried(puzzle: Puzzle, allowed: Words, budget: Budget) -> Iterator[Ids]:
@@ -202,9 +210,13 @@ def _tried(puzzle: Puzzle, allowed: Words, budget: Budget) -> Iterator[Ids]:
     return iter({state.prompt for state in states})
 
 
-def test_a_separator_that_every_query_merges_with_leaves_no_text() -> None:
-    allowed = words(bench_of("gpt2"), " ")  # a word takes the space before it
-    puzzle: Any = Puzzle((), len(TOKENIZERS["gpt2"]), fit=lambda _: 0.0)
+@pytest.mark.parametrize(("convention", "separator"), [("gpt2", " "), ("llama", "\n")])
+def test_a_separator_that_every_query_merges_with_leaves_no_text(
+    convention: str, separator: str
+) -> None:
+    """A word takes the space before it; or it has none, which every text begins with."""
+    allowed = words(bench_of(convention), separator)
+    puzzle: Any = Puzzle((), len(TOKENIZERS[convention]), fit=lambda _: 0.0)
     with pytest.raises(RunError, match="apart from the queries"):
         search(puzzle, allowed, Budget(1))
 
