@@ -102,7 +102,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
-        subject = open_subject(experiment, built, asked["matched"])
+        subject = open_subject(experiment, built, asked["matched"], progress)
         with threads_for(subject.n_parameters):
             prepared = prepare(experiment, subject, built, asked, store, progress)
             tallies = {
@@ -250,7 +250,10 @@ def _fit_biases(
 
 
 def open_subject(
-    experiment: Experiment, built: Mapping[str, Condition], queries: Sequence[Query]
+    experiment: Experiment,
+    built: Mapping[str, Condition],
+    queries: Sequence[Query],
+    progress: Progress = silent,
 ) -> Subject:
     """The parity-checked model of an experiment, probed with its shortest and longest query."""
     by_length = sorted(queries, key=lambda query: len(query.text))
@@ -259,6 +262,7 @@ def open_subject(
         built,
         [by_length[0], by_length[-1]],
         frame=experiment.framed,
+        progress=progress,
         **experiment.loading,
     )
 

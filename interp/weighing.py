@@ -64,7 +64,7 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})
     begun = {**fields, "command": "weights", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
-        job = prepare(settings)
+        job = prepare(settings, progress)
         with threads_for(job.subject.n_parameters):
             stages = [spectral(settings, job, progress), prompts(settings, job, progress)]
         entries = {name: value for stage in stages for name, value in stage.entries.items()}
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     queries: list[Encoded]
 
 
-def prepare(settings: Weighing) -> Job:
+def prepare(settings: Weighing, progress: Progress = silent) -> Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run)
     if settings.device is not None:
@@ -101,7 +101,7 @@ def prepare(settings: Weighing) -> Job:
     ]
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
-    subject = open_subject(experiment, kept, matched)
+    subject = open_subject(experiment, kept, matched, progress)
     few = {"matched": matched[: settings.implicit]} if ahead else {}
     queries = encode_again(settings.run, subject, kept, few)
     return Job(subject, names, ahead, queries.get("matched", []))

@@ -41,7 +41,7 @@ def patch(settings: Patching, progress: Progress = silent) -> Path:
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
     begun = {**fields, "command": "patch", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
-        job = prepare(settings, manifest)
+        job = prepare(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
             table, findings = find(settings, job, store, progress)

@@ -13,9 +13,9 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import open_subject, read_groups, reopen
+from interp.study import open_subject, read_groups, reopen, silent
 from interp.subject import Subject
-from interp.sweep import SHARD
+from interp.sweep import SHARD, Progress
 
 
 class Job(NamedTuple):
@@ -38,7 +38,7 @@ class Job(NamedTuple):
         return max(1, min(SHARD, self.rows // self.subject.n_layers))
 
 
-def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
+def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress = silent) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
     experiment, built = reopen(settings.run)
     limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
@@ -49,7 +49,7 @@ def prepare(settings: Patching, manifest: Mapping[str, Any]) -> Job:
     a, b = _pair(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}
-    subject = open_subject(experiment, kept, asked["matched"])
+    subject = open_subject(experiment, kept, asked["matched"], progress)
     queries = encode_again(settings.run, subject, kept, asked)["matched"]
     if len(queries) < 2:
         raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")

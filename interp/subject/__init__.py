@@ -49,6 +49,11 @@ from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Subject", "load"]
 
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, how many newly, how many in all)."""
+
+LOADING = "plain runs, and hooked ones beside them"
+
 Hook = Callable[[Tensor], Tensor | None]
 """Reads a site's value; returns None, or the value that takes its place."""
 
@@ -275,6 +280,7 @@ def load(
     allow_other_base: bool = False,
     allow_idle: bool = False,
     tokenizer: str | None = None,
+    progress: Progress = lambda stage, newly, total: None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
@@ -282,7 +288,7 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another.
+    another. `progress` is told of every condition that is recorded, and compared.
     """
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
@@ -303,7 +309,8 @@ def load(
         insertions = Insertions.read(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
-        record = parity.Recorder(batches, insertions)
+        total = 2 * len(settings)
+        record = parity.Recorder(batches, insertions, lambda name: progress(LOADING, 1, total))
         parameters = dict(hf.named_parameters())
         fine_tuned: dict[str | Untrained, dict[str, Tensor]] = {}
         references: dict[str, list[parity.Reference]] = {}
@@ -336,6 +343,7 @@ def load(
         subject = Subject(model, bridge, words, settings, weights, notes, insertions, frame)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
+            progress(LOADING, 1, total)
     return subject
 
 

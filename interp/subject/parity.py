@@ -10,7 +10,7 @@ the reference's root mean square.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,8 @@ class Recorder:
 
     batches: Sequence[Batch]
     insertions: Insertions
+    done: Callable[[str], None] = lambda name: None
+    """Told the name of every condition that is recorded."""
 
     def under(self, plain: Plain, settings: Mapping[str, Setting]) -> dict[str, list[Reference]]:
         """Condition -> what plain Hugging Face + peft does; no adapter is mounted beside those of
@@ -47,7 +49,9 @@ class Recorder:
         for adapters in dict.fromkeys(setting.adapters for setting in settings.values()):
             with plain.under(adapters) as model:
                 its = {n: s for n, s in settings.items() if s.adapters == adapters}
-                references |= {name: self(model, setting) for name, setting in its.items()}
+                for name, setting in its.items():
+                    references[name] = self(model, setting)
+                    self.done(name)
         return references
 
     def __call__(self, hf: Any, setting: Setting) -> list[Reference]:
