@@ -171,10 +171,8 @@ class Experiment(Loading):
     def build(self) -> dict[str, Condition]:
         """All conditions by name, in the order in which they are shown; `base` is always first."""
         built: dict[str, Condition] = {"base": Base()}
-        if self.system_file and not self.framed.chat:
-            raise ConfigError("--system-file is a chat's system message: add --chat")
         texts = [Prompt(text=read_prompt(p), separator=self.separator) for p in self.prompt_file]
-        systems = [Prompt(system=read_prompt(p)) for p in self.system_file]
+        systems = [system_prompt(path, self.framed) for path in self.system_file]
         for name, prompt in _named("prompt", (*systems, *texts)):
             built[name] = prompt
         for name, adapter in _named("lora", self.adapter):
@@ -200,8 +198,7 @@ class Experiment(Loading):
     @property
     def framed(self) -> Frame:
         """Where queries stand."""
-        options = self.frame.template_options if self.frame else {}
-        return Frame(self.chat or self.frame is not None, options)
+        return framed(self.chat, self.frame)
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
         """The controls that were asked for and have something to control."""
@@ -277,21 +274,30 @@ class Distillation(Loading):
 
     model: str
     """Model folder or hub id."""
-    prompt_file: Path
-    """Text file, put before every query: what the LoRA is to imitate."""
     queries: Path
     """JSONL file of training queries; their answers, where given, are matched too."""
     out: Path
     """Folder of the adapter."""
+    prompt_file: Path | None = None
+    """Text file, put before every query: what the LoRA is to imitate."""
+    system_file: Path | None = None
+    """Text file, the system message of a --chat: what the LoRA is to imitate instead."""
     heldout: Path | None = None
     """Queries for the second certificate; never trained on."""
     separator: str = "\n"
     """Written between the prompt file's text and the query."""
-    continuation: int = Field(default=0, ge=0)
-    """Also match this many tokens of the prompted model's own greedy continuation (queries
-    without an answer)."""
-    positions: Literal["continuation", "all"] = "continuation"
-    """Match from the query's last token on, or at every token of the query as well."""
+    chat: bool = False
+    """Every query is a user's message, written by the tokenizer's chat template with the prompt and
+    without; a prompt file's text stands at the beginning of that message."""
+    frame: ChatFrame | None = None
+    """A chat with variables of its template (Python only)."""
+    answer_tokens: int = Field(default=0, ge=0)
+    """Most tokens that the prompted model writes as its own answer, which is matched (0: the
+    answers of the queries)."""
+    temperature: float = Field(default=0, ge=0)
+    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
+    positions: Literal["answer", "all"] = "answer"
+    """Match where the answer's tokens are predicted, or at every token of the query as well."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRA."""
     alpha: float = Field(default=16, gt=0)
@@ -309,7 +315,9 @@ class Distillation(Loading):
     patience: int = Field(default=15, ge=1)
     """Stop early after so many epochs without a new best."""
     seed: int = 0
-    """Seed of the LoRA's start and of the order of queries."""
+    """Seed of the LoRA's start, of the order of queries and of sampled answers."""
+    adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the adapter's file."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
     tolerance_js: float = Field(default=0.02, ge=0)
@@ -318,6 +326,32 @@ class Distillation(Loading):
     """Smallest share of queries on which both must say the same."""
     overwrite: bool = False
     """Replace an adapter in `out`."""
+
+    @property
+    def framed(self) -> Frame:
+        """Where queries stand."""
+        return framed(self.chat, self.frame)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is imitated; a ConfigError unless it is exactly one thing."""
+        if self.system_file is not None and self.prompt_file is None:
+            return system_prompt(self.system_file, self.framed)
+        if self.prompt_file is not None and self.system_file is None:
+            return Prompt(text=read_prompt(self.prompt_file), separator=self.separator)
+        raise ConfigError("give exactly one of --prompt-file and --system-file")
+
+
+def framed(chat: bool, frame: ChatFrame | None) -> Frame:
+    """The frame that settings ask for."""
+    return Frame(chat or frame is not None, frame.template_options if frame else {})
+
+
+def system_prompt(path: Path, frame: Frame) -> Prompt:
+    """A file's text as a system message, which only a chat has."""
+    if not frame.chat:
+        raise ConfigError("--system-file is a chat's system message: add --chat")
+    return Prompt(system=read_prompt(path))
 
 
 def read_prompt(path: Path) -> str:

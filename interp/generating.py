@@ -49,7 +49,7 @@ def generate(
     cache = subject.prefill(setting)
     found: dict[int, tuple[int, ...]] = {}
     for some in _by_length(queries):
-        draws = [_Draw(queries[i].key, sampling) for i in some]
+        draws = [Draw(queries[i].key, sampling) for i in some]
         batch = Batch.of([queries[i] for i in some], subject.device)
         answers = _write(subject, setting, batch, cache, n_tokens, draws)
         found |= zip(some, answers, strict=True)
@@ -57,10 +57,9 @@ def generate(
     return [found[i] for i in range(len(queries))]
 
 
-def ends(subject: Subject) -> set[int]:
-    """The tokens that end an answer, as the model's generation configuration names them."""
-    config = subject.bridge.original_model.generation_config
-    eos = getattr(config, "eos_token_id", None)
+def ends(model: Any) -> set[int]:
+    """The tokens that end an answer, as a plain model's generation configuration names them."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
     return {int(token) for token in np.atleast_1d([] if eos is None else eos)}
 
 
@@ -72,14 +71,15 @@ def _by_length(queries: Sequence[Encoded]) -> list[list[int]]:
     return [same[i : i + ROWS] for same in lengths.values() for i in range(0, len(same), ROWS)]
 
 
-class _Draw:
-    """How one query's next token is chosen."""
+class Draw:
+    """How one query's next token is chosen; `key` is the query's."""
 
     def __init__(self, key: str, sampling: Sampling) -> None:
         self.temperature = sampling.temperature
         self.generator = generator_of(f"answer:{sampling.seed}:{key}")
 
     def __call__(self, logits: Tensor) -> int:
+        """The next token of these logits `[d_vocab]`."""
         if not self.temperature:
             return int(logits.argmax())
         shares = (wide(logits) / self.temperature).softmax(-1).cumsum(-1)
@@ -93,10 +93,10 @@ def _write(
     batch: Batch,
     cache: Any,
     n_tokens: int,
-    draws: Sequence[_Draw],
+    draws: Sequence[Draw],
 ) -> list[tuple[int, ...]]:
     """The answers of queries of one length."""
-    stop = ends(subject)
+    stop = ends(subject.bridge.original_model)
     answers: list[list[int]] = [[] for _ in draws]
     cache = _repeated(subject, cache, len(draws))
     step, start = batch, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -175,18 +175,18 @@ def match_distil(words: Sequence[str]) -> None:
     settings = read_flags(Distillation, words, "interp match distil")
     from interp.matching.distil import distil
 
-    with counting("epochs") as counter:
-
-        def progress(epoch: int, kl: float, best: float) -> None:
-            counter.add("distil", 1, settings.epochs, f"KL {kl:.4f} nats, best {best:.4f}")
-
-        certificates = distil(settings, progress)
+    console().print("loading the model ...")
+    with counting() as counter:
+        certificates = distil(settings, counter.add)
     for signed in certificates:
         verdict = "matched" if signed["passed"] else "NOT MATCHED"
+        shown = _numbers(signed, 4)
         print(
-            f"{signed['queries']}: {verdict}: mean JS {signed['mean_js']:.4f} nats, "
-            f"95th percentile {signed['p95_js']:.4f}, "
-            f"top-1 agreement {signed['top1_agreement']:.3f} on {signed['n']} queries"
+            f"{signed['queries']}: {verdict}: mean JS {shown['mean_js']} nats, "
+            f"95th percentile {shown['p95_js']}, top-1 agreement {shown['top1_agreement']}, "
+            f"answer agreement {shown['answer_agreement']}, "
+            f"sequence KL {shown['sequence_kl']} nats on {signed['n']} queries "
+            f"({signed['tokens']} answer tokens)"
         )
     print(f"adapter: {settings.out}")
 
@@ -206,11 +206,7 @@ def match_invert(words: Sequence[str]) -> None:
 
         log = invert(settings, progress)
     for score in log["scores"]:
-        shown = {
-            name: "–" if value is None else f"{value:.3f}"
-            for name, value in score.items()
-            if value is None or isinstance(value, float)
-        }
+        shown = _numbers(score, 3)
         floor = "" if score["floor"] is None else f"; floor {score['floor']:.4f}"
         print(
             f"{score['queries']}: strength {shown['strength']} "
@@ -220,3 +216,12 @@ def match_invert(words: Sequence[str]) -> None:
         )
     print(f"emulation: {describe(parse_condition('emulation', log['condition'], {}))}")
     print(f"go on with: interp diverge {settings.out / EXPERIMENT} --out RUN")
+
+
+def _numbers(fields: Mapping[str, Any], digits: int) -> dict[str, str]:
+    """Numbers as they are shown; one that is undefined is a dash."""
+    return {
+        name: "–" if value is None else f"{value:.{digits}f}"
+        for name, value in fields.items()
+        if value is None or isinstance(value, float)
+    }

@@ -40,30 +40,32 @@ class Counter:
     said: float = 0.0
 
     def add(self, label: str, newly: int, total: int, note: str = "") -> None:
-        """`newly` more of `total` are done."""
+        """`newly` more of `total` are done; 0 says the note alone."""
         self.done[label] = self.done.get(label, 0) + newly
         if label not in self.tasks:
             self.tasks[label] = self.bars.add_task(label, total=total, note="")
             self.started[label] = self.last
         rate = self.done[label] / max(1e-9, time.monotonic() - self.started[label])
-        note = note or f"{rate:.1f} {self.unit}/s"
+        note = note or f"{rate:.1f} {self.unit}".rstrip() + "/s"
         self.bars.update(self.tasks[label], completed=self.done[label], note=note)
         self.last = time.monotonic()
         if not self.screen.is_terminal:
-            self._say(label, total, note, rate)
+            self._say(label, total, note, rate, always=newly == 0)
 
-    def _say(self, label: str, total: int, note: str, rate: float) -> None:
+    def _say(self, label: str, total: int, note: str, rate: float, always: bool) -> None:
         now = time.monotonic()
         finished = self.done[label] >= total
-        if finished or now - self.said >= PLAIN_EVERY:
+        if finished or always or now - self.said >= PLAIN_EVERY:
             self.said = now
-            left = "" if finished else f", {(total - self.done[label]) / rate:.0f} s left"
-            self.screen.print(f"{label}: {self.done[label]}/{total} {self.unit} ({note}{left})")
+            open_ended = finished or not rate
+            left = "" if open_ended else f", {(total - self.done[label]) / rate:.0f} s left"
+            done = f"{label}: {self.done[label]}/{total} {self.unit}".rstrip()
+            self.screen.print(f"{done} ({note}{left})")
 
 
 @contextmanager
-def counting(unit: str) -> Iterator[Counter]:
-    """A counter whose bars live while inside."""
+def counting(unit: str = "") -> Iterator[Counter]:
+    """A counter whose bars live while inside; no unit where labels say it."""
     screen = console()
     columns = (
         TextColumn("{task.description}"),

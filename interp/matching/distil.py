@@ -2,15 +2,18 @@
 
     certificates = distil(Distillation(model=..., prompt_file=..., queries=..., out="adapter"))
 
-The loss is `KL(with prompt ‖ with LoRA)` in nats at the continuation's positions (context
-distillation, Askell et al. 2112.00861, sec. 2.1; Snell et al. 2209.15189). Teacher and student are
-the same weights, with the adapter off and on; plain Hugging Face + peft, no hooks.
+The loss is `KL(with prompt ‖ with LoRA)` in nats where the answer's tokens are predicted (context
+distillation, Askell et al. 2112.00861, sec. 2.1; Snell et al. 2209.15189). The answer is the
+query's, or what the prompted model writes itself. Teacher and student are the same weights, with
+the adapter off and on; plain Hugging Face + peft, no hooks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,110 +21,165 @@ import torch
 
 from interp.capture import chunks
 from interp.conditions import Base, Lora, Prompt, resolve
-from interp.config import Distillation, read_prompt
-from interp.errors import RunError
+from interp.config import Distillation
+from interp.errors import QueryError, RunError
+from interp.generating import Sampling
 from interp.matching.lora import Example, Progress, Recipe, silent, train, with_lora
+from interp.matching.plain import ROWS, outputs, write
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
+from interp.subject.aligning import check_lengths
 from interp.subject.loading import device_of, pretrained, quiet, threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 LOG = "distil.json"
+ANSWERS, TEACHING, SIGNING = "teacher's answers", "teacher's outputs", "certificates"
+
+Groups = Mapping[str, Sequence[Encoded]]
 
 
 def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str, Any]]:
     """Train, save the best adapter to `out` with `distil.json`; returns the certificates."""
     if (settings.out / "adapter_config.json").exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds an adapter; choose another --out or --overwrite")
-    asked = {"matched": read_queries(settings.queries, settings.limit)}
-    if settings.heldout is not None:
-        asked["heldout"] = read_queries(settings.heldout, settings.limit)
+    prompt, frame, asked = settings.prompt, settings.framed, _asked(settings)
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {settings.out}: {error.strerror}") from error
     tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
-    prompt = Prompt(text=read_prompt(settings.prompt_file), separator=settings.separator)
-    queries = encode(asked["matched"], tokenizer)
-    before = resolve(prompt, tokenizer, query=queries[0].turns).prefix
-    check_alignment(queries, prompt, tokenizer, "prompt", prefix=before)
+    groups: Groups = {n: encode(some, tokenizer, n, frame) for n, some in asked.items()}
+    turns = asked["matched"][0].turns
+    before, start = (resolve(c, tokenizer, frame, turns).prefix for c in (prompt, Base()))
+    for queries in groups.values():
+        check_alignment(queries, prompt, tokenizer, "prompt", frame, before)
     with quiet():
         model = pretrained(settings.model, settings.dtype, settings.hub).to(
             device_of(settings.device)
         )
-        with threads_for(model.num_parameters()):
-            examples = [_example(model, before, query, settings) for query in queries]
+    with threads_for(model.num_parameters()):
+        groups = _answered(model, before, groups, settings, progress)
+        examples = _examples(model, before, groups["matched"], settings, progress)
         recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})
         student = with_lora(model, recipe)
-    with threads_for(student.num_parameters()):
-        start = resolve(Base(), tokenizer).prefix
         history = train(student, start, examples, recipe, settings.out, progress)
-    signed = _certificates(settings, prompt, asked)
+    signed = _certificates(settings, prompt, asked["matched"][0], groups, progress)
     log = {
         "settings": settings.model_dump(mode="json"),
         "kl_by_epoch": history,
         "certificates": signed,
+        "answers": {
+            name: [tokenizer.decode(list(query.answer_ids)) for query in queries]
+            for name, queries in groups.items()
+        },
     }
     write_atomic(settings.out / LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
     return signed
 
 
-def _example(model: Any, prefix: Sequence[int], query: Encoded, settings: Distillation) -> Example:
-    """A query, its answer or greedy continuation (but the last token, which predicts nothing that
-    is matched), and what the prompted model says at the matched positions."""
-    ids = (*query.ids, *(query.answer_ids or _continue(model, prefix, query.ids, settings)))
-    ids = ids[: max(len(query.ids), len(ids) - 1)]
-    first = 0 if settings.positions == "all" else len(query.ids) - 1
-    with torch.no_grad():
-        logits = model(torch.tensor([[*prefix, *ids]], device=model.device)).logits[0]
-    return Example(ids, first, logits[len(prefix) + first :].float().log_softmax(-1).cpu())
+def _asked(settings: Distillation) -> dict[str, list[Query]]:
+    """The training queries, and the held-out ones where there are some."""
+    asked = {"matched": read_queries(settings.queries, settings.limit)}
+    if settings.heldout is not None:
+        asked["heldout"] = read_queries(settings.heldout, settings.limit)
+    return asked
 
 
-def _continue(
-    model: Any, prefix: Sequence[int], ids: Sequence[int], settings: Distillation
-) -> tuple[int, ...]:
-    if not settings.continuation:
-        return ()
-    start = torch.tensor([[*prefix, *ids]], device=model.device)
-    longer = model.generate(
-        start,
-        attention_mask=torch.ones_like(start),
-        max_new_tokens=settings.continuation,
-        do_sample=False,
-    )
-    return tuple(longer[0, start.shape[1] :].tolist())
+def _answered(
+    model: Any,
+    before: Sequence[int],
+    groups: Groups,
+    settings: Distillation,
+    progress: Progress,
+) -> dict[str, list[Encoded]]:
+    """The queries with the teacher's own answers, or with theirs."""
+    total, sampling = sum(map(len, groups.values())), Sampling(settings.temperature, settings.seed)
+    count, found = settings.answer_tokens, {}
+    tell = partial(_tell, progress, ANSWERS, total)
+    for name, queries in groups.items():
+        _check_lengths(model, before, queries, settings.answer_tokens)
+        found[name] = list(queries)
+        if count:
+            answers = write(model, before, queries, count, sampling, tell)
+            pairs = zip(queries, answers, strict=True)
+            found[name] = [replace(query, answer_ids=answer) for query, answer in pairs]
+    return found
+
+
+def _tell(progress: Progress, label: str, total: int, newly: int) -> None:
+    progress(label, newly, total, "")
+
+
+def _check_lengths(
+    model: Any, before: Sequence[int], queries: Sequence[Encoded], answer_tokens: int
+) -> None:
+    """Refuse what the model cannot read, before it writes anything."""
+    context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+    for query in queries:
+        answer = answer_tokens or len(query.answer_ids)
+        if (length := len(before) + len(query.ids) + answer) > context:
+            raise QueryError(
+                f"the prompt, the query {query.text!r} and its answer make {length} tokens, the "
+                f"model reads {context}: shorten the prompt, the query or --answer-tokens"
+            )
+
+
+def _examples(
+    model: Any,
+    before: Sequence[int],
+    queries: Sequence[Encoded],
+    settings: Distillation,
+    progress: Progress = silent,
+) -> list[Example]:
+    """Every query with its answer, and the prompted model's log-probabilities at the matched
+    positions."""
+    found: list[Example] = []
+    for some in chunks(queries, ROWS):
+        firsts = [0 if settings.positions == "all" else len(query.ids) - 1 for query in some]
+        read = [(query.forced, first) for query, first in zip(some, firsts, strict=True)]
+        with torch.no_grad():
+            said = outputs(model, before, read).float().log_softmax(-1).cpu()
+        rows = said.split([len(ids) - first for ids, first in read])
+        found += [Example(*pair, own) for pair, own in zip(read, rows, strict=True)]
+        progress(TEACHING, len(some), len(queries), "")
+    return found
 
 
 def _certificates(
-    settings: Distillation, prompt: Prompt, groups: Mapping[str, Sequence[Query]]
+    settings: Distillation, prompt: Prompt, probe: Query, groups: Groups, progress: Progress
 ) -> list[dict[str, Any]]:
     """Match certificates of prompt and LoRA, from a fresh, parity-checked subject."""
-    conditions = {"prompt": prompt, "lora": Lora(str(settings.out))}
+    total = sum(map(len, groups.values()))
+    progress(SIGNING, 0, total, "loading and comparing with plain Hugging Face")
     subject = load(
         settings.model,
-        conditions,
-        [groups["matched"][0].text],
+        {"prompt": prompt, "lora": Lora(str(settings.out))},
+        [probe],
+        frame=settings.framed,
         **settings.loading,
     )
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
     signed = []
     for name, queries in groups.items():
-        encoded = encode(queries, subject.tokenizer, name)
-        answers = [len(query.segments["answer"]) for query in encoded]
-        outputs = _compare(subject, encoded, max(answers))
+        check_lengths(subject, queries)
+        answers = [len(query.segments["answer"]) for query in queries]
+        found = _compare(subject, queries, max(answers), partial(_tell, progress, SIGNING, total))
         texts = [query.text for query in queries]
         pair = {"condition": "prompt", "reference": "lora", "queries": name}
-        signed.append(pair | certificate(outputs, texts, tolerance, answers))
+        signed.append(pair | certificate(found, texts, tolerance, answers))
     return signed
 
 
-def _compare(subject: Subject, queries: Sequence[Encoded], longest: int) -> np.ndarray:
+def _compare(
+    subject: Subject, queries: Sequence[Encoded], longest: int, done: Callable[[int], None]
+) -> np.ndarray:
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     rows = []
     for chunk in chunks(queries, 16):
         batch = Batch.forced(chunk, subject.device)
         p, q = (subject.run(s, batch, caches[n]) for n, s in subject.settings.items())
         rows.append(answer_outputs(p, q, batch.answer, longest))
+        done(len(chunk))
     return np.concatenate(rows)

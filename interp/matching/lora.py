@@ -20,12 +20,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from interp.errors import RunError
+from interp.matching.plain import outputs
+from interp.subject.loading import DTYPES, quiet
 
-Progress = Callable[[int, float, float], None]
-"""Called after every epoch with (epoch, mean KL in nats, best so far)."""
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is done, how many newly, of how many, a note)."""
+
+TRAINING = "training steps"
 
 
-def silent(epoch: int, kl: float, best: float) -> None:
+def silent(label: str, newly: int, total: int, note: str) -> None:
     """No progress shown."""
 
 
@@ -41,6 +45,7 @@ class Recipe(NamedTuple):
     target_kl: float
     patience: int
     seed: int
+    adapter_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with quiet():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise RunError(f"--targets {' '.join(recipe.targets)}: {error}") from error
 
@@ -87,7 +93,7 @@ def train(
     order = np.random.default_rng(recipe.seed)
     history: list[float] = []
     for epoch in range(recipe.epochs):
-        total = 0.0
+        total, seen = 0.0, 0
         for batch in _batches(examples, recipe.batch_size, order):
             kl = loss(student, prefix, batch)
             optimiser.zero_grad()
@@ -95,14 +101,14 @@ def train(
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             schedule.step()
-            total += float(kl.detach()) * len(batch)
+            total, seen = total + float(kl.detach()) * len(batch), seen + len(batch)
+            progress(TRAINING, 1, steps, f"epoch {epoch + 1}: KL {total / seen:.4f} nats")
         history.append(total / len(examples))
         if not math.isfinite(history[-1]):
             raise RunError(f"training diverged in epoch {epoch + 1}: lower --learning-rate")
         best = min(history)
         if history[-1] == best:
-            student.save_pretrained(out)
-        progress(epoch + 1, history[-1], best)
+            save(student, out, recipe.adapter_dtype)
         stuck = epoch - history.index(best) >= recipe.patience
         if best <= recipe.target_kl or stuck:
             break
@@ -119,16 +125,18 @@ def _batches(
 
 def loss(student: Any, prefix: Sequence[int], batch: Sequence[Example]) -> Tensor:
     """Mean over a batch's examples of the mean `KL(wanted ‖ student)` over their positions."""
-    width = max(len(example.ids) for example in batch)
-    device = next(student.parameters()).device
-    ids = torch.tensor(
-        [[*prefix, *example.ids, *[0] * (width - len(example.ids))] for example in batch],
-        device=device,
-    )
-    logits = student(ids, attention_mask=torch.ones_like(ids)).logits[:, len(prefix) :]
-    losses = []
-    for row, example in zip(logits, batch, strict=True):
-        mine = row[example.first : len(example.ids)].float().log_softmax(-1)
-        theirs = example.teacher.to(device)
-        losses.append((theirs.exp() * (theirs - mine)).sum(-1).mean())
-    return torch.stack(losses).mean()
+    logits = outputs(student, prefix, [(example.ids, example.first) for example in batch])
+    mine = logits.float().log_softmax(-1)
+    theirs = torch.cat([example.teacher for example in batch]).to(mine.device)
+    by_token = torch.nn.functional.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+    counts = [len(example.teacher) for example in batch]
+    return torch.stack([kl.mean() for kl in by_token.split(counts)]).mean()
+
+
+def save(student: Any, out: Path, dtype: str) -> None:
+    """Write the adapter as peft does, its weights in this number format."""
+    weights = {
+        name: value.to(DTYPES[dtype]) if "lora_" in name else value
+        for name, value in student.state_dict().items()
+    }
+    student.save_pretrained(out, state_dict=weights)

@@ -39,7 +39,7 @@ def words(bench: Bench, separator: str) -> Words:
     start = leading_specials(tokenizer)
 
     def written(ids: Ids) -> Prompt:
-        return Prompt(text=tokenizer.decode(list(ids)), separator=separator)
+        return Prompt(text=str(tokenizer.decode(list(ids))), separator=separator)
 
     def readable(ids: Ids) -> bool:
         return prefix_body(written(ids), tokenizer) == [*ids, *tail]

@@ -41,11 +41,18 @@ def only_at(unembed: nn.Module, columns: Tensor | None) -> Iterator[None]:
     if columns is None:
         yield
         return
+    rows = torch.arange(len(columns), device=columns.device)
+    with picked(unembed, (rows[:, None], columns)):
+        yield
+
+
+@contextmanager
+def picked(unembed: nn.Module, index: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """The unembedding sees the states of these (queries, columns) alone, in the index's shape."""
 
     def chosen(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states, *rest = inputs
-        rows = torch.arange(len(columns), device=states.device)
-        return states[rows[:, None], columns], *rest
+        return states[index], *rest
 
     handle = unembed.register_forward_pre_hook(chosen)
     try:

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import Distillation, Query, distil, organism
 from interp.conditions import Base, Prompt, resolve
 from interp.errors import QueryError, RunError
-from interp.matching.distil import _example
-from interp.matching.lora import Example, loss
+from interp.matching.distil import _answered, _examples
+from interp.matching.lora import Example, loss, silent
 from interp.queries import encode
 
+PROMPT = Prompt(text="hot is the opposite of cold.", separator=" ")
 TEXTS = ("big is", "a river", "lily said: yes")
 
 
@@ -25,7 +26,7 @@ def settings(model: str, folder: Path, **fields: object) -> Distillation:
     prompt, queries = folder / "prompt.txt", folder / "queries.jsonl"
     prompt.write_text("hot is the opposite of cold.")
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    fixed = {"prompt_file": prompt, "queries": queries, "out": folder / "adapter"}
+    fixed = {"prompt_file": prompt, "queries": queries, "out": folder / "adapter", "separator": " "}
     return Distillation.model_validate({"model": model, **fixed, **fields})
 
 
@@ -34,19 +35,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_models.save_model("llama", tmp_path_factory.mktemp("llama"))
 
 
-@pytest.mark.parametrize("positions", ["continuation", "all"])
+@pytest.mark.parametrize("positions", ["answer", "all"])
 def test_the_loss_is_the_mean_kl_of_whole_sequences(
     model: str, tmp_path: Path, positions: str
 ) -> None:
-    asked = settings(model, tmp_path, positions=positions, continuation=3)
+    asked = settings(model, tmp_path, positions=positions, answer_tokens=3)
     hf, tokenizer = (
         AutoModelForCausalLM.from_pretrained(model),
         AutoTokenizer.from_pretrained(model),
     )
-    before = resolve(Prompt(text="hot is the opposite of cold."), tokenizer).prefix
+    before = resolve(PROMPT, tokenizer).prefix
     bos = resolve(Base(), tokenizer).prefix
     queries = encode(map(Query, TEXTS), tokenizer)
-    examples = [_example(hf, before, query, asked) for query in queries]
+    answered = _answered(hf, before, {"matched": queries}, asked, silent)["matched"]
+    examples = _examples(hf, before, answered, asked)
     expected = [_kl(hf, before, bos, example) for example in examples]
     got = loss(hf, bos, examples).item()
     assert got == pytest.approx(np.mean(expected), abs=1e-5)
@@ -75,8 +77,8 @@ def test_a_prompt_has_no_distance_to_itself(model: str, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(model),
         AutoTokenizer.from_pretrained(model),
     )
-    before = resolve(Prompt(text="hot is the opposite of cold."), tokenizer).prefix
-    examples = [_example(hf, before, q, asked) for q in encode(map(Query, TEXTS), tokenizer)]
+    before = resolve(PROMPT, tokenizer).prefix
+    examples = _examples(hf, before, encode(map(Query, TEXTS), tokenizer), asked)
     assert loss(hf, before, examples).item() == pytest.approx(0, abs=1e-6)
 
 

@@ -1,0 +1,126 @@
+"""Plain Hugging Face (and peft) models on many sequences behind one prefix: no hooked model.
+
+    answers = write(model, prefix, queries, 24, Sampling())        # token ids, greedy
+    logits = outputs(model, prefix, [(query.forced, first), ...])  # [token, d_vocab]
+
+The prefix is run once and its keys and values are repeated; the unembedding sees the rows that are
+asked for alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from interp.capture import chunks
+from interp.generating import Draw, Sampling, ends
+from interp.queries import Encoded
+from interp.subject.shortcuts import picked
+
+ROWS = 32
+"""Sequences in one forward pass without gradients."""
+
+Ids = Sequence[int]
+
+
+def outputs(
+    model: Any, prefix: Ids, sequences: Sequence[tuple[Ids, int]]
+) -> Float[Tensor, "token d_vocab"]:
+    """Logits of every sequence (ids after the prefix) from its row `first` on, one after another;
+    autograd follows where it is on."""
+    device = next(model.parameters()).device
+    rows = [torch.tensor(ids, device=device) for ids, _ in sequences]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # on the right: never seen
+    columns = torch.arange(padded.shape[1], device=device)
+    begins = torch.tensor([first for _, first in sequences], device=device)[:, None]
+    lengths = torch.tensor([len(ids) for ids, _ in sequences], device=device)[:, None]
+    query, column = ((columns >= begins) & (columns < lengths)).nonzero(as_tuple=True)
+    mask = torch.ones(len(rows), len(prefix) + padded.shape[1], device=device, dtype=torch.long)
+    past = {"past_key_values": _repeated(model, prefix, len(rows), device)} if prefix else {}
+    with picked(model.get_output_embeddings(), (query, column)):
+        return model(padded, attention_mask=mask, **past).logits
+
+
+def _repeated(model: Any, prefix: Ids, size: int, device: torch.device) -> Any:
+    """The prefix's keys and values, so many times."""
+    ids = torch.tensor([list(prefix)], device=device)
+    nothing = torch.zeros(0, dtype=torch.long, device=device)
+    with picked(model.get_output_embeddings(), (nothing, nothing)):
+        cache = model(ids, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(size)
+    return cache
+
+
+def write(
+    model: Any,
+    prefix: Ids,
+    queries: Sequence[Encoded],
+    n_tokens: int,
+    sampling: Sampling,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[tuple[int, ...]]:
+    """The model's own answer to every query, at most `n_tokens` ids, an end-of-turn token among
+    them: `generate` of the whole sequences, padded on the left, without any penalty."""
+    found: dict[int, tuple[int, ...]] = {}
+    order = sorted(range(len(queries)), key=lambda i: len(queries[i].ids))
+    for some in chunks(order, ROWS):
+        whole = [(*prefix, *queries[i].ids) for i in some]
+        draws = [Draw(queries[i].key, sampling) for i in some]
+        found |= zip(some, _generate(model, whole, n_tokens, draws), strict=True)
+        progress(len(some))
+    return [found[i] for i in range(len(queries))]
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves every sequence the one token that it has drawn."""
+
+    def __init__(self, draws: Sequence[Draw]) -> None:
+        self.draws = draws
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = [draw(row) for draw, row in zip(self.draws, scores, strict=True)]
+        index = torch.tensor(tokens, device=scores.device)[:, None]
+        return torch.full_like(scores, -torch.inf).scatter(1, index, 0.0)
+
+
+def _generate(
+    model: Any, whole: Sequence[Ids], n_tokens: int, draws: Sequence[Draw]
+) -> list[tuple[int, ...]]:
+    device, width = next(model.parameters()).device, max(map(len, whole))
+    ids = torch.tensor([[*[0] * (width - len(row)), *row] for row in whole], device=device)
+    seen = [[0] * (width - len(row)) + [1] * len(row) for row in whole]
+    with _plainly(model, n_tokens) as (generate, stop):
+        written = generate(
+            ids,
+            attention_mask=torch.tensor(seen, device=device),
+            logits_processor=LogitsProcessorList([_Drawn(draws)]),
+        )
+    return [_ended(row, stop) for row in written[:, width:].tolist()]
+
+
+@contextmanager
+def _plainly(model: Any, n_tokens: int) -> Iterator[tuple[Callable[..., Tensor], set[int]]]:
+    """`generate`, and the tokens that end an answer; of the model's own generation configuration,
+    which would fill in what is left open, nothing else counts."""
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, stop = plain.generation_config, ends(plain)
+    plain.generation_config = GenerationConfig(
+        max_new_tokens=n_tokens, do_sample=False, eos_token_id=sorted(stop) or None, pad_token_id=0
+    )
+    try:
+        yield plain.generate, stop
+    finally:
+        plain.generation_config = own
+
+
+def _ended(answer: list[int], stop: set[int]) -> tuple[int, ...]:
+    """An answer up to the first token that ends it."""
+    end = next((i for i, token in enumerate(answer) if token in stop), len(answer))
+    return tuple(answer[: end + 1])
