@@ -80,7 +80,8 @@ def petrov(specimen: Specimen) -> Reading:
     """At base's inputs a prompt scales content attention and leaves its pattern as it is.
 
     The bound is 1e-6, or the largest score's rounding where that is more: after a prompt queries
-    and keys are rotated by other angles, and a pattern moves by as much as its scores do.
+    and keys are rotated by other angles. A softmax moves by at most half the largest change of its
+    scores, and each of the two runs rounds its own by up to one unit.
     """
     base, prompt = specimen.observed["base"], specimen.observed["prompt"].pinned
     apart = []
@@ -88,7 +89,7 @@ def petrov(specimen: Specimen) -> Reading:
         both = own.isnan() & pinned.isnan()  # a window that holds nothing of the query
         apart.append(float((pinned - own).abs().masked_fill(both, 0.0).max()))
     scores = largest(float(s[s.isfinite()].abs().max()) for s in base.scores)
-    rounding = 0.5 * torch.finfo(specimen.subject.dtype).eps * scores
+    rounding = torch.finfo(specimen.subject.dtype).eps * scores
     return Reading(largest(apart), max(1e-6, rounding))
 
 
