@@ -83,13 +83,13 @@ def silent(group: str, done: int, total: int) -> None:
 def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     """Run an experiment; returns its folder. Raises `SubjectError`, `QueryError`, `RunError`,
     `ConfigError` or `ConditionError`, each with one line that says what to do."""
+    asked = read_groups(experiment)
     tokenizer = load_tokenizer(
         experiment.model,
         revision=experiment.revision,
         trust_remote_code=experiment.trust_remote_code,
     )
     built = applicable(experiment, tokenizer)
-    asked = read_groups(experiment)
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
