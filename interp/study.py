@@ -86,11 +86,11 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     """Run an experiment; returns its folder. Raises `SubjectError`, `QueryError`, `RunError`,
     `ConfigError` or `ConditionError`, each with one line that says what to do."""
     built = experiment.build()
+    asked = read_groups(experiment)
     tokenizer = open_tokenizer(
         experiment.model, built.values(), experiment.tokenizer, **experiment.hub
     )
     built = applicable(experiment, built, tokenizer)
-    asked = read_groups(experiment)
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}

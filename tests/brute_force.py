@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -104,19 +104,22 @@ def experiment(name: str, made: Materials, folder: Path) -> Experiment:
         ]
         (folder / f"{group}.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "prompt.txt").write_text(PROMPT)
-    words = bias_tokens(AutoTokenizer.from_pretrained(made.model))
+    tokenizer = AutoTokenizer.from_pretrained(made.model)
+    separator = tiny_models.separator_of(tokenizer)
+    specs = specifications(made, bias_tokens(tokenizer), separator)
     return Experiment(
         model=made.model,
         adapter=made.adapters,
         prompt_file=(folder / "prompt.txt",),
         queries=folder / "matched.jsonl",
         heldout=folder / "heldout.jsonl" if name == "gpt2" else None,
+        separator=separator,
         out=folder / "run",
         controls=(),
         families={"plain": FAMILIES["plain"]},
         conditions={
             condition: spec
-            for condition, spec in specifications(made, words).items()
+            for condition, spec in specs.items()
             if name in FULL or condition not in LEFT_OUT
         },
         device="cpu",
@@ -127,9 +130,9 @@ def experiment(name: str, made: Materials, folder: Path) -> Experiment:
     )
 
 
-def specifications(made: Materials, words: Mapping[str, float]) -> dict[str, Any]:
+def specifications(made: Materials, words: Mapping[str, float], separator: str) -> dict[str, Any]:
     """Conditions as in a YAML file, beside those of the prompt file and the adapters."""
-    lora = made.adapters[0]
+    lora, template = made.adapters[0], f"{{query}} {{answer}}{separator}"
     return {
         "neutral": {"neutral": {"like": "prompt", "text": tiny_models.TEXT}},
         "shuffled": {"shuffled_tokens": {"of": "prompt"}},
@@ -140,13 +143,16 @@ def specifications(made: Materials, words: Mapping[str, float]) -> dict[str, Any
             {"logit_bias": {"bias": words, "positions": [-1, 3]}},
         ],
         "tuned": {"fine_tuned": {"model": made.tuned}},
-        **{f"few_{i}": {"prompt": {"pairs": pairs}} for i, pairs in enumerate(FEW)},
+        **{
+            f"few_{i}": {"prompt": {"pairs": pairs, "template": template}}
+            for i, pairs in enumerate(FEW)
+        },
         "labels": {"shuffled_labels": {"of": "few_0", "seed": 1}},
         "soft": {"soft_prompt": {"adapter": made.soft}},
         "keys": {"prefix": {"adapter": made.keys}},
         "steered": {"steering": {"vector": made.vector, "layer": 1, "scale": 0.5}},
         "mixed": [
-            {"prompt": {"text": OTHER_PROMPT}},
+            {"prompt": {"text": OTHER_PROMPT, "separator": separator}},
             {"soft_prompt": {"adapter": made.soft}},
             {"lora": {"adapter": made.adapters[1]}},
             {"steering": {"vector": made.vector, "layer": 0}},
@@ -166,16 +172,22 @@ def settings(name: str, tokenizer: Any, made: Materials) -> dict[str, Condition]
 def all_settings(tokenizer: Any, made: Materials) -> dict[str, Condition]:
     """Every condition as token ids and folders."""
 
+    separator = tiny_models.separator_of(tokenizer)
+
     def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Before every query."""
+        queries = [query for group in QUERIES.values() for query, _ in group]
+        [found] = {tiny_models.preceding(text, query, tokenizer) for query in queries}
+        return found
 
     bos = tuple(tokenizer("")["input_ids"])
-    prompt, passage, other = ids(PROMPT + "\n"), ids(tiny_models.TEXT), ids(OTHER_PROMPT + "\n")
-    shuffled = tuple(prefix_body(ShuffledTokens(of=Prompt(text=PROMPT)), tokenizer))
+    prompt, other = ids(PROMPT + separator), ids(OTHER_PROMPT + separator)
+    passage = tuple(tokenizer(tiny_models.TEXT, add_special_tokens=False)["input_ids"])
+    own = Prompt(text=PROMPT, separator=separator)
+    shuffled = tuple(prefix_body(ShuffledTokens(of=own), tokenizer))
     assert sorted(shuffled) == sorted(prompt)
     assert shuffled != prompt
-    shots = ["".join(f"{query} {answer}\n" for query, answer in pairs) for pairs in FEW]
-    few = {f"few_{i}": Condition(bos + ids(text)) for i, text in enumerate(shots)}
+    few = {f"few_{i}": Condition(bos + ids(shots(pairs, separator))) for i, pairs in enumerate(FEW)}
 
     def bias(*positions: int) -> tuple[tuple[int, float, tuple[int, ...] | None], ...]:
         tokens = tokenizer.convert_tokens_to_ids(list(bias_tokens(tokenizer)))
@@ -196,7 +208,7 @@ def all_settings(tokenizer: Any, made: Materials) -> dict[str, Condition]:
         "half": Condition(bos, adapter=lora, scale=0.5, bias=bias(-1, 3)),
         "tuned": Condition(bos, model=made.tuned),
         **few,
-        "labels": Condition(bos + ids(shuffled_labels())),
+        "labels": Condition(bos + ids(shuffled_labels(separator))),
         "soft": Condition(bos, soft=made.soft),
         "keys": Condition(bos, keys=made.keys),
         "steered": Condition(bos, steering=(tuple((0.5 * vector).tolist()), 1)),
@@ -212,13 +224,18 @@ def all_settings(tokenizer: Any, made: Materials) -> dict[str, Condition]:
     }
 
 
-def shuffled_labels() -> str:
+def shots(pairs: Iterable[tuple[str, str]], separator: str) -> str:
+    """A few-shot prompt."""
+    return "".join(f"{query} {answer}{separator}" for query, answer in pairs)
+
+
+def shuffled_labels(separator: str) -> str:
     """The first few-shot prompt with every answer at another query."""
     pairs = ShuffledLabels(of=Prompt(pairs=FEW[0]), seed=1).prompt.pairs
     assert [query for query, _ in pairs] == [query for query, _ in FEW[0]]
     assert sorted(answer for _, answer in pairs) == sorted(answer for _, answer in FEW[0])
     assert not set(pairs) & set(FEW[0])
-    return "".join(f"{query} {answer}\n" for query, answer in pairs)
+    return shots(pairs, separator)
 
 
 CONTROLS = {"neutral", "shuffled", "shifted", "bias", "labels", "random", "untrained"}

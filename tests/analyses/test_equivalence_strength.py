@@ -29,9 +29,9 @@ def test_strength_is_given_by_bits_with_and_without_a_bias(tmp_path: Path) -> No
     assert text.min() < table[table["series"] == "soft prompt"]["x"].min() / 100
     finding = json.loads((out / "finding.json").read_text())
     assert finding["verdict"].upper() in done.stdout
-    assert {file.name for file in (out / "figures").glob("*.png")} == {
-        "equivalence_strength.png",
-        "with_logit_bias.png",
+    assert {file.name for file in (out / "figures").glob("*.csv")} == {
+        "equivalence_strength.csv",
+        "with_logit_bias.csv",
     }
 
 

@@ -89,6 +89,7 @@ def library_rows(
         adapter=tuple(adapters),
         prompt_file=(folder / "prompt.txt",),
         queries=folder / "queries.jsonl",
+        separator=tiny_models.separator_of(AutoTokenizer.from_pretrained(model)),
         out=folder / "run",
         controls=(),
         device="cpu",
@@ -127,7 +128,8 @@ def reference_rows(case: Case, model: str, adapters: Sequence[str]) -> dict[Key,
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text, _ in QUERIES]
     bos = tuple(tokenizer("")["input_ids"])
-    prompt = tuple(tokenizer(f"{PROMPT}\n", add_special_tokens=False)["input_ids"])
+    text = PROMPT + tiny_models.separator_of(tokenizer)
+    [prompt] = {tiny_models.preceding(text, query, tokenizer) for query, _ in QUERIES}
     known = {"base": Condition(bos), "prompt": Condition(bos + prompt)}
     known |= {f"lora_{i}": Condition(bos, adapter=path) for i, path in enumerate(adapters)}
     names = (*case.pair, "base")

@@ -112,14 +112,7 @@ def test_no_head_recovers_nothing_and_all_of_a_prompt_everything(subject: Subjec
 
 
 def test_queries_are_divided() -> None:
-    queries = encode(map(Query, TEXTS), _Words())
+    queries = encode(map(Query, TEXTS), tiny_models.tokenizer("gpt2"))
     here, there = divided(queries, np.array([True, False, True]))
     assert [q.text for q in here] == [TEXTS[0], TEXTS[2]]
     assert [q.text for q in there] == [TEXTS[1]]
-
-
-class _Words:
-    """Tokens are characters."""
-
-    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) for c in text]}
