@@ -49,11 +49,9 @@ def main(config: Config) -> None:
 
 def most_divergent(run: Run, count: int) -> list[str]:
     """The heads of the headline's largest content JS, at the queries' last token."""
-    a, b = map(repr, headline(run))
-    js = run.table.query(
-        "measure == 'content_js' and position == 'last' and queries == 'matched' "
-        f"and condition == {a} and reference == {b}"
-    ).nlargest(count, "value")
+    a, b = headline(run)
+    js = run.table.query("measure == 'content_js' and position == 'last' and queries == 'matched'")
+    js = js[(js["condition"] == a) & (js["reference"] == b)].nlargest(count, "value")
     return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
 
 

@@ -1,4 +1,4 @@
-"""The tiny models of `interp validate`, which the tests share, and how their tokenizers join texts."""
+"""The tiny models of `interp validate`, which the tests share; how their tokenizers join texts."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ EXPECTED = {
     "answers matter",
     "shifted": "no prompt, later positions: as without it where positions are relative",
     "random_lora": "weights moved as far, in random directions: not the other side's states",
-    "logit_bias": "output pulled towards the other side's, states those of base to the bit",
+    "logit_bias": "output pulled towards that of a side, states those of base to the bit",
     "untrained": "the same architecture, nothing learnt: farther than anything that was",
 }
 """What METRICS.md says of each control."""
