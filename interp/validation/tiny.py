@@ -106,10 +106,11 @@ def tokenizer(convention: str) -> PreTrainedTokenizerFast:
     )
 
 
-def save_model(architecture: str, folder: Path, seed: int = 0) -> str:
-    """A random model of `architecture` with a tokenizer of its convention; returns the folder."""
+def save_model(architecture: str, folder: Path, seed: int = 0, words: Any = None) -> str:
+    """A random model of `architecture` with a tokenizer (`words`: that one, otherwise one of its
+    convention); returns the folder."""
     config_class, settings = CONFIGS[architecture]
-    words = tokenizer(
+    words = words or tokenizer(
         "llama" if architecture in ("llama", "mistral") or "gemma" in architecture else "gpt2"
     )
     torch.manual_seed(seed)
