@@ -31,6 +31,7 @@ from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import Plan, Tally
 from interp.names import Head
+from interp.noise import floor
 from interp.probe import head_view
 from interp.queries import Encoded, Query, read_queries
 from interp.results import HeadView, as_table, read_manifest, write_run
@@ -95,7 +96,7 @@ def _write(
     tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
     parts: list[Any] = []
     signed: list[dict[str, Any]] = []
-    noise = NOISE[subject.dtype]
+    noise = float(floor("relative_l2", plan.noise))
     for name, tally in tallies.items():
         parts.append(rows(tally, plan.labels, name))
         parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
@@ -105,7 +106,8 @@ def _write(
         kept = states(tallies["matched"], plan, subject.n_layers)
         arrays["states_resid_post"] = kept
         parts.append(geometry_rows(kept, design, groups["matched"], plan))
-    head = Head(*largest_cell(tallies["matched"], design.headline or plan.pairs[0]))
+    pair = design.headline or plan.pairs[0]
+    head = Head(*largest_cell(tallies["matched"], pair, plan.noise))
     view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
     manifest = describe(experiment, subject, built, design, groups, view)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
@@ -229,4 +231,5 @@ def make_plan(
         permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
+        noise=NOISE[subject.dtype],
     )
