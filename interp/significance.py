@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import false_discovery_control
 
 from interp.statistics import by_label, generator_of
+
+ALPHA = 0.05
+"""The corrected p up to which a cell counts as different from its null."""
 
 TIE = 1e-12
 """Statistics that differ by no more than this times (1 + the observed one) are equal."""
@@ -56,8 +59,9 @@ class Significance(NamedTuple):
 class SignFlip:
     """The paired permutation test over queries, as sums: `sum(s d)` under R sign vectors s.
 
-    `d` is a query's value for a pair minus its value for the control pair. Were the two
-    exchangeable, every sign of d would be equally likely (Fisher 1935, sec. 21). The statistic is
+    `d` is a query's value for a pair minus its value for the control pair, 0 where rounding alone
+    could make it; where all are 0, p is 1. Were pair and control exchangeable, every sign of d
+    would be equally likely (Fisher 1935, sec. 21). The statistic is
     `T = sum(s d) / sqrt(sum(d²))`, `|T| <= sqrt(n)`: its denominator does not change with the
     signs, and it grows with the paired t. Exact where pair and control are exchangeable, however
     skewed or heavy-tailed they are. As a test of the mean of a d that is itself skewed it is
@@ -85,13 +89,16 @@ class SignFlip:
         control: Float[ndarray, "query *cell query_pos"],
         signs: Float[ndarray, "query signs"],
         positions: Float[ndarray, "query query_pos label"],
+        floor: Float[ndarray, "query *cell query_pos"] | float = 0.0,
     ) -> SignFlip:
         """Sums of some queries. A query's difference is the mean over a label's tokens that are
-        finite in both; without any, it does not count."""
+        finite in both; without any, it does not count. A token's difference up to `floor`, which
+        rounding alone can make (`interp.noise`), is 0."""
         with np.errstate(invalid="ignore", over="ignore"):
             difference = values - control
+            counts = np.isfinite(difference) & (np.abs(difference) > floor)
         valid = np.isfinite(difference)
-        total = by_label(np.where(valid, difference, 0.0), positions)
+        total = by_label(np.where(counts, difference, 0.0), positions)
         tokens = by_label(valid.astype(np.float64), positions)
         d = np.where(tokens > 0, total / np.maximum(tokens, 1), 0.0)
         sums = np.tensordot(signs, d, axes=([0], [0]))
@@ -159,3 +166,14 @@ def benjamini_hochberg(p: Float[ndarray, "*cell"]) -> Float[ndarray, "*cell"]:
     if tested.any():
         adjusted[tested] = false_discovery_control(p[tested])
     return adjusted
+
+
+def standing(
+    values: Float[ndarray, "*cell"],
+    p: Float[ndarray, "*cell"],
+    floor: Float[ndarray, "*cell"] | float,
+) -> Bool[ndarray, "*cell"]:
+    """Which cells of a map may be called large: those that differ from their null (p up to
+    `ALPHA`); where no cell was tested, those that are more than rounding."""
+    tested = ~np.isnan(p)
+    return p <= ALPHA if tested.any() else np.abs(values) > floor

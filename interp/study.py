@@ -43,6 +43,7 @@ from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import Plan, Tally
 from interp.names import Head
+from interp.noise import floor
 from interp.probe import head_view
 from interp.queries import Encoded, Query, read_queries
 from interp.results import (
@@ -128,7 +129,7 @@ def _write(
     tolerance = Tolerance(experiment.tolerance_js, experiment.tolerance_top1)
     parts: list[Any] = []
     signed: list[dict[str, Any]] = []
-    noise = NOISE[subject.dtype]
+    noise = float(floor("relative_l2", plan.noise))
     for name, tally in tallies.items():
         parts.append(rows(tally, plan.labels, name))
         parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
@@ -139,7 +140,8 @@ def _write(
         arrays["states_resid_post" if label == "last" else f"states_resid_post_{label}"] = kept
         parts.append(geometry_rows(kept, design, groups["matched"], plan, label))
     parts.append(own_rows(written, plan.certified, groups, plan.replicates, plan.seed))
-    head = Head(*largest_cell(tallies["matched"], design.headline or plan.pairs[0]))
+    pair = design.headline or plan.pairs[0]
+    head = Head(*largest_cell(tallies["matched"], pair, plan.noise))
     view = head_view(subject, head, plan.pairs, groups["matched"], plan.batch_size)
     manifest = describe(experiment, subject, built, design, groups, view)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
@@ -302,6 +304,7 @@ def make_plan(
         permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
+        noise=NOISE[subject.dtype],
     )
 
 

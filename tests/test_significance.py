@@ -14,7 +14,13 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import permutation_test
 
 from interp import significance
-from interp.significance import SignFlip, benjamini_hochberg, permutation_p, sign_vectors
+from interp.significance import (
+    SignFlip,
+    benjamini_hochberg,
+    permutation_p,
+    sign_vectors,
+    standing,
+)
 from interp.statistics import poisson_weights, position_weights
 
 KEYS = [f"matched:{i}" for i in range(60)]
@@ -287,3 +293,34 @@ def test_benjamini_hochberg_equals_its_restatement(p: np.ndarray) -> None:
 
 def test_nothing_to_adjust_is_nan() -> None:
     assert np.isnan(benjamini_hochberg(np.full((2, 3), np.nan))).all()
+
+
+# Rounding ---------------------------------------------------------------------------------------
+
+
+def test_differences_that_rounding_can_make_have_p_1_and_others_keep_theirs() -> None:
+    """Twelve queries, all of one sign: without a floor every cell has the smallest p there is."""
+    d = np.array([[1.0, 1e-9, 1.0]] * 12)
+    d[::2, 2] = 1e-9
+    signs, floor = every_sign(12), np.full((12, 3, 1), 1e-8)
+    total = SignFlip.of(d[..., None], np.zeros((12, 3, 1)), signs, np.ones((12, 1, 1)), floor)
+    p, p_max_t, n = (x[:, 0] for x in total.compute())
+    np.testing.assert_allclose(flat(d, signs)[0][:2], 2 / 4096)
+    np.testing.assert_allclose(p, [2 / 4096, 1, 2 / 2**6])
+    assert p_max_t[1] == benjamini_hochberg(p)[1] == 1
+    assert (n == 12).all()
+
+
+def test_a_floor_is_per_token_and_hides_nothing_that_is_undefined() -> None:
+    values = np.array([[[1e-9, 1.0, np.nan]], [[np.inf, 1e-9, 2.0]]])
+    floor = np.where(np.isfinite(values), 1e-8, np.inf)
+    total = SignFlip.of(values, np.zeros_like(values), np.ones((2, 1)), np.ones((2, 3, 1)), floor)
+    np.testing.assert_allclose(total.sums.ravel(), [0.5 + 1.0])
+    np.testing.assert_array_equal(total.n.ravel(), [2])
+
+
+def test_only_cells_that_differ_stand_and_without_a_test_those_above_the_floor() -> None:
+    values, p = np.array([3.0, 2.0, np.nan, 1e-9]), np.array([0.2, 0.05, np.nan, 0.001])
+    assert standing(values, p, 1e-8).tolist() == [False, True, False, True]
+    untested = np.full(4, np.nan)
+    assert standing(values, untested, 1e-8).tolist() == [True, True, False, False]

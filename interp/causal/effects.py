@@ -20,6 +20,7 @@ from numpy import ndarray
 from interp.causal.cells import Cell, Place
 from interp.errors import ConfigError
 from interp.measures import UNITS
+from interp.noise import floor, zero
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
 from interp.statistics import (
     Estimate,
@@ -32,9 +33,6 @@ from interp.statistics import (
 CONTROLS = ("random_direction", "random_difference")
 """The target's own value, moved as far as the source's lies from it: in a random direction; along
 the difference that source and target show at an unrelated query."""
-
-ROUNDING = 1e-9
-"""A mean damage (nats) up to this is float32 rounding: nothing is measured against it."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +84,31 @@ class Effects:
 @dataclass(frozen=True)
 class Scale:
     """How queries are resampled (`weights` `[query, replicate]`, `signs` `[query, rearrangement]`,
-    column 0 the data itself), and the damage in nats up to which a state counts as equivalent."""
+    column 0 the data itself), the damage in nats up to which a state counts as equivalent, and the
+    size of rounding in the model's number format (`interp.noise`)."""
 
     weights: Float[ndarray, "query replicate"]
     signs: Float[ndarray, "query signs"]
     tolerance: float
+    noise: float = 0.0
 
     @classmethod
     def of(
-        cls, keys: Sequence[str], replicates: int, permutations: int, seed: int, tolerance: float
+        cls,
+        keys: Sequence[str],
+        replicates: int,
+        permutations: int,
+        seed: int,
+        tolerance: float,
+        noise: float = 0.0,
     ) -> Scale:
         """Drawn by the queries' keys: their order does not matter."""
         weights = poisson_weights(keys, replicates, seed)
-        return cls(weights, sign_vectors(keys, permutations, seed), tolerance)
+        return cls(weights, sign_vectors(keys, permutations, seed), tolerance, noise)
 
     def half(self, queries: Bool[ndarray, " query"]) -> Scale:
         """The same for some of the queries."""
-        return Scale(self.weights[queries], self.signs[queries], self.tolerance)
+        return replace(self, weights=self.weights[queries], signs=self.signs[queries])
 
 
 Pairs = Mapping[tuple[str, str, str], Effects]
@@ -177,7 +183,8 @@ def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[M
         if worst.cells != own.cells:
             raise ValueError(f"moves into {own.target} were made at different cells")
         share = ratio(own.to_target, worst.to_target, scale).compute()
-        some = np.nansum(worst.to_target, axis=0) > ROUNDING * len(worst.to_target)
+        mean = np.nansum(worst.to_target, axis=0) / len(worst.to_target)
+        some = ~zero("damage", scale.noise, mean)
         yield "relative_damage", _undefined(share, but=some[:, None]), None
 
 
@@ -198,7 +205,8 @@ def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) ->
         theirs = [place[own.cells[i]] for i in mine]
         a, b = getattr(own, values)[:, mine], getattr(control, values)[:, theirs]
         ones = np.ones((len(a), 1, 1))
-        test = SignFlip.of(a[..., None], b[..., None], scale.signs, ones)
+        rounding = floor("damage", scale.noise, a, b)[..., None]
+        test = SignFlip.of(a[..., None], b[..., None], scale.signs, ones, rounding)
         p[mine] = benjamini_hochberg(test.compute().p[..., 0])
     return p
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from interp.causal.effects import Pairs, Scale, best_layer, halves
-from interp.causal.ranking import heads_of, how_many, lost, overlap, strongest, won
+from interp.causal.ranking import carriers, heads_of, how_many, lost, overlap, won
 
 Pair = tuple[str, str]
 
@@ -48,7 +48,9 @@ def carrying(
             move = (base, condition, "") if name == "lost" else (condition, base, "")
             heads = heads_of(moves[move])
             values = [
-                lost(moves[move], queries) if name == "lost" else won(moves[move], queries, scale)
+                lost(moves[move], queries, scale)
+                if name == "lost"
+                else won(moves[move], queries, scale)
                 for queries in (everyone, selection)
             ]
             rankings[condition], chosen[condition] = values
@@ -59,10 +61,8 @@ def carrying(
             {
                 "by": name,
                 **plain(same._asdict()),
-                "under": {c: [str(heads[i]) for i in strongest(v, k)] for c, v in rankings.items()},
-                "selected": {
-                    c: [str(heads[i]) for i in strongest(v, k)] for c, v in chosen.items()
-                },
+                "under": {c: [str(heads[i]) for i in carriers(v, k)] for c, v in rankings.items()},
+                "selected": {c: [str(heads[i]) for i in carriers(v, k)] for c, v in chosen.items()},
             }
         )
     return found

@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from interp.causal.effects import Effects, Scale, matched
 from interp.errors import ConfigError
 from interp.names import Head
+from interp.noise import settled
 from interp.significance import TIE
 from interp.statistics import generator_of
 
@@ -27,20 +28,21 @@ FEWEST = 3
 """Strongest heads that are compared at least; otherwise a tenth of all."""
 
 
-def lost(own: Effects, queries: Bool[ndarray, " query"]) -> Float[ndarray, " cell"]:
+def lost(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
     """Mean damage of every head's `z` over some queries, nats: its necessity where the source is
-    base."""
-    return own.at("z", heads=True).to_target[queries].mean(0)
+    base. What rounding alone makes or tells apart is 0 or equal (`interp.noise`)."""
+    return settled("damage", scale.noise, own.at("z", heads=True).to_target[queries].mean(0))
 
 
 def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
     """Recovery of every head's `z` over some queries: its sufficiency where the target is base. NaN
-    where outputs are already matched."""
+    where outputs are already matched. Rounding as in `lost`."""
     there = own.at("z", heads=True)
     if matched(own, scale):
         return np.full(len(there.cells), np.nan)
-    apart = there.apart[queries].sum()
-    return 1 - there.to_source[queries].sum(0) / (apart or np.nan)
+    apart = there.apart[queries].mean()
+    left = settled("damage", scale.noise, there.to_source[queries].mean(0), apart)
+    return 1 - left / (apart or np.nan)
 
 
 def heads_of(own: Effects) -> list[Head]:
@@ -54,6 +56,11 @@ def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]
     defined."""
     order = np.argsort(-values, kind="stable")[:k]
     return order[~np.isnan(values[order])]
+
+
+def carriers(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+    """The `strongest` among heads that carry anything at all: whose effect is above 0."""
+    return strongest(np.where(values > 0, values, np.nan), k)
 
 
 def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head"]:

@@ -22,6 +22,7 @@ from interp.causal.ranking import heads_of, how_many, strongest, won
 from interp.causal.settings import Patching
 from interp.causality.job import Job, prepare
 from interp.causality.stages import ablated, estimated, exchanged, refuse_noise
+from interp.measures import NOISE
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
 from interp.study import silent
@@ -55,7 +56,10 @@ def find(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of the run's second table, and what its manifest says of them."""
     plan, keys = job.plan, [query.key for query in job.queries]
-    scale = Scale.of(keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance)
+    noise = NOISE[job.subject.dtype]
+    scale = Scale.of(
+        keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance, noise
+    )
     found = exchanged(job, store, progress)
     moves, pair = by_move(found), (plan.a, plan.b)
     table = effects.rows(found, scale, plan.base)

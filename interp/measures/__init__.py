@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from interp import noise
+
 UNITS = {
     "kl_divergence": "nats",
     "js_divergence": "nats",
@@ -96,14 +98,8 @@ UNITS = {
 """Measure -> units, in the order in which a reader meets them."""
 
 
-NOISE = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-5,
-    torch.float16: 2e-3,
-    torch.bfloat16: 2e-2,
-}
-"""Relative size under which a change between two runs is rounding, by the model's dtype: a few
-times what one block's arithmetic loses. The direction of such a change is undefined, not small."""
+NOISE = {getattr(torch, name): size for name, size in noise.NOISE.items()}
+"""`interp.noise.NOISE` by dtype; what it means for a measure is `interp.noise.floor`."""
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from interp.measures import NOISE, attention, state
 from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
 from interp.names import OUTPUT
+from interp.noise import floor
 from interp.significance import SignFlip
 from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 
@@ -68,7 +69,8 @@ class Plan:
     families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
     the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
-    `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read.
+    `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read;
+    `noise`: the size of rounding in the model's number format (`interp.noise`).
     """
 
     base: str
@@ -88,6 +90,7 @@ class Plan:
     permutations: int
     seed: int
     batch_size: int
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,8 @@ def collect(found: Iterator[Values], plan: Plan, scale: Scale, tally: Tally) -> 
         control = plan.controls.get((key.condition, key.reference))
         if control is not None:
             other = means[Key(key.measure, *control, key.site)]
-            tally[test_of(key)] = SignFlip.of(value, other, scale.signs, positions)
+            rounding = floor(key.measure, plan.noise, value, other)
+            tally[test_of(key)] = SignFlip.of(value, other, scale.signs, positions, rounding)
 
 
 def test_of(key: Key) -> Key:

@@ -16,9 +16,9 @@ import xarray as xr
 from interp.measures import UNITS
 from interp.measures.certificate import Tolerance, certificate
 from interp.measures.tally import Key, Plan, Tally, test_of
-from interp.names import OUTPUT
+from interp.noise import floor
 from interp.queries import Encoded
-from interp.significance import SignFlip, benjamini_hochberg
+from interp.significance import SignFlip, benjamini_hochberg, standing
 from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 
 AT_ANSWER = (
@@ -152,14 +152,17 @@ def grams(
     return arrays
 
 
-def largest_cell(tally: Tally, pair: tuple[str, str]) -> tuple[int, int]:
-    """(layer, head) of the largest content JS of a pair at the queries' last token."""
-    found = next(
-        accumulator
-        for key, accumulator in tally.items()
-        if key[:3] == ("content_js", *pair) and key.site != OUTPUT
-    )
+def largest_cell(tally: Tally, pair: tuple[str, str], noise: float) -> tuple[int, int]:
+    """(layer, head) of the largest content JS of a pair at the queries' last token, among the heads
+    that differ from the pair's control; among all where none does."""
+    key = Key("content_js", *pair, "pattern")
+    found = tally[key]
     assert isinstance(found, Ratio)
-    values = np.nan_to_num(found.compute().value[..., 0], nan=-1.0)
+    values = found.compute().value[..., 0]
+    p = corrected(tally, key)
+    p = np.full(values.shape, np.nan) if p is None else p[..., 0]
+    stands = standing(values, p, floor(key.measure, noise, values))
+    values = np.nan_to_num(values, nan=-1.0)
+    values = np.where(stands, values, -1.0) if stands.any() else values
     layer, head = np.unravel_index(values.argmax(), values.shape)
     return int(layer), int(head)

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
+from numpy import ndarray
 
 from interp.design import BASE, Design
 from interp.geometry import Result, paired, probe, single
 from interp.measures import UNITS
 from interp.measures.tally import Plan
+from interp.noise import floor
 from interp.queries import Encoded
 from interp.significance import benjamini_hochberg
 
@@ -25,10 +28,12 @@ def geometry_rows(
     states: xr.DataArray, design: Design, queries: Sequence[Encoded], plan: Plan, position: str
 ) -> Iterator[dict[str, Any]]:
     """Every geometry measure with its chance level, and its calibrated form where it has one.
+    States that lie apart by rounding alone (`plan.noise`) are one point, which has no geometry.
 
     Pairs: the headline, its nulls, and both sides against base; without a headline, every kept
     condition against base.
     """
+    states = states.copy(data=settled(states.values, float(floor("relative_l2", plan.noise))))
     kept = states["condition"].values.tolist()
     sides = [(name, BASE) for name in design.headline or kept]
     wanted = [design.headline, *design.nulls.values(), *sides]
@@ -40,6 +45,16 @@ def geometry_rows(
     for name in kept:
         found = _rows(name, None, states, lambda x, _: single(x, plan.seed))
         yield from (row | {"position": position} for row in found)
+
+
+def settled(
+    states: Float[ndarray, "*cloud query d_model"], noise: float
+) -> Float[ndarray, "*cloud query d_model"]:
+    """Clouds whose spread is within `noise` of their norm become their first point."""
+    norm = np.linalg.norm(states, axis=(-2, -1), keepdims=True)
+    about = states - states.mean(-2, keepdims=True)
+    spread = np.linalg.norm(about, axis=(-2, -1), keepdims=True)
+    return np.where(spread <= noise * norm, states[..., :1, :], states)
 
 
 def _compared(

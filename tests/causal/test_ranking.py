@@ -68,7 +68,7 @@ def test_heads_are_those_of_z_over_all_tokens() -> None:
     for number in range(4):
         damage = [e.to_target[i, 1 + number] for i in range(N) if SOME[i]]
         left = [e.to_source[i, 1 + number] for i in range(N) if SOME[i]]
-        assert lost(e, SOME)[number] == pytest.approx(sum(damage) / 3)
+        assert lost(e, SOME, SCALE)[number] == pytest.approx(sum(damage) / 3)
         share = 1 - sum(left) / sum(e.apart[i] for i in range(N) if SOME[i])
         assert won(e, SOME, SCALE)[number] == pytest.approx(share)
 
