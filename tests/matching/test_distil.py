@@ -26,6 +26,7 @@ def settings(model: str, folder: Path, **fields: object) -> Distillation:
     prompt.write_text("hot is the opposite of cold.")
     queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     fixed = {"prompt_file": prompt, "queries": queries, "out": folder / "adapter"}
+    fixed |= {"separator": " "}  # this convention begins every query with its space
     return Distillation.model_validate({"model": model, **fixed, **fields})
 
 
@@ -43,7 +44,7 @@ def test_the_loss_is_the_mean_kl_of_whole_sequences(
         AutoModelForCausalLM.from_pretrained(model),
         AutoTokenizer.from_pretrained(model),
     )
-    before = resolve(Prompt(text="hot is the opposite of cold."), tokenizer).prefix
+    before = resolve(Prompt(text="hot is the opposite of cold.", separator=" "), tokenizer).prefix
     bos = resolve(Base(), tokenizer).prefix
     queries = encode(map(Query, TEXTS), tokenizer)
     examples = [_example(hf, before, query, asked) for query in queries]
@@ -75,7 +76,7 @@ def test_a_prompt_has_no_distance_to_itself(model: str, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(model),
         AutoTokenizer.from_pretrained(model),
     )
-    before = resolve(Prompt(text="hot is the opposite of cold."), tokenizer).prefix
+    before = resolve(Prompt(text="hot is the opposite of cold.", separator=" "), tokenizer).prefix
     examples = [_example(hf, before, q, asked) for q in encode(map(Query, TEXTS), tokenizer)]
     assert loss(hf, before, examples).item() == pytest.approx(0, abs=1e-6)
 
