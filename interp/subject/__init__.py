@@ -186,6 +186,7 @@ class Subject:
         if last:
             columns = batch.ends[:, None] - 1
         past = setting.n_prefix
+        self._check_length(past + setting.shift + batch.ids.shape[1])
         if past:
             if (found := cache.get_seq_length()) != past:
                 raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
@@ -206,6 +207,7 @@ class Subject:
         their queries that `cache` holds already, as it holds these afterwards. All queries of the
         batch are as long."""
         ids = batch.ids
+        self._check_length(setting.n_prefix + setting.shift + written + ids.shape[1])
         last = torch.full_like(ids[:, :1], ids.shape[1] - 1)
         with torch.no_grad(), shortcuts.only_at(self.bridge.unembed, last):
             logits = self._forward(setting, ids, cache, setting.n_prefix + written)
@@ -223,7 +225,6 @@ class Subject:
         """The hooked model on tokens that follow `past` keys, under a setting's weights and
         steering, at its positions."""
         size, length = ids.shape
-        self._check_length(past + setting.shift + length)
         first = past + setting.shift
         positions = torch.arange(first, first + length, device=ids.device)
         points = [

@@ -104,17 +104,19 @@ def test_a_cache_that_is_not_the_setting_s_is_an_error(bench: Bench) -> None:
         bench.kl(after_virtual(base, "prefix", 2), "matched", cache)
 
 
-def test_the_certificate_is_of_the_queries_last_tokens(bench: Bench) -> None:
+def test_the_certificate_is_of_every_token_of_the_answers(bench: Bench) -> None:
     settings, before = bench.settings, bench.subject.settings["prompt"].prefix
     target, said = Plain.of(settings.model, settings.adapter), Plain.of(settings.model)
-    js, same = [], []
-    for text, _ in MATCHED:
-        asked = Asked.of(settings.model, text)
-        p, q = target.logits(asked)[0].softmax(-1), said.logits(asked, before)[0].softmax(-1)
+    js, same, tokens = [], [], 0
+    for query in MATCHED:
+        asked = Asked.of(settings.model, *query)
+        p, q = target.logits(asked).softmax(-1), said.logits(asked, before).softmax(-1)
         m = (p + q) / 2
-        js.append(float((p * (p / m).log() + q * (q / m).log()).sum() / 2))
-        same.append(float(p.argmax() == q.argmax()))
+        js.append(float((p * (p / m).log() + q * (q / m).log()).sum(-1).mean() / 2))
+        same.append(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
+        tokens += len(p)
     found = bench.certificate("prompt", "matched")
+    assert found["tokens"] == tokens > len(MATCHED)
     assert found["mean_js"] == pytest.approx(np.mean(js), rel=1e-4)
     assert found["top1_agreement"] == np.mean(same)
     assert not found["passed"]
