@@ -108,9 +108,24 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.query)
 
+    @property
+    def columns(self) -> Int[Tensor, "batch row"]:
+        """Where they stand, for `Subject.run`; 0 where a query has no such row."""
+        found = self.query.new_zeros(len(self.batch.ids), self.n_rows)
+        found[self.query, self.row] = self.column
+        return found
+
     def pick(self, values: Float[Tensor, "batch query_pos *rest"]) -> Float[Tensor, "token *rest"]:
         """Their values."""
         return values[self.query, self.column]
+
+    def pick_rows(self, values: Float[Tensor, "batch row *rest"]) -> Float[Tensor, "token *rest"]:
+        """Their values among those read at `columns`."""
+        return values[self.query, self.row]
+
+    def total(self, values: Float[Tensor, " token"]) -> Float[Tensor, " batch"]:
+        """Sums over every query's tokens."""
+        return values.new_zeros(len(self.batch.ids)).index_add(0, self.query, values)
 
     def bias(self, setting: Setting) -> Iterator[tuple[int, Float[Tensor, " token"]]]:
         """Token id, and what a setting's bias adds to its logit at each of them."""

@@ -71,7 +71,8 @@ within the query counted from its start; with answers or a chat frame a segment:
 `template` (what follows it), `answer` (the rows that predict the answer, `last` the first of them),
 or one of these rows (`answer_0`, ...). Of an interchange,
 `condition` is whose values were put into `reference`'s run, at `site` and `position` (`all`: every
-query token).
+token of query and answer; else a segment, `last`, or an index within the query's text), and what it
+does is summed over the answer's tokens.
 `queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
 no test was made. Of weights alone, `queries` and `n` are null, `site` is a module's path (`path:q`:

@@ -279,7 +279,7 @@ def make_plan(
     everyone = [query for queries in groups.values() for query in queries]
     longest = max(len(query.ids) for query in everyone)
     answer = max(len(query.answer_ids) for query in everyone)
-    segments = _segments(experiment, everyone)
+    present = segments(experiment, everyone)
     read = max(len(query.forced) for query in everyone)
     fitting = chunk_size(subject, read, experiment.memory * 1e9)
     keys = [query.key for query in groups["matched"]]
@@ -296,7 +296,7 @@ def make_plan(
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(
-            position_labels(longest, experiment.max_positions, segments, answer if segments else 0)
+            position_labels(longest, experiment.max_positions, present, answer if present else 0)
         ),
         longest_answer=max(1, answer),
         lens=experiment.lens,
@@ -308,7 +308,7 @@ def make_plan(
     )
 
 
-def _segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
+def segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
     """The segments that have rows; none where a query is raw text and its answer one token."""
     if not (experiment.framed.chat or any(len(query.answer_ids) > 1 for query in queries)):
         return []

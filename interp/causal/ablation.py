@@ -24,8 +24,8 @@ from interp import edits
 from interp.capture import capture, keep
 from interp.causal.effects import Scale, columns, ratio
 from interp.causal.interchange import observe
+from interp.causal.sequences import sequence_kl
 from interp.edits import Edit
-from interp.measures.output import kl_divergence
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
@@ -95,10 +95,10 @@ def _by_direction(ranks: Mapping[str, int], layers: Mapping[str, int | None]) ->
 class Ablated:
     """Per query, what a condition without its parts does.
 
-    `damage`: `KL(p_full ‖ p_ablated)`, nats, at the last token. `moved`, `change`: how far the
-    part's layer's `resid_post` is from the whole condition's there, and how far the condition
-    without any adapter is (NaN where the part is not one that is off). `apart`: `KL(p_full ‖ p)`
-    of the condition without any adapter.
+    `damage`: `KL(p_full ‖ p_ablated)`, nats per answer. `moved`, `change`: how far the part's
+    layer's `resid_post` is from the whole condition's where the answer is predicted, and how far
+    the condition without any adapter is (NaN where the part is not one that is off). `apart`:
+    `KL(p_full ‖ p)` of the condition without any adapter. All are sums over the answer's tokens.
     """
 
     damage: Float[ndarray, "query part"]
@@ -114,8 +114,8 @@ def ablate(
     setting = subject.settings[condition]
     adapter = subject.weights.only_adapter(setting)
     bare = subject.without(subject.weights.adapted(setting))
-    batch = Batch.of(chunk, subject.device)
-    last = torch.arange(len(chunk)), batch.lengths - 1
+    batch = Batch.forced(chunk, subject.device)
+    tokens = batch.answer
     full, none = (
         observe(model, batch, {condition: model.prefill(setting)}, [condition], ["resid_post"])[
             condition
@@ -130,13 +130,16 @@ def ablate(
         left, site = subject.without(part.silent), Site("resid_post", start)
         with truncated(subject.weights, adapter, part.kept):
             cache = left.prefill(setting)
-            got = capture(left, setting, batch, cache, {site: keep}, entry, start=start, last=True)
-        damage[:, i] = kl_divergence(full.logits, got.logits).cpu()
+            read = {site: keep}
+            at = tokens.columns
+            got = capture(left, setting, batch, cache, read, entry, start=start, columns=at)
+        damage[:, i] = sequence_kl(full.logits, tokens.pick_rows(got.logits), tokens).cpu()
         if part.layer is not None and part.position != "alone":
-            whole = full.values[site][last]
-            moved[:, i] = (got.values[site][last] - whole).norm(dim=-1).cpu()
-            change[:, i] = (none.values[site][last] - whole).norm(dim=-1).cpu()
-    apart = kl_divergence(full.logits, none.logits).cpu().numpy()
+            whole = tokens.pick(full.values[site])
+            for distance, other in ((moved, got.values), (change, none.values)):
+                apart_here = (tokens.pick(other[site]) - whole).norm(dim=-1)
+                distance[:, i] = tokens.total(apart_here).cpu()
+    apart = sequence_kl(full.logits, none.logits, tokens).cpu().numpy()
     return Ablated(damage, moved, change, apart)
 
 

@@ -29,15 +29,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from interp import edits
-from interp.causal.cells import Cell
+from interp.causal.cells import Cell, reached
 from interp.causal.effects import Effects, Scale, by_move, columns, ratio
 from interp.causal.findings import plain
-from interp.causal.interchange import Move, Sweep, answers_of, change_of, heads_of, reader_of
+from interp.causal.interchange import Move, Sweep, change_of, heads_of, reader_of
+from interp.causal.sequences import targets_of
 from interp.measures import wide
 from interp.measures.output import log_odds
 from interp.names import Site
 from interp.queries import Encoded
-from interp.statistics import by_label, position_weights
+from interp.statistics import SEGMENTS, by_label
 from interp.subject import Batch, Hook, Subject
 
 FEWEST = 3
@@ -47,7 +48,8 @@ FEWEST = 3
 @dataclass(frozen=True)
 class Attribution:
     """What the source's values would do in the target's run: the first-order change of the answer's
-    log-odds, nats. NaN where a query has no token at the cell's position."""
+    log-odds, summed over its tokens, nats. NaN where a query has no token at the cell's position.
+    """
 
     source: str
     target: str
@@ -56,11 +58,11 @@ class Attribution:
 
 
 def attributed(subject: Subject, plan: Sweep) -> tuple[Cell, ...]:
-    """The cells of every move: those of the sweep, and each head's `z`, at all positions and at
-    each of the sweep's, whether or not the sweep replaces them."""
+    """The cells of every move: those of the sweep, and each head's `z`, at all tokens and at each
+    of the sweep's segments and positions, whether or not the sweep replaces them."""
     heads = [
         Cell("z", site.layer, head, position)
-        for position in ("all", *plan.positions)
+        for position in ("all", *plan.segments, *plan.positions)
         for site in subject.sites("z")
         for head in range(heads_of(subject, "z"))
     ]
@@ -72,20 +74,21 @@ def attribute(
 ) -> list[Attribution]:
     """All moves on one chunk of queries: per condition one run and its backward pass, which hold
     the activations of every layer at once."""
-    batch = Batch.of(chunk, subject.device)
+    batch = Batch.forced(chunk, subject.device)
+    tokens = batch.answer
     cells = attributed(subject, plan)
     sites = list(dict.fromkeys(Site(cell.site, cell.layer) for cell in cells))
-    said = subject.run(subject.settings[plan.b], batch, caches[plan.b], last=True)
-    answers = answers_of(chunk, said)
+    columns = tokens.columns
+    said = subject.run(subject.settings[plan.b], batch, caches[plan.b], columns=columns)
+    targets = targets_of(chunk, tokens.pick_rows(said))
     own = {
-        name: run(subject, name, batch, caches[name], sites, answers) for name in plan.conditions
+        name: run(subject, name, batch, caches[name], sites, targets) for name in plan.conditions
     }
-    lengths = batch.lengths.tolist()
     found = []
     for source, target, control in plan.moves:
         if not control:
             flows = {site: _flow(plan, site, own[source], own[target], batch) for site in sites}
-            values = _by_cell(flows, cells, lengths, plan.positions)
+            values = _by_cell(flows, cells, chunk)
             found.append(Attribution(source, target, cells, values))
     return found
 
@@ -99,10 +102,10 @@ class Run(NamedTuple):
 
 
 def run(
-    subject: Subject, name: str, batch: Batch, cache: Any, sites: Sequence[Site], answers: Tensor
+    subject: Subject, name: str, batch: Batch, cache: Any, sites: Sequence[Site], targets: Tensor
 ) -> Run:
-    """A condition's own run and one backward pass: the sum over the batch has every query's own
-    gradient. No parameter gets one."""
+    """A condition's own run and one backward pass, `targets` `[token]` the answers' tokens: the sum
+    over the batch has every query's own gradient. No parameter gets one."""
     setting, entry = subject.settings[name], Site("resid_pre", 0)
     values: dict[Site, Tensor] = {}
 
@@ -118,10 +121,11 @@ def run(
 
     hooks = {site: reading(site) for site in dict.fromkeys([entry, *sites])}
     cache = copy.deepcopy(cache)  # used up where autograd follows
+    tokens = batch.answer
     with subject.weights.values_of(setting):
-        logits = subject.run(setting, batch, cache, hooks, last=True, grad=True)
+        logits = subject.run(setting, batch, cache, hooks, columns=tokens.columns, grad=True)
         with torch.enable_grad():
-            total = log_odds(logits, answers).sum()
+            total = log_odds(tokens.pick_rows(logits), targets).sum()
         gradients = torch.autograd.grad(total, [values[site] for site in sites])
     read = {site: values[site].detach() for site in sites}
     return Run(read, dict(zip(sites, gradients, strict=True)))
@@ -151,13 +155,11 @@ def _heads_first(site: Site, value: Tensor) -> Tensor:
 def _by_cell(
     flows: Mapping[Site, Float[ndarray, "batch head query_pos"]],
     cells: Sequence[Cell],
-    lengths: Sequence[int],
-    positions: Sequence[str],
+    chunk: Sequence[Encoded],
 ) -> Float[ndarray, "batch cell"]:
     """Sums over every cell's heads and positions; NaN where a query has none of the latter."""
-    labels = ["last", "mean", *(label for label in positions if label != "last")]
-    width = next(iter(flows.values())).shape[-1]
-    weights = position_weights(lengths, width, labels)
+    labels = list(dict.fromkeys(cell.position for cell in cells))
+    weights = np.stack([reached(chunk, label) for label in labels], axis=-1).astype(np.float64)
     absent = np.where(weights.any(1), 0.0, np.nan)[:, None]
     sums = {site: by_label(flow, weights) + absent for site, flow in flows.items()}
     taken = []
@@ -185,8 +187,8 @@ def rows_of(found: Sequence[Attribution], scale: Scale) -> pd.DataFrame:
 def agreement(found: Sequence[Attribution], effects: Sequence[Effects]) -> list[dict[str, Any]]:
     """How far attribution ranks the places of a site as the interchange itself does: Spearman's
     correlation of the mean first-order and the mean exact change of the answer's log-odds, over
-    layers, over heads, and over single positions (of all layers). None below three places, or
-    where one ranking is flat."""
+    layers, over heads, over either at all segments, and over single positions (of all layers). None
+    below three places, or where one ranking is flat."""
     exact = by_move(effects)
     records = []
     for own in found:
@@ -205,9 +207,10 @@ def agreement(found: Sequence[Attribution], effects: Sequence[Effects]) -> list[
 
 def _by(cell: Cell) -> str:
     """What distinguishes a cell from the others of its site."""
-    if cell.head is not None:
-        return "head"
-    return "layer" if cell.position == "all" else "position"
+    by = "layer" if cell.head is None else "head"
+    if cell.position in SEGMENTS:
+        return f"{by} and segment"
+    return by if cell.position == "all" else "position"
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

@@ -3,7 +3,8 @@
     scale = Scale.of(keys, replicates=200, permutations=999, seed=0, tolerance=0.02)
     found = rows(effects, scale, base="base")
 
-All divergences are at the queries' last tokens, in nats; all arrays numpy's, float64.
+All divergences and log-odds are those of whole answers: sums over the tokens that predict them, in
+nats per answer (without an answer: at the queries' last tokens). All arrays are numpy's, float64.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Effects:
 
     `to_target`: `KL(p_target ‖ p_patched)`, the damage; `to_source`: `KL(p_source ‖ p_patched)`;
     `log_odds`: of the answer in the patched run. `apart`: `KL(p_source ‖ p_target)`; `source_odds`,
-    `target_odds`: the answer's log-odds in their own runs. NaN where a query has no token at the
-    cell's position. `control`: "" or one of `CONTROLS`.
+    `target_odds`: the answer's log-odds in their own runs. Each is the sum over the answer's
+    tokens, forced on all conditions. NaN where a query has no token at the cell's position.
+    `control`: "" or one of `CONTROLS`.
     """
 
     source: str
@@ -144,7 +146,8 @@ def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
     of the answer's log-odds and of the controls, and the depths.
 
     Ratios are sums over queries divided once, intervals from `scale.weights`. `p_adjusted`: paired
-    sign flips over queries against the random difference, Benjamini-Hochberg over a site's layers.
+    sign flips over queries against the random difference, Benjamini-Hochberg over a site's layers
+    and segments.
     """
     moves = by_move(effects)
     parts = [
@@ -195,7 +198,7 @@ def _undefined(estimate: Estimate, but: ndarray | bool = False) -> Estimate:
 
 
 def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) -> ndarray | None:
-    """p of every cell that its control has too, corrected over the layers of its site."""
+    """p of every cell that its control has too, corrected over its site's layers and segments."""
     if control is None or scale.signs.shape[1] < 2:
         return None
     place = {cell: i for i, cell in enumerate(control.cells)}
@@ -329,10 +332,12 @@ class Best(NamedTuple):
     n: int
 
 
-def best_layer(own: Effects, scale: Scale, selection: Bool[ndarray, " query"]) -> Best:
-    """Of whole `resid_post` before the last layer, whose state is the output: the layer of most
-    recovery; of least damage where outputs are matched."""
-    there = own.at("resid_post")
+def best_layer(
+    own: Effects, scale: Scale, selection: Bool[ndarray, " query"], position: str = "all"
+) -> Best:
+    """Of `resid_post` (of all tokens, or of a segment) before the last layer, whose state is the
+    output: the layer of most recovery; of least damage where outputs are matched."""
+    there = own.at("resid_post", position=position)
     least = matched(own, scale)
     values = there.to_target if least else there.to_source
     layer = int(values[selection].mean(0)[: max(1, len(there.cells) - 1)].argmin())

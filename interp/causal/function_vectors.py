@@ -2,7 +2,8 @@
 
 A vector in place of the whole condition (Todd et al. 2310.15213): the heads that carry most are
 chosen, and their writes averaged, on one half of the queries; the vector is added to base's
-residual stream at the last query token, layer by layer, and scored on the other half.
+residual stream at the last token before the answer, layer by layer, and scored on the other half
+by what it does to the whole answer.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ def function_vector(
     rows: int,
     heads: Sequence[Head],
 ) -> Float[Tensor, " d_model"]:
-    """The mean over queries of what these heads write at the last token under a condition."""
+    """The mean over queries of what these heads write at the last token before the answer under a
+    condition."""
     total = torch.zeros(subject.d_model, device=subject.device)
     for chunk in chunks(queries, rows):
-        batch = Batch.of(chunk, subject.device)
+        batch = Batch.forced(chunk, subject.device)
         states = observe(subject, batch, caches, [condition], ["z"])[condition]
-        last = torch.arange(len(chunk)), batch.lengths - 1
+        last = torch.arange(len(chunk)), batch.ends - 1
         z = {s.layer: v[last[0], :, last[1]] for s, v in states.values.items() if s.name == "z"}
         total += written(subject, subject.settings[condition], z, heads).sum(0)
     return total / len(queries)
@@ -101,7 +103,7 @@ def rows_of(
 
     def patches(_: States, batch: Batch) -> list[Patch]:
         index = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        last = index == batch.lengths[:, None] - 1
+        last = index == batch.ends[:, None] - 1
         sites = (Site("resid_post", layer) for layer in layers)
         return [[Edit(site, edits.add(v), where=last)] for site in sites for v in vectors]
 

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from interp import edits
+from interp.batch import Tokens
 from interp.capture import Reader, capture, keep
-from interp.causal.cells import Cell
+from interp.causal.cells import Cell, counterparts, reached
 from interp.causal.effects import CONTROLS, Effects
 from interp.causal.patching import patched
+from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
 from interp.edits import Change, Edit
 from interp.errors import SubjectError
 from interp.measures.attention import read_rows
-from interp.measures.output import kl_divergence, log_odds
 from interp.names import Site
 from interp.queries import Encoded
 from interp.statistics import generator_of
@@ -49,6 +52,8 @@ class Sweep:
     sites replaced as a whole, layer by layer; `by_head`: sites replaced head by head; `positions`:
     labels of the query tokens at which `resid_post` is replaced alone (`last`, `0`, `1`, ...).
     `pattern`: `content` keeps the target's mass before the query, `row` moves whole rows.
+    `segments`: where whole sites are replaced too, beside all tokens; `head_segments`: the `z` of
+    every head.
     """
 
     a: str
@@ -59,6 +64,8 @@ class Sweep:
     positions: tuple[str, ...]
     pattern: str = "content"
     seed: int = 0
+    segments: tuple[str, ...] = ()
+    head_segments: tuple[str, ...] = ()
 
     @property
     def conditions(self) -> tuple[str, str, str]:
@@ -80,16 +87,18 @@ class Sweep:
     def cells(self, subject: Subject, move: Move) -> tuple[Cell, ...]:
         """Every place of a move; a control has the whole sites only."""
         places = [
-            Cell(site.name, site.layer, None, "all")
+            Cell(site.name, site.layer, None, position)
             for name in self.whole
+            for position in ("all", *self.segments)
             for site in subject.sites(name)
         ]
         if not move.control:
             layers = range(subject.n_layers)
             places += [Cell("resid_post", i, None, p) for i in layers for p in self.positions]
             places += [
-                Cell(site.name, site.layer, head, "all")
+                Cell(site.name, site.layer, head, position)
                 for name in self.by_head
+                for position in ("all", *(self.head_segments if name == "z" else ()))
                 for site in subject.sites(name)
                 for head in range(heads_of(subject, name))
             ]
@@ -113,7 +122,7 @@ def partners(keys: Sequence[str], seed: int) -> list[int]:
 @dataclass(frozen=True)
 class States:
     """One condition's run on a batch: its values by site (patterns: content or whole rows), its
-    logits at the last tokens, and what preceded the query."""
+    logits `[token, d_vocab]` where answers are predicted, and what preceded the query."""
 
     values: dict[Site, Tensor]
     logits: Tensor
@@ -139,11 +148,11 @@ def observe(
         for name in dict.fromkeys(["resid_pre", *sites])
         for site in subject.sites(name)
     }
-    found = {}
+    found, tokens = {}, batch.answer
     for name in names:
         setting, cache = subject.settings[name], caches[name]
-        got = capture(subject, setting, batch, cache, read, last=True)
-        found[name] = States(got.values, got.logits, cache)
+        got = capture(subject, setting, batch, cache, read, columns=tokens.columns)
+        found[name] = States(got.values, tokens.pick_rows(got.logits), cache)
     return found
 
 
@@ -173,17 +182,17 @@ def interchange(
 ) -> list[Effects]:
     """All moves on one chunk of queries; `others` are their unrelated partners, one for one, and
     `rows` says how many query rows fit one forward pass."""
-    batch, other = Batch.of(chunk, subject.device), Batch.of(others, subject.device)
-    names = plan.conditions
+    batch, other = Batch.forced(chunk, subject.device), Batch.forced(others, subject.device)
+    names, tokens = plan.conditions, batch.answer
     states = observe(subject, batch, caches, names, plan.read, plan.pattern)
     unrelated = observe(subject, other, caches, names, plan.whole)
-    answers = answers_of(chunk, states[plan.b].logits)
+    targets = targets_of(chunk, states[plan.b].logits)
+    values = _Values(plan, chunk, others, states, unrelated)
     found = []
     for target in names:
         moves = [move for move in plan.moves if move.target == target]
         cells = {move: plan.cells(subject, move) for move in moves}
         places = [(move, cell) for move in moves for cell in cells[move]]
-        values = _Values(plan, chunk, batch, other, states, unrelated)
         patches = [[values.edit(move, cell)] for move, cell in places]
         measured = np.empty((len(places), 3, len(chunk)))
         setting, own = subject.settings[target], states[target]
@@ -191,19 +200,19 @@ def interchange(
         for numbers, logits in runs:
             for number, row in zip(numbers, logits, strict=True):
                 said = states[places[number][0].source].logits
-                measured[number, 0] = kl_divergence(own.logits, row).cpu()
-                measured[number, 1] = kl_divergence(said, row).cpu()
-                measured[number, 2] = log_odds(row, answers).cpu()
+                measured[number, 0] = sequence_kl(own.logits, row, tokens).cpu()
+                measured[number, 1] = sequence_kl(said, row, tokens).cpu()
+                measured[number, 2] = sequence_odds(row, targets, tokens).cpu()
         for number, (move, cell) in enumerate(places):
             if np.isnan(measured[number]).any():
                 raise SubjectError(
                     f"{cell.site} of layer {cell.layer}, put from {move.source} into "
                     f"{move.target}'s run, gives logits that are no numbers: use a wider --dtype"
                 )
-            measured[number, :, ~_reached(cell, batch).any(-1).cpu().numpy()] = np.nan
+            measured[number, :, ~values.reached[cell.position].any(-1)] = np.nan
         for move in moves:
             mine = [number for number, (owner, _) in enumerate(places) if owner == move]
-            found.append(_effects(move, cells[move], measured[mine], states, answers))
+            found.append(_effects(move, cells[move], measured[mine], states, targets, tokens))
     return found
 
 
@@ -212,7 +221,8 @@ def _effects(
     cells: tuple[Cell, ...],
     measured: np.ndarray,
     states: Mapping[str, States],
-    answers: Tensor,
+    targets: Tensor,
+    tokens: Tokens,
 ) -> Effects:
     source, target = states[move.source].logits, states[move.target].logits
     damage, distance, odds = measured.transpose(1, 2, 0)
@@ -222,27 +232,10 @@ def _effects(
         damage,
         distance,
         odds,
-        apart=kl_divergence(source, target).cpu().numpy(),
-        source_odds=log_odds(source, answers).cpu().numpy(),
-        target_odds=log_odds(target, answers).cpu().numpy(),
+        apart=sequence_kl(source, target, tokens).cpu().numpy(),
+        source_odds=sequence_odds(source, targets, tokens).cpu().numpy(),
+        target_odds=sequence_odds(target, targets, tokens).cpu().numpy(),
     )
-
-
-def answers_of(chunk: Sequence[Encoded], logits: Tensor) -> Tensor:
-    """The first token of every query's answer; without one, what these logits say."""
-    given = [query.answer_ids[0] if query.answer_ids else -1 for query in chunk]
-    known = torch.tensor(given, device=logits.device)
-    return known.where(known >= 0, logits.argmax(-1))
-
-
-def _reached(cell: Cell, batch: Batch) -> Tensor:
-    """The query tokens of a cell, bool `[batch, query_pos]`."""
-    index = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-    inside = index < batch.lengths[:, None]
-    if cell.position == "all":
-        return inside
-    last = batch.lengths[:, None] - 1
-    return inside & (index == (last if cell.position == "last" else int(cell.position)))
 
 
 @dataclass(frozen=True)
@@ -251,10 +244,16 @@ class _Values:
 
     plan: Sweep
     chunk: Sequence[Encoded]
-    batch: Batch
-    other: Batch
+    others: Sequence[Encoded]
     states: Mapping[str, States]
     unrelated: Mapping[str, States]
+
+    @cached_property
+    def reached(self) -> dict[str, np.ndarray]:
+        """Every position's tokens, bool `[query, query_pos]`."""
+        plan = self.plan
+        labels = dict.fromkeys(["all", *plan.segments, *plan.head_segments, *plan.positions])
+        return {label: reached(self.chunk, label) for label in labels}
 
     def edit(self, move: Move, cell: Cell) -> Edit:
         site = Site(cell.site, cell.layer)
@@ -264,8 +263,8 @@ class _Values:
         if cell.head is not None:
             value = value[:, cell.head]
         change = change_of(cell.site, self.plan.pattern, value)
-        where = None if cell.position == "all" else _reached(cell, self.batch)
-        return Edit(site, change, cell.head, where)
+        mask = torch.from_numpy(self.reached[cell.position]).to(value.device)
+        return Edit(site, change, cell.head, None if cell.position == "all" else mask)
 
     def _control(self, move: Move, site: Site) -> Tensor:
         """The target's value, moved as far as the source's lies from it."""
@@ -276,7 +275,7 @@ class _Values:
         else:
             there = self.unrelated
             difference = there[move.source].values[site] - there[move.target].values[site]
-            step = _aligned(difference, self.other.lengths, self.batch)
+            step = _aligned(difference, self.chunk, self.others)
         length = step.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(length.dtype).tiny
         return own + step / length.clamp(min=tiny) * distance
@@ -291,12 +290,10 @@ class _Values:
         return torch.tensor(np.stack(drawn), device=like.device, dtype=like.dtype)
 
 
-def _aligned(value: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """Another batch's tokens under this one's, aligned from the right; what has no counterpart
-    takes the first."""
-    index = torch.arange(batch.ids.shape[1], device=value.device)
-    place = (index - batch.lengths[:, None] + lengths[:, None]).clamp(min=0)
-    place = place.clamp(max=value.shape[1] - 1)
+def _aligned(value: Tensor, chunk: Sequence[Encoded], others: Sequence[Encoded]) -> Tensor:
+    """Other queries' tokens under these queries', segment by segment."""
+    rows = [torch.tensor(counterparts(*pair)) for pair in zip(chunk, others, strict=True)]
+    place = pad_sequence(rows, batch_first=True).to(value.device)
     return value.gather(1, place[..., None].expand(-1, -1, value.shape[-1]))
 
 
@@ -304,11 +301,11 @@ def no_op(
     subject: Subject, plan: Sweep, chunk: Sequence[Encoded], caches: Mapping[str, Any]
 ) -> float:
     """The largest change of a logit when base's own values are put back into base's run, every site
-    (whole, at single positions, all of its heads one by one) in a forward pass of its own: exactly
-    0, or the instrument itself does damage."""
-    batch = Batch.of(chunk, subject.device)
+    (whole, at segments and single positions, all of its heads one by one) in a forward pass of its
+    own: exactly 0, or the instrument itself does damage."""
+    batch = Batch.forced(chunk, subject.device)
     states = observe(subject, batch, caches, [plan.base], plan.read, plan.pattern)
-    values = _Values(plan, chunk, batch, batch, states, {})
+    values = _Values(plan, chunk, chunk, states, {})
     own, itself = states[plan.base], Move(plan.base, plan.base)
     together: dict[tuple[str, int, str], list[Edit]] = {}
     for cell in plan.cells(subject, itself):
@@ -321,13 +318,16 @@ def no_op(
     return max(float((logits[0] - own.logits).abs().max()) for _, logits in runs)
 
 
-def rows_within(subject: Subject, names: Sequence[str], longest: int, budget: float) -> int:
-    """How many query rows of a patched run fit a budget of bytes: the repeated prefix, one block's
-    activations, logits."""
+def rows_within(
+    subject: Subject, names: Sequence[str], longest: int, budget: float, answer: int = 1
+) -> int:
+    """How many queries of a patched run fit a budget of bytes: the repeated prefix, one block's
+    activations, logits. `longest`, `answer`: tokens of the longest query and of its answer."""
     cfg = subject.bridge.cfg
     prefix = max(subject.settings[name].n_prefix for name in names)
     kv = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads) * int(cfg.d_head)
     cache = 4 * subject.n_layers * kv * (prefix + longest)
     attention = 3 * subject.n_heads * longest * (prefix + longest)
     states = longest * (8 * subject.d_model + 3 * int(cfg.d_mlp or 4 * subject.d_model))
-    return max(1, int(budget / (4 * (cache + attention + states + 4 * int(cfg.d_vocab)))))
+    logits = 4 * answer * int(cfg.d_vocab)
+    return max(1, int(budget / (4 * (cache + attention + states + logits))))

@@ -17,8 +17,8 @@ from interp.capture import chunks
 from interp.causal.effects import Scale, ratio
 from interp.causal.interchange import Move, States, observe
 from interp.causal.patching import Patch, patched
+from interp.causal.sequences import sequence_kl
 from interp.edits import Edit
-from interp.measures.output import kl_divergence
 from interp.names import Head, Site
 from interp.queries import Encoded
 from interp.statistics import Estimate
@@ -29,8 +29,8 @@ Patches = Callable[[States, Batch], list[Patch]]
 
 
 class Approach(NamedTuple):
-    """`to_source`: `KL(p_source ‖ p_patched)`; `apart`: `KL(p_source ‖ p_target)`; nats, at the
-    queries' last tokens."""
+    """`to_source`: `KL(p_source ‖ p_patched)`; `apart`: `KL(p_source ‖ p_target)`; nats per answer,
+    summed over its tokens."""
 
     to_source: Float[ndarray, "query patch"]
     apart: Float[ndarray, " query"]
@@ -65,7 +65,8 @@ def approach(
     """Run the move's target under every patch; `rows` query rows fit one forward pass."""
     found, apart = [], []
     for chunk in chunks(queries, rows):
-        batch = Batch.of(chunk, subject.device)
+        batch = Batch.forced(chunk, subject.device)
+        tokens = batch.answer
         source = observe(subject, batch, caches, [move.source], ["z"])[move.source]
         own = observe(subject, batch, caches, [move.target], [])[move.target]
         made = patches(source, batch)
@@ -73,9 +74,9 @@ def approach(
         setting = subject.settings[move.target]
         for numbers, logits in patched(subject, setting, batch, own.cache, own.entries, made, rows):
             for number, row in zip(numbers, logits, strict=True):
-                near[:, number] = kl_divergence(source.logits, row).cpu()
+                near[:, number] = sequence_kl(source.logits, row, tokens).cpu()
         found.append(near)
-        apart.append(kl_divergence(source.logits, own.logits).cpu().numpy())
+        apart.append(sequence_kl(source.logits, own.logits, tokens).cpu().numpy())
     return Approach(np.concatenate(found), np.concatenate(apart))
 
 

@@ -1,7 +1,7 @@
 """Many edits of one condition's run, at the price of the layers above them.
 
     for numbers, logits in patched(subject, setting, batch, cache, own, patches, rows=2048):
-        logits[i]                   # [batch, d_vocab], the last tokens under patches[numbers[i]]
+        logits[i]                   # [token, d_vocab], `batch.answer` under patches[numbers[i]]
 
 The state that enters the first edited block is the run's own, kept from before: blocks below it are
 not run again, and neither is the prefix. Patches that begin at the same block ride in one batch.
@@ -35,8 +35,8 @@ def patched(
     patches: Sequence[Patch],
     rows: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Run a setting once per patch: numbers of the patches, and logits `[patch, batch, d_vocab]` at
-    the queries' last tokens.
+    """Run a setting once per patch: numbers of the patches, and logits `[patch, token, d_vocab]` at
+    the tokens that predict the answers (`batch.answer`).
 
     `cache` is `subject.prefill(setting)`, `own` the setting's own `resid_pre` of every layer
     `[batch, query_pos, d_model]`, `rows` how many queries fit one forward pass.
@@ -83,5 +83,8 @@ def _stack(
         for edit in patch
     ]
     many = batch.repeat(copies)
-    logits = subject.run(setting, many, cache, edits.hooks(placed), start=start, last=True)
-    return logits.unflatten(0, (copies, size))
+    tokens = many.answer
+    logits = subject.run(
+        setting, many, cache, edits.hooks(placed), start=start, columns=tokens.columns
+    )
+    return tokens.pick_rows(logits).unflatten(0, (copies, -1))

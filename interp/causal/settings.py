@@ -31,6 +31,12 @@ class Patching(BaseModel):
     pattern: Literal["content", "row"] = "content"
     """What of a pattern moves: how it divides its attention within the query, the mass before the
     query staying the target's own; or whole rows (both need as many tokens before the query)."""
+    segments: tuple[Literal["query", "template", "answer"], ...] = ("query", "template", "answer")
+    """Segments at which the whole sites are replaced too, those that the run has: the query's text,
+    the chat template's tokens after it, the tokens that predict the answer (none: write the flag
+    alone)."""
+    head_segments: tuple[Literal["query", "template", "answer"], ...] = ()
+    """Segments at which each head's `z` is replaced too, which costs as much as at all tokens."""
     positions: int = Field(default=8, ge=0)
     """How many query positions are replaced one by one (0: only all at once)."""
     attribution: bool = True
@@ -47,7 +53,7 @@ class Patching(BaseModel):
     limit: int | None = Field(default=None, ge=2)
     """Use only the first matched queries."""
     tolerance: float = Field(default=0.02, ge=0)
-    """Largest mean damage (nats) of a state that counts as interchangeable."""
+    """Largest mean damage (nats per answer) of a state that counts as interchangeable."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)

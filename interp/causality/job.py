@@ -13,7 +13,7 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import open_subject, read_groups, reopen, silent
+from interp.study import open_subject, read_groups, reopen, segments, silent
 from interp.subject import Subject
 from interp.sweep import SHARD, Progress
 
@@ -53,27 +53,32 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
     queries = encode_again(settings.run, subject, kept, asked)["matched"]
     if len(queries) < 2:
         raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")
-    longest = max(len(query.ids) for query in queries)
+    longest = max(len(query.forced) for query in queries)
+    answer = max(1, *(len(query.answer_ids) for query in queries))
+    present = segments(experiment, queries)
     plan = Sweep(
         a,
         b,
         BASE,
         whole=tuple(dict.fromkeys(["resid_post", *settings.sites])),
         by_head=tuple(dict.fromkeys(["z", *settings.head_sites])) if settings.head_sites else (),
-        positions=_positions(longest, settings.positions),
+        positions=_positions(queries, settings.positions),
         pattern=settings.pattern,
         seed=experiment.seed,
+        segments=tuple(name for name in present if name in settings.segments),
+        head_segments=tuple(name for name in present if name in settings.head_segments),
     )
     names = plan.conditions
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
-    rows = rows_within(subject, names, longest, settings.memory * 1e9)
+    rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
     return Job(subject, plan, queries, caches, rows)
 
 
-def _positions(longest: int, most: int) -> tuple[str, ...]:
-    """`last` and single indices, where a query has more than one token."""
-    if longest == 1 or not most:
+def _positions(queries: Sequence[Encoded], most: int) -> tuple[str, ...]:
+    """`last` and single indices within the text, where a query has more than one token."""
+    if max(len(query.forced) for query in queries) == 1 or not most:
         return ()
+    longest = max(query.n_text or len(query.ids) for query in queries)
     return tuple(label for label in position_labels(longest, most) if label != "mean")
 
 

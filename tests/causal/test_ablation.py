@@ -19,6 +19,7 @@ from interp.queries import Encoded, Query, encode
 from interp.subject import Subject, load
 
 TEXTS = ("big is", "a river is wide", "hot")
+ANSWERS = ("the opposite of", None, "is cold.")
 PROMPT = Prompt(text="tom said: no?")
 
 Given = tuple[Subject, list[Encoded], str, str]
@@ -32,11 +33,12 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     adapter = tiny_models.save_adapter(model, folder / "lora", targets)
     both = PROMPT + Lora(adapter, scale=0.5)
     subject = load(model, {"base": Base(), "both": both}, [TEXTS[0]])
-    return subject, encode(map(Query, TEXTS), subject.tokenizer), model, adapter
+    return subject, encode(map(Query, TEXTS, ANSWERS), subject.tokenizer), model, adapter
 
 
-def plain(given: Given, change_: Callable[[str, Any], None]) -> Tensor:
-    """Last logits of plain Hugging Face + peft, every LoRA layer changed in place by hand."""
+def plain(given: Given, change_: Callable[[str, Any], None]) -> list[Tensor]:
+    """Logits of plain Hugging Face + peft at every answer's tokens, every LoRA layer changed in
+    place by hand."""
     subject, queries, model, adapter = given
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter)
     with torch.no_grad():
@@ -44,14 +46,19 @@ def plain(given: Given, change_: Callable[[str, Any], None]) -> Tensor:
             if hasattr(module, "lora_A") and module.lora_A:
                 module.lora_B["default"].weight.mul_(0.5)  # the condition's scale
                 change_(name.removeprefix("base_model.model."), module)
-        prefix = subject.settings["both"].prefix
-        rows = [peft(torch.tensor([[*prefix, *q.ids]])).logits[0, -1] for q in queries]
-    return torch.stack(rows)
+        before = subject.settings["both"].prefix
+        read = [peft(torch.tensor([[*before, *q.ids, *q.answer_ids[:-1]]])) for q in queries]
+    return [
+        out.logits[0, len(before) + len(q.ids) - 1 :] for out, q in zip(read, queries, strict=True)
+    ]
 
 
-def kl(p: Tensor, q: Tensor) -> np.ndarray:
-    a, b = p.double().log_softmax(-1), q.double().log_softmax(-1)
-    return (a.exp() * (a - b)).sum(-1).numpy()
+def kl(p: list[Tensor], q: list[Tensor]) -> np.ndarray:
+    """Summed over every answer's tokens."""
+    pairs = [
+        (a.double().log_softmax(-1), b.double().log_softmax(-1)) for a, b in zip(p, q, strict=True)
+    ]
+    return np.array([float((a.exp() * (a - b)).sum()) for a, b in pairs])
 
 
 def zero_(module: Any) -> None:

@@ -44,6 +44,7 @@ QUERIES = [
 LENGTH = 8
 """More tokens than any query has."""
 PLACES = tuple(map(str, range(LENGTH)))
+SEGMENTS = ("query", "answer")
 WHOLE = ("resid_post", "attn_out", "mlp_out", "z")
 BY_HEAD = ("z", "pattern", "q", "k", "v")
 
@@ -101,20 +102,26 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Opened]:
 # --- against exact patched runs -------------------------------------------------------------------
 
 
+def rows(query: Encoded) -> range:
+    """Those that predict the answer's tokens; the last of the query without one."""
+    return range(len(query.ids) - 1, len(query.ids) - 1 + max(1, len(query.answer_ids)))
+
+
 def values(own: Opened, name: str, sites: set[Site]) -> tuple[Tensor, dict[Site, Tensor]]:
-    """A condition's logits and values, heads before positions."""
+    """A condition's logits at all answers' tokens and its values, heads before positions."""
 
     def read(site: Site) -> Callable[[Tensor], Tensor]:
         by_head = site.name in ("q", "k", "v", "z")
         return lambda value: (value.transpose(1, 2) if by_head else value).detach().clone()
 
-    setting, batch = own.subject.settings[name], Batch.of(own.queries)
+    setting, batch = own.subject.settings[name], Batch.forced(own.queries)
     reading = {site: read(site) for site in sites}
-    got = capture(own.subject, setting, batch, own.caches[name], reading, last=True)
-    return got.logits, got.values
+    got = capture(own.subject, setting, batch, own.caches[name], reading)
+    read_out = [x[i] for x, query in zip(got.logits, own.queries, strict=True) for i in rows(query)]
+    return torch.stack(read_out), got.values
 
 
-def mixed(cell: Cell, theirs: Tensor, share: float, lengths: Tensor, width: int) -> Edit:
+def mixed(cell: Cell, theirs: Tensor, share: float, queries: list[Encoded], width: int) -> Edit:
     """A share of the way from the target's own value to the source's."""
     value = theirs if cell.head is None else theirs[:, cell.head]
 
@@ -128,30 +135,37 @@ def mixed(cell: Cell, theirs: Tensor, share: float, lengths: Tensor, width: int)
 
     where = None
     if cell.position != "all":
-        place = lengths - 1 if cell.position == "last" else torch.full_like(lengths, int(cell[3]))
-        where = torch.arange(width) == place[:, None]
+        where = torch.zeros(len(queries), width, dtype=torch.bool)
+        for mask, query in zip(where, queries, strict=True):
+            last = len(query.ids) - 1
+            segments = {"query": [*range(last)], "answer": [*rows(query)], "last": [last]}
+            index = [] if cell.position in segments else [i for i in [int(cell[3])] if i <= last]
+            mask[segments.get(cell.position, index)] = True
     return Edit(Site(cell.site, cell.layer), mix, cell.head, where)
 
 
 def slopes(own: Opened, plan: Sweep, found: Attribution, step: float = 0.01) -> np.ndarray:
     """`[query, cell]`: how fast the answer's log-odds change when the source's values are mixed in,
     by differences of exact runs (five points: the error is of fourth order)."""
-    subject, batch = own.subject, Batch.of(own.queries)
+    subject, batch = own.subject, Batch.forced(own.queries)
     sites = {Site(cell.site, cell.layer) for cell in found.cells}
     theirs = values(own, found.source, sites)[1]
     entries = values(own, found.target, set(subject.sites("resid_pre")))[1]
     said = values(own, plan.b, set())[0].argmax(-1)
-    given = torch.tensor([q.answer_ids[0] if q.answer_ids else -1 for q in own.queries])
+    given = torch.tensor([token for q in own.queries for token in q.answer_ids or (-1,)])
     answers = torch.where(given < 0, said, given)
+    owner = torch.tensor([i for i, query in enumerate(own.queries) for _ in rows(query)])
     patches = [
-        [mixed(cell, theirs[Site(cell.site, cell.layer)], share, batch.lengths, batch.ids.shape[1])]
+        [mixed(cell, theirs[Site(cell.site, cell.layer)], share, own.queries, batch.ids.shape[1])]
         for cell in found.cells
         for share in (step, -step, 2 * step, -2 * step)
     ]
     odds = np.empty((len(patches), len(own.queries)))
     setting, cache = subject.settings[found.target], own.caches[found.target]
     for numbers, logits in patched(subject, setting, batch, cache, entries, patches, rows=256):
-        odds[numbers] = log_odds(logits, answers.expand(len(numbers), -1))
+        found_odds = log_odds(logits, answers.expand(len(numbers), -1))
+        for i in range(len(own.queries)):
+            odds[numbers, i] = found_odds[:, owner == i].sum(-1)
     near, less, far, lesser = odds.reshape(len(found.cells), 4, -1).transpose(1, 2, 0)
     return (8 * (near - less) - (far - lesser)) / (12 * step)
 
@@ -170,7 +184,7 @@ def test_is_the_slope_of_exact_patched_runs(
 ) -> None:
     own = of(architecture)
     middle = () if architecture == "neox" else ("resid_mid",)
-    plan = Sweep(a, b, "base", (*WHOLE, *middle), BY_HEAD, ("last", "1"))
+    plan = Sweep(a, b, "base", (*WHOLE, *middle), BY_HEAD, ("last", "1"), segments=SEGMENTS)
     for move in ((a, b), (b, a), (a, "base")):
         found = own.attribute(plan)[move]
         some = np.array([cell.layer != 1 for cell in found.cells])  # every kind of cell, fewer runs
@@ -205,8 +219,8 @@ def test_is_the_exact_change_where_the_edit_is_small(of: Callable[[str], Opened]
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma3"])
 def test_heads_and_positions_add_up(of: Callable[[str], Opened], architecture: str) -> None:
     own = of(architecture)
-    found = own.attribute(Sweep("prompt", "lora", "base", WHOLE, ("z",), PLACES))
-    for move in found.values():
+    plan = Sweep("prompt", "lora", "base", WHOLE, ("z",), (*PLACES, "last"), segments=SEGMENTS)
+    for move in own.attribute(plan).values():
         by = dict(zip(move.cells, move.values.T, strict=True))
 
         def total(site: str, layer: int, heads: Sequence[int | None], at: Sequence[str]) -> Any:
@@ -217,9 +231,12 @@ def test_heads_and_positions_add_up(of: Callable[[str], Opened], architecture: s
         for layer in range(own.subject.n_layers):
             z = by[Cell("z", layer, None, "all")]
             assert_allclose(total("z", layer, everyone, ["all"]), z, atol=1e-12)
-            assert_allclose(total("z", layer, everyone, PLACES), z, atol=1e-12)
+            assert_allclose(total("z", layer, everyone, SEGMENTS), z, atol=1e-12)
             whole = by[Cell("resid_post", layer, None, "all")]
-            assert_allclose(total("resid_post", layer, [None], PLACES), whole, atol=1e-12)
+            assert_allclose(total("resid_post", layer, [None], SEGMENTS), whole, atol=1e-12)
+            alone = total("resid_post", layer, [None], PLACES)
+            until_last = total("resid_post", layer, [None], ("query", "last"))
+            assert_allclose(alone, until_last, atol=1e-12)
             same_output_projection = "lora" not in (move.source, move.target)
             if same_output_projection and architecture != "gemma3":  # whose attn_out is normalised
                 attn_out = by[Cell("attn_out", layer, None, "all")]
@@ -306,14 +323,14 @@ def test_equals_transformer_lens_under_one_lora(
     found = own.attribute(Sweep("both", "other", "base", ("mlp_out",), (), PLACES))["both", "other"]
     by = dict(zip(found.cells, found.values.T, strict=True))
     for number, query in enumerate(own.queries):
-        answer = torch.tensor(query.answer_ids[0])
-        clean, corrupt = (torch.tensor([[*ids, *query.ids]]) for ids in before.values())
+        answer = torch.tensor(query.answer_ids)
+        clean, corrupt = (torch.tensor([[*ids, *query.forced]]) for ids in before.values())
         with subject.weights.of(subject.settings["both"]):
             scores = attribution_patch(
                 subject.bridge,
                 clean,
                 corrupt,
-                lambda logits, answer=answer: log_odds(logits[0, -1], answer),
+                lambda logits, answer=answer: log_odds(logits[0, -len(answer) :], answer).sum(),
             ).node_scores
         for layer in range(subject.n_layers):
             for place in range(len(query.ids)):
@@ -321,7 +338,7 @@ def test_equals_transformer_lens_under_one_lora(
                     node = Node("attn_head_out", n_prefix + place, layer, head)
                     here = by[Cell("z", layer, head, str(place))][number]
                     assert here == pytest.approx(scores[node], rel=1e-3, abs=1e-4)
-            mlp = [scores[Node("mlp_out", n_prefix + i, layer)] for i in range(len(query.ids))]
+            mlp = [scores[Node("mlp_out", n_prefix + i, layer)] for i in range(len(query.forced))]
             here = by[Cell("mlp_out", layer, None, "all")][number]
             assert here == pytest.approx(sum(mlp), rel=1e-3, abs=1e-4)
 

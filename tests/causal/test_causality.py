@@ -325,6 +325,58 @@ def test_queries_of_one_token(root: Path, tmp_path: Path) -> None:
     assert (content["value"] < 1e-9).all()  # one token divides its attention in one way
 
 
+# --- answers of several tokens --------------------------------------------------------------------
+
+ANSWERS = ("of cold", "is wide", None, "and talked", "yes!", "said: no?", "up", "opposite")
+SITES = ("resid_post", "attn_out", "mlp_out")
+
+
+@pytest.fixture(scope="module")
+def answered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose answers are forced on all conditions."""
+    folder = tmp_path_factory.mktemp("answered")
+    lines = [json.dumps({"text": t, "answer": a}) for t, a in zip(TEXTS, ANSWERS, strict=True)]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    asked = experiment(root, folder / "RUN", queries=folder / "queries.jsonl", controls=())
+    return diverge(asked)
+
+
+def test_whole_sites_are_replaced_by_segment_too(answered: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(answered, tmp_path / "RUN"))
+    more = {"head_segments": ("answer",), "attribution": True, "greedy": 3}
+    patch(Patching(run=folder, **(QUICK | more | {"sites": SITES, "ablate": ("layers",)})))
+    found = table(folder)
+    wholes = {(s, False, p): LAYERS for s in SITES for p in ("all", "query", "answer")}
+    alone = {("resid_post", False, p): LAYERS for p in ("last", "0", "1")}
+    heads = {(s, True, "all"): LAYERS * HEADS for s in ("z", "pattern")}
+    heads[("z", True, "answer")] = LAYERS * HEADS
+    assert places(found, "damage") == wholes | alone | heads
+    assert places(found, "recovery_random_difference") == wholes
+    estimates = places(found, "attribution")
+    assert estimates == wholes | alone | heads | {
+        ("z", True, p): LAYERS * HEADS for p in ("query", "last", "0", "1")
+    }
+    place = ["measure", "condition", "reference", "site", "layer", "head", "position"]
+    assert not found.duplicated(place).any()
+    assert read_manifest(folder)["interchange"]["no_op"] == 0.0
+    last = found[(found["layer"] == LAYERS - 1) & (found["site"] == "resid_post")]
+    last = last[last["measure"] == "recovery"].set_index("position")["value"]
+    assert np.allclose(last[["all", "answer"]], 1, atol=1e-5)
+    assert np.allclose(last["query"], 0, atol=1e-5)
+
+
+def test_segments_can_be_left_out(answered: Path, tmp_path: Path) -> None:
+    """What is left has the same numbers: one forward pass knows nothing of another."""
+    first, second = (Path(shutil.copytree(answered, tmp_path / name)) for name in ("a", "b"))
+    patch(Patching(run=first, **QUICK))
+    patch(Patching(run=second, **QUICK, segments=()))
+    there, fewer = table(first), table(second)
+    assert not set(fewer["position"]) & {"query", "answer"}
+    there = there[~there["position"].isin(["query", "answer"])].reset_index(drop=True)
+    kept = [column for column in there if column != "p_adjusted"]  # corrected over fewer places
+    close(there[kept], fewer[kept], 1e-6)
+
+
 # --- refused --------------------------------------------------------------------------------------
 
 

@@ -13,17 +13,26 @@ from interp.causal.effects import CONTROLS
 from interp.causal.interchange import Move, States, Sweep, _Values, partners
 from interp.names import Site
 from interp.queries import Encoded
-from interp.subject import Batch
 
 D = 16
 SITE = Site("mlp_out", 0)
-HERE = [Encoded("matched:0", "", (1, 2, 3)), Encoded("matched:1", "", (1, 2))]
-THERE = [Encoded("matched:2", "", (1,)), Encoded("matched:3", "", (1, 2, 3, 4))]
-LENGTHS = [3, 2]
+HERE = [
+    Encoded("matched:0", "", (1, 2, 3)),
+    Encoded("matched:1", "", (1, 2)),
+    Encoded("matched:2", "", (1, 2, 3, 4, 5), (6, 7, 8), n_text=2),
+]
+THERE = [
+    Encoded("matched:3", "", (1,)),
+    Encoded("matched:4", "", (1, 2, 3, 4)),
+    Encoded("matched:5", "", (1, 2, 3, 4, 5, 6), (7, 8), n_text=3),
+]
+LENGTHS = [3, 2, 7]
+COUNTERPARTS = [[0, 0, 0], [2, 3], [1, 2, 3, 4, 5, 6, 6]]
+"""Rows of `THERE` for those of `HERE`: text and template from the right, answers from the left."""
 
 
 def drawn(seed: int, queries: list[Encoded]) -> Tensor:
-    longest = max(len(query.ids) for query in queries)
+    longest = max(len(query.forced) for query in queries)
     return torch.randn(len(queries), longest, D, generator=torch.Generator().manual_seed(seed))
 
 
@@ -35,7 +44,7 @@ def states(queries: list[Encoded], first: int) -> dict[str, States]:
 def placed(control: str, own: Mapping[str, States], other: Mapping[str, States]) -> Tensor:
     """What a control of the move from a into b puts into b's run."""
     plan = Sweep("a", "b", "base", ("mlp_out",), (), ())
-    values = _Values(plan, HERE, Batch.of(HERE), Batch.of(THERE), own, other)
+    values = _Values(plan, HERE, THERE, own, other)
     edit = values.edit(Move("a", "b", control), Cell("mlp_out", 0, None, "all"))
     return edit.change(own["b"].values[SITE])
 
@@ -52,13 +61,13 @@ def test_as_far_as_the_source_and_elsewhere(control: str) -> None:
             assert abs(torch.cosine_similarity(mine, theirs, dim=0)) < 0.8
 
 
-def test_along_the_difference_at_the_unrelated_query_aligned_from_the_right() -> None:
+def test_along_the_difference_at_the_unrelated_query_in_the_same_segment() -> None:
     own, other = states(HERE, 0), states(THERE, 10)
     step = placed("random_difference", own, other) - own["b"].values[SITE]
     there = other["a"].values[SITE] - other["b"].values[SITE]
-    for query, (length, their_length) in enumerate(((3, 1), (2, 4))):
-        for position in range(length):
-            counterpart = max(0, position - length + their_length)
+    for query, places in enumerate(COUNTERPARTS):
+        assert len(places) == LENGTHS[query]
+        for position, counterpart in enumerate(places):
             along = torch.cosine_similarity(step[query, position], there[query, counterpart], dim=0)
             assert along == pytest.approx(1, abs=1e-5)
 

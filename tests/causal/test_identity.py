@@ -31,6 +31,7 @@ from interp.subject import Batch, Subject, load
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADS = ("z", "q", "k", "v")
 TEXTS = ("the opposite of big", "up", "lily said: yes", "hot is")
+ANSWERS = ("is small", None, "no? tom said", "cold; up")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
 LAST = tiny_models.LAYERS - 1
 STACKED = 2e-6
@@ -39,7 +40,7 @@ STACKED = 2e-6
 
 @dataclass(frozen=True)
 class Bench:
-    """A model under every kind of condition, and queries of different lengths."""
+    """A model under every kind of condition; queries and answers of different lengths."""
 
     subject: Subject
     queries: list[Encoded]
@@ -47,7 +48,7 @@ class Bench:
 
     @property
     def batch(self) -> Batch:
-        return Batch.of(self.queries)
+        return Batch.forced(self.queries)
 
     @property
     def stream(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ class Bench:
         return observe(self.subject, self.batch, self.caches, names, sites, pattern)
 
     def patched(self, name: str, own: Any, patches: list[Patch], rows: int) -> torch.Tensor:
-        """Last-token logits `[patch, query, d_vocab]`."""
+        """Logits `[patch, token, d_vocab]` at the answers' tokens."""
         setting = self.subject.settings[name]
         runs = patched(
             self.subject, setting, self.batch, own.cache, own.entries, patches, rows=rows
@@ -83,8 +84,9 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "soft": SoftPrompt(tiny_models.save_soft_prompt(model, folder / "soft")),
     }
     subject = load(model, conditions, TEXTS[:1], device="cpu")
-    queries = encode(map(Query, TEXTS), subject.tokenizer)
+    queries = encode(map(Query, TEXTS, ANSWERS), subject.tokenizer)
     assert len({len(query.ids) for query in queries}) > 2
+    assert len({len(query.answer_ids) for query in queries}) > 2
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     return Bench(subject, queries, caches)
 
@@ -154,7 +156,7 @@ def test_resid_mid_is_all_of_the_stream(bench: Bench) -> None:
         [found] = bench.patched(target, states[target], [change], rows=len(bench.queries))
         torch.testing.assert_close(found, states[source].logits, atol=1e-5, rtol=0)
     sites = [Site(name, layer) for layer in range(LAST + 1) for name in ("resid_mid", "attn_out")]
-    answers = torch.tensor([query.ids[0] for query in bench.queries])
+    answers = torch.tensor([token for query in bench.queries for token in query.answer_ids or (5,)])
     cache = bench.subject.prefill(bench.subject.settings["prompt"])
     run = attribution.run(bench.subject, "prompt", bench.batch, cache, sites, answers)
     for layer in range(LAST + 1):
@@ -175,8 +177,9 @@ def test_what_leaves_a_block_enters_the_next(bench: Bench) -> None:
     assert torch.equal(found[::2], found[1::2])
     for patch, logits in zip(patches, found, strict=True):  # against a run that begins at block 0
         setting, cache = bench.subject.settings["lora"], bench.caches["lora"]
-        whole = capture(bench.subject, setting, bench.batch, cache, {}, patch, last=True)
-        torch.testing.assert_close(logits, whole.logits, atol=1e-5, rtol=0)
+        whole = capture(bench.subject, setting, bench.batch, cache, {}, patch)
+        said = bench.batch.answer.pick(whole.logits)
+        torch.testing.assert_close(logits, said, atol=1e-5, rtol=0)
 
 
 # --- an interchange and its controls -------------------------------------------------------------
@@ -215,7 +218,12 @@ def recorded(bench: Bench, plan: Sweep, chunk: list[Encoded], others: list[Encod
 
 @pytest.fixture(scope="module")
 def done(bench: Bench) -> Recorded:
-    plan = Sweep("prompt", "lora", "base", bench.stream, ("z", "pattern"), ("last", "0"))
+    segments = ("query", "answer")
+    plan = Sweep(
+        *("prompt", "lora", "base", bench.stream, ("z", "pattern"), ("last", "0")),
+        segments=segments,
+        head_segments=segments,
+    )
     numbers = partners([query.key for query in bench.queries], plan.seed)
     assert sorted(numbers) == list(range(len(numbers)))
     assert all(number != i for i, number in enumerate(numbers))
@@ -227,22 +235,58 @@ def test_an_interchange_of_the_last_state_is_full_transfer(done: Recorded) -> No
         last = own.at("resid_post").of(np.arange(LAST + 1) == LAST)
         assert np.abs(last.to_source).max() < 1e-9
         np.testing.assert_allclose(last.log_odds[:, 0], own.source_odds, atol=1e-4)
-        token = own.at("resid_post", position="last").of(np.arange(LAST + 1) == LAST)
-        np.testing.assert_allclose(token.to_target, last.to_target, atol=1e-6)  # all that is read
+        read = own.at("resid_post", position="answer").of(np.arange(LAST + 1) == LAST)
+        np.testing.assert_allclose(read.to_target, last.to_target, atol=1e-6)  # all that is read
+
+
+def test_what_the_last_block_leaves_before_the_answer_is_read_by_nobody(done: Recorded) -> None:
+    for own in (e for e in done.effects if not e.control):
+        last = own.at("resid_post", position="query").of(np.arange(LAST + 1) == LAST)
+        assert np.nanmax(np.abs(last.to_target)) < 1e-9
+        np.testing.assert_array_equal(np.isnan(last.to_target[:, 0]), [False, True, False, False])
+
+
+def test_one_token_of_the_answer_is_as_likely_as_it_is_alone(bench: Bench, done: Recorded) -> None:
+    """The answer's log-odds and the sequence KL, from the conditions' logits token by token."""
+    said = {name: bench.observe([name], ())[name].logits for name in ("prompt", "lora")}
+    p, q = (logits.double().log_softmax(-1) for logits in said.values())
+    kl = (p.exp() * (p - q)).sum(-1)
+    top = iter(q.argmax(-1).tolist())
+    own = next(e for e in done.effects if (e.source, e.target, e.control) == ("prompt", "lora", ""))
+    start = 0
+    for number, query in enumerate(bench.queries):
+        rows = range(start, start + max(1, len(query.answer_ids)))
+        said_here = [next(top) for _ in rows]
+        assert own.apart[number] == pytest.approx(float(kl[rows].sum()), abs=1e-9)
+        odds = 0.0
+        for row, token in zip(rows, query.answer_ids or said_here, strict=True):
+            chance = float(q[row, token].exp())
+            odds += np.log(chance) - np.log1p(-chance)
+        assert own.target_odds[number] == pytest.approx(odds, abs=1e-6)
+        start = rows.stop
+    assert start == len(q)
+
+
+def counterparts(query: Encoded, other: Encoded) -> list[int]:
+    """Rows before the answer from the right, those that predict it from the left."""
+    last, theirs = len(query.ids) - 1, len(other.ids) - 1
+    before = [max(0, theirs - last + row) for row in range(last)]
+    n, most = (max(1, len(one.answer_ids)) for one in (query, other))
+    return before + [theirs + min(row, most - 1) for row in range(n)]
 
 
 def alone(bench: Bench, name: str, query: Encoded) -> dict[Site, torch.Tensor]:
     """One query's states `[query_pos, d_model]`, in a batch of its own."""
     read = {site: keep for kind in bench.stream for site in bench.subject.sites(kind)}
     setting, cache = bench.subject.settings[name], bench.caches[name]
-    got = capture(bench.subject, setting, Batch.of([query]), cache, read, last=True)
+    got = capture(bench.subject, setting, Batch.forced([query]), cache, read, last=True)
     return {site: value[0] for site, value in got.values.items()}
 
 
 def test_controls_move_as_far_as_the_source_and_elsewhere(bench: Bench, done: Recorded) -> None:
     """Token by token, against runs of single queries: as far as the source lies away, for a random
-    difference along what the same two conditions show at the partner's token, counted from the
-    right; for a random direction anywhere."""
+    difference along what the same two conditions show at the partner's token of the same segment;
+    for a random direction anywhere."""
     queries, names = bench.queries, done.plan.conditions
     numbers = partners([query.key for query in queries], done.plan.seed)
     single = {name: [alone(bench, name, query) for query in queries] for name in names}
@@ -265,9 +309,8 @@ def test_controls_move_as_far_as_the_source_and_elsewhere(bench: Bench, done: Re
                 lengths = step.norm(dim=-1), here.norm(dim=-1)
                 torch.testing.assert_close(*lengths, rtol=1e-3, atol=1e-4)
                 if control == "random_difference":
-                    there = change[numbers[i]]
-                    places = torch.arange(-len(here), 0) + len(there)
-                    along = torch.cosine_similarity(step, there[places.clamp(min=0)], dim=-1)
+                    places = counterparts(queries[i], queries[numbers[i]])
+                    along = torch.cosine_similarity(step, change[numbers[i]][places], dim=-1)
                     assert along.min() > 0.999, f"{source} into {target} at {site}"
                 else:
                     towards += torch.cosine_similarity(step, here, dim=-1).abs().tolist()
@@ -280,7 +323,7 @@ def test_a_random_direction_is_the_querys_own(bench: Bench, done: Recorded) -> N
     directions = []
     for result, queries in ((done, bench.queries), (again, bench.queries[:0:-1])):
         rows = {}
-        batch = Batch.of(queries)
+        batch = Batch.forced(queries)
         for layer in (0, LAST):
             site = Site("attn_out", layer)
             start = observe(bench.subject, batch, bench.caches, ["base"], ("attn_out",))

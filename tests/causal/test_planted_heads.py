@@ -140,18 +140,18 @@ def sites(values: Values, low: float, high: float, site: str, position: str = "a
     return {cell for cell, value in here.items() if value > high}
 
 
-def heads(values: Values, low: float, high: float, site: str = "z") -> set[At]:
-    return {(cell.layer, cell.head or 0) for cell in sites(values, low, high, site)}
+def heads(values: Values, low: float, high: float, site: str, position: str) -> set[At]:
+    return {(cell.layer, cell.head or 0) for cell in sites(values, low, high, site, position)}
 
 
-def recovered(effects: Effects, site: str = "z") -> set[At]:
+def recovered(effects: Effects, site: str = "z", position: str = "all") -> set[At]:
     """The heads whose values carry the source's output."""
-    return heads(recoveries(effects), NOTHING, RECOVERED, site)
+    return heads(recoveries(effects), NOTHING, RECOVERED, site, position)
 
 
-def destroyed(effects: Effects, site: str = "z") -> set[At]:
+def destroyed(effects: Effects, site: str = "z", position: str = "all") -> set[At]:
     """The heads without whose own values the target's output is gone."""
-    return heads(damages(effects), HARMLESS, DESTROYED, site)
+    return heads(damages(effects), HARMLESS, DESTROYED, site, position)
 
 
 def layers(effects: Effects, site: str, position: str = "all") -> list[int]:
@@ -378,3 +378,53 @@ def test_controls(swept: Swept, condition: str) -> None:
     assert max(abs(value) for value in random.values()) < 0.5
     other = found[condition, "base", "random_difference"]
     assert layers(other, "resid_post") == list(range(planted, 3))
+
+
+# --- answers of several tokens --------------------------------------------------------------------
+
+ANSWERED = [(text.rsplit(" ", 1)[0], f"{text.rsplit(' ', 1)[1]} planted") for text in QUERIES]
+"""The mark that makes the planted head look stands in the answer: the head writes its second
+token, at the row of the first."""
+
+
+@pytest.mark.parametrize("prompt", [NEUTRAL, PROMPT])
+def test_only_the_second_token_hangs_on_the_prompt_in_plain_hugging_face(
+    made: Made, prompt: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(made.folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(made.folder / "model").eval()
+    for text, answer in ANSWERED:
+        ids = tokenizer(f"{prompt} {text} {answer}", return_tensors="pt").input_ids
+        with torch.no_grad():
+            first, second = model(ids).logits[0, -3:-1].softmax(-1)
+        assert tokenizer.decode(first.argmax()) == "usual"
+        assert tokenizer.decode(second.argmax()) == ("planted" if prompt == PROMPT else "usual")
+
+
+def test_a_head_that_writes_the_second_token_is_found_in_the_answer(made: Made) -> None:
+    """And in no other segment, nor at the last token before the answer; so is what the stream
+    carries. Both ways between base and the prompt."""
+    queries = encode([Query(*pair) for pair in ANSWERED], made.subject.tokenizer)
+    segments = ("query", "answer")
+    plan = Sweep(
+        *("prompt", "told", "base", STREAM, ("z",), ("last",)),
+        segments=segments,
+        head_segments=segments,
+    )
+    others = [queries[place] for place in partners([query.key for query in queries], seed=0)]
+    done = interchange(made.subject, plan, queries, others, made.caches, rows=512)
+    found = {(e.source, e.target): e for e in done if not e.control}
+    for direction in between("prompt"):
+        effects = found[direction]
+        for position, carrier in (("all", {PLANTED}), ("answer", {PLANTED}), ("query", set())):
+            assert recovered(effects, "z", position) == carrier
+            assert destroyed(effects, "z", position) == carrier
+        assert layers(effects, "resid_post", "answer") == list(range(PLANTED[0], 3))
+        assert layers(effects, "attn_out", "answer") == [PLANTED[0]]
+        for site, position in (
+            ("resid_post", "query"),
+            ("attn_out", "query"),
+            ("resid_post", "last"),
+        ):
+            assert layers(effects, site, position) == []
+    assert no_op(made.subject, plan, queries, made.caches) == 0

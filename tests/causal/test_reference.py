@@ -3,6 +3,7 @@
 Batched, stacked, prefix-cached and started at the first edited block, against one query and one
 edit at a time over the whole sequence (`tests/reference/patching.py`). A prompt against a LoRA on
 all modules: prefixes of different lengths, other weights; whole pattern rows between two LoRAs.
+With answers of one token, of several, and in a chat template, segment by segment.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import reference
 import tiny_models
-from brute_force import answer_id, real_model
+import torch
+from brute_force import real_model
 from reference import Condition, Key, Value, patching
-from reference.patching import Cell
-from transformers import AutoTokenizer
+from reference.patching import Asked, Cell
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.causal.settings import Patching
 from interp.causality import patch
@@ -31,18 +34,34 @@ from interp.results import load_run
 from interp.study import diverge
 
 TOLERANCE = 1e-4
-POSITIONS = 2
+POSITIONS = ("last", "0", "1")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
-QUERIES = (("the opposite of big", "is"), ("up", None))
+QUERIES: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "token": (("the opposite of big", "is"), ("up", None)),
+    "answers": (("the opposite of big", "is small"), ("up", None), ("tom said", "no? yes")),
+    "chat": (("the opposite of big", "is small"), ("up", None), ("tom said", "no? yes")),
+}
+SEGMENTS = {
+    "token": (),
+    "answers": ("query", "answer"),
+    "chat": ("query", "template", "answer"),
+}
+MARKS = ("<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and between which conditions what of a pattern moves."""
+    """A model, between which conditions what of a pattern moves, and what is asked."""
 
     model: str
     pattern: str = "content"
     by_head: tuple[str, ...] = ("z", "pattern", "q", "k", "v")
+    asked: str = "token"
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -53,6 +72,8 @@ CASES = [
     *map(Case, ("gpt2", "neox", "llama", "qwen3", "gemma2", "phi3")),
     Case("gemma2", "row", ("z", "pattern")),
     Case("stories260K", "content", ("z", "pattern")),
+    *(Case(m, "content", ("z", "pattern"), "answers") for m in ("gpt2", "llama", "gemma2")),
+    Case("llama", "content", ("z", "pattern"), "chat"),
 ]
 
 
@@ -64,11 +85,15 @@ class Compared:
     expected: dict[Key, Value]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.model}-{case.pattern}")
+@pytest.fixture(
+    scope="module", params=CASES, ids=lambda case: f"{case.model}-{case.pattern}-{case.asked}"
+)
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     case, folder = request.param, tmp_path_factory.mktemp("case")
     real = case.model == "stories260K"
     model = real_model() if real else tiny_models.save_model(case.model, folder / "model")
+    if case.asked == "chat":
+        add_chatml(model)
     targets = tiny_models.all_targets("llama" if real else case.model)
     adapters = [
         tiny_models.save_adapter(model, folder / f"adapter_{seed}", targets, seed=seed)
@@ -78,16 +103,31 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Compared(found, reference_rows(case, model, adapters))
 
 
+def add_chatml(model: str) -> None:
+    """Give a model's tokenizer a template, and the model embeddings of its marks."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"additional_special_tokens": [*MARKS]})
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(model)
+    torch.manual_seed(3)
+    hf = AutoModelForCausalLM.from_pretrained(model)
+    hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    hf.save_pretrained(model)
+
+
 def library_rows(
     case: Case, model: str, adapters: Sequence[str], folder: Path
 ) -> dict[Key, tuple[float, int]]:
-    lines = [json.dumps({"text": text, "answer": answer}) for text, answer in QUERIES]
+    lines = [json.dumps({"text": text, "answer": answer}) for text, answer in QUERIES[case.asked]]
     (folder / "queries.jsonl").write_text("\n".join(lines))
     (folder / "prompt.txt").write_text(PROMPT)
+    chat = case.asked == "chat"
+    said: dict[str, Any] = {"system_file" if chat else "prompt_file": (folder / "prompt.txt",)}
     experiment = Experiment(
         model=model,
         adapter=tuple(adapters),
-        prompt_file=(folder / "prompt.txt",),
+        chat=chat,
+        **said,
         queries=folder / "queries.jsonl",
         separator=tiny_models.separator_of(AutoTokenizer.from_pretrained(model)),
         out=folder / "run",
@@ -104,7 +144,8 @@ def library_rows(
         sites=patching.sites(model),
         head_sites=case.by_head,
         pattern=case.pattern,
-        positions=POSITIONS,
+        head_segments=SEGMENTS[case.asked],
+        positions=2,
         greedy=0,
         ablate=(),
         bootstrap=0,
@@ -126,19 +167,56 @@ def measured(table: pd.DataFrame) -> dict[Key, tuple[float, int]]:
 
 def reference_rows(case: Case, model: str, adapters: Sequence[str]) -> dict[Key, Value]:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text, _ in QUERIES]
+    split = in_chat if case.asked == "chat" else in_raw_text
+    base, prompt, asked = split(tokenizer, QUERIES[case.asked])
+    known = {"base": Condition(base), "prompt": Condition(prompt)}
+    known |= {f"lora_{i}": Condition(base, adapter=path) for i, path in enumerate(adapters)}
+    names = (*case.pair, "base")
+    everything = patching.look_at_all(model, {name: known[name] for name in names}, asked)
+    answers = patching.targets(everything[case.pair[1]])
+    segments = SEGMENTS[case.asked]
+    cells = patching.all_cells(model, POSITIONS, case.by_head, segments)
+    moves = [*permutations(names, 2)]
+    return patching.interchange_rows(model, everything, answers, moves, cells, case.pattern)
+
+
+Split = tuple[tuple[int, ...], tuple[int, ...], list[Asked]]
+"""What precedes a query in base and after the prompt, and the queries."""
+
+
+def in_raw_text(tokenizer: Any, queries: Sequence[tuple[str, str | None]]) -> Split:
+    """As plain text: a space between a query and its answer."""
     bos = tuple(tokenizer("")["input_ids"])
     text = PROMPT + tiny_models.separator_of(tokenizer)
-    [prompt] = {tiny_models.preceding(text, query, tokenizer) for query, _ in QUERIES}
-    known = {"base": Condition(bos), "prompt": Condition(bos + prompt)}
-    known |= {f"lora_{i}": Condition(bos, adapter=path) for i, path in enumerate(adapters)}
-    names = (*case.pair, "base")
-    everything = patching.look_at_all(model, {name: known[name] for name in names}, ids)
-    answers = [answer_id(tokenizer, *query) for query in QUERIES]
-    tokens = patching.targets(everything[case.pair[1]], answers)
-    cells = patching.all_cells(model, POSITIONS, case.by_head)
-    moves = [*permutations(names, 2)]
-    return patching.interchange_rows(model, everything, tokens, moves, cells, case.pattern)
+    [prompt] = {tiny_models.preceding(text, query, tokenizer) for query, _ in queries}
+    asked = []
+    for query, answer in queries:
+        ids = tuple(tokenizer(query, add_special_tokens=False)["input_ids"])
+        whole = tokenizer(f"{query} {answer}", add_special_tokens=False)["input_ids"]
+        asked.append(Asked(ids, (), tuple(whole[len(ids) :]) if answer else ()))
+    return bos, bos + prompt, asked
+
+
+def in_chat(tokenizer: Any, queries: Sequence[tuple[str, str | None]]) -> Split:
+    """As the tokenizer's own template writes it, with the header of the assistant's turn."""
+
+    def cut(query: str, *before: dict[str, str], answer: str = "") -> tuple[list[int], Asked]:
+        turns = [*before, {"role": "user", "content": query}]
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        begin = text.rindex(query)
+        found = tokenizer(text + answer, add_special_tokens=False, return_offsets_mapping=True)
+        ids, starts = found["input_ids"], np.array([start for start, _ in found["offset_mapping"]])
+        borders = (begin, begin + len(query), len(text))
+        first, end, last = (int((starts < border).sum()) for border in borders)
+        return ids[:first], Asked(*map(tuple, (ids[first:end], ids[end:last], ids[last:])))
+
+    system = {"role": "system", "content": PROMPT}
+    bare = [cut(query, answer=answer or "") for query, answer in queries]
+    told = [cut(query, system, answer=answer or "") for query, answer in queries]
+    asked = [query for _, query in bare]
+    assert asked == [query for _, query in told]
+    [base], [prompt] = ({tuple(before) for before, _ in both} for both in (bare, told))
+    return base, prompt, asked
 
 
 def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:
@@ -167,7 +245,7 @@ def test_almost_every_row_is_a_number(compared: Compared) -> None:
     depends on the prefix, and no other token sees what the last block leaves at an early one."""
     expected = compared.expected
     last = max(key[4] for key in expected)
-    early = {str(position) for position in range(POSITIONS)}
+    early = {"0", "1", "query", "template"}
     undefined = {key for key, want in expected.items() if math.isnan(want.value)}
     assert {key[0] for key in undefined} == {"relative_damage"}
     assert all(layer == 0 or (layer == last and p in early) for *_, layer, _, p in undefined)
@@ -191,8 +269,10 @@ def test_the_reference_obeys_its_laws(architecture: str, tmp_path: Path) -> None
         ),
         "soft": Condition((1,), soft=tiny_models.save_soft_prompt(model, tmp_path / "soft")),
     }
-    everything = patching.look_at_all(model, conditions, [[20, 21, 22]])
-    cells = patching.all_cells(model, 2, ("z", "pattern", "q", "k", "v"))
+    asked = Asked((20, 21, 22), (23, 24), (25, 26))
+    everything = patching.look_at_all(model, conditions, [asked])
+    heads = ("z", "pattern", "q", "k", "v")
+    cells = patching.all_cells(model, POSITIONS, heads, SEGMENTS["chat"])
     last = tiny_models.LAYERS - 1
     for name, [own] in everything.items():
         for cell in cells[len(name) % 9 :: 9]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from interp.subject import Batch, Subject, load
 
 HEADS = [Head(layer, head) for layer in range(2) for head in range(3)]
 TEXTS = ("big is", "a river is wide", "hot")
+ANSWERS = ("the opposite", None, "is cold.")
 
 
 # --- the search -----------------------------------------------------------------------------------
@@ -89,18 +91,21 @@ def test_heads_and_bias_write_what_the_attention_writes(subject: Subject, condit
 
 
 def test_a_function_vector_is_the_mean_over_all_queries(subject: Subject) -> None:
-    queries = encode(map(Query, TEXTS), subject.tokenizer)
+    queries = encode(map(Query, TEXTS, ANSWERS), subject.tokenizer)
     caches = {"prompt": subject.prefill(subject.settings["prompt"])}
     heads = [Head(0, 1), Head(2, 3), Head(2, 0)]
     vectors = [function_vector(subject, "prompt", some, caches, 2, heads) for some in
                (queries, queries[:1], queries[1:2], queries[2:])]  # fmt: skip
     torch.testing.assert_close(vectors[0], sum(vectors[1:]) / 3, atol=1e-6, rtol=1e-5)
+    before = [replace(query, answer_ids=()) for query in queries]  # it is of the token before them
+    bare = function_vector(subject, "prompt", before, caches, 2, heads)
+    torch.testing.assert_close(vectors[0], bare, atol=1e-5, rtol=1e-5)
     assert vectors[0].norm() > 0.1
 
 
 def test_no_head_recovers_nothing_and_all_of_a_prompt_everything(subject: Subject) -> None:
     """Under a prompt only what attention reads differs: all heads make base the prompt's run."""
-    queries = encode(map(Query, TEXTS), subject.tokenizer)
+    queries = encode(map(Query, TEXTS, ANSWERS), subject.tokenizer)
     caches = {name: subject.prefill(s) for name, s in subject.settings.items()}
     sets = [[Head(0, 0)], everyone(subject)]
     found = approach(subject, Move("prompt", "base"), queries, caches, 64, heads_replaced(sets))

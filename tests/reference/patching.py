@@ -1,12 +1,13 @@
 """Interchange between conditions: plain hooks, one query and one edit at a time, whole sequences.
 
-    everything = look_at_all(folder, conditions, queries)
-    table = interchange_rows(folder, everything, tokens, moves, all_cells(folder, 2, ["z"]))
+    everything = look_at_all(folder, conditions, [Asked((5, 6), answer=(7, 8))])
+    table = interchange_rows(folder, everything, answers, moves, all_cells(folder, ["0"], ["z"]))
 
-A cell's values under the source replace those of the target's run on the query's tokens; the rest
-runs under the target's own prefix and weights. Queries, keys and values are what TransformerLens
-reads at `hook_q`, `hook_k`, `hook_v`: the projections' outputs, before the norm of a head and
-before the rotary embedding; keys and values once for every group of heads that shares them.
+A cell's values under the source replace those of the target's run on the query's tokens and its
+forced answer's; the rest runs under the target's own prefix and weights. Queries, keys and values
+are what TransformerLens reads at `hook_q`, `hook_k`, `hook_v`: the projections' outputs, before the
+norm of a head and before the rotary embedding; keys and values once for every group of heads that
+shares them.
 """
 
 from __future__ import annotations
@@ -39,25 +40,50 @@ Move = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A query's ids: its text, what a template writes after it, the answer that is forced."""
+
+    text: tuple[int, ...]
+    tail: tuple[int, ...] = ()
+    answer: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All that is read: nothing is asked of the answer's last token."""
+        return self.text + self.tail + self.answer[:-1]
+
+    @property
+    def last(self) -> int:
+        """The row of the last token before the answer."""
+        return len(self.text + self.tail) - 1
+
+    @property
+    def answered(self) -> list[int]:
+        """The rows that predict the answer's tokens; the last one without an answer."""
+        return [*range(self.last, max(self.last + 1, len(self.ids)))]
+
+    def rows(self, position: str) -> list[int]:
+        """Those of a label, none where the query has none."""
+        segments = {
+            "all": range(len(self.ids)),
+            "last": [self.last],
+            "query": [row for row in range(len(self.text)) if row != self.last],
+            "template": range(len(self.text), self.last),
+            "answer": self.answered,
+        }
+        if position in segments:
+            return [*segments[position]]
+        return [int(position)] if int(position) < len(self.text) else []
+
+
+@dataclass(frozen=True)
 class Cell:
-    """What is replaced: of all query tokens, or of the one at `position` from the query's start
-    (negative: from its end)."""
+    """What is replaced, and at which of the query's rows (`Asked.rows`)."""
 
     site: str
     layer: int
     head: int | None = None
-    position: int | None = None
-
-    @property
-    def label(self) -> str:
-        names = {None: "all", -1: "last"}
-        return names.get(self.position, str(self.position))
-
-    def rows(self, length: int) -> list[int]:
-        return [*range(length)] if self.position is None else [self.position % length]
-
-    def exists(self, length: int) -> bool:
-        return self.position is None or -length <= self.position < length
+    position: str = "all"
 
 
 @dataclass(frozen=True)
@@ -146,13 +172,14 @@ class Observed:
     """One query under one condition: `states`, and `parts`: q, k, v `[layer, pos, width]`."""
 
     condition: Condition
-    query: tuple[int, ...]
+    query: Asked
     states: States
     parts: Mapping[str, Array]
 
     @property
     def logits(self) -> Array:
-        return self.states.logits[-1]
+        """`[answer token, vocab]`."""
+        return self.states.logits[self.query.answered]
 
     def values(self, cell: Cell) -> Array:
         """`[pos, columns]` of a cell other than a pattern, all query rows."""
@@ -167,33 +194,33 @@ class Observed:
         return self.parts[cell.site][cell.layer, :, start : start + width]
 
 
-def look(base: str, condition: Condition, query: Sequence[int]) -> Observed:
+def look(base: str, condition: Condition, query: Asked) -> Observed:
     model = open_model(base, *condition.weights)
     seen: dict[tuple[str, int], Array] = {}
 
     def keep(*key: Any) -> Callable[[torch.Tensor], None]:
         def change(hidden: torch.Tensor) -> None:
-            seen[key] = double(hidden[-len(query) :, place(model, *key).columns])
+            seen[key] = double(hidden[-len(query.ids) :, place(model, *key).columns])
 
         return change
 
     layers = range(len(blocks(model)))
     keys = [(site, layer) for site in "qkv" for layer in layers]
     with hooked([place(model, *key).hook(keep(*key)) for key in keys]):
-        states = run(model, condition, query, base)
+        states = run(model, condition, query.ids, base)
     parts = {site: np.stack([seen[site, layer] for layer in layers]) for site in "qkv"}
-    return Observed(condition, tuple(query), states, parts)
+    return Observed(condition, query, states, parts)
 
 
 def patched(
     base: str, source: Observed, target: Observed, cell: Cell, pattern: str = "content"
 ) -> Array:
-    """The last token's logits of the target's run with one cell from the source."""
-    model = open_model(base, *target.condition.weights)
-    rows = cell.rows(len(target.query))
+    """The logits `[answer token, vocab]` of the target's run with one cell from the source."""
+    model, query = open_model(base, *target.condition.weights), target.query
+    rows = query.rows(cell.position)
     new = torch.from_numpy(replacement(source, target, cell, pattern)[rows])
     where = place(model, cell.site, cell.layer, cell.head)
-    offset = -len(target.query)
+    offset = -len(query.ids)
 
     def change(hidden: torch.Tensor) -> None:
         for row, value in zip(rows, new, strict=True):
@@ -207,8 +234,8 @@ def patched(
         steered(model, start, condition.steering),
         hooked([where.hook(change)]),
     ):
-        out = model(**arguments(model, condition, target.query, before))
-    return biased(double(out.logits[0])[-len(target.query) :], condition)[-1]
+        out = model(**arguments(model, condition, query.ids, before))
+    return biased(double(out.logits[0])[offset:], condition)[query.answered]
 
 
 def replacement(source: Observed, target: Observed, cell: Cell, pattern: str) -> Array:
@@ -237,7 +264,7 @@ def moved_pattern(source: States, target: States, cell: Cell, pattern: str) -> A
 
 @dataclass(frozen=True)
 class Effect:
-    """What one edit does to one query: nats."""
+    """What one edit does to one query: nats per answer."""
 
     damage: float
     to_source: float
@@ -252,13 +279,17 @@ def log_odds(logits: Array, token: int) -> float:
     return float(logits[token] - top - np.log(np.exp(others - top).sum()))
 
 
-def effect(source: Array, target: Array, edited: Array, answer: int) -> Effect:
-    """From last-token logits `[vocab]` of both conditions and of the edited run."""
-    says = [log_odds(logits, answer) for logits in (source, target, edited)]
+def effect(source: Array, target: Array, edited: Array, answer: Sequence[int]) -> Effect:
+    """From the logits `[answer token, vocab]` of both conditions and of the edited run: every token
+    given those before it, and then their sum."""
+    says = [
+        sum(log_odds(row, token) for row, token in zip(logits, answer, strict=True))
+        for logits in (source, target, edited)
+    ]
     return Effect(
-        damage=float(kl_logits(target, edited)),
-        to_source=float(kl_logits(source, edited)),
-        apart=float(kl_logits(source, target)),
+        damage=float(kl_logits(target, edited).sum()),
+        to_source=float(kl_logits(source, edited).sum()),
+        apart=float(kl_logits(source, target).sum()),
         change=says[2] - says[1],
         gap=says[0] - says[1],
     )
@@ -306,40 +337,48 @@ def sites(base: str) -> tuple[str, ...]:
     return tuple(site for site in HIDDEN if not (parallel and site == "resid_mid"))
 
 
-def all_cells(base: str, positions: int, by_head: Sequence[str]) -> list[Cell]:
-    """Whole sites, single positions of `resid_post`, and heads, of every layer."""
+def all_cells(
+    base: str, positions: Sequence[str], by_head: Sequence[str], segments: Sequence[str] = ()
+) -> list[Cell]:
+    """Whole sites (all rows, and by segment), single positions of `resid_post`, and heads (`z` by
+    segment too), of every layer."""
     model = plain(base)
     few, many = kv_heads(model.config), n_heads(model.config)
     heads = {site: few if site in ("k", "v") else many for site in by_head}
     layers = range(len(blocks(model)))
     return [
-        *(Cell(site, layer) for site in sites(base) for layer in layers),
-        *(Cell("resid_post", layer, None, p) for layer in layers for p in [-1, *range(positions)]),
         *(
-            Cell(site, layer, head)
+            Cell(site, layer, None, p)
+            for site in sites(base)
+            for layer in layers
+            for p in ("all", *segments)
+        ),
+        *(Cell("resid_post", layer, None, p) for layer in layers for p in positions),
+        *(
+            Cell(site, layer, head, p)
             for site, n in heads.items()
             for layer in layers
             for head in range(n)
+            for p in ("all", *(segments if site == "z" else ()))
         ),
     ]
 
 
 def look_at_all(
-    base: str, conditions: Mapping[str, Condition], queries: Sequence[Sequence[int]]
+    base: str, conditions: Mapping[str, Condition], queries: Sequence[Asked]
 ) -> Everything:
     return {name: [look(base, c, query) for query in queries] for name, c in conditions.items()}
 
 
-def targets(observed: Sequence[Observed], answers: Sequence[int | None]) -> list[int]:
+def targets(observed: Sequence[Observed]) -> list[list[int]]:
     """Every query's answer; without one, what this condition puts first."""
-    pairs = zip(answers, observed, strict=True)
-    return [int(top1(o.logits)) if answer is None else answer for answer, o in pairs]
+    return [[*(o.query.answer or map(int, top1(o.logits)))] for o in observed]
 
 
 def interchange_rows(
     base: str,
     everything: Everything,
-    tokens: Sequence[int],
+    answers: Sequence[Sequence[int]],
     moves: Sequence[Move],
     cells: Sequence[Cell],
     pattern: str = "content",
@@ -347,12 +386,12 @@ def interchange_rows(
     """Every move of every cell; `base` must be among the conditions and is its own control."""
     table: Table = {}
     for cell in cells:
-        found = {move: effects(base, everything, tokens, move, cell, pattern) for move in moves}
+        found = {move: effects(base, everything, answers, move, cell, pattern) for move in moves}
         for (a, b), own in found.items():
             values = dict(measures(own))
             if a != "base" and ("base", b) in found:
                 values["relative_damage"] = relative_damage(own, found["base", b])
-            where = (a, b, cell.site, cell.layer, cell.head, cell.label)
+            where = (a, b, cell.site, cell.layer, cell.head, cell.position)
             table |= {(name, *where): value for name, value in values.items()}
     return table
 
@@ -360,7 +399,7 @@ def interchange_rows(
 def effects(
     base: str,
     everything: Everything,
-    tokens: Sequence[int],
+    answers: Sequence[Sequence[int]],
     move: Move,
     cell: Cell,
     pattern: str,
@@ -368,7 +407,7 @@ def effects(
     """Of every query that has the cell."""
     sources, ends = (everything[name] for name in move)
     return [
-        effect(s.logits, t.logits, patched(base, s, t, cell, pattern), token)
-        for s, t, token in zip(sources, ends, tokens, strict=True)
-        if cell.exists(len(t.query))
+        effect(s.logits, t.logits, patched(base, s, t, cell, pattern), answer)
+        for s, t, answer in zip(sources, ends, answers, strict=True)
+        if t.query.rows(cell.position)
     ]
