@@ -111,7 +111,7 @@ def lens(
 
 
 def lens_error(
-    final_logits: Float[Tensor, "token d_vocab"], lens_logits: Float[Tensor, "batch d_vocab"]
+    final_logits: Float[Tensor, "token d_vocab"], lens_logits: Float[Tensor, "token d_vocab"]
 ) -> float:
     """How far the last layer's lens is from the output it must equal: the largest difference,
     relative to the larger of 1 and the output's root mean square."""

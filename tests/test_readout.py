@@ -134,7 +134,7 @@ def run(subject: Subject, condition: str) -> LastStates:
     setting, batch = subject.settings[condition], batch_of(subject)
     read = dict.fromkeys(sites(subject), keep)
     got = capture(subject, setting, batch, subject.prefill(setting), read)
-    return LastStates.of(got.values, got.logits, batch.lengths)
+    return LastStates.of(got.values, got.logits, batch.last)
 
 
 def tokens(last: LastStates) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def equation(
     subject: Subject, condition: str, target: Tensor, against: Tensor | None = None
 ) -> Influence:
     setting, last = subject.settings[condition], last_states(subject, condition)
-    return influence(subject, setting, batch_of(subject), last, target, against)
+    return influence(subject, setting, batch_of(subject).last, last, target, against)
 
 
 # --- the equation closes -------------------------------------------------------------------------
@@ -436,11 +436,11 @@ def test_a_logit_bias_is_what_the_model_adds_at_the_last_token(
     added = batch.biased(torch.zeros(*batch.ids.shape, last.logits.shape[-1]), setting)
     added = added[torch.arange(len(TEXTS)), batch.lengths - 1]
     state = last.resid_post[:, -1]
-    difference = lens(subject, setting, state, batch) - lens(subject, setting, state)
+    difference = lens(subject, setting, state, batch.last) - lens(subject, setting, state)
     torch.testing.assert_close(difference, added, atol=1e-5, rtol=0)
     for target, against in ((5, 7), (7, 5), (6, 7)):
         pair = (torch.full((len(TEXTS),), token) for token in (target, against))
-        term = influence(subject, setting, batch, last, *pair).logit_bias
+        term = influence(subject, setting, batch.last, last, *pair).logit_bias
         assert torch.equal(term, (added[:, target] - added[:, against]).double())
 
 
@@ -486,7 +486,8 @@ def test_half_precision_closes_to_its_own_rounding(
         scale = exact.z.abs().max()
         assert ((terms.z - exact.z).abs().max() / scale) <= 5 * bound
         last = last_states(subject, condition)
-        own = lens(subject, subject.settings[condition], last.resid_post[:, -1], batch_of(subject))
+        at = batch_of(subject).last
+        own = lens(subject, subject.settings[condition], last.resid_post[:, -1], at)
         assert lens_error(last.logits, own) <= bound
 
 
@@ -546,14 +547,14 @@ def test_the_last_layers_lens_is_the_output(
 ) -> None:
     subject = opened(architecture)
     setting, last = subject.settings[condition], last_states(subject, condition)
-    batch = batch_of(subject)
-    own = lens(subject, setting, last.resid_post[:, -1], batch)
+    at = batch_of(subject).last
+    own = lens(subject, setting, last.resid_post[:, -1], at)
     torch.testing.assert_close(own, last.logits, rtol=1e-5, atol=1e-5)
     assert lens_error(last.logits, own) <= 1e-5
     assert (lens_kl(last.logits, own) <= 1e-10).all()
-    earlier = lens(subject, setting, last.resid_post[:, 0], batch)
+    earlier = lens(subject, setting, last.resid_post[:, 0], at)
     assert lens_error(last.logits, earlier) > 1e-2
-    layers = lens(subject, setting, last.resid_post, batch)
+    layers = lens(subject, setting, last.resid_post, at)
     assert layers.shape == (len(TEXTS), subject.n_layers, last.logits.shape[-1])
     torch.testing.assert_close(layers[:, -1], own)
     torch.testing.assert_close(layers[:, 0], earlier)
@@ -571,7 +572,7 @@ def test_an_earlier_lens_is_that_of_plain_hugging_face(
     subject, plain = opened(architecture), plain_of(architecture, condition)
     setting, last = subject.settings[condition], last_states(subject, condition)
     added = steering_of(saved(architecture), setting)
-    read = lens(subject, setting, last.resid_post, batch_of(subject))
+    read = lens(subject, setting, last.resid_post, batch_of(subject).last)
     for row, query in enumerate(encode(map(Query, TEXTS), subject.tokenizer)):
         hidden = plain.run(setting, list(query.ids), added)["hidden"].hidden_states
         for layer in range(subject.n_layers - 1):
@@ -584,7 +585,7 @@ def test_an_earlier_lens_is_that_of_plain_hugging_face(
             torch.testing.assert_close(read[row, layer].double(), expected, rtol=1e-5, atol=2e-5)
 
 
-def test_without_the_batch_the_lens_says_what_the_state_says(
+def test_without_its_tokens_the_lens_says_what_the_state_says(
     opened: Callable[[str], Subject],
 ) -> None:
     subject = opened("gemma2")

@@ -60,10 +60,10 @@ def geometry(labels: str | None = "mixed", headline: bool = True) -> Made:
     plan = Plan(**{
         "base": "base", "pairs": (), "certified": (), "controls": {}, "members": (),
         "kept": tuple(kept), "sample": frozenset(SAMPLE), "speaker": "base", "against": None,
-        "bos": True, "labels": ("last",), "replicates": 0, "permutations": 0, "seed": SEED,
+        "bos": True, "labels": ("last",), "longest_answer": 1, "replicates": 0, "permutations": 0, "seed": SEED,
         "batch_size": 1,
     })  # fmt: skip
-    rows = geometry_rows(states, Design.of(built, {}), queries, plan)
+    rows = geometry_rows(states, Design.of(built, {}), queries, plan, "last")
     return Made(pd.DataFrame(list(rows)), states, [queries[i].label for i in SAMPLE])
 
 

@@ -29,10 +29,13 @@ PLACES = {
     Key("relative_l2", "prompt", "lora", "z"): (LAYERS, HEADS),
     Key("js_divergence", "prompt", "lora", "output"): (),
     Key("accuracy", "prompt", "", "output"): (),
+    Key("sequence_kl", "prompt", "lora", "output"): (),
     Key("entropy", "prompt", "", "pattern"): (LAYERS, HEADS),
     Key("content_js", "prompt", "base", "pattern"): (LAYERS, HEADS),
 }
 TESTS = [key for key in PLACES if key.reference != "base"]
+ANSWER = {"accuracy": "last", "sequence_kl": "answer"}
+"""Measures of the one row that predicts an answer, or of the whole of it, and their position."""
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
@@ -44,8 +47,11 @@ def drawn(seed: int, *shape: int) -> np.ndarray:
 
 
 def data() -> dict[Key, np.ndarray]:
-    """Values `[query, (layer, head,) query_pos]` of every key."""
-    return {key: drawn(i, QUERIES, *place, WIDTH) for i, (key, place) in enumerate(PLACES.items())}
+    """Values `[query, (layer, head,) query_pos]` of every key; of an answer `[query, 1]`."""
+    return {
+        key: drawn(i, QUERIES, *place, 1 if key.measure in ANSWER else WIDTH)
+        for i, (key, place) in enumerate(PLACES.items())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +62,12 @@ def tally() -> Tally:
     signs = sign_vectors([f"q{i}" for i in range(QUERIES)], 99, 0)
     made: Tally = {}
     for i, (key, values) in enumerate(data().items()):
-        made[key] = Ratio.of(values, 1.0, weights, POSITIONS)
+        positions = np.ones((QUERIES, 1, 1)) if key.measure in ANSWER else POSITIONS
+        made[key] = Ratio.of(values, 1.0, weights, positions)
         if key in TESTS:
             control = drawn(100 + i, *values.shape) + 0.4 * (i % 3)
             tested = key._replace(measure=f"test of {key.measure}")
-            made[tested] = SignFlip.of(values, control, signs, POSITIONS[..., :2])
+            made[tested] = SignFlip.of(values, control, signs, positions[..., :2])
     made[Key("gram", "", "", "z")] = Ratio.of(
         drawn(50, QUERIES, 2, 2, WIDTH), 1.0, weights, POSITIONS
     )
@@ -72,13 +79,14 @@ def tally() -> Tally:
 # Rows -------------------------------------------------------------------------------------------
 
 
-def cell(values: np.ndarray, place: tuple[int, ...], label: int) -> tuple[float, int]:
+def cell(values: np.ndarray, place: tuple[int, ...], label: str) -> tuple[float, int]:
     """The mean over a label's tokens and how many queries have one, token by token."""
     found: list[float] = []
     counted = 0
     for query, length in enumerate(LENGTHS):
-        index = {"last": [length - 1], "mean": range(length)}.get(LABELS[label])
-        index = [int(LABELS[label])] if index is None else index
+        length = min(length, values.shape[-1])
+        index = {"last": [length - 1], "mean": range(length), "answer": [0]}.get(label)
+        index = [int(label)] if index is None else index
         own = [values[(query, *place, i)] for i in index if i < length]
         own = [value for value in own if np.isfinite(value)]
         found += own
@@ -92,16 +100,16 @@ def by_loop(tally: Tally) -> list[dict[str, Any]]:
         accumulator = tally[key]
         assert isinstance(accumulator, Ratio)
         estimate, p = accumulator.compute(), adjusted(tally, key)
-        labels = [0] if key.measure == "accuracy" else range(len(LABELS))
+        labels = [ANSWER[key.measure]] if key.measure in ANSWER else LABELS
         for place in np.ndindex(PLACES[key]):
-            for label in labels:
-                value, n = cell(values, place, label)
+            for label, position in enumerate(labels):
+                value, n = cell(values, place, position)
                 tested = p is not None and label < 2
                 made.append({
                     "measure": key.measure, "condition": key.condition,
                     "reference": key.reference or None, "site": key.site,
                     "layer": (*place, None, None)[0], "head": (*place, None, None)[1],
-                    "position": LABELS[label], "queries": "matched",
+                    "position": position, "queries": "matched",
                     "value": value, "n": n, "units": UNITS[key.measure],
                     "ci_low": estimate.ci_low[(*place, label)],
                     "ci_high": estimate.ci_high[(*place, label)],
@@ -206,7 +214,7 @@ def plan(sample: frozenset[int], kept: tuple[str, ...] = ("base",), **fields: An
     return Plan(**{
         "base": "base", "pairs": (), "certified": (), "controls": {}, "members": (), "kept": kept,
         "sample": sample, "speaker": "base", "against": None, "bos": True, "labels": LABELS,
-        "replicates": 0, "permutations": 0, "seed": 3, "batch_size": 1,
+        "longest_answer": 1, "replicates": 0, "permutations": 0, "seed": 3, "batch_size": 1,
     } | fields)  # fmt: skip
 
 
@@ -227,8 +235,8 @@ def test_every_kept_state_lies_at_its_query(numbers: set[int], random: Any) -> N
             total = total.merge(
                 PerQuery.of(shard, np.array([state(condition, q) for q in shard], float))
             )
-        tally[Key("states", name, "", "resid_post")] = total
-    got = states(tally, plan(frozenset(numbers), kept), layers)
+        tally[Key("states", name, "", "resid_post last")] = total
+    got = states(tally, plan(frozenset(numbers), kept), layers, "last")
     assert got.dims == ("condition", "layer", "query", "d_model")
     for condition, name in enumerate(kept):
         for query in numbers:
