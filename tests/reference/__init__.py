@@ -10,7 +10,7 @@ import of the library under test. States are read by plain hooks on the Hugging 
 attention scores are computed again from queries and keys and checked against the model's own
 patterns, and the measures are written out in float64 from their definitions.
 
-`conditions`, `models`, `attention`, `running`: what a model does. `measures`, `readout`,
+`conditions`, `models`, `attention`, `running`, `writing`: what a model does. `measures`, `readout`,
 `geometry`, `families`: what is measured. `study`, `pooling`, `table`: the
 rows. `numbers`: the arithmetic.
 """
@@ -20,6 +20,7 @@ from .models import open_model
 from .running import States, observe, run
 from .study import KEY, Key, Study, Value
 from .table import certificate, rows
+from .writing import own_rows, write
 
 __all__ = [
     "KEY",
@@ -31,6 +32,8 @@ __all__ = [
     "certificate",
     "observe",
     "open_model",
+    "own_rows",
     "rows",
     "run",
+    "write",
 ]

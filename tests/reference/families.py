@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .numbers import EPSILON, STILL, Array
-from .pooling import chosen_tokens
 from .running import States
 from .study import Study, Table, Value
 
@@ -26,7 +25,6 @@ Groups = Sequence[Sequence[int]]
 """Families by the places of their members among all members."""
 Statistic = Callable[[Array, Groups], Array]
 Question = tuple[list[str], tuple[str, str, str | None], Statistic]
-LABELS = ("last", "mean")
 TIE = 2e-5
 """Statistics that are nearer to each other than this (relative) may be equal (float32 states)."""
 
@@ -38,7 +36,8 @@ def rows(study: Study) -> Table:
         members = [m for name in names for m in study.families[name]]
         sizes = [len(study.families[name]) for name in names]
         for site in SITES:
-            maps = {label: squared_distances(study, members, site, label) for label in LABELS}
+            labels = ("last", "mean", *study.segments)
+            maps = {label: squared_distances(study, members, site, label) for label in labels}
             for (label, *cell), value in values(maps, sizes, statistic).items():
                 layer, head = (*cell, None, None)[:2]
                 table[*key, site, layer, head, label] = value
@@ -67,8 +66,8 @@ class Distances:
 def squared_distances(study: Study, members: Sequence[str], site: str, label: str) -> Distances:
     read = SITES[site]
     total, size, tokens = 0.0, 0.0, 0
-    for states in study.together(*members):
-        chosen = chosen_tokens(label, states[0].length)
+    for states, rows_ in zip(study.together(*members), study.rows, strict=True):
+        chosen = rows_.of(label)
         x = np.stack([read(s)[..., chosen, :] for s in states])  # [member, *cell, pos, d]
         change = x[:, None] - x[None]
         total = total + (change * change).sum((-1, -2))

@@ -1,4 +1,5 @@
-"""Geometry over queries: the shape of the cloud of their states at the last token.
+"""Geometry over queries: the shape of the cloud of their states, at the last token before the
+answer or the mean of a segment.
 
 Every function takes clouds `[query, d_model]` in float64, written out from the publications.
 """
@@ -21,22 +22,35 @@ FEWEST = 10
 def rows(study: Study) -> Table:
     """Similarity of the pairs that the study names, dimension of every condition in them."""
     table: Table = {}
+    for label in ("last", *study.segments) if study.geometry else ():
+        table |= rows_at(study, label)
+    return table
+
+
+def rows_at(study: Study, label: str) -> Table:
+    table: Table = {}
     clouds = {
-        name: np.stack([s.resid_post[:, -1] for s in study.observed[name]], axis=1)
+        name: np.stack(means(study, name, label), axis=1)
         for name in dict.fromkeys(name for pair in study.geometry for name in pair)
     }
     n = len(study.answers)
     for a, b in study.geometry:
         for layer, (x, y) in enumerate(zip(clouds[a], clouds[b], strict=True)):
             for name, value in paired(x, y, study.folds, study.labels):
-                table[name, a, b, "resid_post", layer, None, "last"] = Value(value, n)
+                table[name, a, b, "resid_post", layer, None, label] = Value(value, n)
     for name, cloud in clouds.items():
         for layer, x in enumerate(cloud):
             for near in (1, 2, 4, 8):
                 measure = "intrinsic_dimension" if near == 1 else f"gride_{near}"
                 value = Value(gride(x, near, 2 * near), n)
-                table[measure, name, None, "resid_post", layer, None, "last"] = value
+                table[measure, name, None, "resid_post", layer, None, label] = value
     return table
+
+
+def means(study: Study, name: str, label: str) -> list[Array]:
+    """The mean state of every query's rows `[layer, d_model]`."""
+    queries = zip(study.observed[name], study.rows, strict=True)
+    return [states.resid_post[:, rows.of(label)].mean(1) for states, rows in queries]
 
 
 def paired(

@@ -7,6 +7,7 @@ checks that the shares sum to the model's own logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,39 +36,56 @@ def capped(model: Any, logits: Array) -> Array:
     return np.tanh(logits / cap) * cap if cap else logits
 
 
-def added(condition: Condition, length: int, n_vocab: int) -> Array:
-    """What a condition adds to the logits of a query's last token."""
-    total = np.zeros(n_vocab)
+def added(condition: Condition, states: States, n_vocab: int) -> Array:
+    """What a condition adds to the logits `[row, vocab]` of the rows that predict an answer."""
+    total = np.zeros((states.length, n_vocab))
     for token, value, positions in condition.bias:
         if positions is None:
-            total[token] += value
-        else:
-            total[token] += value * sum(p in (-1, length - 1) for p in positions)
-    return total
+            total[:, token] += value
+            continue
+        for position in positions:
+            place = position if position >= 0 else states.end + position
+            if 0 <= place < states.length:
+                total[place, token] += value
+    return total[states.answer]
 
 
 def lens(model: Any, condition: Condition, states: States) -> tuple[Array, Array]:
-    """`[layer, vocab]`: what the states would say if the model ended after each layer, at the last
-    token; the same with what the condition adds to the logits."""
+    """`[layer, row, vocab]`: what the states would say if the model ended after each layer, at the
+    rows that predict the answer; the same with what the condition adds to the logits."""
     weight, bias = unembedding(model)
-    logits = final_norm(model)(states.resid_post[:, -1]) @ weight.T + bias
+    logits = final_norm(model)(states.resid_post[:, states.answer]) @ weight.T + bias
     logits = capped(model, logits)
-    said = logits + added(condition, states.length, len(weight))
-    close(said[-1], states.logits[-1], "lens")
+    said = logits + added(condition, states, len(weight)) if condition.bias else logits
+    close(said[-1], states.logits[states.answer], "lens")
     return logits, said
 
 
 def terms(model: Any, condition: Condition, states: States) -> dict[str, Array]:
-    """Shares of the logits `[..., vocab]` at the last token: `z` `[layer, head]`, `attn_bias` and
+    """Shares of the logits `[row, ..., token]` at the rows that predict the answer: of all tokens,
+    or of those that `states.kept` names, one per row."""
+    rows = range(states.end - 1, states.length)
+    kept = states.kept or [None] * len(rows)
+    found = [terms_at(model, condition, states, *each) for each in zip(rows, kept, strict=True)]
+    return {name: np.stack([terms[name] for terms in found]) for name in found[0]}
+
+
+def terms_at(
+    model: Any, condition: Condition, states: States, row: int, token: int | None
+) -> dict[str, Array]:
+    """Shares of the logits `[..., token]` at one row: `z` `[layer, head]`, `attn_bias` and
     `mlp_out` `[layer]`, the others without axes; a term the model or condition lacks is absent."""
     weight, bias = unembedding(model)
-    last, scale = final_norm(model), final_norm(model).scale(states.resid_post[-1, -1])
+    some = slice(None) if token is None else slice(token, token + 1)
+    extra = added(condition, states, len(weight))[row - states.end + 1, some]
+    weight, bias, output = weight[some], bias[some], states.logits[row, some]
+    last, scale = final_norm(model), final_norm(model).scale(states.resid_post[-1, row])
 
     def share(write: Array) -> Array:
         return last.linear(write, scale) @ weight.T
 
-    found = attention_terms(model, states)
-    found |= {"mlp_out": states.mlp_out[:, -1], "embed": states.resid_pre[0, -1]}
+    found = attention_terms(model, states, row)
+    found |= {"mlp_out": states.mlp_out[:, row], "embed": states.resid_pre[0, row]}
     if condition.steering:
         found["steering"] = np.array(condition.steering[0])
     shares = {name: share(write) for name, write in found.items()}
@@ -76,17 +94,17 @@ def terms(model: Any, condition: Condition, states: States) -> dict[str, Array]:
     if getattr(model.config, "final_logit_softcapping", None):
         shares["softcap"] = capped(model, raw) - raw
     if condition.bias:
-        shares["logit_bias"] = added(condition, states.length, len(weight))
+        shares["logit_bias"] = extra
     total = sum(x.reshape(-1, len(weight)).sum(0) for x in shares.values())
-    close(total, states.logits[-1], "equation of influence")
-    return shares | {"output": states.logits[-1]}
+    close(total, output, "equation of influence", shares.values())
+    return shares | {"output": output}
 
 
-def attention_terms(model: Any, states: States) -> dict[str, Array]:
-    """What each head, and the output projection's bias, writes at the last token."""
+def attention_terms(model: Any, states: States, row: int) -> dict[str, Array]:
+    """What each head, and the output projection's bias, writes at a row."""
     heads, biases = [], []
     for layer, block in enumerate(blocks(model)):
-        z = states.z[layer, :, -1]
+        z = states.z[layer, :, row]
         weight = output_weight(block).reshape(*z.shape, -1)
         writes = np.einsum("hd,hdm->hm", z, weight)
         constant = output_bias(block)
@@ -96,16 +114,17 @@ def attention_terms(model: Any, states: States) -> dict[str, Array]:
         heads.append(writes)
         biases += [] if constant is None else [constant]
         total = writes.sum(0) + (0 if constant is None else constant)
-        close(total, states.attn_out[layer, -1], f"heads of layer {layer}")
+        close(total, states.attn_out[layer, row], f"heads of layer {layer}")
     return {"z": np.stack(heads)} | ({"attn_bias": np.stack(biases)} if biases else {})
 
 
-def close(found: Array, wanted: Array, what: str) -> None:
-    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+def close(found: Array, wanted: Array, what: str, parts: Iterable[Array] = ()) -> None:
+    size = max(np.abs(x).max() for x in (wanted, *parts))
+    error = np.abs(found - wanted).max() / size
     assert error <= CLOSES, f"{what} does not close: {error:.2g}"
 
 
-# --- measures, one number (or one per layer) per query -------------------------------------------
+# --- measures, one number (or one per layer) per row of an answer --------------------------------
 
 
 def lens_js(a: States, b: States) -> Array:
@@ -114,35 +133,47 @@ def lens_js(a: States, b: States) -> Array:
 
 
 def lens_kl(states: States) -> Array:
-    return kl_logits(states.logits[-1], states.said)
+    return kl_logits(states.logits[states.answer], states.said)
 
 
-def answer_information(states: States, target: int) -> Array:
-    return np.log(states.said.shape[-1]) + log_softmax(states.said)[:, target]
+def answer_information(states: States, targets: Sequence[int]) -> Array:
+    logs = [log_softmax(states.said[:, row])[:, target] for row, target in enumerate(targets)]
+    return np.log(states.said.shape[-1]) + np.stack(logs, axis=-1)
 
 
-def decision_depth(states: States) -> float:
+def decision_depth(states: States) -> Array:
     """The first layer from which the first token never changes again."""
-    final, depth = int(top1(states.logits[-1])), len(states.said)
-    for layer in reversed(range(len(states.said))):
-        if int(top1(states.said[layer])) != final:
+    rows = zip(states.logits[states.answer], states.said.swapaxes(0, 1), strict=True)
+    return np.array([depth(int(top1(logits)), said) for logits, said in rows])
+
+
+def depth(final: int, said: Array) -> float:
+    found = len(said)
+    for layer in reversed(range(len(said))):
+        if int(top1(said[layer])) != final:
             break
-        depth = layer
-    return float(depth) if depth < len(states.said) else float("nan")
+        found = layer
+    return float(found) if found < len(said) else float("nan")
 
 
-def margin(logits: Array) -> float:
-    """How far the first token is ahead of the second, in the closest layer."""
+def margin(logits: Array) -> Array:
+    """How far the first token is ahead of the second at every row, in the closest layer."""
     best = np.sort(logits, axis=-1)
-    return float((best[..., -1] - best[..., -2]).min())
+    return (best[..., -1] - best[..., -2]).min(0)
 
 
-def influence(a: States, b: States, target: int) -> dict[str, Array]:
-    """Every term's part in the change of the target's logit; 0 for what a condition lacks."""
+def influence(a: States, b: States, targets: Sequence[int]) -> dict[str, Array]:
+    """Every term's part in the change of the targets' logits; 0 for what a condition lacks."""
     both = {**a.terms, **b.terms}
-    return {name: at(a, name, target) - at(b, name, target) for name in both}
+    return {name: at(a, name, targets) - at(b, name, targets) for name in both}
 
 
-def at(states: States, name: str, target: int) -> Array:
+def at(states: States, name: str, targets: Sequence[int]) -> Array:
+    """`[..., row]`: a term's part in the logit of every row's target."""
     found = states.terms.get(name)
-    return np.array(0.0) if found is None else found[..., target]
+    if found is None:
+        return np.zeros(len(targets))
+    if states.kept is not None:
+        assert states.kept == tuple(targets)
+        targets = [0] * len(targets)
+    return np.stack([x[..., target] for x, target in zip(found, targets, strict=True)], axis=-1)

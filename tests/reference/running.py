@@ -24,12 +24,14 @@ class States:
     `[layer, head, pos, d_head]`; `pattern` `[layer, head, pos, key]` and `values`
     `[layer, head, key, d_head]` over all keys, virtual ones first; `scores`
     `[layer, head, pos, pos]` before the softmax, over the query's own keys, NaN where masked.
+    `end`: how many tokens stand before the answer; the rows that predict it begin one before.
     `own_sink`: the model has no BOS, so the query's first token is base's sink.
 
     `base_inputs`: content patterns of these weights at base's inputs; `base_weights`: of base's
     weights at these inputs; None for a condition without weights of its own. `at_base`: pattern
     and values after the condition's own prefix, with its weights, the query's rows at base's
-    inputs. `lens` and `said` `[layer, vocab]`, `terms`: see `readout`.
+    inputs. `lens` and `said` `[layer, row, vocab]`, `terms`: see `readout`; `kept`: of which token
+    per answer row these alone speak.
     """
 
     logits: Array
@@ -41,6 +43,7 @@ class States:
     pattern: Array
     values: Array
     scores: Array
+    end: int
     own_sink: bool = False
     base_inputs: Array | None = None
     base_weights: Array | None = None
@@ -48,10 +51,16 @@ class States:
     lens: Array | None = None
     said: Array | None = None
     terms: Mapping[str, Array] | None = None
+    kept: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
         return self.logits.shape[0]
+
+    @property
+    def answer(self) -> slice:
+        """The rows that predict the answer's tokens."""
+        return slice(self.end - 1, self.length)
 
     @property
     def content(self) -> Array:
@@ -170,8 +179,15 @@ def left_padded(x: Array, length: int, axis: int, fill: float) -> Array:
 # --- one query under one condition ---------------------------------------------------------------
 
 
-def run(model: Any, condition: Condition, query: Sequence[int], base: str | None = None) -> States:
-    """Every state of the query's rows; `base`: the folder that a learned prompt was made for."""
+def run(
+    model: Any,
+    condition: Condition,
+    query: Sequence[int],
+    base: str | None = None,
+    end: int | None = None,
+) -> States:
+    """Every state of the query's rows; `base`: the folder that a learned prompt was made for;
+    `end`: tokens before the answer (none: all)."""
     done = forward(model, condition, query, base=base)
     length, layers = len(query), range(len(blocks(model)))
 
@@ -180,7 +196,7 @@ def run(model: Any, condition: Condition, query: Sequence[int], base: str | None
 
     z = stacked("z")
     return States(
-        logits=biased(double(done.out.logits[0])[-length:], condition),
+        logits=biased(double(done.out.logits[0])[-length:], condition, end),
         resid_pre=stacked("resid_pre"),
         attn_out=stacked("attn_out"),
         mlp_out=stacked("mlp_out"),
@@ -189,14 +205,17 @@ def run(model: Any, condition: Condition, query: Sequence[int], base: str | None
         pattern=done.pattern[:, :, -length:],
         values=done.values,
         scores=done.scores(model)[:, :, -length:, -length:],
+        end=end or length,
     )
 
 
-def biased(logits: Array, condition: Condition) -> Array:
+def biased(logits: Array, condition: Condition, end: int | None = None) -> Array:
+    """Negative positions count from the `end` of the query, its answer not included."""
     length = len(logits)
     for token, value, positions in condition.bias:
-        for place in range(length) if positions is None else positions:
-            if -length <= place < length:
+        for position in range(length) if positions is None else positions:
+            place = position if position >= 0 else (end or length) + position
+            if 0 <= place < length:
                 logits[place, token] += value
     return logits
 
@@ -205,25 +224,40 @@ def biased(logits: Array, condition: Condition) -> Array:
 
 
 def observe(
-    base: str, conditions: Mapping[str, Condition], queries: Sequence[Sequence[int]]
+    base: str,
+    conditions: Mapping[str, Condition],
+    queries: Sequence[Sequence[int]],
+    ends: Sequence[int] | None = None,
+    kept: Sequence[tuple[int, ...] | None] | None = None,
 ) -> dict[str, list[States]]:
-    """Every query alone under every condition; `base` is the condition named so."""
+    """Every query alone under every condition; `base` is the condition named so. `queries` are all
+    rows, the answer's among them, `ends` how many stand before it (none: all); `kept`: the tokens
+    that the terms of the logits speak of, one per row of an answer (none: of all the vocabulary).
+    """
     observed: dict[str, list[States]] = {}
+    spans = ends or [len(query) for query in queries]
+    tokens = kept or [None] * len(queries)
     for name, condition in conditions.items():
         plain = observed.get("base", [None] * len(queries))
         observed[name] = [
-            complete(base, conditions["base"], condition, query, at)
-            for query, at in zip(queries, plain, strict=True)
+            complete(base, conditions["base"], condition, query, *about)
+            for query, *about in zip(queries, plain, spans, tokens, strict=True)
         ]
     return observed
 
 
 def complete(
-    base: str, bare: Condition, condition: Condition, query: Sequence[int], plain: States | None
+    base: str,
+    bare: Condition,
+    condition: Condition,
+    query: Sequence[int],
+    plain: States | None,
+    end: int,
+    kept: tuple[int, ...] | None,
 ) -> States:
     """One query with all that needs the weights; `plain`: the same query in base."""
     model = open_model(base, *condition.weights)
-    own = run(model, condition, query, base)
+    own = replace(run(model, condition, query, base, end), kept=kept)
     plain = plain or own
     if condition.weights != bare.weights:
         base_model = open_model(base, *bare.weights)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .conditions import Condition
-from .numbers import top1
+from .numbers import Array, top1
 from .running import States
 
 UNKNOWABLE = 0.01
@@ -36,25 +38,86 @@ KEY = ("measure", "condition", "reference", "site", "layer", "head", "position")
 Table = dict[Key, Value]
 
 
+SEGMENTS = ("query", "template", "answer")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a query: its first `text` tokens are its own words, a template's follow up to
+    `end`, and the answer is predicted from the last of these on."""
+
+    text: int
+    end: int
+    length: int
+
+    def of(self, label: str) -> list[int]:
+        """Those that a position label covers."""
+        last = self.end - 1
+        answer = list(range(last, self.length))
+        if label.startswith("answer_"):
+            return answer[int(label.removeprefix("answer_")) :][:1]
+        if label.isdigit():
+            return [int(label)] if int(label) < self.end else []
+        return {
+            "last": [last],
+            "mean": list(range(self.end)),
+            "query": list(range(min(self.text, last))),
+            "template": list(range(min(self.text, last), last)),
+            "answer": answer,
+        }[label]
+
+
 @dataclass(frozen=True)
 class Study:
     """All that the rows of one group of queries depend on.
 
-    `answers`: token ids or None; `headline`: the pair whose reference stands in for missing
-    answers; `families`: name -> conditions; `geometry`: pairs with such rows, for probes of the
-    queries' `labels` over these `folds`.
+    `answers`: token ids or None; `texts`: how many tokens of every query are its own words, where
+    queries have segments; `headline`: the pair whose reference stands in for missing answers;
+    `families`: name -> conditions; `geometry`: pairs with such rows, for probes of the queries'
+    `labels` over these `folds`.
     """
 
     conditions: Mapping[str, Condition]
     observed: Mapping[str, Sequence[States]]
     pairs: Sequence[tuple[str, str]]
-    answers: Sequence[int | None]
+    answers: Sequence[int | tuple[int, ...] | None]
     max_positions: int
     headline: tuple[str, str]
     families: Mapping[str, Sequence[str]]
     geometry: Sequence[tuple[str, str]] = ()
     labels: Sequence[str] = ()
     folds: Sequence[int] = ()
+    texts: Sequence[int] | None = None
+
+    @property
+    def rows(self) -> list[Rows]:
+        """Of every query."""
+        base = self.observed["base"]
+        texts = self.texts or [states.end for states in base]
+        return [Rows(t, s.end, s.length) for t, s in zip(texts, base, strict=True)]
+
+    @property
+    def segments(self) -> list[str]:
+        """Those that there are."""
+        found = [] if self.texts is None else SEGMENTS
+        return [label for label in found if any(rows.of(label) for rows in self.rows)]
+
+    @property
+    def positions(self) -> list[str]:
+        """Labels of the measures that every token has."""
+        longest = max(rows.end for rows in self.rows)
+        labels = ["last", "mean", *self.segments]
+        return labels + [str(i) for i in range(min(longest, self.max_positions))] + self._tokens
+
+    @property
+    def answer_positions(self) -> list[str]:
+        """Labels of the measures of the answer's tokens."""
+        return ["last", *(["answer"] if self.segments else []), *self._tokens]
+
+    @property
+    def _tokens(self) -> list[str]:
+        longest = max(len(rows.of("answer")) for rows in self.rows)
+        return [f"answer_{i}" for i in range(min(longest, self.max_positions)) if self.segments]
 
     def together(self, *names: str) -> Iterator[tuple[States, ...]]:
         """The same query under several conditions, query after query."""
@@ -69,10 +132,16 @@ class Study:
         return bool(self.conditions["base"].prefix)
 
     @property
-    def targets(self) -> list[int]:
-        """Every query's answer; without one, what the headline's reference puts first."""
-        known = self.observed[self.headline[1]]
+    def known(self) -> list[Array]:
+        """What every row of an answer should say; NaN where that is not known."""
+        given = [(a,) if a is None or isinstance(a, int) else a for a in self.answers]
+        return [np.array([np.nan if t is None else t for t in tokens]) for tokens in given]
+
+    @property
+    def targets(self) -> list[list[int]]:
+        """The same; where it is not known, what the headline's reference puts first."""
+        said = [top1(s.logits[s.answer]) for s in self.observed[self.headline[1]]]
+        known = zip(self.known, said, strict=True)
         return [
-            int(top1(states.logits[-1])) if answer is None else answer
-            for answer, states in zip(self.answers, known, strict=True)
+            np.where(np.isnan(tokens), top, tokens).astype(int).tolist() for tokens, top in known
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,12 +13,13 @@ from .numbers import (
     STILL,
     Array,
     js,
+    kl_logits,
     rounding_of_change,
     rounding_of_js,
     softmax,
     top1,
 )
-from .pooling import last_rows, pooled
+from .pooling import pooled, spread
 from .running import States
 from .study import Study, Table, Value
 
@@ -117,30 +119,73 @@ def changes(
 
 
 def answer_rows(study: Study) -> Table:
+    """What is known of every token of the answers, and of answers as wholes."""
     table: Table = {}
-    observed, answers = study.observed, study.answers
-    for a, states in observed.items():
-        table["accuracy", a, None, "output", None, None, "last"] = accuracy(states, answers)
+    right = {name: correct(study, name) for name in study.observed}
+    for a, values in right.items():
+        table |= at_answers(study, ("accuracy", "output"), a, None, values)
     for a, b in study.pairs:
         if b != "base":
-            key = ("rec2ftp", a, b, "output", None, None, "last")
-            table[key] = rec2ftp(observed["base"], observed[a], observed[b], answers)
+            learned = [
+                np.where(np.isnan(zero), np.nan, (zero == 0) & (other == 1))
+                for zero, other in zip(right["base"], right[b], strict=True)
+            ]
+            both = [x * y for x, y in zip(learned, right[a], strict=True)]
+            table |= at_answers(study, ("rec2ftp", "output"), a, b, both, learned)
+        if study.segments:
+            table |= whole_answers(study, a, b)
     return table
 
 
+def whole_answers(study: Study, a: str, b: str) -> Table:
+    compared = [outputs(x, y) for x, y in study.together(a, b)]
+    n = len(compared)
+    values = {
+        "sequence_kl": float(np.mean([each.kl.sum() for each in compared])),
+        "answer_agreement": float(np.mean([each.same.all() for each in compared])),
+    }
+    return {
+        (name, a, b, "output", None, None, "answer"): Value(value, n)
+        for name, value in values.items()
+    }
+
+
+def at_answers(
+    study: Study,
+    name: tuple[str, str],
+    a: str,
+    b: str | None,
+    tops: Sequence[Array],
+    bottoms: Sequence[Array] | None = None,
+    errors: Sequence[Array] | None = None,
+    scale: float = 1.0,
+) -> Table:
+    """Rows of a measure that the answer's tokens have, from its values there."""
+
+    def all_rows(values: Sequence[Array]) -> list[Array]:
+        base = study.observed["base"]
+        return [spread(value, states) for value, states in zip(values, base, strict=True)]
+
+    parts = [None if values is None else all_rows(values) for values in (bottoms, errors)]
+    labels = study.answer_positions
+    return pooled(study, name, a, b, all_rows(tops), *parts, labels=labels, scale=scale)
+
+
 def lens_rows(study: Study) -> Table:
-    """What the model would say after each layer, at the last token."""
+    """What the model would say after each layer, at the rows that predict the answer."""
     table: Table = {}
+    targets = study.targets
     for a, states in study.observed.items():
-        close_call = [float(readout.margin(s.said) < CLOSE_CALL) for s in states]
-        information = map(readout.answer_information, states, study.targets)
-        table |= last_rows("lens_kl", a, None, "resid_post", [readout.lens_kl(s) for s in states])
-        table |= last_rows("answer_information", a, None, "resid_post", [*information])
-        depth = [np.array(readout.decision_depth(s)) for s in states]
-        table |= last_rows("decision_depth", a, None, "output", depth, rounding=max(close_call))
+        close_call = [(readout.margin(s.said) < CLOSE_CALL).astype(float) for s in states]
+        kl = [readout.lens_kl(s) for s in states]
+        information = [*map(readout.answer_information, states, targets)]
+        depth = [readout.decision_depth(s) for s in states]
+        table |= at_answers(study, ("lens_kl", "resid_post"), a, None, kl)
+        table |= at_answers(study, ("answer_information", "resid_post"), a, None, information)
+        table |= at_answers(study, ("decision_depth", "output"), a, None, depth, errors=close_call)
     for a, b in study.pairs:
         between = [readout.lens_js(x, y) for x, y in study.together(a, b)]
-        table |= last_rows("lens_js", a, b, "resid_post", between)
+        table |= at_answers(study, ("lens_js", "resid_post"), a, b, between)
     return table
 
 
@@ -157,54 +202,53 @@ def influence_rows(study: Study) -> Table:
         ]
         largest = max(
             float(np.abs(readout.at(x, site, target)).max())
-            for states in study.together(a, b)
-            for x, target in zip(states, targets, strict=False)
+            for states, target in zip(study.together(a, b), targets, strict=True)
+            for x in states
             for site in x.terms
             if site != "output"
         )
         for site in sites:
-            values = [change.get(site, np.array(0.0)) for change in changes]
-            table |= last_rows("influence", a, b, site, values, scale=largest)
+            values = [c.get(site, np.zeros(len(t))) for c, t in zip(changes, targets, strict=True)]
+            table |= at_answers(study, ("influence", site), a, b, values, scale=largest)
     return table
 
 
 # --- answers and certificates --------------------------------------------------------------------
 
 
-def correct(states: Sequence[States], answers: Sequence[int | None]) -> Array:
-    """Whether the answer comes first at each query's last token; NaN for queries without one."""
-    return np.array([
-        np.nan if answer is None else float(top1(s.logits[-1]) == answer)
-        for s, answer in zip(states, answers, strict=True)
-    ])  # fmt: skip
+def correct(study: Study, name: str) -> list[Array]:
+    """Whether every row of an answer puts its token first; NaN where that is not known."""
+    observed = zip(study.observed[name], study.known, strict=True)
+    return [
+        np.where(np.isnan(known), np.nan, top1(states.logits[states.answer]) == known)
+        for states, known in observed
+    ]
 
 
-def accuracy(states: Sequence[States], answers: Sequence[int | None]) -> Value:
-    known = correct(states, answers)
-    known = known[~np.isnan(known)]
-    return Value(float(known.mean()) if len(known) else float("nan"), len(known))
+class Outputs(NamedTuple):
+    """Two outputs at every row of an answer."""
+
+    js: Array
+    kl: Array
+    same: Array
 
 
-def rec2ftp(
-    base: Sequence[States],
-    a: Sequence[States],
-    reference: Sequence[States],
-    answers: Sequence[int | None],
-) -> Value:
-    """Of what base misses and the reference knows, the share that the condition knows too."""
-    zero, own, other = (correct(states, answers) for states in (base, a, reference))
-    learned = (zero == 0) & (other == 1)
-    value = float(own[learned].mean()) if learned.any() else float("nan")
-    return Value(value, int((~np.isnan(zero)).sum()))
+def outputs(a: States, b: States) -> Outputs:
+    x, y = a.logits[a.answer], b.logits[b.answer]
+    return Outputs(js(softmax(x), softmax(y)), kl_logits(x, y), top1(x) == top1(y))
 
 
 def certificate(a: Sequence[States], b: Sequence[States]) -> dict[str, float]:
-    """Outputs at each query's last token: mean and 95th percentile of JS, and top-1 agreement."""
-    last = [(x.logits[-1], y.logits[-1]) for x, y in zip(a, b, strict=True)]
-    divergences = [float(js(softmax(x), softmax(y))) for x, y in last]
+    """Outputs at all tokens of the answers: mean and 95th percentile of JS over answers, top-1
+    agreement by token and of whole answers, nats per answer."""
+    compared = [outputs(x, y) for x, y in zip(a, b, strict=True)]
+    divergences = [float(each.js.mean()) for each in compared]
     return {
         "mean_js": float(np.mean(divergences)),
         "p95_js": float(np.quantile(divergences, 0.95)),
-        "top1_agreement": float(np.mean([top1(x) == top1(y) for x, y in last])),
-        "n": len(last),
+        "top1_agreement": float(np.mean([each.same.mean() for each in compared])),
+        "answer_agreement": float(np.mean([each.same.all() for each in compared])),
+        "sequence_kl": float(np.mean([each.kl.sum() for each in compared])),
+        "n": len(compared),
+        "tokens": sum(len(each.js) for each in compared),
     }
