@@ -16,6 +16,7 @@ residual stream and to the logits. Torch-free.
 
 from interp.conditions.kinds import (
     CONTROLS,
+    STAND_INS,
     Base,
     Composed,
     Condition,
@@ -55,6 +56,7 @@ from interp.conditions.resolving import (
 __all__ = [
     "CONTROLS",
     "PEFT_TYPES",
+    "STAND_INS",
     "Added",
     "Base",
     "Composed",
