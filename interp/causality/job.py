@@ -90,8 +90,8 @@ def _pair(
             raise ConfigError(f"{settings.run} has no headline: name --{role}; it has {others}")
         if name == BASE:
             raise ConfigError(
-                f"an interchange in {settings.run} needs two conditions beside base: name --{role}; "
-                f"it has {others}"
+                f"an interchange in {settings.run} needs two conditions beside base: name "
+                f"--{role}; it has {others}"
             )
         if name not in built:
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
