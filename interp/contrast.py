@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from interp.conditions import (
+    STAND_INS,
     Base,
     Composed,
     Condition,
     FittedBias,
-    LogitBias,
     Lora,
     Neutral,
     Prompt,
@@ -104,8 +104,8 @@ class Contrast:
         for one that has such parts of its own. What only moves logits stands for the first side: it
         has the output of the second, and base's states.
         """
-        made = [part for part in parts(control) if kind(part) == "control"]
-        if any(isinstance(part, LogitBias | FittedBias) for part in made):
+        made = [part for part in parts(control) if isinstance(part, STAND_INS)]
+        if not made or any(isinstance(part, FittedBias) for part in made):
             return 0
         weights = [part for part in made if isinstance(part, RandomLora | Untrained)]
         if weights and len(weights) < len(made):
@@ -121,7 +121,7 @@ class Contrast:
     def fits(self, place: int, control: Condition) -> bool:
         """Whether the rest of a control is what both sides share and, at most, the rest of its
         side. Untrained weights take the place of all weights."""
-        rest = [part for part in parts(control) if kind(part) != "control"]
+        rest = [part for part in parts(control) if not isinstance(part, STAND_INS)]
         bare = any(isinstance(part, Untrained) for part in parts(control))
         kept = [part for part in self.shared if not (bare and is_weights(part))]
         return not _without(kept, rest) and not _without(rest, self.sides[place])

@@ -469,6 +469,7 @@ def test_what_is_no_condition_is_refused() -> None:
         (PROMPT + Lora("a"), "composed"),
         (PROMPT + RandomLora(Lora("a")), "control"),
         (Neutral(PROMPT) + Lora("a"), "control"),
+        (PROMPT + LogitBias({"a": 1.0}), "composed"),
     ],
 )
 def test_how_a_reader_groups_conditions(condition: Condition, expected: str) -> None:

@@ -117,9 +117,10 @@ PARTS: dict[str, Any] = {
     "l": {"lora": {"adapter": "l"}},
     "m": {"lora": {"adapter": "m"}},
     "tuned": {"fine_tuned": {"model": "t"}},
+    "bias": {"logit_bias": {"bias": {"a": 1.0}}},
     "push": {"steering": {"vector": "v", "layer": 0}},
 }
-D, P, Q, FEW, L, M, TUNED, PUSH = (parse_condition(name, s, {}) for name, s in PARTS.items())
+D, P, Q, FEW, L, M, TUNED, BIAS, _ = (parse_condition(name, s, {}) for name, s in PARTS.items())
 RANDOM_L, RANDOM_M = RandomLora(L), RandomLora(M)
 
 
@@ -218,6 +219,13 @@ def compared(a: Sequence[str], b: Sequence[str], **more: Any) -> tuple[dict[str,
             {"random_lora": TUNED + RANDOM_L, "untrained": Untrained()},
             {"headline": "random_lora", "b": "random_lora"},
         ),
+        (  # a logit bias that both have is a part like any other
+            ["p", "bias"],
+            ["p", "bias", "l"],
+            {},
+            {"random_lora": P + BIAS + RANDOM_L, "untrained": P + BIAS + Untrained()},
+            {"headline": "random_lora", "b": "random_lora"},
+        ),
         ("p", ["p", "push"], {}, {}, {}),  # nothing stands for a steering vector
     ],
 )
@@ -250,7 +258,9 @@ def test_controls_replace_what_a_side_has_alone(
     assert design.controls == expected
 
 
-SIDES = st.lists(st.sampled_from(["p", "q", "few", "l", "m", "push"]), unique=True, max_size=3)
+SIDES = st.lists(
+    st.sampled_from(["p", "q", "few", "l", "m", "bias", "push"]), unique=True, max_size=3
+)
 
 
 @given(a=SIDES, b=SIDES)

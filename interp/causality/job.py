@@ -92,10 +92,11 @@ def _pair(
         name = getattr(settings, role) or headline.get(role)
         others = ", ".join(other for other in built if other != BASE)
         if name is None:
-            raise ConfigError(f"{settings.run} has no headline: name --{role}, one of {others}")
+            raise ConfigError(f"{settings.run} has no headline: name --{role}; it has {others}")
         if name == BASE:
             raise ConfigError(
-                f"an interchange needs two conditions beside base: name --{role}, one of {others}"
+                f"an interchange in {settings.run} needs two conditions beside base: name "
+                f"--{role}; it has {others}"
             )
         if name not in built:
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")

@@ -17,6 +17,7 @@ residual stream and to the logits. Torch-free.
 from interp.conditions.frames import PROBE, RAW, Frame, Message, user
 from interp.conditions.kinds import (
     CONTROLS,
+    STAND_INS,
     Base,
     Composed,
     Condition,
@@ -57,6 +58,7 @@ __all__ = [
     "PEFT_TYPES",
     "PROBE",
     "RAW",
+    "STAND_INS",
     "Added",
     "Base",
     "Composed",

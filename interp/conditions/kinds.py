@@ -233,17 +233,21 @@ CONTROLS = (
     Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias,
     FittedBias, Untrained,
 )  # fmt: skip
+STAND_INS = tuple(control for control in CONTROLS if control is not LogitBias)
+"""Controls that are made of another condition. A logit bias that one writes is a control by itself,
+and a part like any other in a composition."""
 
 
 def kind(condition: Condition) -> str:
     """How a reader groups conditions: `base`, `control`, `prompt`, `weights`, `steering` or
-    `composed`. A composition with a control in it is a control."""
-    if any(isinstance(part, CONTROLS) for part in parts(condition)):
-        return "control"
+    `composed`. A composition with a stand-in in it is a control."""
     if isinstance(condition, Composed):
-        return "composed"
+        stands_in = any(isinstance(part, STAND_INS) for part in condition.conditions)
+        return "control" if stands_in else "composed"
     if isinstance(condition, Base):
         return "base"
+    if isinstance(condition, CONTROLS):
+        return "control"
     if isinstance(condition, Steering):
         return "steering"
     return "prompt" if isinstance(condition, Prompt | SoftPrompt | Prefix) else "weights"

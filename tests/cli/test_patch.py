@@ -104,13 +104,13 @@ def test_both_conditions_the_same(run: Path, capsys: pytest.CaptureFixture[str])
 def test_a_run_that_compares_with_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _written(tmp_path, {"condition": "lora_0", "reference": "base"})
     line = failed(["patch", str(path)], capsys)
-    assert "needs two conditions beside base: name --reference, one of instruction_0, " in line
+    assert "two conditions beside base: name --reference; it has instruction_0, " in line
 
 
 def test_a_run_without_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _written(tmp_path, None, adapter=())
     line = failed(["patch", str(path), "--condition", "instruction_0"], capsys)
-    assert "has no headline: name --reference, one of instruction_0, " in line
+    assert "has no headline: name --reference; it has instruction_0, " in line
 
 
 def test_a_failed_attempt_leaves_the_run_as_it_was(
