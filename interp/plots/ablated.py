@@ -10,7 +10,7 @@ Torch-free; nothing here draws.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interp.plots import reading
 from interp.plots.modules import named
@@ -20,11 +20,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DAMAGE, KEPT, CHANGE = MEASURES = ("ablation_damage", "ablation_kept", "ablation_change")
+NEEDED = 0.05
+"""Share of the LoRA's whole effect (its own KL from the condition without it) that a needed part's
+absence costs: more than this. Elsewhere too 0.95 of an effect is all of it (the scorecard's
+threshold for an emulation); a bound in nats would call all parts of a weak LoRA spare."""
+
 TELLING = 0.1
-"""A by-product's least share of the LoRA's internal change; its damage is within tolerance."""
+"""A by-product's least share of the LoRA's internal change; the output does not need it."""
 
 BLOCK, EVERY = "block", "every"
 NUMBERS = tuple(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high"))
+
+
+def needed(kept: Any) -> Any:
+    """Whether a part is needed, from the effect kept without it. NaN is neither that nor spare."""
+    return kept < 1 - NEEDED
+
+
+def by_product(kept: Any, change: Any) -> Any:
+    """Whether much internal change hangs on a part and little of the output: no needed part."""
+    return (kept >= 1 - NEEDED) & (change >= TELLING)
 
 
 def conditions(run: Run) -> list[str]:
@@ -71,6 +86,16 @@ class Parts:
             single[off],
             single[~off],
         )
+
+    @property
+    def effect(self) -> float:
+        """KL of the whole LoRA from the condition without it, nats, from what is kept without its
+        most damaging module; NaN where no module's absence does any damage."""
+        known = self.modules[self.modules[KEPT] < 1]
+        if known.empty:
+            return float("nan")
+        worst = known.loc[known[DAMAGE].idxmax()]
+        return float(worst[DAMAGE] / (1 - worst[KEPT]))
 
     @property
     def kinds(self) -> list[str]:

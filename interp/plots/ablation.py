@@ -14,13 +14,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.plots import grids, lines, reading, style
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, TELLING, Parts, conditions
+from interp.plots.ablated import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, conditions
 from interp.plots.byproducts import FLOORS, marks, scatter
 from interp.plots.grids import Grid
 from interp.plots.lines import Look
 from interp.plots.panels import Drawing, Place
 from interp.plots.shares import share_range, thin_lines
-from interp.plots.text import label
+from interp.plots.text import label, number
 from interp.plots.words import NAMES
 from interp.results import Run
 
@@ -83,7 +83,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
         title=f"Parts of {' and '.join(names[:MOST])}: what the behaviour needs, and by-products",
         pairs=[],
         queries=queries,
-        note=_note(run, [block.parts for block in blocks], names),
+        note=_note([block.parts for block in blocks], names),
         plot=round(drawing.height),
         legend=True,
         left=_LEFT,
@@ -135,7 +135,7 @@ def _first(block: _Block, place: Place, ends: list[float], colour: str) -> None:
 
 
 def _directions(block: _Block, place: Place, colour: str, most: int = 10) -> None:
-    """The single directions without which least is kept, most needed on top."""
+    """The single directions without which least is kept, the least on top."""
     frame = block.parts.directions.sort_values(KEPT, kind="stable").head(most)
     numbers = frame["position"].str.removeprefix("direction ")
     names = [f"{n} · {i}" for n, i in zip(frame["name"], numbers, strict=True)]
@@ -174,7 +174,7 @@ def _modules(block: _Block) -> None:
     top = block.top + block.height - block.lower - _GAP
     place = Place(0, top, 420, block.lower)
     heading = f"{block.prefix}without a module: damage against internal change"
-    scatter(block.run, block.parts, block.drawing, place, heading)
+    scatter(block.parts, block.drawing, place, heading)
     left, gap = 490.0, 80.0
     width = (block.drawing.width - left - gap) / 2
     _map(block, Place(left, top, width, block.lower), DAMAGE)
@@ -217,16 +217,16 @@ def _one_entry_each(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def _note(run: Run, found: Sequence[Parts], names: Sequence[str]) -> str:
+def _note(found: Sequence[Parts], names: Sequence[str]) -> str:
     kept = any(p.blocks or len(p.first) or len(p.directions) for p in found)
     modules, single = any(len(p.modules) for p in found), any(len(p.directions) for p in found)
-    tolerance = run.manifest["interchange"]["tolerance"]
+    effects = [f"{number(p.effect)} nats" for p in found if len(p.modules)]
     parts = [
         "Kept: 1 − KL(whole ‖ what is left) / KL(whole ‖ no LoRA), of the output; 1: all of the "
         "LoRA's effect, 0: none"
         if kept
         else "",
-        "Directions: singular, of a module's update, 0 the largest; the most needed are shown"
+        "Directions: singular, of a module's update, 0 the largest; shown: least kept without"
         if single
         else "",
         "Damage: KL(whole ‖ without the module), nats. Internal change: how far the residual "
@@ -235,7 +235,8 @@ def _note(run: Run, found: Sequence[Parts], names: Sequence[str]) -> str:
         "the edge"
         if modules
         else "",
-        f"Shaded: by-products, damage ≤ {tolerance:g} nats (the tolerance), change ≥ {TELLING:g}"
+        f"Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
+        f"({', '.join(effects)}), change ≥ {TELLING:g}"
         if modules
         else "",
         f"Also ablated, in the table: {', '.join(names[MOST:])}" if len(names) > MOST else "",

@@ -1,6 +1,6 @@
 """Modules off, one mark each: what it costs the output against what it changes inside.
 
-    scatter(run, Parts.of(run, "lora"), drawing, Place(0, 0, 420, 300), "modules")
+    scatter(Parts.of(run, "lora"), drawing, Place(0, 0, 420, 300), "modules")
 
 High: needed. Low and far to the right: a by-product. Both axes are logarithmic.
 """
@@ -14,11 +14,20 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.plots import style
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, NUMBERS, TELLING, Parts
+from interp.plots.ablated import (
+    CHANGE,
+    DAMAGE,
+    KEPT,
+    NEEDED,
+    NUMBERS,
+    TELLING,
+    Parts,
+    by_product,
+    needed,
+)
 from interp.plots.panels import Drawing, Place, beside
 from interp.plots.text import label
 from interp.plots.words import NAMES
-from interp.results import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
 FLOORS = {DAMAGE: 1e-5, CHANGE: 1e-3}
 """Smaller numbers are drawn at the edge."""
 
-NEEDED, SPARE = 6, 3
-"""How many of the most damaging modules and of the clearest by-products have their names."""
+MOST, SPARE = 6, 3
+"""How many of the needed modules and of the clearest by-products have their names."""
 
 _SHADE = {"fillcolor": style.faded("#56B4E9", 0.12), "line": {"width": 0}}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
@@ -58,12 +67,12 @@ def marks(frame: pd.DataFrame, condition: str, names: Sequence[str]) -> go.Scatt
     )
 
 
-def scatter(run: Run, parts: Parts, drawing: Drawing, place: Place, heading: str) -> None:
-    """One colour and symbol per kind of module; the most damaging and the by-products named."""
+def scatter(parts: Parts, drawing: Drawing, place: Place, heading: str) -> None:
+    """One colour and symbol per kind of module; the needed and the by-products named."""
     frame = parts.modules[parts.modules[[DAMAGE, CHANGE]].notna().all(axis=1)]
     if frame.empty:
         return
-    limits = {CHANGE: TELLING, DAMAGE: _tolerance(run)}
+    limits = {CHANGE: TELLING, DAMAGE: np.fmax(NEEDED * parts.effect, FLOORS[DAMAGE])}
     ends = {m: _ends(np.append(frame[m].to_numpy(float), limits[m]), m) for m in limits}
     axes = drawing.add(
         place,
@@ -87,7 +96,7 @@ def scatter(run: Run, parts: Parts, drawing: Drawing, place: Place, heading: str
             marker={**look, "opacity": 0.85, "line": {"width": 0.6, "color": "white"}},
         )
         drawing.draw([trace], axes)
-    _names(frame, drawing, place, axes, ends, limits)
+    _names(frame, drawing, place, axes, ends)
     _corner(drawing.figure, axes, ends, limits)
 
 
@@ -97,13 +106,11 @@ def _names(
     place: Place,
     axes: dict[str, str],
     ends: dict[str, list[float]],
-    limits: dict[str, float],
 ) -> None:
-    """The most damaging modules, and the by-products that change most."""
-    harmless = frame[DAMAGE] <= limits[DAMAGE]
-    spare = frame[harmless & (frame[CHANGE] >= limits[CHANGE])].nlargest(SPARE, CHANGE)
-    order = list(dict.fromkeys([*frame.nlargest(NEEDED, DAMAGE).index, *spare.index]))
-    named, size = frame.loc[order], [place.width, place.height]
+    """Of the needed modules the most damaging, of the by-products those that change most."""
+    worst = frame[needed(frame[KEPT])].nlargest(MOST, DAMAGE)
+    spare = frame[by_product(frame[KEPT], frame[CHANGE])].nlargest(SPARE, CHANGE)
+    named, size = frame.loc[[*worst.index, *spare.index]], [place.width, place.height]
     pixels, others = (_fractions(part, ends) * size for part in (named, frame))
     sides = beside(pixels, named["name"].tolist(), others, place)
     shown = [side is not None for side in sides]
@@ -125,10 +132,6 @@ def _fractions(frame: pd.DataFrame, ends: dict[str, list[float]]) -> np.ndarray:
     """`[part, 2]`: where marks stand, as fractions of the panel."""
     found = [(np.log10(_drawn(frame, m)) - ends[m][0]) / np.ptp(ends[m]) for m in (CHANGE, DAMAGE)]
     return np.stack(found, axis=1)
-
-
-def _tolerance(run: Run) -> float:
-    return max(float(run.manifest["interchange"]["tolerance"]), FLOORS[DAMAGE])
 
 
 def _corner(

@@ -226,13 +226,14 @@ def _attribution(of: Patched) -> Iterator[str]:
 
 def _ablation(of: Patched) -> Iterator[str]:
     for condition in of.pair:
-        strongest = lora_parts.strongest(of, condition)
-        if strongest.rows:
-            yield _joined(
-                f"Parts of {condition} whose absence does most damage [nats]",
-                strongest,
-                lambda row: f"{row[1].text}: {_full(row[2])}",
-            )
+        spare, bound = lora_parts.spare_kinds(of, condition), lora_parts.BOUND
+        worst = [
+            f"{row[1].text} {_full(row[2])}" for row in lora_parts.strongest(of, condition).rows
+        ]
+        worst += [f"no single {' or '.join(spare)}"] if spare else []
+        if worst:
+            title = f"Damage of more than {bound}, without part of {condition} [nats]"
+            yield f"{title}: {'; '.join(worst)}."
     few, products = lora_parts.few_directions(of), lora_parts.by_products(of, most=1000)
     if few.rows:
         yield _joined(
@@ -242,7 +243,7 @@ def _ablation(of: Patched) -> Iterator[str]:
         )
     if products.rows:
         yield _joined(
-            "By-products (much internal change, little damage)",
+            f"By-products (much internal change, damage up to {lora_parts.BOUND})",
             products,
             lambda row: f"{row[0].text}, {row[1].text}: change {row[4].text}, damage {row[2].text}",
             most=3,

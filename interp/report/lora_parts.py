@@ -1,6 +1,6 @@
 """Tables of what happens without some parts of a LoRA: what the output needs, and what it does not.
 
-ablation(of).rows[0]         # the part whose absence does most damage
+ablation(of).rows[0]         # the needed part whose absence does most damage
 by_products(of)              # much internal change hangs on these, and little of the output
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from interp.plots.ablated import TELLING
+from interp.plots.ablated import NEEDED, TELLING, by_product, needed
 from interp.plots.text import visible
 from interp.report.interchange import Patched
 from interp.report.tables import Cell, Table, estimate
 
+KINDS = ("layer", "module", "direction")
 PARTS = ("ablation_damage", "ablation_kept", "ablation_change")
 
 
@@ -45,6 +46,11 @@ class Part(NamedTuple):
         """The value of a measure; NaN where there is none."""
         return float(self.rows[measure]["value"]) if measure in self.rows else float("nan")
 
+    @property
+    def needed(self) -> bool:
+        """Whether the output needs it."""
+        return bool(needed(self.number("ablation_kept")))
+
     def cells(self, *measures: str) -> list[Cell]:
         """Measures with their intervals; a dash for what was not measured."""
         rows = map(self.rows.get, measures)
@@ -71,30 +77,50 @@ def _or_least(x: float) -> float:
     return float("-inf") if x != x else x
 
 
+BOUND = f"{100 * NEEDED:g} % of the LoRA's whole effect"
+"""What the absence of a needed part costs more than, and that of a by-product at most."""
+
+
 def ablation(of: Patched, most: int = 15) -> Table:
-    """The parts of the LoRA that the output needs most."""
-    found = parts(of)
-    words = f"Parts of the LoRA switched off, one at a time{_cut(len(found), most, 'damage')}."
-    return _parts(of, words, found[:most])
+    """The parts of the LoRA that the output needs; none of them is among `by_products`."""
+    every = parts(of)
+    found = [part for part in every if part.needed]
+    words = f"Parts that the output needs: switched off alone, each costs more than {BOUND}"
+    return _parts(
+        of,
+        f"{words}; {len(found)} of {len(every)} do{_cut(len(found), most, 'damage')}.",
+        found[:most],
+    )
 
 
 def strongest(of: Patched, condition: str) -> Table:
-    """The layer, the module and the direction of a condition whose absence does most damage."""
-    first = {part.kind: part for part in reversed(parts(of)) if part.condition == condition}
-    found = [first[kind] for kind in ("layer", "module", "direction") if kind in first]
+    """The layer, the module and the direction of a condition whose absence does most damage, where
+    it is needed."""
+    own = [part for part in parts(of) if part.condition == condition and part.needed]
+    first = {part.kind: part for part in reversed(own)}
+    found = [first[kind] for kind in KINDS if kind in first]
     return _parts(of, "The strongest layer, module and direction.", found)
+
+
+def spare_kinds(of: Patched, condition: str) -> list[str]:
+    """The kinds of parts of which no single one is needed."""
+    own = [part for part in parts(of) if part.condition == condition]
+    required = {part.kind for part in own if part.needed}
+    measured = {
+        part.kind for part in own if part.number("ablation_kept") == part.number("ablation_kept")
+    }
+    return [kind for kind in KINDS if kind in measured - required]
 
 
 def by_products(of: Patched, most: int = 10) -> Table:
     """Parts on which much of the internal change hangs and little of the output."""
-    least = of.found["tolerance"]
     found = [
         part
         for part in parts(of)
-        if part.number("ablation_damage") <= least and part.number("ablation_change") >= TELLING
+        if by_product(part.number("ablation_kept"), part.number("ablation_change"))
     ]
     found.sort(key=lambda part: -part.number("ablation_change"))
-    words = f"By-products: damage ≤ {least:g} nats, change ≥ {TELLING:g}"
+    words = f"By-products: damage ≤ {BOUND}, change ≥ {TELLING:g}"
     return _parts(of, f"{words}{_cut(len(found), most, 'change')}.", found[:most])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from planted_heads import ADAPTERS, DISTRACTORS, ELSEWHERE, NEUTRAL, PLANTED, PR
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp.causal.ablation import ablate, parts_of, rows
 from interp.causal.cells import Cell
-from interp.causal.effects import Effects
+from interp.causal.effects import Effects, Scale
 from interp.causal.interchange import Sweep, interchange, no_op, observe, partners
 from interp.causal.patching import patched
 from interp.conditions import Base, Lora, Prompt
@@ -30,7 +32,11 @@ from interp.edits import Edit, replace
 from interp.errors import ConfigError
 from interp.measures.output import kl_divergence
 from interp.names import Site
+from interp.plots.ablated import Parts
 from interp.queries import Encoded, Query, encode
+from interp.report.interchange import Patched
+from interp.report.lora_parts import ablation, by_products
+from interp.results import Run, as_table
 from interp.subject import Batch, Subject, load
 
 SAID = {
@@ -428,3 +434,33 @@ def test_a_head_that_writes_the_second_token_is_found_in_the_answer(made: Made) 
         ):
             assert layers(effects, site, position) == []
     assert no_op(made.subject, plan, queries, made.caches) == 0
+
+
+# --- parts of an adapter --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["same", "elsewhere"])
+def test_the_planted_part_is_needed_and_the_distractors_are_by_products(
+    made: Made, condition: str
+) -> None:
+    """Whatever the size of the effect: the bound is a share of it, and no part is on both lists."""
+    subject, queries = made.subject, made.queries
+    parts = parts_of(subject, condition, ("layers", "modules"))
+    keys = [query.key for query in queries]
+    scale = Scale.of(keys, 0, 0, 0, tolerance=0.02)
+    found = ablate(subject, condition, parts, queries)
+    weak = replace_fields(found, damage=found.damage / 500, apart=found.apart / 500)
+    planted = {f"layer {CARRIER[condition][0]}"}
+    for ablated in (found, weak):
+        table = as_table(rows(condition, parts, ablated, scale))
+        run = Run(made.folder, table, {}, {"conditions": {}})
+        of = Patched(run, "prompt", condition, "base", {"tolerance": 0.02})
+        needed = {row[1].text for row in ablation(of).rows}
+        spare = {row[1].text for row in by_products(of).rows}
+        assert {name for name in needed if name.startswith("layer")} == planted
+        assert {name for name in spare if name.startswith("layer")} >= {
+            f"layer {layer}" for layer, _ in DISTRACTORS if layer < CARRIER[condition][0]
+        }
+        assert not needed & spare
+        drawn = Parts.of(run, condition)
+        assert drawn.effect == pytest.approx(ablated.apart.mean())

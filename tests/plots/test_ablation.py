@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from plots.synthetic_parts import CONDITION, MODULES, RANK
+from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
 from interp.plots import reading
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, MEASURES, TELLING, Parts
+from interp.plots.ablated import CHANGE, DAMAGE, KEPT, MEASURES, NEEDED, TELLING, Parts
 from interp.plots.ablation import ablation
 from interp.plots.panels import Drawing, Place, beside
 from interp.plots.tidy import tidy
 from interp.results import Run, as_table
-
-TOLERANCE = 0.02
 
 
 def with_table(run: Run, table: pd.DataFrame) -> Run:
@@ -79,24 +77,29 @@ def test_lines_and_maps_carry_the_table(run: Run) -> None:
 
 def test_the_most_damaging_modules_and_the_by_products_are_named(run: Run) -> None:
     table = run.table.copy()
-    module = table["measure"].isin((DAMAGE, CHANGE)) & table["site"].str.startswith("model.")
+    module = table["measure"].isin(MEASURES) & table["site"].str.startswith("model.")
     off = module & (table["position"] == "off").fillna(False)
 
     def put(measure: str, value: float, site: str | None = None) -> None:
         here = off & (table["measure"] == measure)
         table.loc[here if site is None else here & (table["site"] == site), "value"] = value
 
-    put(DAMAGE, 1e-4)
-    put(CHANGE, 0.01)
-    for site, damage, change in (
-        ("model.layers.1.self_attn.o_proj", 2.0, 0.02),
-        ("model.layers.2.mlp.gate_proj", 0.9 * TOLERANCE, 0.8),
-        ("model.layers.3.mlp.up_proj", 1.5 * TOLERANCE, 0.5),
-    ):
+    def damaged(damage: float, site: str | None = None) -> None:
         put(DAMAGE, damage, site)
+        put(KEPT, 1 - damage / APART, site)
+
+    damaged(1e-4)
+    put(CHANGE, 0.01)
+    for site, share, change in (
+        ("model.layers.1.self_attn.o_proj", 0.8, 0.02),
+        ("model.layers.2.mlp.gate_proj", 0.9 * NEEDED, 0.8),
+        ("model.layers.3.mlp.up_proj", 1.5 * NEEDED, 0.5),
+    ):
+        damaged(share * APART, site)
         put(CHANGE, change, site)
     changed = with_table(run, table)
-    assert {"L1 o", "L2 gate", "L3 up"} <= set(named(changed))
+    assert sorted(named(changed)) == ["L1 o", "L2 gate", "L3 up"]  # and no harmless idle one
+    assert f"({APART} nats)" in ablation(changed).layout.meta["caption"].replace("2.50", "2.5")
     figure = ablation(changed)
     shade = next(s for s in figure.layout.shapes if s.type == "rect")
     axes = [figure.layout[f"{a}axis{shade[f'{a}ref'].split()[0][1:]}"] for a in "xy"]
@@ -104,7 +107,7 @@ def test_the_most_damaging_modules_and_the_by_products_are_named(run: Run) -> No
         10 ** (a.range[0] + share * (a.range[1] - a.range[0]))
         for a, share in zip(axes, (shade.x0, shade.y1), strict=True)
     )
-    assert (left, top) == (pytest.approx(TELLING), pytest.approx(TOLERANCE))
+    assert (left, top) == (pytest.approx(TELLING), pytest.approx(NEEDED * APART))
 
 
 def test_the_single_directions_are_those_without_which_least_is_kept(run: Run) -> None:

@@ -202,8 +202,9 @@ def test_names_stay_text(make: Callable[..., Path]) -> None:
 def test_what_the_output_needs_and_what_it_does_not(of: Patched) -> None:
     needed, products = lora_parts.ablation(of), lora_parts.by_products(of)
     assert needed.rows[0][1].text == "layer 1"
-    assert len(needed.rows) == 15
-    assert "the 15 of 28 with most damage" in needed.caption
+    assert len(needed.rows) == 7  # layer 1, its modules and their directions
+    assert all("1" in row[1].text for row in needed.rows)
+    assert "7 of 28 do." in needed.caption
     assert [row[1].text for row in products.rows[:2]] == [
         "layer 2",
         "model.layers.2.self_attn.q_proj",
@@ -273,7 +274,10 @@ def test_every_finding_has_its_line(run: Run) -> None:
         "not reached; all heads 0.970.",
         "Spearman, median of moves: head outputs by head 0.85 (0.83 to 0.87).",
         "Effect kept by the k largest directions of every module: lora, k = 0: 0.00;",
-        "By-products (much internal change, little damage): lora, layer 2: change 0.800",
+        "Damage of more than 5 % of the LoRA's whole effect, without part of lora [nats]: layer 1 "
+        "0.900 [0.810, 0.990]; model.layers.1.self_attn.q_proj 0.450",
+        "By-products (much internal change, damage up to 5 % of the LoRA's whole effect): lora, "
+        "layer 2: change 0.800",
     ):
         assert line in said
 
