@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,19 +105,22 @@ def test_a_cache_that_is_not_the_setting_s_is_an_error(bench: Bench) -> None:
         bench.kl(after_virtual(base, "prefix", 2), "matched", cache)
 
 
-def test_the_certificate_is_of_the_queries_last_tokens(bench: Bench) -> None:
+def test_the_certificate_is_of_every_token_of_the_answers(bench: Bench) -> None:
     settings, before = bench.settings, bench.subject.settings["prompt"].prefix
     target, said = Plain.of(settings.model, settings.adapter), Plain.of(settings.model)
-    js, same = [], []
-    for text, _ in MATCHED:
-        asked = Asked.of(settings.model, text)
-        p, q = target.logits(asked)[0].softmax(-1), said.logits(asked, before)[0].softmax(-1)
+    js, same, whole = [], [], []
+    for text, answer in MATCHED:
+        asked = Asked.of(settings.model, text, answer)
+        p, q = target.logits(asked).softmax(-1), said.logits(asked, before).softmax(-1)
         m = (p + q) / 2
-        js.append(float((p * (p / m).log() + q * (q / m).log()).sum() / 2))
-        same.append(float(p.argmax() == q.argmax()))
+        js.append(float((p * (p / m).log() + q * (q / m).log()).sum(-1).mean() / 2))
+        same.append(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
+        whole.append(float((p * (p / q).log()).sum()))
     found = bench.certificate("prompt", "matched")
     assert found["mean_js"] == pytest.approx(np.mean(js), rel=1e-4)
-    assert found["top1_agreement"] == np.mean(same)
+    assert found["top1_agreement"] == pytest.approx(np.mean(same))
+    assert found["sequence_kl"] == pytest.approx(np.mean(whole), rel=1e-4)
+    assert found["tokens"] > found["n"]
     assert not found["passed"]
     assert found["n"] == len(found["outside"]) == 3
     assert bench.certificate("target", "heldout")["passed"]
@@ -166,5 +170,6 @@ def test_a_prompt_target_that_merges_with_a_query(settings: Emulation, tmp_path:
 
 def test_more_than_the_model_reads(bench: Bench) -> None:
     base = bench.subject.settings["base"]
+    long = SimpleNamespace(get_seq_length=lambda: 255, layers=[])
     with pytest.raises(QueryError, match=r"\d+ tokens before and in a query, the model reads 256"):
-        bench.kl(after_virtual(base, "prefix", 255), "matched", object())
+        bench.kl(after_virtual(base, "prefix", 255), "matched", long)
