@@ -108,19 +108,18 @@ def test_a_cache_that_is_not_the_setting_s_is_an_error(bench: Bench) -> None:
 def test_the_certificate_is_of_every_token_of_the_answers(bench: Bench) -> None:
     settings, before = bench.settings, bench.subject.settings["prompt"].prefix
     target, said = Plain.of(settings.model, settings.adapter), Plain.of(settings.model)
-    js, same, whole = [], [], []
-    for text, answer in MATCHED:
-        asked = Asked.of(settings.model, text, answer)
+    js, same, tokens = [], [], 0
+    for query in MATCHED:
+        asked = Asked.of(settings.model, *query)
         p, q = target.logits(asked).softmax(-1), said.logits(asked, before).softmax(-1)
         m = (p + q) / 2
         js.append(float((p * (p / m).log() + q * (q / m).log()).sum(-1).mean() / 2))
         same.append(float((p.argmax(-1) == q.argmax(-1)).double().mean()))
-        whole.append(float((p * (p / q).log()).sum()))
+        tokens += len(p)
     found = bench.certificate("prompt", "matched")
+    assert found["tokens"] == tokens > len(MATCHED)
     assert found["mean_js"] == pytest.approx(np.mean(js), rel=1e-4)
-    assert found["top1_agreement"] == pytest.approx(np.mean(same))
-    assert found["sequence_kl"] == pytest.approx(np.mean(whole), rel=1e-4)
-    assert found["tokens"] > found["n"]
+    assert found["top1_agreement"] == np.mean(same)
     assert not found["passed"]
     assert found["n"] == len(found["outside"]) == 3
     assert bench.certificate("target", "heldout")["passed"]
