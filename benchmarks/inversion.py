@@ -27,7 +27,7 @@ from interp.matching.bench import BASE, Bench
 from interp.matching.coordinate import Budget, Found, Words, random_search, search
 from interp.matching.prefixes import Ids, Scorer
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.wording import scorer, tail_of, words
+from interp.matching.wording import scorer, slot_of, words
 from interp.measures.output import kl_divergence
 from interp.statistics import generator_of
 
@@ -127,8 +127,9 @@ def main() -> None:
     """Race and time, keep both."""
     settings = Emulation(**bundled_emulation(Path("unused")) | {"limit": QUERIES, "floor": ()})
     bench = Bench.open(settings)
-    allowed = words(bench, settings.separator)
-    score = scorer(bench, bench.wanted["matched"], tail_of(bench.subject, settings.separator))
+    slot = slot_of(bench, settings.separator)
+    allowed = words(bench, slot)
+    score = scorer(bench, bench.wanted["matched"], slot)
     rows = race(score, allowed)
     scoring = speed(bench, score, allowed)
     kept = {

@@ -100,7 +100,34 @@ class Loading(BaseModel):
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
-class Experiment(Loading):
+class Framing(Loading):
+    """Where queries stand, and who answers them."""
+
+    chat: bool = False
+    """Every query is a user's message, written by the tokenizer's chat template in all conditions;
+    a prompt file's text stands at the beginning of that message."""
+    frame: ChatFrame | None = None
+    """A chat with variables of its template (YAML only): `frame: {template_options: {...}}`."""
+    answer_tokens: int = Field(default=0, ge=0)
+    """Most tokens of the answers that conditions write themselves (0: none are written)."""
+    temperature: float = Field(default=0, ge=0)
+    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
+
+    @property
+    def framed(self) -> Frame:
+        """Where queries stand."""
+        return Frame(
+            self.chat or self.frame is not None, self.frame.template_options if self.frame else {}
+        )
+
+    def system(self, path: Path) -> Prompt:
+        """A file's text as a system message, which only a chat has."""
+        if not self.framed.chat:
+            raise ConfigError("--system-file is a chat's system message: add --chat")
+        return Prompt(system=read_prompt(path))
+
+
+class Experiment(Framing):
     """Compare one model under prompts and adapters, on the same queries."""
 
     model: str
@@ -119,19 +146,10 @@ class Experiment(Loading):
     """More queries, reported apart: those that nothing was fitted on."""
     separator: str = "\n"
     """Written between a prompt file's text and the query."""
-    chat: bool = False
-    """Every query is a user's message, written by the tokenizer's chat template in all conditions;
-    a prompt file's text stands at the beginning of that message."""
     system_file: tuple[Path, ...] = ()
     """Text files, each a system message of a --chat. One is `prompt`, several `prompt_0`, ..."""
-    frame: ChatFrame | None = None
-    """A chat with variables of its template (YAML only): `frame: {template_options: {...}}`."""
     answers_from: str | None = None
     """Condition whose own answer is forced on all others (none: the answers of the queries)."""
-    answer_tokens: int = Field(default=0, ge=0)
-    """Most tokens that every condition writes as its own answer (0: none)."""
-    temperature: float = Field(default=0, ge=0)
-    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
     compare: tuple[str, str] | None = None
@@ -172,7 +190,7 @@ class Experiment(Loading):
         """All conditions by name, in the order in which they are shown; `base` is always first."""
         built: dict[str, Condition] = {"base": Base()}
         texts = [Prompt(text=read_prompt(p), separator=self.separator) for p in self.prompt_file]
-        systems = [system_prompt(path, self.framed) for path in self.system_file]
+        systems = [self.system(path) for path in self.system_file]
         for name, prompt in _named("prompt", (*systems, *texts)):
             built[name] = prompt
         for name, adapter in _named("lora", self.adapter):
@@ -194,11 +212,6 @@ class Experiment(Loading):
         if self.answers_from is not None and not self.answer_tokens:
             raise ConfigError("--answers-from needs --answer-tokens: how many tokens it writes")
         return built
-
-    @property
-    def framed(self) -> Frame:
-        """Where queries stand."""
-        return framed(self.chat, self.frame)
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
         """The controls that were asked for and have something to control."""
@@ -269,13 +282,14 @@ def bundled_families(out: Path) -> dict[str, Any]:
     }
 
 
-class Distillation(Loading):
+class Distillation(Framing):
     """Train a LoRA whose outputs without a prompt match the model's outputs with it."""
 
     model: str
     """Model folder or hub id."""
     queries: Path
-    """JSONL file of training queries; their answers, where given, are matched too."""
+    """JSONL file of training queries; the answers matched are theirs, or with --answer-tokens those
+    that the prompted model writes."""
     out: Path
     """Folder of the adapter."""
     prompt_file: Path | None = None
@@ -286,16 +300,6 @@ class Distillation(Loading):
     """Queries for the second certificate; never trained on."""
     separator: str = "\n"
     """Written between the prompt file's text and the query."""
-    chat: bool = False
-    """Every query is a user's message, written by the tokenizer's chat template with the prompt and
-    without; a prompt file's text stands at the beginning of that message."""
-    frame: ChatFrame | None = None
-    """A chat with variables of its template (Python only)."""
-    answer_tokens: int = Field(default=0, ge=0)
-    """Most tokens that the prompted model writes as its own answer, which is matched (0: the
-    answers of the queries)."""
-    temperature: float = Field(default=0, ge=0)
-    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
     positions: Literal["answer", "all"] = "answer"
     """Match where the answer's tokens are predicted, or at every token of the query as well."""
     rank: int = Field(default=8, ge=1)
@@ -328,30 +332,13 @@ class Distillation(Loading):
     """Replace an adapter in `out`."""
 
     @property
-    def framed(self) -> Frame:
-        """Where queries stand."""
-        return framed(self.chat, self.frame)
-
-    @property
     def prompt(self) -> Prompt:
         """What is imitated; a ConfigError unless it is exactly one thing."""
         if self.system_file is not None and self.prompt_file is None:
-            return system_prompt(self.system_file, self.framed)
+            return self.system(self.system_file)
         if self.prompt_file is not None and self.system_file is None:
             return Prompt(text=read_prompt(self.prompt_file), separator=self.separator)
         raise ConfigError("give exactly one of --prompt-file and --system-file")
-
-
-def framed(chat: bool, frame: ChatFrame | None) -> Frame:
-    """The frame that settings ask for."""
-    return Frame(chat or frame is not None, frame.template_options if frame else {})
-
-
-def system_prompt(path: Path, frame: Frame) -> Prompt:
-    """A file's text as a system message, which only a chat has."""
-    if not frame.chat:
-        raise ConfigError("--system-file is a chat's system message: add --chat")
-    return Prompt(system=read_prompt(path))
 
 
 def read_prompt(path: Path) -> str:

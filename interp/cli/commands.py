@@ -196,13 +196,12 @@ def match_invert(words: Sequence[str]) -> None:
     settings = read_flags(Inversion, words, "interp match invert")
     from interp.matching.invert import EXPERIMENT, invert
 
-    with counting("steps") as counter:
-        done = 0
+    console().print("loading and comparing with plain Hugging Face ...")
+    with counting() as counter:
 
         def progress(name: str, step: int, of: int, best: float) -> None:
-            nonlocal done
-            counter.add(name, step - done, of, f"KL {best:.4f} nats")
-            done = step
+            note = "" if best != best else f"KL {best:.4f} nats"
+            counter.add(name, step - counter.done.get(name, 0), of, note)
 
         log = invert(settings, progress)
     for score in log["scores"]:
@@ -211,8 +210,10 @@ def match_invert(words: Sequence[str]) -> None:
         print(
             f"{score['queries']}: strength {shown['strength']} "
             f"[{shown['ci_low']}, {shown['ci_high']}]: KL {score['kl']:.4f} nats "
-            f"(base {score['ceiling']:.4f}{floor}); top-1 agreement {shown['top1_agreement']} "
-            f"on {score['n']} queries"
+            f"(base {score['ceiling']:.4f}{floor}); top-1 agreement {shown['top1_agreement']}, "
+            f"answer agreement {shown['answer_agreement']}, "
+            f"sequence KL {shown['sequence_kl']} nats on {score['n']} queries "
+            f"({score['tokens']} answer tokens)"
         )
     print(f"emulation: {describe(parse_condition('emulation', log['condition'], {}))}")
     print(f"go on with: interp diverge {settings.out / EXPERIMENT} --out RUN")

@@ -7,7 +7,7 @@ bench.strength(bench.kl("prompt", "heldout"), "heldout")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,18 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.conditions import Base, Condition, Lora, Setting, describe
+from interp.conditions import RAW, Base, Condition, Frame, Lora, Setting, describe
 from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, read_queries
 from interp.subject import Batch, Subject, load
-from interp.subject.aligning import encode_groups
+from interp.subject.aligning import check_lengths, encode_groups
+
+Groups = dict[str, list[Encoded]]
+Answered = Callable[[Subject, Groups], Groups]
+"""Gives every group's queries their answers."""
 
 BASE, TARGET, FLOOR = "base", "target", "floor_"
 
@@ -34,7 +38,7 @@ class Bench:
 
     settings: Emulation
     subject: Subject
-    queries: dict[str, list[Encoded]]
+    queries: Groups
     wanted: dict[str, Examples] = field(repr=False)
 
     @classmethod
@@ -43,19 +47,27 @@ class Bench:
         settings: Emulation,
         conditions: Mapping[str, Condition] | None = None,
         asked: Mapping[str, Sequence[Query]] | None = None,
+        frame: Frame = RAW,
+        answered: Answered | None = None,
     ) -> Bench:
         """Load and verify the model under all conditions; `asked` are the matched and held-out
-        queries of the settings, unless others are given."""
+        queries of the settings, unless others are given, `answered` gives them other answers than
+        their own, `frame` says where they stand."""
         groups = asked or read_groups(settings)
         floor = {f"{FLOOR}{i}": Lora(adapter) for i, adapter in enumerate(settings.floor)}
         every = {BASE: Base(), TARGET: settings.target, **floor, **(conditions or {})}
         subject = load(
             settings.model,
             every,
-            [next(iter(groups.values()))[0].text],
+            [next(iter(groups.values()))[0]],
+            frame=frame,
             **settings.loading,
         )
         queries = encode_groups(subject, every, groups)
+        if answered is not None:
+            queries = answered(subject, queries)
+            for some in queries.values():
+                check_lengths(subject, some)
         target, size = subject.settings[TARGET], settings.batch_size
         wanted = {name: examples(subject, target, some, size) for name, some in queries.items()}
         return cls(settings, subject, queries, wanted)
@@ -69,8 +81,8 @@ class Bench:
         wanted, size, found = self.wanted[group], self.settings.batch_size, []
         for start in range(0, len(wanted), size):
             some = wanted.of(range(start, min(start + size, len(wanted))))
-            said = self.subject.run(setting, some.batch, cache)
-            found.append(some.kl(said).cpu().numpy())
+            said = some.said(self.subject, setting, cache)
+            found.append(some.divergence(said).cpu().numpy())
         return np.concatenate(found)
 
     def strength(self, kl: Float[ndarray, " query"], group: str) -> Strength:

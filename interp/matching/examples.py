@@ -1,7 +1,8 @@
 """What a condition says on some queries, ready for others to match.
 
     wanted = examples(subject, subject.settings["lora"], queries, batch_size=64)
-    wanted.kl(logits)                   # KL(lora ‖ logits) of every query, nats
+    said = wanted.said(subject, setting, cache)
+    wanted.divergence(said)             # KL(lora ‖ setting) of every query, nats
 
 Matched are the positions that predict a query's answer: its last token, and the answer's own but
 the last. A query without an answer is matched at its last token.
@@ -10,7 +11,8 @@ the last. A query without an answer is matched at its last token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +24,7 @@ from interp.measures import wide
 from interp.measures.output import kl_divergence
 from interp.names import Site
 from interp.queries import Encoded
-from interp.subject import Batch, Subject
+from interp.subject import Batch, Hook, Subject
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,49 @@ class Examples:
     def __len__(self) -> int:
         return len(self.batch.ids)
 
-    def kl(
-        self, logits: Float[Tensor, "*prefix query query_pos d_vocab"]
+    @property
+    def asked(self) -> Int[Tensor, "query row"]:
+        """The columns of every query's matched tokens, its last one again where it has fewer."""
+        first = self.batch.ends - 1
+        most = torch.arange(int(self.row.max()) + 1, device=first.device)
+        return torch.minimum(first[:, None] + most, self.batch.lengths[:, None] - 1)
+
+    @property
+    def row(self) -> Int[Tensor, " token"]:
+        """Which matched token of its query every one is."""
+        return self.columns - (self.batch.ends - 1)[self.rows]
+
+    def said(
+        self,
+        subject: Subject,
+        setting: Setting,
+        cache: Any = None,
+        hooks: Mapping[Site, Hook] | None = None,
+        *,
+        grad: bool = False,
+        copies: int | None = None,
+    ) -> Float[Tensor, "*copy token d_vocab"]:
+        """What a setting says at the matched tokens, where alone logits are made; `copies`: of all
+        queries behind so many prefixes in one `cache`."""
+        times = copies or 1
+        batch, columns = self.batch.repeat(times), self.asked.repeat(times, 1)
+        logits = subject.run(setting, batch, cache, hooks, columns=columns, grad=grad)
+        said = logits.unflatten(0, (times, len(self)))[:, self.rows, self.row]
+        return said if copies else said[0]
+
+    def divergence(
+        self, said: Float[Tensor, "*prefix token d_vocab"]
     ) -> Float[Tensor, "*prefix query"]:
         """`KL(wanted ‖ said)` of every query, the mean over its matched tokens, in nats."""
-        said = logits[..., self.rows, self.columns, :]
         by_token = kl_divergence(self.logits.expand_as(said), said) * self.share
         total = by_token.new_zeros(*by_token.shape[:-1], len(self))
         return total.index_add(-1, self.rows, by_token)
+
+    def kl(
+        self, logits: Float[Tensor, "*prefix query query_pos d_vocab"]
+    ) -> Float[Tensor, "*prefix query"]:
+        """The `divergence` of what logits of all tokens say."""
+        return self.divergence(logits[..., self.rows, self.columns, :])
 
     def of(self, chosen: Sequence[int]) -> Examples:
         """The same of some of the queries, in this order."""
@@ -76,32 +113,21 @@ def examples(
 ) -> Examples:
     """What a setting says on some queries, and its values at `sites` of the query tokens."""
     read: dict[Site, Reader] = {s: content if s.name == "pattern" else keep for s in sites}
-    cache = subject.prefill(setting)
-    batch, spans = _with_answers(queries, subject.device)
+    cache, batch = subject.prefill(setting), Batch.forced(queries, subject.device)
+    count = batch.lengths - batch.ends + 1
+    rows = torch.arange(len(queries), device=subject.device).repeat_interleave(count)
+    row = torch.cat([torch.arange(int(n), device=subject.device) for n in count])
+    columns = (batch.ends - 1)[rows] + row
+    blank = torch.empty(len(rows), 0, device=subject.device)
+    whole = Examples(batch, rows, columns, blank, 1 / wide(count[rows]))
     said, inside = [], []
     for chunk in chunks(range(len(queries)), batch_size):
-        part = batch.of_queries(list(chunk))
-        got = capture(subject, setting, part, cache, read)
-        said += [row[spans[i]] for i, row in zip(chunk, got.logits, strict=True)]
+        part = whole.of(chunk)
+        got = capture(subject, setting, part.batch, cache, read, columns=part.asked)
+        said.append(got.logits[part.rows, part.row])
         inside.append(got.values)
-    count = torch.tensor([len(row) for row in said], device=subject.device)
-    rows = torch.arange(len(said), device=subject.device).repeat_interleave(count)
-    return Examples(
-        batch,
-        rows,
-        columns=torch.cat([torch.arange(s.start, s.stop) for s in spans]).to(subject.device),
-        logits=torch.cat(said),
-        share=1 / wide(count[rows]),
-        inside={site: torch.cat([values[site] for values in inside]) for site in sites},
-    )
-
-
-def _with_answers(
-    queries: Sequence[Encoded], device: torch.device
-) -> tuple[Batch, Sequence[slice]]:
-    """Queries with their answers but the last token, and where every query is matched."""
-    spans = [slice(len(query.ids) - 1, len(query.forced)) for query in queries]
-    return Batch.forced(queries, device), spans
+    values = {site: torch.cat([some[site] for some in inside]) for site in sites}
+    return replace(whole, logits=torch.cat(said), inside=values)
 
 
 LEAST = 1e-30

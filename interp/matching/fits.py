@@ -21,7 +21,7 @@ from interp.matching.examples import Examples
 from interp.matching.prefixes import Ids
 from interp.matching.settings import Kind
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
-from interp.matching.wording import scorer, tail_of, words
+from interp.matching.wording import scorer, slot_of, words
 from interp.queries import check_alignment
 
 
@@ -84,12 +84,11 @@ def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
 
 
 def _text(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
-    separator = bench.settings.separator
-    tail = tail_of(bench.subject, separator)
+    slot = slot_of(bench, bench.settings.separator)
     budget = coordinate.Budget(plan.size, plan.steps, plan.candidates, plan.top, plan.seed)
-    found = coordinate.search(scorer(bench, wanted, tail), words(bench, separator), budget)
+    found = coordinate.search(scorer(bench, wanted, slot), words(bench, slot), budget)
     text = str(bench.subject.tokenizer.decode(list(found.prompt)))
-    return replace(spelled(bench, (*found.prompt, *tail), text), size=plan.size)
+    return replace(spelled(bench, (*found.prompt, *slot.after), text), size=plan.size)
 
 
 def _virtual(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:

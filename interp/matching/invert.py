@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,22 +26,22 @@ from interp.conditions import (
     Prompt,
     SoftPrompt,
     parts,
-    prefix_body,
-    prefix_ids,
 )
-from interp.config import KINDS, Loading
+from interp.config import KINDS, Framing
 from interp.errors import ConfigError, RunError
+from interp.generating import Sampling, generate
 from interp.matching import coordinate, few_shot
-from interp.matching.bench import BASE, TARGET, Bench
+from interp.matching.bench import BASE, TARGET, Answered, Bench, Groups
 from interp.matching.examples import examples
-from interp.matching.prefixes import Ids, Scorer
+from interp.matching.prefixes import Scorer
 from interp.matching.settings import Inversion
 from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, save, tune
-from interp.matching.wording import scorer, tail_of, words
+from interp.matching.wording import Slot, prefix_of, scorer, shared, slot_of, words
 from interp.names import Site
 from interp.queries import check_alignment
 from interp.results import write_atomic
+from interp.subject import Subject
 from interp.subject.loading import threads_for
 
 LOG, EXPERIMENT, TEXT, UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
@@ -59,16 +60,43 @@ def invert(settings: Inversion, progress: Progress = silent) -> dict[str, Any]:
     if (settings.out / LOG).exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds a result; choose another --out or pass --overwrite")
     settings.check()
-    bench = Bench.open(settings)
+    bench = Bench.open(settings, frame=settings.framed, answered=_answers(settings, progress))
     with threads_for(bench.subject.n_parameters):
         search = {"text": _text, "few_shot": _few_shot}.get(settings.kind, _virtual)
         found, history = search(settings, bench, progress)
-        log = _scored(settings, found) | {"loss_by_step": history}
+        log = _scored(settings, found, bench.queries) | {"loss_by_step": history}
     text = yaml.safe_dump(_experiment(settings, log), sort_keys=False, allow_unicode=True)
     write_atomic(settings.out / EXPERIMENT, text.encode())
     write_atomic(settings.out / LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
     shutil.rmtree(settings.out / UNFINISHED, ignore_errors=True)
     return log
+
+
+def _answers(settings: Inversion, progress: Progress) -> Answered | None:
+    """The target's own answers, where it is to write some."""
+    if not settings.answer_tokens:
+        return None
+
+    def answered(subject: Subject, groups: Groups) -> Groups:
+        sampling, total = (
+            Sampling(settings.temperature, settings.seed),
+            sum(map(len, groups.values())),
+        )
+        written, found = 0, {}
+
+        def tell(newly: int) -> None:
+            nonlocal written
+            written += newly
+            progress("answers of the target", written, total, math.nan)
+
+        for name, queries in groups.items():
+            count, target = settings.answer_tokens, subject.settings[TARGET]
+            answers = generate(subject, target, queries, count, sampling, tell)
+            pairs = zip(queries, answers, strict=True)
+            found[name] = [replace(query, answer_ids=answer) for query, answer in pairs]
+        return found
+
+    return answered
 
 
 # --- three ways to search ------------------------------------------------------------------------
@@ -106,9 +134,9 @@ def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
 
 
 def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
-    tokenizer = bench.subject.tokenizer
-    score = _scorer(settings, bench, tail_of(bench.subject, settings.separator))
-    allowed = words(bench, settings.separator)
+    tokenizer, slot = bench.subject.tokenizer, slot_of(bench, settings.separator)
+    score = _scorer(settings, bench, slot)
+    allowed = words(bench, slot)
     steps = settings.steps or coordinate.Budget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
@@ -125,9 +153,9 @@ def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
 
         runs.append(coordinate.search(score, allowed, budget, start, tell))
     best = min(runs, key=lambda run: run.loss)
-    prompt = Prompt(text=str(tokenizer.decode(list(best.prompt))), separator=settings.separator)
-    write_atomic(settings.out / TEXT, f"{prompt.text}\n".encode())
-    return prompt, best.history
+    text = str(tokenizer.decode(list(best.prompt)))
+    write_atomic(settings.out / TEXT, f"{text}\n".encode())
+    return slot.prompt(text), best.history
 
 
 def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
@@ -136,13 +164,15 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
     def prompt(shots: Sequence[int]) -> Prompt:
         return Prompt(pairs=tuple(pool[i] for i in shots), template=settings.template)
 
-    for number in range(len(pool)):  # any of them may stand last
+    alone = [prefix_of(bench, prompt([number])) for number in range(len(pool))]
+    for number, own in enumerate(alone):  # any of them may stand last
         for queries in bench.queries.values():
-            own = prefix_ids(prompt([number]), subject.tokenizer)
-            check_alignment(queries, prompt([number]), subject.tokenizer, "few_shot", prefix=own)
+            one, tokenizer = prompt([number]), subject.tokenizer
+            check_alignment(queries, one, tokenizer, "few_shot", subject.frame, own)
+    slot = Slot(shared([subject.settings[BASE].prefix, *alone]))
     chosen = few_shot.select(
-        _scorer(settings, bench),
-        lambda shots: tuple(prefix_body(prompt(shots), subject.tokenizer)),
+        _scorer(settings, bench, slot),
+        lambda shots: prefix_of(bench, prompt(shots))[len(slot.before) :],
         len(pool),
         settings.tokens,
         lambda step, _, best: progress("demonstrations", step, settings.tokens, best),
@@ -152,8 +182,8 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
     return found, chosen.history
 
 
-def _scorer(settings: Inversion, bench: Bench, tail: Ids = ()) -> Scorer:
-    return scorer(bench, bench.wanted["matched"], tail, settings.fluency)
+def _scorer(settings: Inversion, bench: Bench, slot: Slot) -> Scorer:
+    return scorer(bench, bench.wanted["matched"], slot, settings.fluency)
 
 
 @dataclass(frozen=True)
@@ -182,9 +212,10 @@ class Unfinished:
 # --- what was found ------------------------------------------------------------------------------
 
 
-def _scored(settings: Inversion, found: Condition) -> dict[str, Any]:
+def _scored(settings: Inversion, found: Condition, queries: Groups) -> dict[str, Any]:
     """Strength, floor and certificate on every group of queries, from a fresh subject."""
-    bench = Bench.open(settings, {EMULATION: found})
+    frame, given = settings.framed, {EMULATION: found}
+    bench = Bench.open(settings, given, frame=frame, answered=lambda *_: queries)
     subject = bench.subject
     if settings.bias:
         own = subject.settings[EMULATION]
@@ -214,10 +245,14 @@ def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
     """What `interp diverge` reads: the target and its emulation, on the same queries."""
     asked = settings.model_dump(
         mode="json",
-        include={"model", "queries", "heldout", *Loading.model_fields} - {"trust_remote_code"},
+        include={"model", "queries", "heldout", *Framing.model_fields} - {"trust_remote_code"},
         exclude_defaults=True,
     )
-    conditions = {"target": _spec(settings.target), EMULATION: log["condition"]}
+    if settings.answer_tokens:
+        asked |= {"answers_from": TARGET}
+    if settings.temperature:
+        asked |= {"seed": settings.seed}
+    conditions = {TARGET: _spec(settings.target), EMULATION: log["condition"]}
     return {**asked, "conditions": conditions}
 
 

@@ -53,10 +53,8 @@ class Scorer:
         setting = replace(self.setting, prefix=whole[0])
         given = torch.tensor(whole, dtype=torch.long, device=self.subject.device)
         cache = self.subject.prefill(setting, given)
-        one = self.wanted.batch
-        batch = one.repeat(len(whole))
-        logits = self.subject.run(setting, batch, cache)
-        return self.wanted.kl(logits.unflatten(0, (len(whole), len(one.ids)))).cpu()
+        said = self.wanted.said(self.subject, setting, cache, copies=len(whole))
+        return self.wanted.divergence(said).cpu()
 
     def losses(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
         """What is minimised: the mean KL over queries, and `fluency` times the surprise."""
@@ -97,7 +95,7 @@ class Scorer:
             table, embedded = embed(words).detach(), embed(whole).detach().requires_grad_()
         own = after_virtual(replace(self.setting, prefix=()), "soft_prompt", len(whole))
         cache = self.subject.prefill(own, VirtualTokens(embedded[None]), grad=True)
-        loss = self.wanted.kl(self.subject.run(own, self.wanted.batch, cache, grad=True)).mean()
+        loss = self.wanted.divergence(self.wanted.said(self.subject, own, cache, grad=True)).mean()
         with self.subject.weights.values_of(own):
             (gradient,) = torch.autograd.grad(loss, [embedded])
         first = len(self.setting.prefix)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from interp import organism
 from interp.conditions import Condition, FineTuned, Lora, Prompt
-from interp.config import Loading, read_prompt
+from interp.config import Framing, Loading, read_prompt
 from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
@@ -65,6 +65,15 @@ class Emulation(Loading):
     @property
     def target(self) -> Condition:
         """What is emulated; a ConfigError unless it is exactly one thing."""
+        if len(given := self._targets()) != 1:
+            raise ConfigError(f"give exactly one of {self._flags}")
+        return given[0]
+
+    @property
+    def _flags(self) -> str:
+        return "--adapter, --fine-tuned and --prompt-file"
+
+    def _targets(self) -> list[Condition]:
         given: list[Condition] = []
         if self.adapter is not None:
             given.append(Lora(self.adapter))
@@ -72,9 +81,7 @@ class Emulation(Loading):
             given.append(FineTuned(self.fine_tuned))
         if self.prompt_file is not None:
             given.append(Prompt(text=read_prompt(self.prompt_file), separator=self.separator))
-        if len(given) != 1:
-            raise ConfigError("give exactly one of --adapter, --fine-tuned and --prompt-file")
-        return given[0]
+        return given
 
     @property
     def model_name(self) -> str:
@@ -96,9 +103,11 @@ def read_demonstrations(path: Path) -> list[tuple[str, str]]:
     return [(shot.text, str(shot.answer)) for shot in shots]
 
 
-class Inversion(Emulation):
+class Inversion(Framing, Emulation):
     """Find the prompt that makes the model say what a LoRA (or a fine-tune, or a prompt) says."""
 
+    system_file: Path | None = None
+    """Text file, the system message of a --chat, that is to be emulated instead."""
     kind: Kind = "soft_prompt"
     """Virtual token embeddings, keys and values of virtual tokens, text, or demonstrations."""
     tokens: int = Field(default=8, ge=1)
@@ -123,6 +132,14 @@ class Inversion(Emulation):
     """Text and demonstrations: weight of the prompt's own surprise (nats per token)."""
     restarts: int = Field(default=1, ge=1)
     """Text and virtual tokens: searches from different starts, of which the best is kept."""
+
+    @property
+    def _flags(self) -> str:
+        return "--adapter, --fine-tuned, --prompt-file and --system-file"
+
+    def _targets(self) -> list[Condition]:
+        systems = [] if self.system_file is None else [self.system(self.system_file)]
+        return [*super()._targets(), *systems]
 
     def check(self) -> None:
         """A ConfigError where something is missing, or asked for that this kind cannot do."""

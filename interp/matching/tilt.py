@@ -45,8 +45,7 @@ def fit_answers(
     query under `own`, where it is in no file."""
     cache, said = subject.prefill(own) if cache is None else cache, []
     for chunk in chunks(range(len(wanted)), batch_size):
-        some = wanted.of(chunk)
-        said.append(wide(subject.run(own, some.batch, cache)[some.rows, some.columns]))
+        said.append(wide(wanted.of(chunk).said(subject, own, cache)))
     return _tilted(torch.cat(said), wide(wanted.logits), wanted.share / len(wanted), subject)
 
 

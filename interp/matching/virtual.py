@@ -235,7 +235,7 @@ def objective(
     seen: dict[Site, Tensor] = {}
     cache = subject.prefill(own, virtual, grad=True)
     hooks = {site: _keep(seen, site) for site in sites}
-    loss = wanted.kl(subject.run(own, wanted.batch, cache, hooks, grad=True)).mean()
+    loss = wanted.divergence(wanted.said(subject, own, cache, hooks, grad=True)).mean()
     lengths = wanted.batch.lengths
     apart = [distance(site, seen[site], value, lengths) for site, value in sites.items()]
     return loss + inside * torch.stack(apart).mean() if apart else loss

@@ -1,16 +1,21 @@
-"""What a text prompt of one model may be made of, so that it is read back as it was found.
+"""Where a text prompt stands, and what it may be made of, so that it is read back as it was found.
 
-tail = tail_of(subject, "\\n")                      # the separator's tokens
-found = search(scorer(bench, wanted, tail), words(bench, "\\n"), Budget(tokens=4))
+slot = slot_of(bench, "\\n")                        # the ids on both sides of it
+found = search(scorer(bench, wanted, slot), words(bench, slot), Budget(tokens=4))
+
+Without a chat the text stands right before the query, in a chat in the system message, or at the
+beginning of the user's where the template takes none.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from interp.capture import chunk_size
-from interp.conditions import Prompt, leading_specials, prefix_body
-from interp.errors import QueryError
+from interp.conditions import Prompt, prefix_body, prefix_ids
+from interp.errors import ConditionError, QueryError
 from interp.matching.bench import BASE, Bench
 from interp.matching.coordinate import Words
 from interp.matching.examples import Examples
@@ -21,33 +26,91 @@ from interp.subject import Subject
 ROWS, MEMORY = 4096, 2e9
 """Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
+PROBES = ("a", "hot", "Z", "5")
+"""Words that share no token: what stands around all of them is the slot's."""
 
-def scorer(bench: Bench, wanted: Examples, tail: Ids = (), fluency: float = 0.0) -> Scorer:
-    """Scores token ids that stand between base's own and `tail`."""
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a text stands: token ids `before` it, and `after` it up to the query. `system`: it is
+    the system message; otherwise `separator` is written between it and the query."""
+
+    before: Ids
+    after: Ids = ()
+    system: bool = False
+    separator: str = ""
+
+    def prompt(self, text: str) -> Prompt:
+        """The condition that such a text is."""
+        return Prompt(system=text) if self.system else Prompt(text=text, separator=self.separator)
+
+
+def slot_of(bench: Bench, separator: str) -> Slot:
+    """Where the frame of a bench has its text prompt."""
+    subject = bench.subject
+    before = subject.settings[BASE].prefix
+    if not subject.frame.chat:
+        return Slot(before, tail_of(subject, separator), separator=separator)
+    try:
+        return _between(bench, Slot((), system=True))
+    except ConditionError:  # the template takes no system message, or leaves it out
+        return _between(bench, Slot((), separator=separator))
+
+
+def _between(bench: Bench, slot: Slot) -> Slot:
+    """The slot with the ids that stand before and after every one of some words."""
+    found = [prefix_of(bench, slot.prompt(word)) for word in PROBES]
+    before = shared(found)
+    after = shared([ids[len(before) :][::-1] for ids in found])[::-1]
+    return replace(slot, before=before, after=after)
+
+
+def shared(sequences: Sequence[Ids]) -> Ids:
+    """The ids that all of some sequences begin with."""
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
+    return tuple(column[0] for column in same)
+
+
+def prefix_of(bench: Bench, prompt: Prompt) -> Ids:
+    """The token ids that stand before a bench's queries under a prompt."""
+    tokenizer, frame = bench.subject.tokenizer, bench.subject.frame
+    turns = next(iter(bench.queries.values()))[0].turns if frame.chat else None
+    return prefix_ids(prompt, tokenizer, frame, turns)
+
+
+def scorer(
+    bench: Bench, wanted: Examples, slot: Slot | None = None, fluency: float = 0.0
+) -> Scorer:
+    """Scores token ids that stand in a slot (none: between base's own and the query)."""
     own = bench.subject.settings[BASE]
+    slot = slot or Slot(own.prefix)
     alone = replace(bench.subject, settings={BASE: own})
     rows = min(ROWS, chunk_size(alone, wanted.batch.ids.shape[1], MEMORY))
-    return Scorer(bench.subject, own, wanted, rows, tail, fluency)
+    setting = replace(own, prefix=slot.before)
+    return Scorer(bench.subject, setting, wanted, rows, slot.after, fluency)
 
 
-def words(bench: Bench, separator: str) -> Words:
-    """No special token, and only what is read back as it was written, before the separator and
-    before every query."""
+def words(bench: Bench, slot: Slot) -> Words:
+    """No special token, and only what is read back as it was written, in its place and before
+    every query."""
     asked = [query for group in bench.queries.values() for query in group]
     subject, tokenizer = bench.subject, bench.subject.tokenizer
-    tail, special = tail_of(subject, separator), set(tokenizer.all_special_ids)
-    start = leading_specials(tokenizer)
+    special = set(tokenizer.all_special_ids)
 
     def written(ids: Ids) -> Prompt:
-        return Prompt(text=str(tokenizer.decode(list(ids))), separator=separator)
+        return slot.prompt(str(tokenizer.decode(list(ids))))
 
     def readable(ids: Ids) -> bool:
-        return prefix_body(written(ids), tokenizer) == [*ids, *tail]
+        try:
+            return prefix_of(bench, written(ids)) == (*slot.before, *ids, *slot.after)
+        except ConditionError:
+            return False
 
     def apart(ids: Ids) -> bool:
+        own = (*slot.before, *ids, *slot.after)
         try:
-            check_alignment(asked, written(ids), tokenizer, "text", prefix=(*start, *ids, *tail))
-        except QueryError:
+            check_alignment(asked, written(ids), tokenizer, "text", subject.frame, own)
+        except (QueryError, ConditionError):
             return False
         return True
 

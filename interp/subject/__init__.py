@@ -47,7 +47,7 @@ from interp.subject.plain import Plain
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
-__all__ = ["Batch", "Subject", "load"]
+__all__ = ["Batch", "Hook", "Subject", "load"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, how many newly, how many in all)."""

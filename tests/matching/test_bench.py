@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,5 +169,6 @@ def test_a_prompt_target_that_merges_with_a_query(settings: Emulation, tmp_path:
 
 def test_more_than_the_model_reads(bench: Bench) -> None:
     base = bench.subject.settings["base"]
+    long = SimpleNamespace(get_seq_length=lambda: 255, layers=[])
     with pytest.raises(QueryError, match=r"\d+ tokens before and in a query, the model reads 256"):
-        bench.kl(after_virtual(base, "prefix", 255), "matched", object())
+        bench.kl(after_virtual(base, "prefix", 255), "matched", long)

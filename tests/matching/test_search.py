@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import save_adapter, save_model, tokenizer
 
-from interp.conditions import Base, Lora, Prompt, resolve
+from interp.conditions import RAW, Base, Lora, Prompt, resolve
 from interp.errors import RunError
 from interp.matching.coordinate import Budget, Found, Words, random_search, search
 from interp.matching.examples import examples
 from interp.matching.few_shot import select
 from interp.matching.prefixes import Ids, Scorer
-from interp.matching.wording import tail_of, words
+from interp.matching.wording import slot_of, tail_of, words
 from interp.queries import Query, check_alignment, encode
 from interp.subject import load
 
@@ -139,8 +139,10 @@ def real(
     wanted = examples(subject, subject.settings["lora"], queries, 64)
     bench: Any = SimpleNamespace(subject=subject, queries={"matched": queries})
     separator = "\n" if request.param == "gpt2" else " "
-    tail = tail_of(subject, separator)
-    return Scorer(subject, subject.settings["base"], wanted, 64, tail), words(bench, separator)
+    slot = slot_of(bench, separator)
+    assert slot.before == subject.settings["base"].prefix
+    own = subject.settings["base"]
+    return Scorer(subject, own, wanted, 64, slot.after), words(bench, slot)
 
 
 def test_a_search_goes_on_as_if_never_stopped_to_the_bit(real: tuple[Scorer, Words]) -> None:
@@ -175,7 +177,8 @@ QUERIES = [Query("hot is"), Query("a river"), Query(" people walked"), Query("?!
 
 def bench_of(convention: str, asked: list[Query] = QUERIES) -> Any:
     core = TOKENIZERS[convention]
-    subject = SimpleNamespace(tokenizer=core, n_words=len(core))
+    settings = {"base": resolve(Base(), core)}
+    subject = SimpleNamespace(tokenizer=core, n_words=len(core), frame=RAW, settings=settings)
     return SimpleNamespace(subject=subject, queries={"all": encode(asked, core)})
 
 
@@ -191,7 +194,7 @@ def test_what_is_found_is_read_back_as_it_was_scored(
     if convention == "llama":  # its space before a query is the query's own or the separator's
         asked = [q for q in QUERIES if q.text.startswith(" ") != separator.endswith(" ")]
     bench = bench_of(convention, asked)
-    allowed, tail = words(bench, separator), tail_of(bench.subject, separator)
+    allowed, tail = words(bench, slot_of(bench, separator)), tail_of(bench.subject, separator)
     puzzle = Puzzle((), len(core), fit=lambda p: float(np.cos(np.dot(p, np.arange(1, len(p) + 1)))))
     for prompt in _tried(puzzle, allowed, Budget(tokens, 3, 8, 50, seed)):
         text = Prompt(text=core.decode(list(prompt)), separator=separator)
@@ -215,7 +218,8 @@ def test_a_separator_that_every_query_merges_with_leaves_no_text(
     convention: str, separator: str
 ) -> None:
     """A word takes the space before it; or it has none, which every text begins with."""
-    allowed = words(bench_of(convention), separator)
+    bench = bench_of(convention)
+    allowed = words(bench, slot_of(bench, separator))
     puzzle: Any = Puzzle((), len(TOKENIZERS[convention]), fit=lambda _: 0.0)
     with pytest.raises(RunError, match="apart from the queries"):
         search(puzzle, allowed, Budget(1))
