@@ -16,9 +16,11 @@ from hypothesis.extra import numpy as hnp
 
 from interp.measures.tally import Accumulator, from_arrays
 from interp.statistics import (
+    SEGMENTS,
     Largest,
     PerQuery,
     Ratio,
+    answer_labels,
     percentile_interval,
     poisson_weights,
     position_labels,
@@ -238,6 +240,49 @@ def test_weights_of_positions(lengths: list[int], limit: int) -> None:
             index = int(label)
             assert np.flatnonzero(row[:, column]).tolist() == [index] * (index < length)
     assert set(np.unique(weights)) <= {0.0, 1.0}
+
+
+def test_labels_of_segments_and_answers() -> None:
+    labels = position_labels(2, 32, ["query", "answer"], 3)
+    assert labels == ["last", "mean", "query", "answer", "0", "1", "answer_0", "answer_1", "answer_2"]
+    assert position_labels(9, 1, SEGMENTS, 9) == ["last", "mean", *SEGMENTS, "0", "answer_0"]
+    assert answer_labels(labels) == ["last", "answer", "answer_0", "answer_1", "answer_2"]
+
+
+SHAPES = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=5
+)
+"""Tokens before the answer, rows that predict it, tokens of the query's own text."""
+
+
+@given(SHAPES, st.integers(0, 3))
+def test_every_label_counts_its_own_rows(shapes: list[tuple[int, int, int]], more: int) -> None:
+    """Row by row; segments share out every row but padding, once."""
+    lengths, answers, texts = zip(*shapes, strict=True)
+    width = max(n + k - 1 for n, k, _ in shapes) + more
+    labels = position_labels(width, width, SEGMENTS, width)
+    weights = position_weights(lengths, width, labels, answers, texts)
+    for query, (length, answer, text) in enumerate(shapes):
+        for row in range(width):
+            after = row - (length - 1)  # 0: predicts the answer's first token
+            real = after < answer
+            expected = {
+                "last": after == 0,
+                "mean": after <= 0,
+                "query": after < 0 and row < text,
+                "template": after < 0 and row >= text,
+                "answer": 0 <= after and real,
+            }
+            for index in range(width):
+                expected[str(index)] = row == index and after <= 0
+                expected[f"answer_{index}"] = after == index and real
+            found = dict(zip(labels, weights[query, row], strict=True))
+            assert found == {label: float(value) for label, value in expected.items()}
+            assert sum(found[name] for name in SEGMENTS) == real
+    alone = ["last", "mean", "0"]  # without answers, as before there were any
+    np.testing.assert_array_equal(
+        position_weights(lengths, width, alone), weights[..., [labels.index(x) for x in alone]]
+    )
 
 
 # Ratios -----------------------------------------------------------------------------------------

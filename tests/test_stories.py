@@ -26,7 +26,7 @@ def test_a_prompt_is_distilled_and_compared(
 ) -> None:
     adapter, out = tmp_path / "lora", tmp_path / "run"
     distil = ["match", "distil", "--model", str(MODEL), "--out", str(adapter), "--epochs", "12"]
-    distil += ["--prompt-file", str(STORIES / "prompt.txt"), "--separator", ""]
+    distil += ["--prompt-file", str(STORIES / "prompt.txt"), "--separator", " "]
     distil += ["--queries", str(STORIES / "matched.jsonl"), "--limit", "64", "--rank", "16"]
     distil += ["--answer-tokens", "4", "--positions", "all", "--learning-rate", "4e-3"]
     assert main(distil) == 0
