@@ -271,7 +271,7 @@ def test_every_label_counts_its_own_rows(shapes: list[tuple[int, int, int]], mor
                 "mean": after <= 0,
                 "query": after < 0 and row < text,
                 "template": after < 0 and row >= text,
-                "answer": 0 <= after and real,
+                "answer": after >= 0 and real,
             }
             for index in range(width):
                 expected[str(index)] = row == index and after <= 0

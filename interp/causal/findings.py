@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.causal.effects import Pairs, Scale, best_layer, halves
+from interp.causal.effects import Pairs, Scale, best_layer, halves, matched
 from interp.causal.ranking import carriers, heads_of, how_many, lost, overlap, won
 
 Pair = tuple[str, str]
@@ -26,6 +26,27 @@ def best_layers(
     a, b = pair
     directions = [(a, b), (b, a), (a, base), (b, base)]
     return [plain(best_layer(moves[s, t, ""], scale, selection)._asdict()) for s, t in directions]
+
+
+def by_segment(
+    moves: Pairs,
+    pair: Pair,
+    base: str,
+    scale: Scale,
+    segments: Sequence[str],
+    keys: Sequence[str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """What each segment's states of either condition recover in base's run, at the layer chosen on
+    one half of the queries and scored on the other; nothing of a condition that says the same."""
+    selection, _ = halves(keys, seed)
+    found = []
+    for condition in pair:
+        own = moves[condition, base, ""]
+        for position in segments if not matched(own, scale) else ():
+            best = best_layer(own, scale, selection, position)
+            found.append(plain({**best._asdict(), "position": position}))
+    return found
 
 
 def carrying(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from interp.causal import ablation, attribution, effects, function_vectors
 from interp.causal.effects import Pairs, Scale, by_move, halves, matched
-from interp.causal.findings import best_layers, carrying, plain, verdict
+from interp.causal.findings import best_layers, by_segment, carrying, plain, verdict
 from interp.causal.greedy import greedy
 from interp.causal.interchange import Move
 from interp.causal.ranking import heads_of, how_many, strongest, won
@@ -69,6 +69,8 @@ def find(
         estimates = estimated(job, store, progress)
         tables.append(attribution.rows_of(estimates, scale))
         more["attribution"] = attribution.agreement(estimates, found)
+    if plan.segments:
+        more["segments"] = by_segment(moves, pair, plan.base, scale, plan.segments, keys, plan.seed)
     if plan.by_head:
         tests = (settings.permutations, plan.seed)
         more["heads"] = carrying(moves, pair, plan.base, scale, keys, *tests)

@@ -29,6 +29,7 @@ from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
+from interp.plots.interchange_segments import interchange_segments
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.scorecard import scorecard
@@ -58,6 +59,7 @@ __all__ = [
     "interchange_heads",
     "interchange_overlap",
     "interchange_positions",
+    "interchange_segments",
     "layer_position",
     "layers",
     "output",

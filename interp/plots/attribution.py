@@ -78,9 +78,9 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
         title="Attribution against exact patches: change of the answer's log-odds",
         pairs=[],
         queries=queries,
-        note="One mark per place whose value was replaced at all query tokens, or at one; on the "
-        "diagonal the estimate is exact. ρ: Spearman's rank correlation over the places. Every "
-        "panel has its own scale, the same on both axes",
+        note="One mark per place whose value was replaced (all tokens, a segment, or one token); "
+        "on the diagonal the estimate is exact. ρ: Spearman's rank correlation over the places. "
+        "Every panel has its own scale, the same on both axes",
         plot=plot,
         legend=True,
         left=72,

@@ -2,7 +2,7 @@
 
     attribution_heads(run).show()
 
-For each direction, all heads at all query tokens, beside it the strongest of them token by token.
+For each direction, all heads at all tokens, beside it the strongest of them token by token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interp.plots import grids, reading, style
 from interp.plots.attribution import ESTIMATE, Move, directions
 from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
-from interp.plots.maps import position_columns
+from interp.plots.maps import position_columns, single_tokens
 from interp.plots.panels import Drawing, Place
 from interp.plots.text import label
 from interp.results import Run
@@ -54,7 +54,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
         title="Attribution of head outputs (z): first-order change of the answer's log-odds",
         pairs=[],
         queries=queries,
-        note="Left of each pair: the head's output replaced at all query tokens. Right: at single "
+        note="Left of each pair: the head's output replaced at all tokens. Right: at single "
         f"tokens, for the {STRONGEST} heads of the largest size; what a pattern or a norm would "
         "do beyond first order is left out. One colour scale for all panels",
         plot=round(drawing.height),
@@ -65,7 +65,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
 
 
 def _direction(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place: Place) -> None:
-    whole, single = frame[frame["position"] == "all"], frame[frame["position"] != "all"]
+    whole, single = frame[frame["position"] == "all"], single_tokens(frame)
     width = 0.56 * (place.width - _NAMES) if len(single) else place.width
     _by_layer(run, whole, move, drawing, place._replace(width=width))
     if len(single):

@@ -27,6 +27,7 @@ from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
+from interp.plots.interchange_segments import interchange_segments
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.reading import NotMeasured
@@ -61,6 +62,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "positions_mlp_out": lambda run: layer_position(run, "relative_l2", "mlp_out"),
     "head_view": lambda run: head_view(HeadView.of(run), run),
     "interchange": interchange,
+    "interchange_segments": interchange_segments,
     "interchange_positions": interchange_positions,
     "interchange_heads": interchange_heads,
     "interchange_patterns": lambda run: interchange_heads(run, "pattern"),

@@ -9,6 +9,8 @@ costs. Colour is whose state moves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -47,7 +49,7 @@ def interchange(run: Run) -> go.Figure:
     )
     figure.update_annotations(font={"size": 13})
     figure.update_yaxes(style.axis(None))
-    scale = _scale(panels, _tolerance(run))
+    scale = damage_scale([c for place in _DAMAGE for c in panels[place]], tolerance(run))
     named: set[str] = set()
     for place, curves in panels.items():
         for curve in curves:
@@ -57,8 +59,8 @@ def interchange(run: Run) -> go.Figure:
                 drawn.legendrank = 1000 + rank(curve.look)
                 figure.add_trace(drawn, row=place[0], col=place[1])
             named.add(curve.look.name)
-    ranges = _axes(figure, panels, scale, _tolerance(run))
-    _tolerance_line(figure, run, scale)
+    ranges = _axes(figure, panels, scale, tolerance(run))
+    tolerance_line(figure, run, scale, _DAMAGE)
     _depth_line(figure, run, ranges)
     by_layer.x_axes(figure, run, 2)
     return style.finish(
@@ -92,13 +94,14 @@ def _told(trace: go.Scatter, curve: Curve) -> go.Scatter:
 # --- axes and marks ------------------------------------------------------------------------------
 
 
-def _tolerance(run: Run) -> float:
+def tolerance(run: Run) -> float:
+    """The damage (nats) up to which a state counts as equivalent."""
     return float(run.manifest["interchange"]["tolerance"])
 
 
-def _scale(panels: dict[Place, list[Curve]], tolerance: float) -> Symlog:
+def damage_scale(curves: Sequence[Curve], tolerance: float) -> Symlog:
     """Three decades below the largest damage, and below the tolerance in any case."""
-    scale = Symlog.of([c.ends for place in _DAMAGE for c in panels[place]], 3)
+    scale = Symlog.of([c.ends for c in curves], 3)
     return Symlog(min(scale.knee, Symlog.of([np.array([tolerance])], 1).knee if tolerance else 1))
 
 
@@ -124,17 +127,18 @@ def _axes(
     return {place: list(look["range"]) for place, look in looks.items()}
 
 
-def _tolerance_line(figure: go.Figure, run: Run, scale: Symlog) -> None:
+def tolerance_line(figure: go.Figure, run: Run, scale: Symlog, places: Sequence[Place]) -> None:
+    """The damage up to which a state counts as equivalent, across these panels."""
     n_layers = int(run.manifest["model"]["n_layers"])
-    tolerance = _tolerance(run)
-    for first, (row, column) in enumerate(_DAMAGE):
+    most = tolerance(run)
+    for first, (row, column) in enumerate(places):
         figure.add_trace(
             go.Scatter(
                 x=[-0.5, n_layers - 0.5],
-                y=[float(scale(tolerance))] * 2,
+                y=[float(scale(most))] * 2,
                 mode="lines",
                 line={"color": "#B00020", "width": 1.3, "dash": "dash"},
-                name=f"tolerance, {tolerance:g} nats",
+                name=f"tolerance, {most:g} nats",
                 legendgroup="tolerance",
                 legendrank=1003,
                 showlegend=first == 0,
@@ -178,7 +182,7 @@ def _note(run: Run, panels: dict[Place, list[Curve]], scale: Symlog) -> str:
     everything = [c for curves in panels.values() for c in curves]
     harmed = [c for p in ((2, 1), (2, 2)) for c in panels[p] if np.nanmin(c.ends) < LOWEST]
     parts = [
-        "Damage: KL(run ‖ run with the other's residual stream at all query tokens); recovery: 1 − "
+        "Damage: KL(run ‖ run with the other's residual stream at all tokens); recovery: 1 − "
         f"KL(source ‖ patched {base}) / KL(source ‖ {base}). The last layer's state is the output",
         f"Damage axis: logarithmic, linear below {scale.knee:g} nats",
         "Grey: the run's own state moved as far, in a random direction or along the difference "
@@ -206,7 +210,7 @@ def _depth_words(run: Run) -> str:
     row = depth(run)
     if row is None:
         return ""
-    limit = f"{_tolerance(run):g} nats in both directions"
+    limit = f"{tolerance(run):g} nats in both directions"
     if np.isnan(row["value"]):
         return f"At no layer does damage stay within {limit} from there on"
     beyond = row["ci_high"] >= run.manifest["model"]["n_layers"]

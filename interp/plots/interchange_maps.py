@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 from interp.plots import grids, reading, style
 from interp.plots.exchanges import sides, state_in
 from interp.plots.grids import Grid
-from interp.plots.maps import position_columns
+from interp.plots.maps import position_columns, single_tokens
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label
 from interp.plots.words import SITES, title
@@ -51,7 +51,7 @@ def interchange_positions(run: Run) -> go.Figure:
         Row("recovery", (((a, base), state_in(a, base)), ((b, base), state_in(b, base)))),
     ]
     frame = _rows(run, "resid_post", rows)
-    frame = frame[frame["head"].isna() & (frame["position"] != "all")]
+    frame = single_tokens(frame[frame["head"].isna()])
     if frame.empty:
         raise reading.NotMeasured("this run has no interchange at single positions")
     columns, ticks = position_columns(frame)
@@ -61,7 +61,7 @@ def interchange_positions(run: Run) -> go.Figure:
         ("position", "query position (from 0)", ticks),
         title="Interchange of residual streams at single query tokens, layer by position",
         note=f"{_DAMAGE}. Second row: {base}'s state at the same places. {_RECOVERY.format(base)}. "
-        "Positions count the query's tokens from its first; last is each query's last",
+        "Positions count the query's tokens from its first; last is the one before the answer",
     )
 
 

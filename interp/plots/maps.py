@@ -59,8 +59,8 @@ def layer_position(
 ) -> go.Figure:
     """Layer x query position; the last token, wherever it falls, is a column of its own."""
     frame = reading.rows(run, measure, site, queries=queries)
-    index = frame["position"].str.fullmatch(r"\d+") | (frame["position"] == "last")
-    frame = frame[frame["head"].isna() & frame["layer"].notna() & index.fillna(False)]
+    frame = single_tokens(frame)
+    frame = frame[frame["head"].isna() & frame["layer"].notna()]
     pairs = _pairs(frame, run, f"{measure} by layer and position at {site}")
     columns, ticks = position_columns(frame)
     shape = (int(run.manifest["model"]["n_layers"]), ticks["tickvals"][-1] + 1)
@@ -68,6 +68,12 @@ def layer_position(
     figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
     title = f"{reading.NAMES.get(measure, measure)} of {site}, layer by query position"
     return _finished(figure, run, grids, title, "each, and last", queries)
+
+
+def single_tokens(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one token each: an index within the query, or its last."""
+    index = frame["position"].str.fullmatch(r"\d+") | (frame["position"] == "last")
+    return frame[index.fillna(False)]
 
 
 def position_columns(frame: pd.DataFrame) -> tuple[pd.Series, dict[str, Any]]:

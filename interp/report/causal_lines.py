@@ -17,7 +17,7 @@ from interp.plots import reading
 from interp.plots.text import number, visible
 from interp.report import interchange, lora_parts
 from interp.report.interchange import Patched
-from interp.report.tables import Cell, Table
+from interp.report.tables import Cell, Table, estimate
 from interp.report.terminal import verdict_style
 from interp.results import Run
 
@@ -92,7 +92,7 @@ def _legend(of: Patched) -> str:
     skipped = len(shown_layers(of)) < int(of.run.manifest["model"]["n_layers"])
     words = [
         f"a: {of.a}; b: {of.b}; a→b: a's residual stream in b's run",
-        "damage: nats that the output moves from its own",
+        f"damage: nats{_per_answer(of)} that the output moves from its own",
         f"base→b: {of.base}'s stream in b's run, the control",
         "random: as far from b, along another query's difference",
         f"won: share of its behaviour that its stream alone gives {of.base}",
@@ -103,6 +103,11 @@ def _legend(of: Patched) -> str:
     if skipped:
         words.append("not every layer is shown")
     return "; ".join(words) + "."
+
+
+def _per_answer(of: Patched) -> str:
+    """Where answers have several tokens, or a chat's template precedes them, effects are sums."""
+    return " per answer" if of.found.get("segments") is not None else ""
 
 
 def short(x: float) -> str:
@@ -137,6 +142,7 @@ def _lines(of: Patched) -> Iterator[str]:
     """One line per finding; what was not measured has none."""
     yield f"{interchange.depth(of)} {interchange.no_op(of)}".strip()
     yield from _best(of)
+    yield from _segments(of)
     yield from _heads(of)
     yield from _greedy(of)
     yield from _function_vectors(of)
@@ -158,6 +164,27 @@ def _best(of: Patched) -> Iterator[str]:
             f"Best layers (chosen on one half, scored on the other, n = {n})",
             table,
             lambda row: f"{row[0].text} layer {row[1].text}: {row[2].text} {_full(row[3])}",
+        )
+
+
+def _segments(of: Patched) -> Iterator[str]:
+    """By which segment each side's behaviour is carried, the most first."""
+    found = sorted(of.found.get("segments") or [], key=lambda best: -(best["value"] or 0.0))
+    said = []
+    for condition in of.pair:
+        own = [best for best in found if best["condition"] == condition]
+        if own:
+            most, *rest = (
+                f"{best['position']} {_full(estimate(best))} at layer {best['layer']}"
+                for best in own
+            )
+            others = f" ({', '.join(rest)})" if rest else ""
+            said.append(f"{condition} acts most through {most}{others}")
+    if said:
+        yield (
+            f"Segments (recovery in {of.base}; layers chosen on one half, scored on the other, n = "
+            f"{found[0]['n']}): {'; '.join(said)}. Late states of the answer's tokens are nearly "
+            "the output itself."
         )
 
 

@@ -105,9 +105,10 @@ def by_layer(of: Patched) -> Table:
         ]
         for layer in range(int(of.run.manifest["model"]["n_layers"]))
     ]
-    words = "The residual stream of all query tokens exchanged, layer by layer"
+    words = "The residual stream of all tokens exchanged, layer by layer"
     n, most = of.found["n"], of.found["tolerance"]
-    words += f"; n = {n} matched queries; equivalent: damage ≤ {most:g} nats."
+    words += f"; n = {n} matched queries; equivalent: damage ≤ {most:g} nats"
+    words += " per answer, summed over its tokens." if "segments" in of.found else "."
     return Table(words, ["layer", *(c.title for c in wanted)], rows, stacked=True)
 
 
@@ -144,6 +145,23 @@ def best_layers(of: Patched) -> Table:
     ]
     words = "Best layer before the last, chosen on one half of the queries and scored on the other."
     return Table(words, ["move", "layer", "measure", "value", "n"], rows)
+
+
+def segments(of: Patched) -> Table:
+    """What each segment's states bring into base, at the best layer of each."""
+    rows = [
+        [
+            Cell(arrow(best["condition"], best["reference"])),
+            Cell(str(best["position"])),
+            Cell(str(best["layer"]), kind="number"),
+            estimate(best),
+            Cell(str(best["n"]), kind="number"),
+        ]
+        for best in of.found.get("segments") or []
+    ]
+    words = "Recovery by the states of one segment, at the best layer before the last, chosen on "
+    words += "one half of the queries and scored on the other."
+    return Table(words, ["move", "segment", "layer", "recovery", "n"], rows)
 
 
 # --- heads ---------------------------------------------------------------------------------------

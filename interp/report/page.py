@@ -117,6 +117,7 @@ def _causal(run: Run) -> dict[str, Any] | None:
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "layers": interchange.by_layer(of),
         "best": interchange.best_layers(of),
+        "segments": interchange.segments(of),
         "heads": interchange.heads(of),
         "overlaps": interchange.overlaps(of),
         "greedy": interchange.greedy(of),

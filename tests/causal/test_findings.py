@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from interp.causal.cells import Cell
 from interp.causal.effects import Effects, Pairs, Scale, by_move, halves, rows
-from interp.causal.findings import best_layers, carrying, plain, verdict
+from interp.causal.findings import best_layers, by_segment, carrying, plain, verdict
 from interp.results import as_table
 
 N, LAYERS, HEADS = 20, 3, 4
@@ -102,10 +102,12 @@ CELLS = (
     *(Cell("resid_post", i, None, "all") for i in range(LAYERS)),
     *(Cell("z", i, h, "all") for i in range(LAYERS) for h in range(HEADS)),
 )
+SEGMENTS = ("query", "answer")
+BY_SEGMENT = tuple(Cell("resid_post", i, None, p) for p in SEGMENTS for i in range(LAYERS))
 NAMES = [f"L{i}H{h}" for i in range(LAYERS) for h in range(HEADS)]
 
 
-def moves(apart: float = 1.0) -> Pairs:
+def moves(apart: float = 1.0, cells: tuple[Cell, ...] = CELLS) -> Pairs:
     generator = np.random.default_rng(0)
     found = []
     for s, t in [
@@ -116,9 +118,9 @@ def moves(apart: float = 1.0) -> Pairs:
         ("base", "a"),
         ("base", "b"),
     ]:
-        values = generator.gamma(1.0, 0.3, (3, N, len(CELLS)))
+        values = generator.gamma(1.0, 0.3, (3, N, len(cells)))
         own = apart * generator.uniform(0.5, 1.5, N)
-        found.append(Effects(s, t, "", CELLS, *values, own, own, 0 * own))
+        found.append(Effects(s, t, "", cells, *values, own, own, 0 * own))
     return by_move(found)
 
 
@@ -136,6 +138,27 @@ def test_the_best_layers_of_four_directions() -> None:
         assert best["layer"] == int(np.argmax(shares[0]))
         assert best["value"] == pytest.approx(shares[1][best["layer"]])
         assert (best["measure"], best["site"], best["n"]) == ("recovery", "resid_post", N // 2)
+
+
+def test_every_segment_has_its_best_layer_scored_on_the_other_half() -> None:
+    effects, (selection, scoring) = moves(cells=(*CELLS, *BY_SEGMENT)), halves(KEYS, 0)
+    found = by_segment(effects, PAIR, "base", SCALE, SEGMENTS, KEYS, 0)
+    told = [(best["condition"], best["position"]) for best in found]
+    assert told == [(condition, position) for condition in PAIR for position in SEGMENTS]
+    for best in found:
+        own = effects[best["condition"], "base", ""]
+        start = len(CELLS) + LAYERS * SEGMENTS.index(best["position"])
+        columns = own.to_source[:, start : start + LAYERS - 1]  # not the last layer
+        layer = int(columns[selection].sum(0).argmin())
+        expected = 1 - columns[scoring, layer].sum() / own.apart[scoring].sum()
+        assert (best["reference"], best["layer"], best["n"]) == ("base", layer, N // 2)
+        assert best["value"] == pytest.approx(expected)
+        assert best["ci_low"] < best["value"] < best["ci_high"]
+
+
+def test_what_says_the_same_as_base_is_carried_by_no_segment() -> None:
+    effects = moves(0.01, (*CELLS, *BY_SEGMENT))
+    assert by_segment(effects, PAIR, "base", SCALE, SEGMENTS, KEYS, 0) == []
 
 
 def test_the_strongest_heads_under_both() -> None:

@@ -138,6 +138,73 @@ def test_harm_beyond_the_axis_is_said(run: Run, by_layer: go.Figure) -> None:
     assert "off the axis" not in mild.layout.meta["caption"]
 
 
+# --- by segment ----------------------------------------------------------------------------------
+
+SHARES = {"query": 0.1, "template": 0.3, "answer": 0.8}
+
+
+@pytest.fixture(scope="module")
+def segmented(run: Run) -> Run:
+    """The run with rows of every segment: a share of what all tokens do."""
+    table = run.table
+    names = table["measure"].str.startswith(("damage", "recovery", "attribution"))
+    whole = table[names.astype(bool) & table["position"].eq("all").fillna(False).astype(bool)]
+    numbers = ["value", "ci_low", "ci_high"]
+    parts = [
+        whole.assign(position=segment, **{n: share * whole[n] for n in numbers})
+        for segment, share in SHARES.items()
+    ]
+    return changed(run, pd.concat([table, *parts], ignore_index=True))
+
+
+def test_every_segments_line_carries_the_tables_values(segmented: Run) -> None:
+    figure = plots.interchange_segments(segmented)
+    drawn = tidy(figure)
+    drawn = drawn[drawn["layer"].notna()]
+    whole = segmented.table[segmented.table["head"].isna()]
+    both = drawn.merge(whole, on=KEYS, suffixes=("", "_table"))
+    n_layers = segmented.manifest["model"]["n_layers"]
+    assert len(both) == len(drawn) == 4 * 2 * len(["all", *SHARES]) * n_layers
+    assert (both.groupby(["measure", "position"]).size() == 2 * n_layers).all()
+    for column in ("value", "ci_low", "ci_high", "n"):
+        np.testing.assert_allclose(both[column], both[f"{column}_table"].astype(float), rtol=1e-6)
+
+
+def test_segments_differ_in_colour_dash_and_mark_and_rows_share_their_scale(segmented: Run) -> None:
+    figure = plots.interchange_segments(segmented)
+    shown = [t for t in figure.data if t.showlegend and t.mode == "lines+markers"]
+    looks = [(t.line.color, t.line.dash, t.marker.symbol) for t in shown]
+    assert len(shown) == 5
+    coloured = [look for look in looks if look[0] != "#8C8C8C"]
+    for part in zip(*coloured, strict=True):
+        assert len(set(part)) == 4
+    for row in (1, 2):
+        left, right = (next(figure.select_yaxes(row=row, col=c)) for c in (1, 2))
+        assert left.range == right.range
+    assert {t.name for t in shown if t.line.color == "#8C8C8C"} == {
+        "random difference (same dash and mark)"
+    }
+
+
+def test_maps_of_single_tokens_have_no_segments(run: Run, segmented: Run) -> None:
+    for name in ("interchange_positions", "interchange_heads"):
+        before, after = (tidy(RECIPES[name](r)) for r in (run, segmented))
+        pd.testing.assert_frame_equal(before, after)
+
+
+def test_a_segment_that_recovers_nothing_defined_is_left_out(segmented: Run) -> None:
+    table = segmented.table.copy()
+    hole = table["measure"].str.startswith("recovery") & (table["condition"] == "prompt")
+    table.loc[hole, ["value", "ci_low", "ci_high"]] = np.nan
+    drawn = tidy(plots.interchange_segments(changed(segmented, table)))
+    assert set(drawn.loc[drawn["measure"] == "recovery", "condition"]) == {"lora"}
+
+
+def test_without_segments_there_is_no_such_figure(run: Run) -> None:
+    with pytest.raises(reading.NotMeasured, match="by segment"):
+        RECIPES["interchange_segments"](run)
+
+
 # --- maps ----------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,16 @@ def _findings(pair: tuple[str, str], n_layers: int) -> dict[str, Any]:
     }
 
 
+def _segments(pair: tuple[str, str]) -> Iterator[dict]:
+    values = {"query": 0.25, "answer": 0.75}
+    for condition, (position, value) in product(pair, values.items()):
+        best = {"site": "resid_post", "layer": 1, "measure": "recovery", "n": 27}
+        best |= {"condition": condition, "reference": BASE, "position": position}
+        known = condition == pair[0]
+        ends = {"ci_low": value - 0.05, "ci_high": value + 0.05} if known else {}
+        yield {**best, "value": value if known else None, "ci_low": None, "ci_high": None, **ends}
+
+
 def _more(pair: tuple[str, str], n_heads: int) -> dict[str, Any]:
     a, b = pair
     names = {a: ["L1H0", "L2H1", "L0H0"], b: ["L1H0", "L0H2", "L3H1"]}
@@ -143,6 +153,7 @@ def _more(pair: tuple[str, str], n_heads: int) -> dict[str, Any]:
             {**step, "source": b, "heads": ["L1H0"], "recovery": [0.31], "enough": None}
             | {"ci_low": [0.2], "ci_high": [0.4]},
         ],
+        "segments": list(_segments(pair)),
         "function_vectors": [{"condition": c, "heads": names[c], "n": 54} for c in pair],
         "attribution": [
             {"source": a, "target": b, "site": "z", "by": "head", "cells": 12, "spearman": 0.87},

@@ -99,7 +99,13 @@ def test_the_section_opens_with_the_verdict(make: Callable[..., Path]) -> None:
     markup = section(path)
     assert markup.split("</h2>")[1].lstrip().startswith('<p class="found">prompt&#39;s state works')
     assert 'href="#causal"' in (path / "report.html").read_text(encoding="utf-8")
-    for title in ("Heads", "A few heads together", "First-order estimates", "Parts of the LoRA"):
+    for title in (
+        "Segments",
+        "Heads",
+        "A few heads together",
+        "First-order estimates",
+        "Parts of the LoRA",
+    ):
         assert f'<h3 class="part">{title}</h3>' in markup
     assert "directions of &lt;b&gt;DoRA&lt;/b&gt; are not taken apart" in markup
     assert "Putting base's own states back into its run changes logits by 0." in words(markup)
@@ -110,7 +116,16 @@ def test_what_was_not_asked_for_is_not_there(make: Callable[..., Path]) -> None:
     markup, said = section(path), terminal(load_run(path))
     assert '<h3 class="part">' not in markup
     assert "Best layer before the last" in markup
-    for title in ("Heads", "Few heads", "Function vectors", "attribution", "LoRA", "By-products"):
+    assert "nats per answer" not in said
+    for title in (
+        "Segments",
+        "Heads",
+        "Few heads",
+        "Function vectors",
+        "attribution",
+        "LoRA",
+        "By-products",
+    ):
         assert title not in said
 
 
@@ -144,6 +159,16 @@ def test_the_heads_numbers_are_the_tables(run: Run, of: Patched) -> None:
     lost = exactly(run, measure="damage", condition="base", reference="lora", **at)
     won = exactly(run, measure="recovery", condition="prompt", reference="base", **at)
     assert (table.rows[1][2].text, table.rows[1][3].text) == (number(lost), number(won))
+
+
+def test_a_segment_stands_beside_the_others_of_its_move(of: Patched) -> None:
+    rows = [[cell.text for cell in row] for row in interchange.segments(of).rows]
+    assert rows == [
+        ["prompt → base", "query", "1", "0.250", "27"],
+        ["prompt → base", "answer", "1", "0.750", "27"],
+        ["lora → base", "query", "1", "undefined", "27"],
+        ["lora → base", "answer", "1", "undefined", "27"],
+    ]
 
 
 def test_a_ranking_that_is_undefined_is_not_compared(of: Patched) -> None:
@@ -262,11 +287,16 @@ def test_what_is_undefined_is_never_a_number(make: Callable[..., Path]) -> None:
 
 
 def test_every_finding_has_its_line(run: Run) -> None:
+    assert "nats per answer that the output moves" in re.sub(r"\s+", " ", terminal(run))
     said = re.sub(r"\n +", " ", terminal(run))
     for line in (
         "Damage stays within 0.02 nats both ways from no layer on.",
         "prompt → lora layer 2: damage 0.0123 [0.0100, 0.0150]; prompt → base layer 2: recovery "
         "undefined.",
+        "Segments (recovery in base; layers chosen on one half, scored on the other, n = 27): "
+        "prompt acts most through answer 0.750 [0.700, 0.800] at layer 1 (query 0.250 [0.200, "
+        "0.300] at layer 1); lora acts most through query undefined at layer 1 (answer undefined "
+        "at layer 1).",
         "Heads: most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, L0H2, L3H1 under lora; "
         "33 % of the strongest 3 in common, p = 0.25.",
         "Few heads: 2 together give base 0.930 [0.900, 0.950] of prompt's behaviour (L1H0, L2H1);",
