@@ -244,7 +244,8 @@ def test_weights_of_positions(lengths: list[int], limit: int) -> None:
 
 def test_labels_of_segments_and_answers() -> None:
     labels = position_labels(2, 32, ["query", "answer"], 3)
-    assert labels == ["last", "mean", "query", "answer", "0", "1", "answer_0", "answer_1", "answer_2"]
+    tokens = [f"answer_{i}" for i in range(3)]
+    assert labels == ["last", "mean", "query", "answer", "0", "1", *tokens]
     assert position_labels(9, 1, SEGMENTS, 9) == ["last", "mean", *SEGMENTS, "0", "answer_0"]
     assert answer_labels(labels) == ["last", "answer", "answer_0", "answer_1", "answer_2"]
 

@@ -16,10 +16,11 @@ from plotly.subplots import make_subplots
 
 from interp.plots import by_layer, grids, lines, reading, style
 from interp.plots.grids import Grid
-from interp.plots.lines import ALPHA, Look
+from interp.plots.lines import Look
 from interp.plots.text import Pair, label
 from interp.plots.words import NAMES, SITES
 from interp.results import Run
+from interp.significance import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,11 +19,12 @@ from interp.plots.by_layer import Panel
 from interp.plots.text import Pair, label
 from interp.plots.words import NAMES, title
 from interp.results import Run
+from interp.significance import ALPHA
 
 SIMILARITIES = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
 DIMENSIONS = ("intrinsic_dimension", "gride_2", "gride_4", "gride_8")
 SITE = "resid_post"
-TESTED = f"Open markers: p > {lines.ALPHA:g} (permutation, corrected over layers)"
+TESTED = f"Open markers: p > {ALPHA:g} (permutation, corrected over layers)"
 
 
 def similarity(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:

@@ -17,11 +17,11 @@ from plotly.subplots import make_subplots
 
 from interp.plots import by_layer, exchanges, lines, reading, style
 from interp.plots.exchanges import Curve, Place, depth, headings, rank, shown_pairs, sides
-from interp.plots.lines import ALPHA
 from interp.plots.symlog import Symlog
 from interp.plots.text import label, pair_name
 from interp.plots.words import NAMES
 from interp.results import Run
+from interp.significance import ALPHA
 
 LOWEST = -1.0
 """Recovery below this is off the axis: a control may do any harm."""

@@ -3,7 +3,7 @@
     for trace in line(frame, Look("prompt vs lora", "#0072B2", "solid"), first=True):
         figure.add_trace(trace, row=1, col=1)
 
-A marker is open where the row was tested against its control and p_adjusted is above 0.05.
+A marker is open where the row was tested against its control and p_adjusted is above `ALPHA`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import plotly.graph_objects as go
 from interp.plots import reading, style
 from interp.plots.text import Pair, label
 from interp.results import Run
+from interp.significance import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ALPHA = 0.05
-"""Where a marker turns open."""
 
 _KEPT = ("ci_low", "ci_high", "n", "p_adjusted")
 

@@ -14,6 +14,7 @@ from interp.names import OUTPUT, Head
 from interp.plots import reading
 from interp.plots.families import MEASURE, between
 from interp.plots.geometry import DIMENSIONS, SIMILARITIES
+from interp.plots.named import UNTESTED, Largest, largest, rounded_down
 from interp.plots.text import Pair, number, pair_name, visible
 from interp.plots.words import NAMES, SITES
 from interp.report.tables import Cell, Table, value
@@ -47,47 +48,68 @@ _IDENTITIES = {
 
 
 class Peak(NamedTuple):
-    """Where a pair of families is furthest apart at a site, as a row of the table."""
+    """Where a pair of families is furthest apart at a site, beyond what relabelling gives."""
 
     pair: Pair
     site: str
-    row: pd.Series
+    top: Largest
 
 
 def peaks(run: Run, position: str = "last") -> Iterator[Peak]:
-    """The largest index of every pair of families at every site."""
+    """The largest index of every pair of families at every site, of those beyond relabelling."""
     for pair in reading.family_pairs(run.manifest):
         for site in SITES:
             found = reading.rows(run, MEASURE, site, pair, position)
             found = found[found["value"].notna()]
             if len(found):
-                yield Peak(pair, site, found.sort_values("value", kind="stable").iloc[-1])
+                yield Peak(pair, site, largest(found, run.manifest))
 
 
 def families(run: Run, position: str = "last") -> Table:
-    """Between families over within them, where it is largest, with PERMANOVA there."""
+    """Between families over within them, where it is largest beyond what relabelling gives, with
+    PERMANOVA there."""
     rows = []
-    for pair, site, row in peaks(run, position):
+    for pair, site, top in peaks(run, position):
         f = reading.rows(run, "permanova_f", site, pair, position)
-        head = _head(row)
-        here = f["head"].isna() if head is None else f["head"] == head
-        f = f[(f["layer"] == row["layer"]) & here.fillna(False)]
         rows.append(
             [
                 Cell(visible(between((pair[0], str(pair[1]))))),
                 Cell(SITES[site]),
-                Cell(_place(row)),
-                Cell(number(row["value"]), _interval(row), "number"),
-                Cell(_p(row), kind="number"),
+                *_furthest(top),
                 Cell(number(smallest_p(run, pair), 2), kind="number"),
-                Cell(number(f.iloc[0]["value"]) if len(f) else "–", kind="number"),
-                Cell(_p(f.iloc[0]) if len(f) else "–", kind="number"),
+                *_pseudo_f(f, top),
             ]
         )
     columns = ["families", "site", "where it is largest", "divergence index", "p (corrected)"]
     columns += ["smallest p possible", "pseudo-F there", "p (corrected)"]
     words = "Divergence index, between families over within them (1: no further apart)"
     return Table(f"{words}, where it is largest; position: {position}.", columns, rows)
+
+
+def _furthest(top: Largest) -> list[Cell]:
+    """Where, index and p; where none is beyond relabelling, that."""
+    if top.row is None:
+        p = f"≥ {rounded_down(top.least)}" if top.tested else UNTESTED
+        return [Cell("none beyond relabelling"), Cell("–", kind="number"), Cell(p, kind="number")]
+    row = top.row
+    return [
+        Cell(_place(row)),
+        Cell(number(row["value"]), _interval(row), "number"),
+        Cell(_p(row), kind="number"),
+    ]
+
+
+def _pseudo_f(rows: pd.DataFrame, top: Largest) -> list[Cell]:
+    """The pseudo-F at that place, and its p."""
+    if top.row is None or rows.empty:
+        return [Cell("–", kind="number")] * 2
+    head = _head(top.row)
+    here = rows["head"].isna() if head is None else rows["head"] == head
+    found = rows[(rows["layer"] == top.row["layer"]) & here.fillna(False)]
+    if found.empty:
+        return [Cell("–", kind="number")] * 2
+    row = found.iloc[0]
+    return [Cell(number(row["value"]), kind="number"), Cell(_p(row), kind="number")]
 
 
 def smallest_p(run: Run, pair: Pair) -> float:
@@ -99,13 +121,21 @@ def smallest_p(run: Run, pair: Pair) -> float:
 
 
 def lines(run: Run, position: str = "last") -> list[str]:
-    """One line per pair of families for a terminal: its largest index in the residual stream."""
+    """One line per pair of families for a terminal: its largest index in the residual stream, or
+    that none is beyond relabelling."""
     return [
-        f"{visible(between((pair[0], str(pair[1]))))}: divergence index {number(row['value'])} "
-        f"{_interval(row)} at layer {row['layer']}, p = {_p(row)}".replace("  ", " ")
-        for pair, site, row in peaks(run, position)
+        f"{visible(between((pair[0], str(pair[1]))))}: divergence index {_said_of(top)}"
+        for pair, site, top in peaks(run, position)
         if site == "resid_post"
     ]
+
+
+def _said_of(top: Largest) -> str:
+    row = top.row
+    if row is None:
+        return f"of {top.none('layer', 'what relabelling gives')}"
+    value = f"{number(row['value'])} {_interval(row)}".strip()
+    return f"{value} at layer {row['layer']}, {top.p}"
 
 
 def _place(row: pd.Series) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import pandas as pd
 
 from interp.plots import reading
+from interp.plots.named import Largest, largest
 from interp.plots.text import Pair, pair_name
 from interp.results import Run
+
+NAMES = ["condition", "reference"]
 
 
 def by_layer(run: Run) -> pd.DataFrame:
@@ -35,32 +38,39 @@ def verdict(run: Run) -> str:
     outputs = f"mean JS {signed['mean_js']:.4f} nats, top-1 {signed['top1_agreement']:.2f}"
     if not signed["passed"]:
         return f"Outputs are NOT matched ({outputs}): what follows inside is not comparable."
-    worst = table["relative_l2"].idxmax()
-    value, low, high, *null, _ = table.loc[worst]
-    beside = f" (null, {table.columns[3]}: {null[0]:.2f})" if null else ""
+    two = reading.headline(run.manifest)
+    top = largest(reading.rows(run, "relative_l2", "resid_post", two, "last"), run.manifest)
+    if top.row is None:
+        return f"Outputs are matched ({outputs}), and of the residual streams {top.none('layer')}."
+    value, low, high, *null, _ = table.loc[top.row["layer"]]
+    beside = f"null, {table.columns[3]}: {null[0]:.2f}; " if null else ""
     aligned = table["delta_alignment"]
     return (
         f"Outputs are matched ({outputs}), and yet the residual streams differ most at layer "
-        f"{worst}, by {value:.2f} [{low:.2f}, {high:.2f}] of their norm{beside}; the cosine of "
-        f"their changes from base is {aligned.min():.2f} to {aligned.max():.2f}."
+        f"{top.row['layer']}, by {value:.2f} [{low:.2f}, {high:.2f}] of their norm ({beside}"
+        f"{top.p}); the cosine of their changes from base is {aligned.min():.2f} to "
+        f"{aligned.max():.2f}."
     )
 
 
 def families(run: Run) -> list[str]:
-    """Whether kinds differ: the index of every two families where it is largest."""
+    """Whether kinds differ: the index of every two families where it is largest, or that none is
+    beyond what relabelling gives."""
     index = run.table.query(
         "measure == 'divergence_index' and site == 'resid_post' and position == 'last' and "
         "queries == 'matched'"
     )
-    tops = [
-        rows.loc[rows["value"].idxmax()] for _, rows in index.groupby(["condition", "reference"])
-    ]
-    return [
-        f"{top['condition']}s and {top['reference']}s are {top['value']:.2f} [{top['ci_low']:.2f}, "
-        f"{top['ci_high']:.2f}] times as far from each other as from their own kind at layer "
-        f"{top['layer']} (p = {top['p_adjusted']:.2g})."
-        for top in tops
-    ]
+    return [_apart(a, b, largest(own, run.manifest)) for (a, b), own in index.groupby(NAMES)]
+
+
+def _apart(a: str, b: str, top: Largest) -> str:
+    if top.row is None:
+        return f"Of {a}s and {b}s {top.none('layer', 'what relabelling gives')}."
+    row = top.row
+    return (
+        f"{a}s and {b}s are {row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] times "
+        f"as far from each other as from their own kind at layer {row['layer']} ({top.p})."
+    )
 
 
 def exchanged(run: Run) -> str:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from interp.plots import reading
 from interp.plots.head_summaries import attended, narrowed
+from interp.plots.named import largest
 from interp.plots.text import number, pair_name, visible
 from interp.report import battery, chats, interchange, lora_parts, tables, weights
 from interp.report.html import render
@@ -72,14 +73,15 @@ def _citation(run: Run) -> str:
     pair = reading.headline(run.manifest)
     frame = reading.rows(run, "relative_l2", "resid_post", pair, "last")
     frame = frame[frame["value"].notna() & frame["head"].isna()]
-    if pair is None or frame.empty:
-        return "measure, pair, site, layer, position, value [interval], n."
-    row = frame.sort_values("value").iloc[-1]
+    top = largest(frame, run.manifest)
+    if pair is None or top.row is None:
+        return "measure, pair, site, layer, position, value [interval], p, n."
+    row = top.row
     low, high = number(row["ci_low"]), number(row["ci_high"])
     return (
         f"“relative L2 of resid_post between {pair[0]} and {pair[1]} peaks at layer "
         f"{row['layer']} ({number(row['value'])}, {reading.interval(run.manifest)}: {low} to "
-        f"{high}, n = {row['n']}, last query token)”."
+        f"{high}, {top.p}, n = {row['n']}, last query token)”."
     )
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from interp.names import OUTPUT, Head
 from interp.plots import reading
+from interp.plots.named import UNTESTED, Largest, largest, rounded_down, standing
 from interp.plots.text import Pair, number, pair_name, visible
 from interp.results import HeadView, Run
+from interp.significance import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,18 +133,19 @@ def outputs(run: Run) -> Table:
 
 
 def by_layer(run: Run, position: str = "last") -> Table:
-    """The headline's divergence layer by layer, its null beside it, the most divergent head."""
+    """The headline's divergence layer by layer, its null beside it, the most divergent head of
+    those that differ from the null (`head_note` says which)."""
     wanted = layer_columns(run.manifest)
     first = wanted[0][2]
     frames = [reading.rows(run, m, site, p, position) for site, m, p in wanted]
-    heads = reading.rows(run, "content_js", "pattern", first, position)
     rows = []
-    for layer in range(int(run.manifest["model"]["n_layers"])):
+    for layer, top in enumerate(_top_heads(run, position)):
         cells = [value(frame[(frame["layer"] == layer) & frame["head"].isna()]) for frame in frames]
-        rows.append([Cell(str(layer), kind="number"), *cells, _top_head(heads, layer)])
+        rows.append([Cell(str(layer), kind="number"), *cells, _top_cell(layer, top)])
     columns = ["layer", *(f"{_short(m)} {site}, {pair_name(p)}" for site, m, p in wanted)]
     columns += [f"largest content JS [nats], {pair_name(first)}"]
-    return Table(f"Divergence by layer, position: {position}.", columns, rows)
+    words = f"Divergence by layer, position: {position}; {head_note(run, position)}."
+    return Table(words, columns, rows)
 
 
 def layer_columns(manifest: reading.Manifest) -> list[tuple[str, str, Pair]]:
@@ -162,31 +165,57 @@ def _title(part: pd.DataFrame, measure: str) -> str:
     return reading.NAMES[measure] + reading.units(part[part["measure"] == measure])
 
 
-def _top_head(heads: pd.DataFrame, layer: int) -> Cell:
-    here = heads[(heads["layer"] == layer) & heads["head"].notna() & heads["value"].notna()]
-    if here.empty:
+def _top_heads(run: Run, position: str) -> list[Largest]:
+    """The largest content JS of every layer's heads."""
+    pair = layer_columns(run.manifest)[0][2]
+    heads = reading.rows(run, "content_js", "pattern", pair, position)
+    heads = heads[heads["head"].notna()]
+    layers = range(int(run.manifest["model"]["n_layers"]))
+    return [largest(heads[heads["layer"] == layer], run.manifest) for layer in layers]
+
+
+def _top_cell(layer: int, top: Largest) -> Cell:
+    if top.row is None:
         return Cell("–", kind="number")
-    best = here.sort_values("value").iloc[-1]
-    return Cell(number(best["value"]), str(Head(layer, int(best["head"]))), "number")
+    head = Head(layer, int(top.row["head"]))
+    p = f" {top.p.replace(' ', '')}" if top.tested else ""
+    return Cell(number(top.row["value"]), f"{head}{p}", "number")
+
+
+def head_note(run: Run, position: str = "last") -> str:
+    """How the heads of `by_layer` are chosen, and why a layer has none."""
+    found = _top_heads(run, position)
+    if not any(top.tested for top in found):
+        return f"largest content JS: {UNTESTED} (no control)"
+    words = f"largest content JS: of the heads that differ from the null, p ≤ {ALPHA:g}"
+    missing = [top.least for top in found if top.tested and top.row is None]
+    none = f"; –: no head of the layer does, p ≥ {rounded_down(min(missing))}" if missing else ""
+    return words + none
 
 
 def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:
-    """The heads whose content patterns diverge most between the headline's two sides."""
+    """The heads whose content patterns diverge most between the headline's two sides, of those that
+    differ from their null; the caption says so where none does, or none was tested."""
     pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
     shown = [p for p in (pair, null) if p is not None]
     frames = [reading.rows(run, "content_js", "pattern", p, position) for p in shown]
+    if not frames or frames[0].empty:
+        return Table("", ["head"])
+    top = largest(frames[0], run.manifest)
+    what = f"content JS of {pair_name(shown[0])}"
+    if top.row is None:
+        return Table(f"Of {what}, {top.none('head')}.", ["head"])
     rows = []
-    if frames:
-        best = frames[0][frames[0]["value"].notna()].nlargest(most, "value")
-        for layer, head in zip(best["layer"], best["head"], strict=True):
-            same = [f[(f["layer"] == layer) & (f["head"] == head)] for f in frames]
-            rows.append([Cell(str(Head(int(layer), int(head)))), *map(value, same)])
-    columns = ["head", *(f"content JS [nats], {pair_name(p)}" for p in shown)]
-    return Table(f"Heads with the largest content JS of {_name(shown)}.", columns, rows)
-
-
-def _name(pairs: Sequence[Pair]) -> str:
-    return pair_name(pairs[0]) if pairs else "the headline"
+    best = standing(frames[0], run.manifest).nlargest(most, "value")
+    for row in best.to_dict("records"):
+        same = [f[(f["layer"] == row["layer"]) & (f["head"] == row["head"])] for f in frames]
+        p = Cell(f"{row['p_adjusted']:.2g}" if top.tested else UNTESTED, kind="number")
+        head = str(Head(int(row["layer"]), int(row["head"])))
+        rows.append([Cell(head), value(same[0]), p, *map(value, same[1:])])
+    columns = ["head", f"content JS [nats], {pair_name(shown[0])}", "p (corrected)"]
+    columns += [f"content JS [nats], {pair_name(p)}" for p in shown[1:]]
+    of = f"that differ from their null (p ≤ {ALPHA:g})" if top.tested else f"({UNTESTED})"
+    return Table(f"Heads {of} with the largest {what}.", columns, rows)
 
 
 def value(frame: pd.DataFrame) -> Cell:

@@ -2,7 +2,7 @@
 
     rich.print(text_table(load_run("RUN")))
 
-It fits 100 columns and is plain text where there is no terminal.
+It fits 80 columns (of a run with a null) and is plain text where there is no terminal.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
+        show_edge=False,
     )
     for heading in _headings(run):
         table.add_column(Text(heading), justify="right", no_wrap=True)
@@ -65,7 +66,7 @@ def _headings(run: Run) -> list[str]:
         what = "delta\nalign." if measure == "delta_alignment" else f"{site}\nrel. L2"
         if at == 1 and pair != columns[0][2]:
             null = pair == reading.null_pair(run.manifest)
-            what = f"rel. L2,\n{'null' if null else visible(pair[0])}"
+            what = "\nnull" if null else f"rel. L2,\n{visible(pair[0])}"
         names.append(what)
     names[0] += " [interval]"
     return ["layer", *names, "largest\ncontent JS"]
@@ -75,7 +76,8 @@ def _caption(run: Run, position: str) -> str:
     columns = tables.layer_columns(run.manifest)
     null = reading.null_pair(run.manifest)
     words = f"{pair_name(columns[0][2])}, position {position}; {reading.interval(run.manifest)}"
-    return visible(f"{words}; null: {pair_name(null)}" if null else words)
+    words += f"; null: {pair_name(null)}" if null else ""
+    return visible(f"{words}; {tables.head_note(run, position)}")
 
 
 def probe_table(view: HeadView) -> Table:

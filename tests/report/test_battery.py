@@ -28,7 +28,7 @@ def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
     table = battery.families(run)
     assert len(table.rows) == 3 * 5
     rows = reading.rows(run, "divergence_index", "z", ("prompt", "lora"), "last")
-    best = rows.loc[rows["value"].idxmax()]
+    best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
     shown = next(r for r in table.rows if r[0].text == "prompt – lora" and "head" in r[1].text)
     assert shown[2].text == f"L{best['layer']}H{best['head']}"
     assert shown[3].text == number(best["value"])
@@ -80,12 +80,24 @@ def test_the_terminal_has_one_line_per_pair_of_families(run: Run) -> None:
     Console(file=out, width=100).print(text_table(run))
     lines = [line for line in out.getvalue().splitlines() if "divergence index" in line]
     rows = reading.rows(run, "divergence_index", "resid_post", ("prompt", "lora"), "last")
-    best = rows.loc[rows["value"].idxmax()]
+    best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
     assert len(lines) == 3
     assert max(map(len, lines)) <= 100
     assert lines[0].startswith(f"prompt – lora: divergence index {number(best['value'])} [")
-    assert f"at layer {best['layer']}, p = {number(best['p_adjusted'], 2)}" in lines[0]
+    assert f"at layer {best['layer']}, p = {best['p_adjusted']:.2g}" in lines[0]
     assert ODD in lines[1]
+
+
+def test_families_that_relabelling_sets_as_far_apart_have_no_place(run: Run) -> None:
+    table = run.table.copy()
+    table.loc[table["measure"] == "divergence_index", "p_adjusted"] = 0.338
+    same = Run(run.path, table, run.arrays, run.manifest)
+    shown = battery.families(same)
+    assert set(texts(shown, "where it is largest")) == {"none beyond relabelling"}
+    assert [row[3].text + row[4].text for row in shown.rows] == ["–≥ 0.33"] * len(shown.rows)
+    assert battery.lines(same)[0] == (
+        "prompt – lora: divergence index of no layer differs from what relabelling gives (p ≥ 0.33)"
+    )
 
 
 def test_a_run_without_families_has_empty_tables(make_folder) -> None:

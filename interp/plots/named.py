@@ -1,0 +1,74 @@
+"""Which cell a sentence may call the largest: one that differs from its null, with its p.
+
+    found = largest(rows(run, "content_js", "pattern", pair, "last"), run.manifest)
+    found.row, found.p              # of head L1H7; "p = 0.001"
+    found.none("head")              # "no head differs from its null (p ≥ 0.11)", where none does
+
+Where nothing was tested (no control in the run) the largest is named and called not tested; a value
+that is rounding is no largest. Whoever names a head or a layer asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor as down
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.noise import NOISE, floor
+from interp.significance import standing as stands
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNTESTED = "not tested"
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest of the cells that may be named. `row` is None where none may; `tested`: whether
+    the cells were tested against a null; `least`: the smallest p (NaN: none)."""
+
+    row: pd.Series | None
+    tested: bool
+    least: float
+
+    @property
+    def p(self) -> str:
+        """`p = 0.001`, or that it was not tested."""
+        if not self.tested or self.row is None:
+            return UNTESTED
+        return f"p = {self.row['p_adjusted']:.2g}"
+
+    def none(self, what: str, null: str = "its null") -> str:
+        """Why no cell is named; `what` a cell is: `head`, `layer`."""
+        if not self.tested:
+            return f"no {what} has a value above rounding"
+        return f"no {what} differs from {null} (p ≥ {rounded_down(self.least)})"
+
+
+def rounded_down(p: float) -> str:
+    """Two digits at most."""
+    step = 10.0 ** (down(log10(p)) - 1)
+    return f"{down(p / step * (1 + 1e-12)) * step:.2g}"
+
+
+def standing(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of one measure that may be called large, in their order."""
+    if rows.empty:
+        return rows
+    size = NOISE[manifest.get("model", {}).get("dtype", "float32")]
+    values, p = (rows[name].to_numpy(float, na_value=np.nan) for name in ("value", "p_adjusted"))
+    kept = stands(values, p, floor(str(rows["measure"].iloc[0]), size, values))
+    return rows[kept & (values == values)]
+
+
+def largest(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> Largest:
+    """Of rows of one measure of one pair."""
+    kept = standing(rows, manifest)
+    row = kept.loc[kept["value"].astype(float).idxmax()] if len(kept) else None
+    p = rows["p_adjusted"].dropna()
+    return Largest(row, bool(len(p)), float(p.min()) if len(p) else float("nan"))
