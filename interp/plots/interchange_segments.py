@@ -48,7 +48,7 @@ def interchange_segments(run: Run) -> go.Figure:
         shared_yaxes=True,
         horizontal_spacing=0.03,
         vertical_spacing=0.11,
-        subplot_titles=[state_in(*move, most=24) for _, move in _moves(run).values()],
+        subplot_titles=[state_in(s, str(t), most=24) for _, (s, t) in _moves(run).values()],
     )
     figure.update_annotations(font={"size": 13})
     figure.update_yaxes(style.axis(None))
