@@ -8,6 +8,7 @@ Torch-free, so that `interp diverge --help` answers at once.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -219,6 +220,7 @@ class Experiment(Framing):
         a, b = compared or _firsts(built)
         contrast, others = Contrast.of(built[a], built[b]), built.values()
         reference = a if b == BASE else b
+        seeds = itertools.count(self.seed)  # two random LoRAs of a side are not the same one
         biased = bool(compared) or kind(built[reference]) == "weights"
         possible: dict[str, Condition | None] = {
             "neutral": contrast.replaced(is_prompt, lambda p: Neutral(like=p)),
@@ -231,7 +233,7 @@ class Experiment(Framing):
             ),
             "shifted": contrast.replaced(is_prompt, lambda p: Shifted(by=p)),
             "random_lora": contrast.replaced(
-                is_lora, lambda p: RandomLora(like=p, seed=self.seed), others
+                is_lora, lambda p: RandomLora(like=p, seed=next(seeds)), others
             ),
             "logit_bias": FittedBias(like=built[reference]) if biased else None,
             "untrained": contrast.untrained(self.seed) if compared else None,

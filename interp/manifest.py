@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +107,28 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
     if experiment.tokenizer is not None:
         files["tokenizer"] = experiment.tokenizer
     for name, condition in built.items():
-        for part in parts(condition):
-            match part:
-                case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
-                    files[f"adapter of {name}"] = folder
-                case RandomLora(like=lora):
-                    files[f"adapter of {name}"] = lora.adapter
-                case FineTuned(model=folder):
-                    files[f"model of {name}"] = folder
-                case Steering(vector=file):
-                    files[f"vector of {name}"] = file
+        for what, file in _read(condition):
+            role = f"{what} of {name}"
+            earlier = sum(known == role or known.startswith(f"{role}, ") for known in files)
+            files[f"{role}, {earlier + 1}" if earlier else role] = file
     hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
     for name, condition in built.items():
         hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
     return hashes
+
+
+def _read(condition: Condition) -> Iterator[tuple[str, str]]:
+    """What a condition's parts read from disk: what it is, and where."""
+    for part in parts(condition):
+        match part:
+            case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
+                yield "adapter", folder
+            case RandomLora(like=lora):
+                yield "adapter", lora.adapter
+            case FineTuned(model=folder):
+                yield "model", folder
+            case Steering(vector=file):
+                yield "vector", file
 
 
 def versions() -> dict[str, str]:

@@ -12,11 +12,12 @@ from interp import organism
 from interp.causal.settings import Patching
 from interp.causality import patch
 from interp.config import Experiment, bundled
+from interp.manifest import fingerprints
 from interp.plots import figures, reading
 from interp.report import text_table
 from interp.report.headline import verdict
 from interp.report.page import page
-from interp.results import Run, load_run
+from interp.results import Run, load_run, sha256
 from interp.study import diverge
 
 LORAS = [str(organism.ADAPTERS / f"lora_{i}") for i in (0, 1)]
@@ -156,6 +157,17 @@ def test_the_report_names_the_two(runs: dict[str, Run], name: str) -> None:
     assert f"<h1>{a} vs {b} in " in page(run, figures(run))
     assert text_table(run) is not None
     assert "residual streams" in verdict(run) or "NOT matched" in verdict(run)
+
+
+def test_every_adapter_of_a_condition_is_hashed() -> None:
+    """A run whose second adapter has changed is not the run that it was."""
+    two = [{"lora": {"adapter": adapter}} for adapter in LORAS]
+    fields = {"model": "m", "queries": Path("q"), "out": Path(), "conditions": {"both": two}}
+    experiment = Experiment(**fields, compare=("both", "base"))
+    hashes = fingerprints(experiment, experiment.build())
+    for name in ("both", "random_lora"):
+        assert hashes[f"adapter of {name}"] == sha256(LORAS[0])
+        assert hashes[f"adapter of {name}, 2"] == sha256(LORAS[1])
 
 
 def test_patch_takes_the_headline_whatever_it_is(runs: dict[str, Run]) -> None:

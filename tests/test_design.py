@@ -258,6 +258,11 @@ def test_controls_replace_what_a_side_has_alone(
     assert design.controls == expected
 
 
+def test_two_random_loras_of_a_side_are_different() -> None:
+    controls, _ = compared(["l", "m"], [], seed=4)
+    assert controls["random_lora"] == RandomLora(L, seed=4) + RandomLora(M, seed=5)
+
+
 SIDES = st.lists(
     st.sampled_from(["p", "q", "few", "l", "m", "bias", "push"]), unique=True, max_size=3
 )
