@@ -187,9 +187,7 @@ def all_settings(tokenizer: Any, made: Materials) -> dict[str, Condition]:
     shuffled = tuple(prefix_body(ShuffledTokens(of=own), tokenizer))
     assert sorted(shuffled) == sorted(prompt)
     assert shuffled != prompt
-    few = {
-        f"few_{i}": Condition(bos + ids(shots(pairs, separator))) for i, pairs in enumerate(FEW)
-    }
+    few = {f"few_{i}": Condition(bos + ids(shots(pairs, separator))) for i, pairs in enumerate(FEW)}
 
     def bias(*positions: int) -> tuple[tuple[int, float, tuple[int, ...] | None], ...]:
         tokens = tokenizer.convert_tokens_to_ids(list(bias_tokens(tokenizer)))

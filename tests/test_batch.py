@@ -63,7 +63,10 @@ def test_rows_of_tokens_come_back_where_they_were_picked(
     ends = np.array([n for n, _ in lengths])[:, None]
     most = max(max(1, k) for _, k in lengths)
     asked: list[tuple[Tokens, np.ndarray]] = [
-        (batch.rows(torch.tensor(columns).expand(len(lengths), -1)), np.tile(columns, (len(ends), 1))),
+        (
+            batch.rows(torch.tensor(columns).expand(len(lengths), -1)),
+            np.tile(columns, (len(ends), 1)),
+        ),
         (batch.last, ends - 1),
         (batch.answer, ends - 1 + np.arange(most)),
     ]

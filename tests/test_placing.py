@@ -1,4 +1,4 @@
-"""Raw text as tokens: a sequence is tokenised as it is written, begins once, and is cut in one place.
+"""Raw text as tokens: a sequence is tokenised as written, begins once, and is cut in one place.
 
 Three conventions: byte-level (GPT-2), byte-level with a BOS (Llama 3), and words that begin with a
 space sign, with a BOS (Llama 2). What is written is asked of the tokenizer itself, whole.

@@ -170,9 +170,12 @@ def test_a_separator_of_the_convention_keeps_prompt_and_query_apart(words: Any, 
 @pytest.mark.parametrize("separator", ["\n", "", ";"])
 def test_words_that_begin_without_their_space_are_refused(separator: str) -> None:
     """After anything but a space this convention writes a query's first word in other tokens."""
+    prompt, queries = (
+        Prompt(text="hot is cold", separator=separator),
+        encode([Query("the hill")], LLAMA),
+    )
     with pytest.raises(QueryError, match="merge across the border"):
-        prompt = Prompt(text="hot is cold", separator=separator)
-        check_alignment(encode([Query("the hill")], LLAMA), prompt, LLAMA, "prompt")
+        check_alignment(queries, prompt, LLAMA, "prompt")
 
 
 def test_a_merge_across_the_border_shows_the_tokens() -> None:

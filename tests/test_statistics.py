@@ -244,7 +244,17 @@ def test_weights_of_positions(lengths: list[int], limit: int) -> None:
 
 def test_labels_of_segments_and_answers() -> None:
     labels = position_labels(2, 32, ["query", "answer"], 3)
-    assert labels == ["last", "mean", "query", "answer", "0", "1", "answer_0", "answer_1", "answer_2"]
+    assert labels == [
+        "last",
+        "mean",
+        "query",
+        "answer",
+        "0",
+        "1",
+        "answer_0",
+        "answer_1",
+        "answer_2",
+    ]
     assert position_labels(9, 1, SEGMENTS, 9) == ["last", "mean", *SEGMENTS, "0", "answer_0"]
     assert answer_labels(labels) == ["last", "answer", "answer_0", "answer_1", "answer_2"]
 
@@ -271,7 +281,7 @@ def test_every_label_counts_its_own_rows(shapes: list[tuple[int, int, int]], mor
                 "mean": after <= 0,
                 "query": after < 0 and row < text,
                 "template": after < 0 and row >= text,
-                "answer": 0 <= after and real,
+                "answer": after >= 0 and real,
             }
             for index in range(width):
                 expected[str(index)] = row == index and after <= 0

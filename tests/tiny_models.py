@@ -1,4 +1,4 @@
-"""The tiny models of `interp validate`, which the tests share, and how their tokenizers join texts."""
+"""The tiny models of `interp validate`, which the tests share; how their tokenizers join texts."""
 
 from typing import Any
 
@@ -13,6 +13,8 @@ def separator_of(tokenizer: Any) -> str:
 def preceding(text: str, query: str, tokenizer: Any) -> tuple[int, ...]:
     """What stands before a query's own ids where it is tokenised together with what precedes it,
     no special tokens added."""
-    joint, own = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text + query, query))
+    joint, own = (
+        tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text + query, query)
+    )
     assert joint[-len(own) :] == own, f"{text!r} and {query!r} merge"
     return tuple(joint[: -len(own)])

@@ -29,7 +29,7 @@ def _written(path: Path, headline: dict[str, str] | None, **without: Any) -> Pat
         "config": experiment.model_dump(mode="json"),
         "hashes": {},
         "headline": headline,
-        "conditions": dict.fromkeys(experiment.build(), {}),
+        "conditions": {name: {} for name in experiment.build()},
     }
     write_run(path, [], {}, manifest)
     return path
