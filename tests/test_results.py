@@ -263,6 +263,17 @@ def test_a_newer_schema_names_both_versions(folder: Path) -> None:
         load_run(folder)
 
 
+def test_an_older_schema_names_both_versions(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["schema_version"] = SCHEMA_VERSION - 1
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(
+        RunError,
+        match=rf"version {SCHEMA_VERSION - 1}, .*{SCHEMA_VERSION}.*run `interp diverge` again",
+    ):
+        load_run(folder)
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_what_is_not_a_run_says_how_to_make_one(tmp_path: Path, exists: bool) -> None:
     path = tmp_path if exists else tmp_path / "nothing"
