@@ -19,7 +19,6 @@ from interp.plots.exchanges import GREY, SITE, Curve, Place, shown_pairs, sides,
 from interp.plots.interchange import LOWEST, damage_scale, tolerance, tolerance_line
 from interp.plots.lines import ALPHA, Look
 from interp.plots.symlog import Symlog
-from interp.plots.text import Pair
 from interp.results import Run
 
 LOOKS = {
@@ -74,7 +73,7 @@ def interchange_segments(run: Run) -> go.Figure:
     )
 
 
-def _moves(run: Run) -> dict[Place, tuple[str, Pair]]:
+def _moves(run: Run) -> dict[Place, tuple[str, tuple[str, str]]]:
     """What every panel measures, and whose state goes into whose run."""
     a, b, base = sides(run)
     return {

@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 POSITIONS = ("last", "0", "1")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
 QUERIES: dict[str, tuple[tuple[str, str | None], ...]] = {
-    "token": (("the opposite of big", "is"), ("up", None)),
+    "token": (("the opposite of big", "the"), ("up", None)),
     "answers": (("the opposite of big", "is small"), ("up", None), ("tom said", "no? yes")),
     "chat": (("the opposite of big", "is small"), ("up", None), ("tom said", "no? yes")),
 }
