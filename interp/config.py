@@ -304,6 +304,14 @@ class Distillation(Framing):
     """Written between the prompt file's text and the query."""
     positions: Literal["answer", "all"] = "answer"
     """Match where the answer's tokens are predicted, or at every token of the query as well."""
+    on_policy: bool = False
+    """Train on answers that the LoRA writes itself, by `KL(LoRA ‖ prompt)`."""
+    refresh: int = Field(default=1, ge=1)
+    """With --on-policy: epochs until it writes them anew."""
+    align: Literal["resid_post"] | None = None
+    """Also match the residual stream after every block, at the positions that are matched."""
+    align_weight: float = Field(default=1.0, gt=0)
+    """Weight of the states' relative squared distance beside the divergence in nats."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRA."""
     alpha: float = Field(default=16, gt=0)
@@ -341,6 +349,11 @@ class Distillation(Framing):
         if self.prompt_file is not None and self.system_file is None:
             return Prompt(text=read_prompt(self.prompt_file), separator=self.separator)
         raise ConfigError("give exactly one of --prompt-file and --system-file")
+
+    def check(self) -> None:
+        """A ConfigError where an option lacks another."""
+        if self.on_policy and not self.answer_tokens:
+            raise ConfigError("--on-policy needs --answer-tokens: how many tokens the LoRA writes")
 
 
 def read_prompt(path: Path) -> str:

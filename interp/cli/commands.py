@@ -200,10 +200,9 @@ def match_invert(words: Sequence[str]) -> None:
     with counting() as counter:
 
         def progress(name: str, step: int, of: int, best: float) -> None:
-            note = "" if best != best else f"KL {best:.4f} nats"
-            counter.add(name, step - counter.done.get(name, 0), of, note)
+            counter.add(name, step - counter.done.get(name, 0), of, f"KL {best:.4f} nats")
 
-        log = invert(settings, progress)
+        log = invert(settings, progress, counter.add)
     for score in log["scores"]:
         shown = _numbers(score, 3)
         floor = "" if score["floor"] is None else f"; floor {score['floor']:.4f}"

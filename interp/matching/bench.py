@@ -21,7 +21,7 @@ from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, read_queries
-from interp.subject import Batch, Subject, load
+from interp.subject import Batch, Progress, Subject, load
 from interp.subject.aligning import check_lengths, encode_groups
 
 Groups = dict[str, list[Encoded]]
@@ -49,10 +49,11 @@ class Bench:
         asked: Mapping[str, Sequence[Query]] | None = None,
         frame: Frame = RAW,
         answered: Answered | None = None,
+        progress: Progress = lambda stage, newly, total: None,
     ) -> Bench:
         """Load and verify the model under all conditions; `asked` are the matched and held-out
         queries of the settings, unless others are given, `answered` gives them other answers than
-        their own, `frame` says where they stand."""
+        their own, `frame` says where they stand. `progress` is told how far loading is."""
         groups = asked or read_groups(settings)
         floor = {f"{FLOOR}{i}": Lora(adapter) for i, adapter in enumerate(settings.floor)}
         every = {BASE: Base(), TARGET: settings.target, **floor, **(conditions or {})}
@@ -61,6 +62,7 @@ class Bench:
             every,
             [next(iter(groups.values()))[0]],
             frame=frame,
+            progress=progress,
             **settings.loading,
         )
         queries = encode_groups(subject, every, groups)

@@ -4,8 +4,8 @@
 
 The loss is `KL(with prompt ‖ with LoRA)` in nats where the answer's tokens are predicted (context
 distillation, Askell et al. 2112.00861, sec. 2.1; Snell et al. 2209.15189). The answer is the
-query's, or what the prompted model writes itself. Teacher and student are the same weights, with
-the adapter off and on; plain Hugging Face + peft, no hooks.
+query's, or what the prompted model writes itself, or on policy what the LoRA does. Teacher and
+student are the same weights, with the adapter off and on; plain Hugging Face + peft.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from interp.conditions import Base, Lora, Prompt, resolve
 from interp.config import Distillation
 from interp.errors import QueryError, RunError
 from interp.generating import Sampling
-from interp.matching.lora import Example, Progress, Recipe, silent, train, with_lora
-from interp.matching.plain import ROWS, outputs, write
+from interp.matching.lora import Example, Progress, Recipe, Source, silent, train, with_lora
+from interp.matching.plain import ROWS, read, write
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
@@ -44,6 +44,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     """Train, save the best adapter to `out` with `distil.json`; returns the certificates."""
     if (settings.out / "adapter_config.json").exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds an adapter; choose another --out or --overwrite")
+    settings.check()
     prompt, frame, asked = settings.prompt, settings.framed, _asked(settings)
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -61,14 +62,15 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
         )
     with threads_for(model.num_parameters()):
         groups = _answered(model, before, groups, settings, progress)
-        examples = _examples(model, before, groups["matched"], settings, progress)
         recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})
         student = with_lora(model, recipe)
-        history = train(student, start, examples, recipe, settings.out, progress)
+        source = _source(student, (before, start), groups["matched"], settings, progress)
+        history = train(student, start, source, recipe, settings.out, progress)
     signed = _certificates(settings, prompt, asked["matched"][0], groups, progress)
     log = {
         "settings": settings.model_dump(mode="json"),
-        "kl_by_epoch": history,
+        "kl_by_epoch": [epoch.kl for epoch in history],
+        "states_by_epoch": [epoch.apart for epoch in history] if settings.align else None,
         "certificates": signed,
         "answers": {
             name: [tokenizer.decode(list(query.answer_ids)) for query in queries]
@@ -95,16 +97,13 @@ def _answered(
     progress: Progress,
 ) -> dict[str, list[Encoded]]:
     """The queries with the teacher's own answers, or with theirs."""
-    total, sampling = sum(map(len, groups.values())), Sampling(settings.temperature, settings.seed)
-    count, found = settings.answer_tokens, {}
-    tell = partial(_tell, progress, ANSWERS, total)
+    found = {}
+    tell = partial(_tell, progress, ANSWERS, sum(map(len, groups.values())))
     for name, queries in groups.items():
         _check_lengths(model, before, queries, settings.answer_tokens)
         found[name] = list(queries)
-        if count:
-            answers = write(model, before, queries, count, sampling, tell)
-            pairs = zip(queries, answers, strict=True)
-            found[name] = [replace(query, answer_ids=answer) for query, answer in pairs]
+        if settings.answer_tokens:
+            found[name] = _written(model, before, queries, settings, tell)
     return found
 
 
@@ -126,6 +125,44 @@ def _check_lengths(
             )
 
 
+def _source(
+    student: Any,
+    prefixes: tuple[Sequence[int], Sequence[int]],
+    queries: Sequence[Encoded],
+    settings: Distillation,
+    progress: Progress,
+) -> Source:
+    """The examples of every epoch: the queries with their answers, or with those that the student
+    writes; `prefixes` stand before the teacher's queries and before the student's."""
+    before, start = prefixes
+    refresh = settings.refresh if settings.on_policy else settings.epochs
+
+    @lru_cache(maxsize=1)
+    def examples(rounds: int) -> Sequence[Example]:
+        asked = queries
+        if settings.on_policy:
+            named = [replace(query, key=f"{query.key}:{rounds}") for query in queries]
+            asked = _written(student, start, named, settings, lambda _: None)
+        with student.disable_adapter():
+            return _examples(student, before, asked, settings, progress if not rounds else silent)
+
+    return lambda epoch: examples(epoch // refresh)
+
+
+def _written(
+    model: Any,
+    prefix: Sequence[int],
+    queries: Sequence[Encoded],
+    settings: Distillation,
+    tell: Callable[[int], None],
+) -> list[Encoded]:
+    """The queries with answers that a model writes."""
+    sampling = Sampling(settings.temperature, settings.seed)
+    answers = write(model, prefix, queries, settings.answer_tokens, sampling, tell)
+    pairs = zip(queries, answers, strict=True)
+    return [replace(query, answer_ids=answer) for query, answer in pairs]
+
+
 def _examples(
     model: Any,
     before: Sequence[int],
@@ -133,16 +170,20 @@ def _examples(
     settings: Distillation,
     progress: Progress = silent,
 ) -> list[Example]:
-    """Every query with its answer, and the prompted model's log-probabilities at the matched
-    positions."""
+    """Every query with its answer, and the prompted model's log-probabilities (and states, where
+    they are matched too) at the matched positions."""
     found: list[Example] = []
     for some in chunks(queries, ROWS):
         firsts = [0 if settings.positions == "all" else len(query.ids) - 1 for query in some]
-        read = [(query.forced, first) for query, first in zip(some, firsts, strict=True)]
+        asked = [(query.forced, first) for query, first in zip(some, firsts, strict=True)]
         with torch.no_grad():
-            said = outputs(model, before, read).float().log_softmax(-1).cpu()
-        rows = said.split([len(ids) - first for ids, first in read])
-        found += [Example(*pair, own) for pair, own in zip(read, rows, strict=True)]
+            got = read(model, before, asked, states=settings.align is not None)
+        counts = [len(ids) - first for ids, first in asked]
+        said = got.logits.float().log_softmax(-1).cpu().split(counts)
+        states: Sequence[torch.Tensor | None] = [None] * len(asked)
+        if got.states is not None:
+            states = got.states.float().cpu().split(counts, dim=1)
+        found += [Example(*a, *own) for a, *own in zip(asked, said, states, strict=True)]
         progress(TEACHING, len(some), len(queries), "")
     return found
 
@@ -152,12 +193,12 @@ def _certificates(
 ) -> list[dict[str, Any]]:
     """Match certificates of prompt and LoRA, from a fresh, parity-checked subject."""
     total = sum(map(len, groups.values()))
-    progress(SIGNING, 0, total, "loading and comparing with plain Hugging Face")
     subject = load(
         settings.model,
         {"prompt": prompt, "lora": Lora(str(settings.out))},
         [probe],
         frame=settings.framed,
+        progress=lambda stage, newly, of: progress(stage, newly, of, ""),
         **settings.loading,
     )
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)

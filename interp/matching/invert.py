@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,26 +44,31 @@ from interp.subject import Subject
 from interp.subject.loading import threads_for
 
 LOG, EXPERIMENT, TEXT, UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
-EMULATION = "emulation"
+EMULATION, ANSWERS = "emulation", "answers of the target"
 
 Progress = Callable[[str, int, int, float], None]
 """Called with (what is searched, steps done, of how many, best loss so far)."""
 
 
-def silent(name: str, done: int, of: int, best: float) -> None:
+Tell = Callable[[str, int, int], None]
+"""Called with (what is loaded or written, how many newly, of how many)."""
+
+
+def silent(*_: Any) -> None:
     """No progress shown."""
 
 
-def invert(settings: Inversion, progress: Progress = silent) -> dict[str, Any]:
+def invert(settings: Inversion, progress: Progress = silent, tell: Tell = silent) -> dict[str, Any]:
     """Search, write the result to `out`, and return the log that lies there as `invert.json`."""
     if (settings.out / LOG).exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds a result; choose another --out or pass --overwrite")
     settings.check()
-    bench = Bench.open(settings, frame=settings.framed, answered=_answers(settings, progress))
+    answered = _answers(settings, tell)
+    bench = Bench.open(settings, frame=settings.framed, answered=answered, progress=tell)
     with threads_for(bench.subject.n_parameters):
         search = {"text": _text, "few_shot": _few_shot}.get(settings.kind, _virtual)
         found, history = search(settings, bench, progress)
-        log = _scored(settings, found, bench.queries) | {"loss_by_step": history}
+        log = _scored(settings, found, bench.queries, tell) | {"loss_by_step": history}
     text = yaml.safe_dump(_experiment(settings, log), sort_keys=False, allow_unicode=True)
     write_atomic(settings.out / EXPERIMENT, text.encode())
     write_atomic(settings.out / LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
@@ -72,26 +76,23 @@ def invert(settings: Inversion, progress: Progress = silent) -> dict[str, Any]:
     return log
 
 
-def _answers(settings: Inversion, progress: Progress) -> Answered | None:
+def _answers(settings: Inversion, tell: Tell) -> Answered | None:
     """The target's own answers, where it is to write some."""
     if not settings.answer_tokens:
         return None
+    sampling = Sampling(settings.temperature, settings.seed)
 
     def answered(subject: Subject, groups: Groups) -> Groups:
-        sampling, total = (
-            Sampling(settings.temperature, settings.seed),
-            sum(map(len, groups.values())),
-        )
-        written, found = 0, {}
-
-        def tell(newly: int) -> None:
-            nonlocal written
-            written += newly
-            progress("answers of the target", written, total, math.nan)
-
+        target, total, found = subject.settings[TARGET], sum(map(len, groups.values())), {}
         for name, queries in groups.items():
-            count, target = settings.answer_tokens, subject.settings[TARGET]
-            answers = generate(subject, target, queries, count, sampling, tell)
+            answers = generate(
+                subject,
+                target,
+                queries,
+                settings.answer_tokens,
+                sampling,
+                lambda newly: tell(ANSWERS, newly, total),
+            )
             pairs = zip(queries, answers, strict=True)
             found[name] = [replace(query, answer_ids=answer) for query, answer in pairs]
         return found
@@ -212,10 +213,15 @@ class Unfinished:
 # --- what was found ------------------------------------------------------------------------------
 
 
-def _scored(settings: Inversion, found: Condition, queries: Groups) -> dict[str, Any]:
+def _scored(settings: Inversion, found: Condition, queries: Groups, tell: Tell) -> dict[str, Any]:
     """Strength, floor and certificate on every group of queries, from a fresh subject."""
-    frame, given = settings.framed, {EMULATION: found}
-    bench = Bench.open(settings, given, frame=frame, answered=lambda *_: queries)
+    bench = Bench.open(
+        settings,
+        {EMULATION: found},
+        frame=settings.framed,
+        answered=lambda *_: queries,
+        progress=tell,
+    )
     subject = bench.subject
     if settings.bias:
         own = subject.settings[EMULATION]

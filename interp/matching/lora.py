@@ -1,9 +1,11 @@
 """Train a LoRA until the model says what is wanted: plain Hugging Face + peft, no hooks.
 
     student = with_lora(model, recipe)
-    train(student, prefix, [Example(ids, first, wanted)], recipe, folder)
+    train(student, prefix, lambda epoch: [Example(ids, first, wanted)], recipe, folder)
 
-The loss is `KL(wanted ‖ with LoRA)` in nats at every example's matched positions.
+The loss is `KL(wanted ‖ with LoRA)` in nats at every example's matched positions; on the student's
+own answers it is the other way round (Agarwal et al. 2306.13649, sec. 3). Where states are wanted
+too, `align_weight` times their relative squared distance is added.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from interp.errors import RunError
-from interp.matching.plain import outputs
+from interp.matching.plain import read
 from interp.subject.loading import DTYPES, quiet
 
 Progress = Callable[[str, int, int, str], None]
@@ -46,16 +49,36 @@ class Recipe(NamedTuple):
     patience: int
     seed: int
     adapter_dtype: str = "float32"
+    on_policy: bool = False
+    align_weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Example:
     """One training sequence: `ids` after a prefix, matched from position `first` on;
-    `teacher` are the log-probabilities wanted there, `[pos, d_vocab]`."""
+    `teacher` are the log-probabilities wanted there, `[pos, d_vocab]`, `states` the residual stream
+    after every block, `[layer, pos, d_model]` (None: any will do)."""
 
     ids: tuple[int, ...]
     first: int
     teacher: Tensor
+    states: Tensor | None = None
+
+
+Source = Callable[[int], Sequence[Example]]
+"""The examples of an epoch, as many in each."""
+
+
+class Loss(NamedTuple):
+    """Mean `kl` (nats), and how far the states are `apart`: the squared distance as a share of the
+    wanted square, the mean over layers (0 where no states are wanted)."""
+
+    kl: Any
+    apart: Any
+
+    def total(self, weight: float) -> Any:
+        """What is minimised."""
+        return self.kl + weight * self.apart
 
 
 def with_lora(model: Any, recipe: Recipe) -> Any:
@@ -79,40 +102,52 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
 def train(
     student: Any,
     prefix: Sequence[int],
-    examples: Sequence[Example],
+    source: Source,
     recipe: Recipe,
     out: Path,
     progress: Progress = silent,
-) -> list[float]:
+) -> list[Loss]:
     """Epochs until matched, stuck or out of budget; every new best is saved to `out`. Returns the
-    mean KL of every epoch."""
+    mean loss of every epoch."""
     trained = [p for p in student.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0)
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
+    steps = recipe.epochs * math.ceil(len(source(0)) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = np.random.default_rng(recipe.seed)
-    history: list[float] = []
+    history: list[Loss] = []
+    totals: list[float] = []
     for epoch in range(recipe.epochs):
-        total, seen = 0.0, 0
-        for batch in _batches(examples, recipe.batch_size, order):
-            kl = loss(student, prefix, batch)
+        seen: list[tuple[float, float, int]] = []
+        for batch in _batches(source(epoch), recipe.batch_size, order):
+            found = loss(student, prefix, batch, on_policy=recipe.on_policy)
             optimiser.zero_grad()
-            kl.backward()
+            found.total(recipe.align_weight).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             schedule.step()
-            total, seen = total + float(kl.detach()) * len(batch), seen + len(batch)
-            progress(TRAINING, 1, steps, f"epoch {epoch + 1}: KL {total / seen:.4f} nats")
-        history.append(total / len(examples))
-        if not math.isfinite(history[-1]):
+            seen.append((found.kl.item(), found.apart.item(), len(batch)))
+            progress(TRAINING, 1, steps, f"epoch {epoch + 1}: {_shown(_mean(seen))}")
+        history.append(_mean(seen))
+        totals.append(history[-1].total(recipe.align_weight))
+        if not math.isfinite(totals[-1]):
             raise RunError(f"training diverged in epoch {epoch + 1}: lower --learning-rate")
-        best = min(history)
-        if history[-1] == best:
+        best = totals.index(min(totals))
+        if best == epoch:
             save(student, out, recipe.adapter_dtype)
-        stuck = epoch - history.index(best) >= recipe.patience
-        if best <= recipe.target_kl or stuck:
+        if history[best].kl <= recipe.target_kl or epoch - best >= recipe.patience:
             break
     return history
+
+
+def _mean(seen: Sequence[tuple[float, float, int]]) -> Loss:
+    """Over batches, by how many examples they have."""
+    kl, apart, sizes = map(np.array, zip(*seen, strict=True))
+    return Loss(float(kl @ sizes / sizes.sum()), float(apart @ sizes / sizes.sum()))
+
+
+def _shown(mean: Loss) -> str:
+    states = f", states {mean.apart:.4f} apart" if mean.apart else ""
+    return f"KL {mean.kl:.4f} nats{states}"
 
 
 def _batches(
@@ -123,14 +158,32 @@ def _batches(
         yield [examples[i] for i in places[start : start + size]]
 
 
-def loss(student: Any, prefix: Sequence[int], batch: Sequence[Example]) -> Tensor:
-    """Mean over a batch's examples of the mean `KL(wanted ‖ student)` over their positions."""
-    logits = outputs(student, prefix, [(example.ids, example.first) for example in batch])
-    mine = logits.float().log_softmax(-1)
+def loss(
+    student: Any, prefix: Sequence[int], batch: Sequence[Example], *, on_policy: bool = False
+) -> Loss:
+    """Mean over a batch's examples of the mean `KL(wanted ‖ student)` over their positions, or
+    `on_policy` of `KL(student ‖ wanted)`, and how far all their states are apart."""
+    aligned = batch[0].states is not None
+    sequences = [(example.ids, example.first) for example in batch]
+    got = read(student, prefix, sequences, states=aligned)
+    mine = got.logits.float().log_softmax(-1)
     theirs = torch.cat([example.teacher for example in batch]).to(mine.device)
-    by_token = torch.nn.functional.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+    said, given = (theirs, mine) if on_policy else (mine, theirs)
+    by_token = torch.nn.functional.kl_div(said, given, reduction="none", log_target=True).sum(-1)
     counts = [len(example.teacher) for example in batch]
-    return torch.stack([kl.mean() for kl in by_token.split(counts)]).mean()
+    kl = torch.stack([one.mean() for one in by_token.split(counts)]).mean()
+    if got.states is None:
+        return Loss(kl, torch.zeros_like(kl))
+    wanted = torch.cat([e.states for e in batch if e.states is not None], 1).to(kl.device)
+    return Loss(kl, distance(got.states.float(), wanted))
+
+
+def distance(
+    own: Float[Tensor, "layer token d_model"], wanted: Float[Tensor, "layer token d_model"]
+) -> Float[Tensor, ""]:
+    """Squared distance over all tokens as a share of the wanted square, the mean over layers."""
+    gap, size = ((x.square()).sum((1, 2)) for x in (own - wanted, wanted))
+    return (gap / size).mean()
 
 
 def save(student: Any, out: Path, dtype: str) -> None:

@@ -95,4 +95,4 @@ def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
         )
         for line in lines
     ]
-    train(student, bench.subject.settings[BASE].prefix, some, recipe, out)
+    train(student, bench.subject.settings[BASE].prefix, lambda _: some, recipe, out)

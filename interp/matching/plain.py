@@ -1,7 +1,8 @@
 """Plain Hugging Face (and peft) models on many sequences behind one prefix: no hooked model.
 
     answers = write(model, prefix, queries, 24, Sampling())        # token ids, greedy
-    logits = outputs(model, prefix, [(query.forced, first), ...])  # [token, d_vocab]
+    got = read(model, prefix, [(query.forced, first), ...])
+    got.logits                                                     # [token, d_vocab]
 
 The prefix is run once and its keys and values are repeated; the unembedding sees the rows that are
 asked for alone.
@@ -10,8 +11,8 @@ asked for alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from interp.capture import chunks
 from interp.generating import Draw, Sampling, ends
 from interp.queries import Encoded
+from interp.subject.insertions import blocks
 from interp.subject.shortcuts import picked
 
 ROWS = 32
@@ -30,11 +32,18 @@ ROWS = 32
 Ids = Sequence[int]
 
 
-def outputs(
-    model: Any, prefix: Ids, sequences: Sequence[tuple[Ids, int]]
-) -> Float[Tensor, "token d_vocab"]:
-    """Logits of every sequence (ids after the prefix) from its row `first` on, one after another;
-    autograd follows where it is on."""
+class Read(NamedTuple):
+    """What is read of some tokens: their logits, and the residual stream after every block."""
+
+    logits: Float[Tensor, "token d_vocab"]
+    states: Float[Tensor, "layer token d_model"] | None = None
+
+
+def read(
+    model: Any, prefix: Ids, sequences: Sequence[tuple[Ids, int]], *, states: bool = False
+) -> Read:
+    """Every sequence (ids after the prefix) from its row `first` on, one after another; autograd
+    follows where it is on. `states`: the residual stream too."""
     device = next(model.parameters()).device
     rows = [torch.tensor(ids, device=device) for ids, _ in sequences]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # on the right: never seen
@@ -44,8 +53,28 @@ def outputs(
     query, column = ((columns >= begins) & (columns < lengths)).nonzero(as_tuple=True)
     mask = torch.ones(len(rows), len(prefix) + padded.shape[1], device=device, dtype=torch.long)
     past = {"past_key_values": _repeated(model, prefix, len(rows), device)} if prefix else {}
-    with picked(model.get_output_embeddings(), (query, column)):
-        return model(padded, attention_mask=mask, **past).logits
+    streams: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.enter_context(picked(model.get_output_embeddings(), (query, column)))
+        if states:
+            stack.enter_context(_kept(streams, model, (query, column)))
+        logits = model(padded, attention_mask=mask, **past).logits
+    return Read(logits, torch.stack(streams) if states else None)
+
+
+@contextmanager
+def _kept(streams: list[Tensor], model: Any, index: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Every block's output at these (sequences, columns) is added to `streams`."""
+
+    def keep(_module: Any, _inputs: Any, out: Any) -> None:
+        streams.append((out[0] if isinstance(out, tuple) else out)[index])
+
+    handles = [block.register_forward_hook(keep) for block in blocks(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _repeated(model: Any, prefix: Ids, size: int, device: torch.device) -> Any:

@@ -163,7 +163,7 @@ def train_lora(
         for q in encode(facts[:count], tokenizer, "fact")
     ]
     with threads_for(student.num_parameters()):
-        train(student, resolve(Base(), tokenizer).prefix, sequences, recipe, out)
+        train(student, resolve(Base(), tokenizer).prefix, lambda _: sequences, recipe, out)
     return TrainedLora(out, sum(p.numel() for p in student.parameters() if p.requires_grad))
 
 

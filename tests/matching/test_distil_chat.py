@@ -21,7 +21,7 @@ from interp import Distillation, Lora, Prompt, Query, cli, distil
 from interp.conditions import Base, Frame, resolve
 from interp.generating import Sampling, generate
 from interp.matching import plain
-from interp.matching.distil import _answered, _examples
+from interp.matching.distil import _answered, _source
 from interp.matching.lora import Recipe, loss, silent, with_lora
 from interp.queries import encode, read_queries
 from interp.subject import load
@@ -73,7 +73,7 @@ def conversation(words: Any, text: str, system: str | None) -> list[int]:
 def greedy(hf: Any, ids: list[int], n: int = TOKENS) -> list[int]:
     start = torch.tensor([ids])
     written = hf.generate(
-        start,
+        input_ids=start,
         attention_mask=torch.ones_like(start),
         max_new_tokens=n,
         do_sample=False,
@@ -109,7 +109,7 @@ def test_many_sequences_at_once_are_each_alone(architecture: str, tmp_path: Path
             rows.append(log_p(hf, whole, list(answer)))
     answered = [replace(q, answer_ids=a) for q, a in zip(queries, answers, strict=True)]
     with torch.no_grad():
-        got = plain.outputs(hf, prefix, [(q.forced, len(q.ids) - 1) for q in answered])
+        got = plain.read(hf, prefix, [(q.forced, len(q.ids) - 1) for q in answered]).logits
     torch.testing.assert_close(got.double().log_softmax(-1), torch.cat(rows), atol=2e-5, rtol=0)
 
 
@@ -158,48 +158,19 @@ def test_sampled_answers_are_those_of_the_hooked_model(
 # The loss -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("written", [True, False])
-def test_loss_and_gradient_are_those_of_whole_conversations(
-    model: str, files: dict[str, Path], tmp_path: Path, written: bool
-) -> None:
-    asked = settings(model, files, tmp_path, answer_tokens=TOKENS if written else 0)
+def prepared(asked: Distillation, model: str) -> tuple[Any, tuple[int, ...], Any]:
+    """A student with a random LoRA, what stands before its queries, and its examples by epoch."""
     hf, words = opened(model)
-    prefixes = [resolve(c, words, asked.framed).prefix for c in (asked.prompt, Base())]
+    before, start = (resolve(c, words, asked.framed).prefix for c in (asked.prompt, Base()))
     queries = encode(read_queries(asked.queries), words, frame=asked.framed)
-    answered = _answered(hf, prefixes[0], {"matched": queries}, asked, silent)["matched"]
-    examples = _examples(hf, prefixes[0], answered, asked)
-    assert not any(example.teacher.requires_grad for example in examples)
-
-    fixed = words("cold", add_special_tokens=False)["input_ids"]
-    wanted, answers = [], []
-    for text in FIT:
-        ids = conversation(words, text, SYSTEM)
-        answers.append(greedy(hf, ids) if written else fixed)
-        with torch.no_grad():
-            wanted.append(log_p(hf, ids, answers[-1]))
-
-    recipe = Recipe(**{name: getattr(asked, name) for name in Recipe._fields})
-    student = with_lora(hf, recipe)
+    answered = _answered(hf, before, {"matched": queries}, asked, silent)["matched"]
+    student = with_lora(hf, Recipe(**{name: getattr(asked, name) for name in Recipe._fields}))
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             if "lora_" in name:
                 parameter.normal_(0, 0.2)
-    by_hand = torch.stack(
-        [
-            kl(p, log_p(student, conversation(words, text, None), answer)).mean()
-            for p, text, answer in zip(wanted, FIT, answers, strict=True)
-        ]
-    ).mean()
-    got = loss(student, prefixes[1], examples)
-    assert got.item() == pytest.approx(by_hand.item(), abs=1e-5)
-    assert got.item() > 0.05
-
-    expected, found = gradients(student, by_hand), gradients(student, got)
-    assert expected.keys() == found.keys()
-    assert all("lora_" in name for name in found)
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3)
+    return student, start, _source(student, (before, start), answered, asked, silent)
 
 
 def gradients(student: Any, value: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -207,6 +178,98 @@ def gradients(student: Any, value: torch.Tensor) -> dict[str, torch.Tensor]:
     value.backward()
     named = student.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def check(student: Any, got: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same value and the same gradient, which the adapter alone has."""
+    assert got.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert got.item() > 0.05
+    by_hand, found = gradients(student, expected), gradients(student, got)
+    assert by_hand.keys() == found.keys()
+    assert all("lora_" in name for name in found)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, by_hand[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_loss_and_gradient_are_those_of_whole_conversations(
+    model: str, files: dict[str, Path], tmp_path: Path, written: bool
+) -> None:
+    asked = settings(model, files, tmp_path, answer_tokens=TOKENS if written else 0)
+    student, start, source = prepared(asked, model)
+    examples = source(0)
+    assert not any(example.teacher.requires_grad for example in examples)
+    hf, words = opened(model)
+    fixed = words("cold", add_special_tokens=False)["input_ids"]
+    each = []
+    for text in FIT:
+        ids = conversation(words, text, SYSTEM)
+        answer = greedy(hf, ids) if written else fixed
+        with torch.no_grad():
+            wanted = log_p(hf, ids, answer)
+        each.append(kl(wanted, log_p(student, conversation(words, text, None), answer)).mean())
+    check(student, loss(student, start, examples).kl, torch.stack(each).mean())
+    assert source(asked.epochs - 1) is examples
+
+
+def test_on_policy_the_student_answers_and_the_divergence_is_the_other_way_round(
+    model: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = settings(model, files, tmp_path, on_policy=True, refresh=2, epochs=4)
+    student, start, source = prepared(asked, model)
+    examples = source(0)
+    hf, words = opened(model)
+    each, answers = [], []
+    for text, example in zip(FIT, examples, strict=True):
+        ids = conversation(words, text, None)
+        answers.append(greedy(student, ids))
+        assert example.ids[example.first + 1 :] == tuple(answers[-1][:-1])
+        with torch.no_grad():
+            wanted = log_p(hf, conversation(words, text, SYSTEM), answers[-1])
+        each.append(kl(log_p(student, ids, answers[-1]), wanted).mean())
+    assert answers != [greedy(hf, conversation(words, text, SYSTEM)) for text in FIT]
+    got = loss(student, start, examples, on_policy=True).kl
+    check(student, got, torch.stack(each).mean())
+    assert source(1) is examples
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(-1.5)
+    assert [example.ids for example in source(2)] != [example.ids for example in examples]
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_states_are_the_residual_stream_of_whole_conversations(
+    model: str, files: dict[str, Path], tmp_path: Path, positions: str
+) -> None:
+    asked = settings(model, files, tmp_path, align="resid_post", positions=positions)
+    student, start, source = prepared(asked, model)
+    examples = source(0)
+    hf, words = opened(model)
+    gaps, sizes = [], []
+    for text, example in zip(FIT, examples, strict=True):
+        answer, rows = greedy(hf, conversation(words, text, SYSTEM)), len(example.teacher)
+        with torch.no_grad():
+            wanted = streams(hf, [*conversation(words, text, SYSTEM), *answer[:-1]], rows)
+        torch.testing.assert_close(example.states, wanted, atol=1e-5, rtol=1e-4)
+        own = streams(student, [*conversation(words, text, None), *answer[:-1]], rows)
+        gaps.append((own - wanted).square().sum((1, 2)))
+        sizes.append(wanted.square().sum((1, 2)))
+    expected = (torch.stack(gaps).sum(0) / torch.stack(sizes).sum(0)).mean()
+    got = loss(student, start, examples)
+    assert got.total(0.5).item() == pytest.approx(got.kl.item() + 0.5 * got.apart.item())
+    check(student, got.apart, expected)
+
+
+def streams(hf: Any, ids: list[int], rows: int) -> torch.Tensor:
+    """`[layer, row, d_model]` of the last rows: what enters every block but the first, and what
+    enters the final norm."""
+    base = hf.get_base_model() if isinstance(hf, PeftModel) else hf
+    seen: list[torch.Tensor] = []
+    handle = base.model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    entering = hf(torch.tensor([ids]), output_hidden_states=True).hidden_states[1:-1]
+    handle.remove()
+    return torch.stack([*entering, *seen])[:, 0, -rows:]
 
 
 # What comes of it ---------------------------------------------------------------------------------
@@ -280,7 +343,12 @@ def test_the_command_says_how_far_it_is(
     words = ["match", "distil", "--model", model, "--chat", "--out", str(tmp_path / "a")]
     assert cli.main([*words, *flags, *more]) == 0
     shown = capsys.readouterr()
-    for label in ("teacher's answers: 6/6", "teacher's outputs: 4/4", "certificates: 0/6"):
+    for label in (
+        "teacher's answers: 6/6",
+        "teacher's outputs: 4/4",
+        "certificates: 6/6",
+        "hooked ones",
+    ):
         assert label in shown.err
     log = json.loads((tmp_path / "a" / "distil.json").read_text())
     assert log["kl_by_epoch"][-1] < 0.5 * log["kl_by_epoch"][0]
@@ -298,6 +366,7 @@ def test_the_command_says_how_far_it_is(
         ([], "--system-file is a chat's system message: add --chat"),
         (["--chat", "--answer-tokens", "250"], "the model reads 256"),
         (["--chat", "--answer-tokens", "-1"], "answer_tokens"),
+        (["--chat", "--on-policy"], "--on-policy needs --answer-tokens"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -321,3 +390,44 @@ def test_a_model_without_a_template_is_refused(
     words = ["match", "distil", "--model", bare, "--out", str(tmp_path / "a"), "--chat"]
     words += [w for name, file in files.items() for w in (f"--{name.replace('_', '-')}", str(file))]
     assert "no chat template" in failed(words, capsys)
+
+
+# Two more ways ------------------------------------------------------------------------------------
+
+
+def log_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "distil.json").read_text())
+    return found
+
+
+def test_states_that_are_aligned_come_nearer(
+    model: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    longer = {"epochs": 25, "rank": 8, "targets": ("q_proj", "v_proj", "down_proj")}
+    outputs = settings(model, files, tmp_path / "outputs", **longer)
+    both = {"align": "resid_post", "align_weight": 20.0}
+    states = settings(model, files, tmp_path / "states", **longer, **both)
+    apart = []
+    for asked in (outputs, states):
+        distil(asked)
+        _, start, source = prepared(states, model)
+        examples = source(0)
+        trained = PeftModel.from_pretrained(opened(model)[0], str(asked.out))
+        with torch.no_grad():
+            apart.append(loss(trained, start, examples).apart.item())
+    assert apart[1] < 0.8 * apart[0]
+    by_epoch = log_of(states.out)["states_by_epoch"]
+    assert by_epoch[-1] < 0.8 * by_epoch[0]
+    assert log_of(outputs.out)["states_by_epoch"] is None
+
+
+def test_on_policy_training_brings_the_student_s_own_answers_nearer(
+    model: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    own = settings(model, files, tmp_path / "own", on_policy=True, epochs=30, rank=8, patience=30)
+    distil(own)
+    history = log_of(own.out)["kl_by_epoch"]
+    assert min(history[-5:]) < 0.5 * history[0]
+    again = own.model_copy(update={"out": tmp_path / "again"})
+    distil(again)
+    assert log_of(again.out)["kl_by_epoch"] == history
