@@ -59,12 +59,14 @@ class Study(BaseModel):
     """Length of the answers."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRAs."""
-    targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Modules that get a LoRA."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Peak of the learning rate."""
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=10, ge=1)
     """Passes over the messages, at most."""
+    batch_size: int = Field(default=4, ge=1)
+    """Messages per training step."""
     limit: int | None = Field(default=None, ge=2)
     """Use only the first messages of each file."""
     patched: int = Field(default=12, ge=2)
@@ -116,6 +118,7 @@ def distilled(study: Study, name: str, seed: int) -> Path:
             targets=study.targets,
             learning_rate=study.learning_rate,
             epochs=study.epochs,
+            batch_size=study.batch_size,
             adapter_dtype="bfloat16",
             seed=seed,
             limit=study.limit,
