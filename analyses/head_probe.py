@@ -21,6 +21,8 @@ from interp import Experiment, Head, diverge, load_run
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
+from interp.plots.named import standing
+from interp.plots.reading import rows
 from interp.report import write_probe
 from interp.results import Run
 from interp.study import probe_run
@@ -32,7 +34,8 @@ class Config(Experiment):
     """Compare a prompt and an adapter, and look at single heads."""
 
     heads: tuple[str, ...] = ()
-    """Heads such as L5H3; none given: the three of the largest content JS."""
+    """Heads such as L5H3; none given: the three of the largest content JS that differ from their
+    null."""
 
 
 def main(config: Config) -> None:
@@ -47,11 +50,10 @@ def main(config: Config) -> None:
 
 
 def most_divergent(run: Run, count: int) -> list[str]:
-    """The heads of the largest content JS between prompt and LoRA, at the queries' last token."""
-    js = run.table.query(
-        "measure == 'content_js' and position == 'last' and queries == 'matched' "
-        "and condition == 'prompt' and reference == 'lora'"
-    ).nlargest(count, "value")
+    """The heads of the largest content JS between prompt and LoRA, at the queries' last token, of
+    those that differ from their null."""
+    js = rows(run, "content_js", "pattern", ("prompt", "lora"), "last")
+    js = standing(js, run.manifest).nlargest(count, "value")
     return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
 
 
@@ -59,10 +61,10 @@ def sentence(run: Run, name: str) -> str:
     """What a head does, from the numbers."""
     head = Head.parse(name)
     at_last = run.table.query("position == 'last' and queries == 'matched'")
-    rows = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
+    own = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
 
     def value(measure: str, condition: str, reference: str | None = None) -> float:
-        found = rows[(rows["measure"] == measure) & (rows["condition"] == condition)]
+        found = own[(own["measure"] == measure) & (own["condition"] == condition)]
         if reference is not None:
             found = found[found["reference"] == reference]
         return float(found["value"].iloc[0])

@@ -18,6 +18,7 @@ from interp.plots.attribution import ESTIMATE, Move, directions
 from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
 from interp.plots.maps import position_columns
+from interp.plots.named import UNTESTED
 from interp.plots.panels import Drawing, Place
 from interp.plots.text import label
 from interp.results import Run
@@ -55,8 +56,8 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
         pairs=[],
         queries=queries,
         note="Left of each pair: the head's output replaced at all query tokens. Right: at single "
-        f"tokens, for the {STRONGEST} heads of the largest size; what a pattern or a norm would "
-        "do beyond first order is left out. One colour scale for all panels",
+        f"tokens, for the {STRONGEST} heads of the largest size ({UNTESTED}); what a pattern or "
+        "a norm would do beyond first order is left out. One colour scale for all panels",
         plot=round(drawing.height),
         left=_LEFT,
         right=_RIGHT,

@@ -267,8 +267,8 @@ def test_every_finding_has_its_line(run: Run) -> None:
         "Damage stays within 0.02 nats both ways from no layer on.",
         "prompt → lora layer 2: damage 0.0123 [0.0100, 0.0150]; prompt → base layer 2: recovery "
         "undefined.",
-        "Heads: most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, L0H2, L3H1 under lora; "
-        "33 % of the strongest 3 in common, p = 0.25.",
+        "Heads (not tested one by one): most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, "
+        "L0H2, L3H1 under lora; 33 % of the strongest 3 in common, p = 0.25.",
         "Few heads: 2 together give base 0.930 [0.900, 0.950] of prompt's behaviour (L1H0, L2H1);",
         "Few heads: 1 together give base 0.310 [0.200, 0.400] of lora's behaviour (L1H0); 90 % is "
         "not reached; all heads 0.970.",
