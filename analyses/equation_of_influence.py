@@ -24,7 +24,9 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.plots import answer_information, export, influence_heads, waterfall
+from interp.plots.named import UNTESTED, standing
 from interp.results import Run
+from interp.significance import ALPHA
 
 OUT = Path("runs/equation_of_influence")
 TOP = 5
@@ -68,7 +70,13 @@ def verdict(run: Run) -> str:
     heads = [
         change(run, s).query("site == 'z'").set_index(["layer", "head"])["value"] for s in sides
     ]
-    top = [[str(Head(*place)) for place in h.abs().nlargest(TOP).index] for h in heads]
+    tops = [standing(change(run, s).query("site == 'z'"), run.manifest) for s in sides]
+    top = [
+        [str(Head(*place)) for place in zip(t["layer"], t["head"], strict=True)]
+        for t in (t.loc[t["value"].abs().nlargest(TOP).index] for t in tops)
+    ]
+    known = pd.concat(tops)["p_adjusted"].notna().any()
+    tested = f"of heads with p ≤ {ALPHA:g}" if known else UNTESTED
     both = sorted(set(top[0]) & set(top[1]))
     rank = spearmanr(heads[0], heads[1].reindex(heads[0].index)).statistic
     against = run.manifest["config"].get("against")
@@ -78,7 +86,8 @@ def verdict(run: Run) -> str:
         total = change(run, side).query("site == 'output'").iloc[0]
         parts.append(
             f"{side} moves {what} by {total['value']:+.2f} "
-            f"[{total['ci_low']:+.2f}, {total['ci_high']:+.2f}], most by {', '.join(names)}"
+            f"[{total['ci_low']:+.2f}, {total['ci_high']:+.2f}], most by "
+            f"{', '.join(names) or 'no head'} ({tested})"
         )
     shared = f"{len(both)} of the {TOP} are shared ({', '.join(both) or 'none'})"
     return (

@@ -22,6 +22,8 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.errors import ConfigError
+from interp.plots.named import standing
+from interp.plots.reading import rows
 from interp.report import write_probe
 from interp.results import Run
 from interp.study import probe_run
@@ -33,7 +35,8 @@ class Config(Experiment):
     """Compare a prompt and an adapter, and look at single heads."""
 
     heads: tuple[str, ...] = ()
-    """Heads such as L5H3; none given: the three of the largest content JS."""
+    """Heads such as L5H3; none given: the three of the largest content JS that differ from their
+    null."""
 
 
 def main(config: Config) -> None:
@@ -48,10 +51,10 @@ def main(config: Config) -> None:
 
 
 def most_divergent(run: Run, count: int) -> list[str]:
-    """The heads of the headline's largest content JS, at the queries' last token."""
-    a, b = headline(run)
-    js = run.table.query("measure == 'content_js' and position == 'last' and queries == 'matched'")
-    js = js[(js["condition"] == a) & (js["reference"] == b)].nlargest(count, "value")
+    """The heads of the headline's largest content JS, at the queries' last token, of those that
+    differ from their null."""
+    js = standing(rows(run, "content_js", "pattern", headline(run), "last"), run.manifest)
+    js = js.nlargest(count, "value")
     return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
 
 
@@ -67,10 +70,10 @@ def sentence(run: Run, name: str) -> str:
     """What a head does, from the numbers."""
     (a, b), head = headline(run), Head.parse(name)
     at_last = run.table.query("position == 'last' and queries == 'matched'")
-    rows = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
+    own = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
 
     def value(measure: str, condition: str, reference: str | None = None) -> float:
-        found = rows[(rows["measure"] == measure) & (rows["condition"] == condition)]
+        found = own[(own["measure"] == measure) & (own["condition"] == condition)]
         if reference is not None:
             found = found[found["reference"] == reference]
         return float(found["value"].iloc[0])

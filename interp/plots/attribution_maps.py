@@ -18,6 +18,7 @@ from interp.plots.attribution import ESTIMATE, Move, directions
 from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
 from interp.plots.maps import position_columns, single_tokens
+from interp.plots.named import UNTESTED
 from interp.plots.panels import Drawing, Place
 from interp.plots.text import label
 from interp.results import Run
@@ -54,8 +55,8 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
         title="Attribution of head outputs (z): first-order change of the answer's log-odds",
         pairs=[],
         queries=queries,
-        note="Left of each pair: the head's output replaced at all tokens. Right: at single "
-        f"tokens, for the {STRONGEST} heads of the largest size; what a pattern or a norm would "
+        note="Left of each pair: the head's output replaced at all tokens. Right: at single tokens, "
+        f"for the {STRONGEST} heads of the largest size ({UNTESTED}); what a pattern or a norm would "
         "do beyond first order is left out. One colour scale for all panels",
         plot=round(drawing.height),
         left=_LEFT,

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from interp.plots import lines, reading, style
 from interp.plots.lines import Look
+from interp.plots.named import UNTESTED
 from interp.plots.panels import Drawing, Place
 from interp.plots.shares import CUT, is_cut, share_range, thin_lines
 from interp.plots.text import label
@@ -237,7 +238,8 @@ def _search(joint: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _chosen(run: Run) -> Iterator[str]:
     yield (
-        "Function vector: summed mean outputs of the strongest heads, added at the last query token"
+        f"Function vector: summed mean outputs of the strongest heads ({UNTESTED}), added at the "
+        "last query token"
     )
     for entry in run.manifest["interchange"].get("function_vectors") or []:
         names, more = entry["heads"][:6], len(entry["heads"]) - 6

@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 from interp.names import Head
 from interp.plots import reading, style
 from interp.plots.exchanges import sides
+from interp.plots.named import UNTESTED
 from interp.plots.panels import Place, beside
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label, number
@@ -273,7 +274,7 @@ def _note(base: str, clouds: list[Cloud]) -> str:
     strongest = max(len(set().union(*list(c.groups.values())[1:])) for c in clouds)
     few = f". Named and with intervals: the {named} strongest of them" if strongest > named else ""
     return (
-        f"p: heads permuted within their layers. Lost: damage when {base}'s output of the head "
-        "takes its place in the condition's run; won: recovery when the condition's does in "
+        f"p: heads permuted within their layers; single heads: {UNTESTED}. Lost: damage when {base}'s "
+        "output of the head takes its place in the condition's run; won: recovery when the condition's does in "
         f"{base}'s. Axes: logarithmic, linear around zero{few}"
     )

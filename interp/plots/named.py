@@ -47,13 +47,15 @@ class Largest:
         """Why no cell is named; `what` a cell is: `head`, `layer`."""
         if not self.tested:
             return f"no {what} has a value above rounding"
-        return f"no {what} differs from {null} (p ≥ {rounded_down(self.least)})"
+        return f"no {what} differs from {null} ({at_least(self.least)})"
 
 
-def rounded_down(p: float) -> str:
-    """Two digits at most."""
+def at_least(p: float) -> str:
+    """`p ≥ 0.11` for a smallest p of 0.118: never rounded up; `p = 1` where all are."""
+    if p >= 1:
+        return "p = 1"
     step = 10.0 ** (down(log10(p)) - 1)
-    return f"{down(p / step * (1 + 1e-12)) * step:.2g}"
+    return f"p ≥ {down(p / step * (1 + 1e-12)) * step:.2g}"
 
 
 def standing(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:

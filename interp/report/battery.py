@@ -14,7 +14,7 @@ from interp.names import OUTPUT, Head
 from interp.plots import reading
 from interp.plots.families import MEASURE, between
 from interp.plots.geometry import DIMENSIONS, SIMILARITIES
-from interp.plots.named import UNTESTED, Largest, largest, rounded_down
+from interp.plots.named import UNTESTED, Largest, at_least, largest
 from interp.plots.text import Pair, number, pair_name, visible
 from interp.plots.words import NAMES, SITES
 from interp.report.tables import Cell, Table, value
@@ -89,7 +89,7 @@ def families(run: Run, position: str = "last") -> Table:
 def _furthest(top: Largest) -> list[Cell]:
     """Where, index and p; where none is beyond relabelling, that."""
     if top.row is None:
-        p = f"≥ {rounded_down(top.least)}" if top.tested else UNTESTED
+        p = at_least(top.least).removeprefix("p ") if top.tested else UNTESTED
         return [Cell("none beyond relabelling"), Cell("–", kind="number"), Cell(p, kind="number")]
     row = top.row
     return [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from interp.errors import RunError
 from interp.plots import reading
+from interp.plots.named import UNTESTED
 from interp.plots.text import number, visible
 from interp.report import interchange, lora_parts
 from interp.report.interchange import Patched
@@ -202,8 +203,8 @@ def _heads(of: Patched, most: int = 5) -> Iterator[str]:
             more = f" and {len(names) - most} more" if len(names) > most else ""
             named.append(f"{', '.join(names[:most])}{more} under {condition}")
         yield (
-            f"Heads: {words.get(entry['by'], entry['by'])} {'; '.join(named)}; "
-            f"{100 * entry['share']:.0f} % of the strongest {entry['k']} in common, "
+            f"Heads ({UNTESTED} one by one): {words.get(entry['by'], entry['by'])} "
+            f"{'; '.join(named)}; {100 * entry['share']:.0f} % of the strongest {entry['k']} in common, "
             f"p = {number(entry['p'], 2)}."
         )
 
@@ -228,7 +229,7 @@ def _function_vectors(of: Patched) -> Iterator[str]:
     table = interchange.function_vectors(of)
     if table.rows:
         yield _joined(
-            f"Function vectors (recovery in {of.base} at the best layer)",
+            f"Function vectors (recovery in {of.base} at its best layer, {UNTESTED})",
             table,
             lambda row: (
                 f"{row[0].text} {_full(row[3])} at layer {row[2].text}, "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.names import Head
 from interp.plots import reading
+from interp.plots.named import UNTESTED
 from interp.plots.text import number, visible
 from interp.plots.words import SITES
 from interp.report.tables import Cell, Table, estimate, value
@@ -184,8 +185,8 @@ def heads(of: Patched) -> Table:
         rows.append([Cell(name), *map(value, here)])
     titles = [f"lost without it [nats], {visible(c)}" for c in of.pair]
     titles += [f"won by it alone, {visible(c)}" for c in of.pair]
-    words = "The strongest heads by what is lost and by what is won under either condition."
-    return Table(words, ["head", *titles], rows, stacked=True)
+    words = f"The strongest heads ({UNTESTED} one by one) by what is lost and by what is won"
+    return Table(f"{words} under either condition.", ["head", *titles], rows, stacked=True)
 
 
 def overlaps(of: Patched) -> Table:
@@ -204,7 +205,7 @@ def overlaps(of: Patched) -> Table:
     ]
     titles = ["ranked by", *(f"strongest under {visible(c)}" for c in of.pair)]
     titles += ["share in common", "p of the share", "rank correlation, all heads", "p of it"]
-    words = "Do the same heads carry it? p: heads permuted within their layers."
+    words = f"Do the same heads carry it? p: heads permuted within their layers; heads: {UNTESTED}."
     return Table(words, titles, rows)
 
 
@@ -255,7 +256,7 @@ def function_vectors(of: Patched) -> Table:
         )
     columns = ["condition", "heads", "layer of most recovery", "recovery"]
     columns += ["base's own mean outputs", "random vector of the same norm"]
-    words = "Function vectors, at the layer where they do most."
+    words = f"Function vectors, at the layer where they do most ({UNTESTED})."
     return Table(words, columns, rows, stacked=True)
 
 

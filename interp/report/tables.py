@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.names import OUTPUT, Head
 from interp.plots import reading
-from interp.plots.named import UNTESTED, Largest, largest, rounded_down, standing
+from interp.plots.named import UNTESTED, Largest, at_least, largest, standing
 from interp.plots.text import Pair, number, pair_name, visible
 from interp.results import HeadView, Run
 from interp.significance import ALPHA
@@ -189,8 +189,9 @@ def head_note(run: Run, position: str = "last") -> str:
         return f"largest content JS: {UNTESTED} (no control)"
     words = f"largest content JS: of the heads that differ from the null, p ≤ {ALPHA:g}"
     missing = [top.least for top in found if top.tested and top.row is None]
-    none = f"; –: no head of the layer does, p ≥ {rounded_down(min(missing))}" if missing else ""
-    return words + none
+    if not missing:
+        return words
+    return f"{words}; –: no head of the layer does, {at_least(min(missing)).replace(' ', '')}"
 
 
 def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:

@@ -32,9 +32,9 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
 
     source, verdict = tables.by_layer(run, position), reading.verdict(run.manifest)
     table = Table(
-        title=Text(visible(verdict.text), style=verdict_style(verdict)),
+        title=Text(f"{visible(verdict.text)}\n", style=verdict_style(verdict)),
         title_justify="left",
-        caption=Text(_caption(run, position)),
+        caption=Text(f"\n{_caption(run, position)}"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,

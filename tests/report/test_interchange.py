@@ -297,8 +297,8 @@ def test_every_finding_has_its_line(run: Run) -> None:
         "prompt acts most through answer 0.750 [0.700, 0.800] at layer 1 (query 0.250 [0.200, "
         "0.300] at layer 1); lora acts most through query undefined at layer 1 (answer undefined "
         "at layer 1).",
-        "Heads: most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, L0H2, L3H1 under lora; "
-        "33 % of the strongest 3 in common, p = 0.25.",
+        "Heads (not tested one by one): most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, "
+        "L0H2, L3H1 under lora; 33 % of the strongest 3 in common, p = 0.25.",
         "Few heads: 2 together give base 0.930 [0.900, 0.950] of prompt's behaviour (L1H0, L2H1);",
         "Few heads: 1 together give base 0.310 [0.200, 0.400] of lora's behaviour (L1H0); 90 % is "
         "not reached; all heads 0.970.",

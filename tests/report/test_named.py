@@ -13,7 +13,7 @@ from rich.console import Console
 
 from interp.noise import NOISE
 from interp.plots import reading
-from interp.plots.named import largest, rounded_down, standing
+from interp.plots.named import at_least, largest, standing
 from interp.report import headline, tables, text_table
 from interp.results import Run, load_run
 
@@ -51,11 +51,12 @@ def test_without_a_test_the_largest_is_called_not_tested_and_rounding_is_none() 
 
 
 @pytest.mark.parametrize(
-    ("p", "said"), [(1.0, "1"), (0.996, "0.99"), (0.3, "0.3"), (0.0789, "0.078"), (0.07, "0.07")]
+    ("p", "said"), [(0.996, "0.99"), (0.3, "0.3"), (0.0789, "0.078"), (0.07, "0.07"), (0.1, "0.1")]
 )
 def test_a_bound_is_never_rounded_up(p: float, said: str) -> None:
-    assert rounded_down(p) == said
+    assert at_least(p) == f"p ≥ {said}"
     assert float(said) <= p
+    assert at_least(1.0) == "p = 1"
 
 
 # Where a run names a head or a layer ------------------------------------------------------------
@@ -88,9 +89,7 @@ def test_every_layer_names_its_largest_head_that_differs(run: Run) -> None:
         assert row[-1].extra == ("" if layer % 2 else f"L{layer}H{best['head']} p=0.01")
         assert (row[-1].text == "–") == bool(layer % 2)
     said = " ".join(screen(run).split())
-    assert (
-        "heads that differ from the null, p ≤ 0.05; –: no head of the layer does, p ≥ 0.3" in said
-    )
+    assert "heads that differ from the null, p ≤ 0.05; –: no head of the layer does, p≥0.3" in said
 
 
 def test_heads_that_were_not_tested_are_called_so(run: Run) -> None:
