@@ -55,9 +55,9 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
         title="Attribution of head outputs (z): first-order change of the answer's log-odds",
         pairs=[],
         queries=queries,
-        note="Left of each pair: the head's output replaced at all tokens. Right: at single tokens, "
-        f"for the {STRONGEST} heads of the largest size ({UNTESTED}); what a pattern or a norm would "
-        "do beyond first order is left out. One colour scale for all panels",
+        note="Left of each pair: the head's output replaced at all tokens. Right: at single "
+        f"tokens, for the {STRONGEST} heads of the largest size ({UNTESTED}); what a pattern or "
+        "a norm would do beyond first order is left out. One colour scale for all panels",
         plot=round(drawing.height),
         left=_LEFT,
         right=_RIGHT,
