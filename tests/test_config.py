@@ -254,7 +254,7 @@ def test_nothing_to_compare_is_refused() -> None:
         experiment().build()
 
 
-MESSAGES = [{"role": "user", "content": "a"}]
+MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 KNOWN = {"base": Base(), "p": Prompt(text="a"), "l": Lora("x")}
 
 
