@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.spatial.distance import pdist, squareform
 
 from interp.design import BASE, Design
 from interp.geometry import Result, paired, probe, single
@@ -28,7 +29,7 @@ def geometry_rows(
     states: xr.DataArray, design: Design, queries: Sequence[Encoded], plan: Plan, position: str
 ) -> Iterator[dict[str, Any]]:
     """Every geometry measure with its chance level, and its calibrated form where it has one.
-    States that lie apart by rounding alone (`plan.noise`) are one point, which has no geometry.
+    States that lie apart by rounding alone (`plan.noise`) are one point; one point has no geometry.
 
     Pairs: the headline, its nulls, and both sides against base; without a headline, every kept
     condition against base.
@@ -50,11 +51,19 @@ def geometry_rows(
 def settled(
     states: Float[ndarray, "*cloud query d_model"], noise: float
 ) -> Float[ndarray, "*cloud query d_model"]:
-    """Clouds whose spread is within `noise` of their norm become their first point."""
-    norm = np.linalg.norm(states, axis=(-2, -1), keepdims=True)
-    about = states - states.mean(-2, keepdims=True)
-    spread = np.linalg.norm(about, axis=(-2, -1), keepdims=True)
-    return np.where(spread <= noise * norm, states[..., :1, :], states)
+    """Clouds whose spread is within `noise` of their norm become their first point; in others, a
+    point that lies within `noise` of earlier ones (relative to the points' size) becomes the first
+    of these: where two queries differ by rounding alone, their distance says nothing."""
+    found = np.array(states)
+    for place in np.ndindex(states.shape[:-2]):
+        cloud = found[place].astype(np.float64)
+        if np.linalg.norm(cloud - cloud.mean(0)) <= noise * np.linalg.norm(cloud):
+            found[place] = found[place][:1]
+        else:
+            size = np.sqrt((cloud**2).sum(-1).mean())
+            same = squareform(pdist(cloud)) <= noise * size
+            found[place] = found[place][same.argmax(1)]
+    return found
 
 
 def _compared(

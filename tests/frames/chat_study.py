@@ -280,7 +280,7 @@ def make(style: str, folder: Path) -> Case:
     base = cut(words, [user("hot")], **options).prefix
     passage = words(PASSAGE, add_special_tokens=False)["input_ids"]
     token = words.convert_tokens_to_ids("is")
-    bias = ((token, 3.0, (0, -2, 7)),)
+    bias = ((token, 15.0, (0, -1, 7)),)
     conditions = {
         "base": Condition(),
         "prompt": Condition(),
@@ -334,7 +334,7 @@ def specifications(loras: Sequence[str], soft: str, keys: str, vector: str) -> d
         "neutral": {"neutral": {"like": "prompt", "text": PASSAGE}},
         "shuffled": {"shuffled_tokens": {"of": "prompt"}},
         "shifted": {"shifted": {"by": "prompt"}},
-        "bias": {"logit_bias": {"bias": {"is": 3.0}, "positions": [0, -2, 7]}},
+        "bias": {"logit_bias": {"bias": {"is": 15.0}, "positions": [0, -1, 7]}},
         "weak": {"lora": {"adapter": lora, "scale": 0.5}},
         **{f"few_{i}": {"prompt": {"pairs": pairs}} for i, pairs in enumerate(FEW)},
         "soft": {"soft_prompt": {"adapter": soft}},

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 
-from .numbers import Array, norm
+from .numbers import STILL, Array, norm
 from .study import Study, Table, Value
 
+PAIRED = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
 NEIGHBOURS = 10
+TIE = 1e-12
+"""Cosines nearer to each other than this are equal."""
 FEWEST = 10
 """Points below which a dimension is not estimated."""
 
@@ -30,21 +33,42 @@ def rows(study: Study) -> Table:
 def rows_at(study: Study, label: str) -> Table:
     table: Table = {}
     clouds = {
-        name: np.stack(means(study, name, label), axis=1)
+        name: np.stack([*map(settled, np.stack(means(study, name, label), axis=1))])
         for name in dict.fromkeys(name for pair in study.geometry for name in pair)
     }
     n = len(study.answers)
     for a, b in study.geometry:
         for layer, (x, y) in enumerate(zip(clouds[a], clouds[b], strict=True)):
-            for name, value in paired(x, y, study.folds, study.labels):
-                table[name, a, b, "resid_post", layer, None, label] = Value(value, n)
+            found = (
+                {}
+                if one_point(x) or one_point(y)
+                else dict(paired(x, y, study.folds, study.labels))
+            )
+            for name in PAIRED:
+                value = Value(found.get(name, float("nan")), n)
+                table[name, a, b, "resid_post", layer, None, label] = value
     for name, cloud in clouds.items():
         for layer, x in enumerate(cloud):
             for near in (1, 2, 4, 8):
                 measure = "intrinsic_dimension" if near == 1 else f"gride_{near}"
-                value = Value(gride(x, near, 2 * near), n)
-                table[measure, name, None, "resid_post", layer, None, label] = value
+                value = float("nan") if one_point(x) else gride(x, near, 2 * near)
+                table[measure, name, None, "resid_post", layer, None, label] = Value(value, n)
     return table
+
+
+def one_point(x: Array) -> bool:
+    """Whether rounding alone tells the states of a cloud apart: such a cloud has no shape."""
+    return float(np.linalg.norm(x - x.mean(0))) <= 2 * STILL * float(np.linalg.norm(x))
+
+
+def settled(x: Array) -> Array:
+    """A cloud with a point in the place of those that rounding alone tells from it."""
+    size = float(np.sqrt((norm(x) ** 2).mean()))
+    found = x.copy()
+    for i in range(len(x)):
+        twins = [j for j in range(i) if norm(x[i] - x[j]) <= 2 * STILL * size]
+        found[i] = x[twins[0]] if twins else x[i]
+    return found
 
 
 def means(study: Study, name: str, label: str) -> list[Array]:
@@ -89,16 +113,22 @@ def procrustes_distance(x: Array, y: Array) -> float:
 
 def mutual_knn(x: Array, y: Array, k: int) -> float:
     """Mean share of the k nearest neighbours (by cosine) that a query has in both clouds."""
-    shared = [len(a & b) / k for a, b in zip(neighbours(x, k), neighbours(y, k), strict=True)]
-    return float(np.mean(shared))
+    both = zip(neighbours(x, k), neighbours(y, k), strict=True)
+    return float(np.mean([np.minimum(a, b).sum() / k for a, b in both]))
 
 
-def neighbours(x: Array, k: int) -> list[set[int]]:
+def neighbours(x: Array, k: int) -> Array:
+    """By how much `[query, other]` is a neighbour: those that are as near as the last share its
+    place."""
     unit = x / norm(x)[:, None]
-    found = []
+    found = np.zeros((len(x), len(x)))
     for i in range(len(x)):
-        others = [j for j in range(len(x)) if j != i]
-        found.append(set(sorted(others, key=lambda j: -float(unit[i] @ unit[j]))[:k]))
+        near = {j: float(unit[i] @ unit[j]) for j in range(len(x)) if j != i}
+        last = sorted(near.values())[-k]
+        closer = [j for j, each in near.items() if each > last + TIE]
+        tied = [j for j, each in near.items() if abs(each - last) <= TIE]
+        found[i, closer] = 1
+        found[i, tied] = (k - len(closer)) / len(tied)
     return found
 
 
