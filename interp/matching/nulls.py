@@ -10,7 +10,7 @@ from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.matching.bench import FLOOR, Bench
 from interp.matching.carrying import Scores, carried, everything, scored
 from interp.matching.fits import Fitted, Plan, spelled
-from interp.matching.wording import tail_of
+from interp.matching.wording import slot_of
 from interp.statistics import generator_of
 
 
@@ -26,7 +26,7 @@ def neutral(bench: Bench, tokens: int, draws: int) -> Scores:
     """Windows of ordinary text that asks for nothing, so many tokens long."""
     like = Prompt(text=NEUTRAL_PASSAGE)
     passage = prefix_body(Neutral(like), bench.subject.tokenizer)
-    tail = tail_of(bench.subject, bench.settings.separator)
+    tail = slot_of(bench, bench.settings.separator).after
     starts = generator_of(f"neutral:{bench.settings.seed}").integers(0, len(passage), draws)
     windows = [(passage[start:] + passage)[:tokens] for start in starts.tolist()]
     fits = [spelled(bench, (*window, *tail)) for window in windows]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from interp.capture import chunk_size
-from interp.conditions import Prompt, prefix_body, prefix_ids
+from interp.conditions import Prompt, prefix_ids
 from interp.errors import ConditionError, QueryError
 from interp.matching.bench import BASE, Bench
 from interp.matching.coordinate import Words
@@ -26,8 +26,8 @@ from interp.subject import Subject
 ROWS, MEMORY = 4096, 2e9
 """Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
-PROBES = ("a", "hot", "Z", "5")
-"""Words that share no token: what stands around all of them is the slot's."""
+PROBES = 16
+"""Words by which the ids around a slot are found."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,28 @@ class Slot:
 
 def slot_of(bench: Bench, separator: str) -> Slot:
     """Where the frame of a bench has its text prompt."""
-    subject = bench.subject
-    before = subject.settings[BASE].prefix
-    if not subject.frame.chat:
-        return Slot(before, tail_of(subject, separator), separator=separator)
+    text, frame = Slot((), separator=separator), bench.subject.frame
+    if not frame.chat:
+        return replace(_between(bench, text), before=bench.subject.settings[BASE].prefix)
     try:
         return _between(bench, Slot((), system=True))
     except ConditionError:  # the template takes no system message, or leaves it out
-        return _between(bench, Slot((), separator=separator))
+        return _between(bench, text)
 
 
 def _between(bench: Bench, slot: Slot) -> Slot:
     """The slot with the ids that stand before and after every one of some words."""
-    found = [prefix_of(bench, slot.prompt(word)) for word in PROBES]
+    found = [prefix_of(bench, slot.prompt(word)) for word in _some_words(bench.subject)]
     before = shared(found)
     after = shared([ids[len(before) :][::-1] for ids in found])[::-1]
     return replace(slot, before=before, after=after)
+
+
+def _some_words(subject: Subject) -> list[str]:
+    """Words of the vocabulary, far apart in it: what stands around all of them is not theirs."""
+    decoded = (str(subject.tokenizer.decode([i])).strip() for i in range(subject.n_words))
+    found = [word for word in decoded if word.isascii() and word.isalnum()]
+    return found[:: max(1, len(found) // PROBES)][:PROBES]
 
 
 def shared(sequences: Sequence[Ids]) -> Ids:
@@ -115,16 +121,6 @@ def words(bench: Bench, slot: Slot) -> Words:
         return True
 
     return Words([i for i in range(subject.n_words) if i not in special], readable, apart)
-
-
-def tail_of(subject: Subject, separator: str) -> Ids:
-    """A separator's tokens as they stand between a word and a query; a space that begins the
-    query's first word is none of them."""
-    alone, joint = (
-        tuple(prefix_body(Prompt(text="a", separator=end), subject.tokenizer))
-        for end in ("", separator)
-    )
-    return joint[len(alone) :] if joint[: len(alone)] == alone else ids_of(subject, separator)
 
 
 def ids_of(subject: Subject, text: str) -> Ids:

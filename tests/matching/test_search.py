@@ -19,7 +19,7 @@ from interp.matching.coordinate import Budget, Found, Words, random_search, sear
 from interp.matching.examples import examples
 from interp.matching.few_shot import select
 from interp.matching.prefixes import Ids, Scorer
-from interp.matching.wording import slot_of, tail_of, words
+from interp.matching.wording import slot_of, words
 from interp.queries import Query, check_alignment, encode
 from interp.subject import load
 
@@ -194,7 +194,8 @@ def test_what_is_found_is_read_back_as_it_was_scored(
     if convention == "llama":  # its space before a query is the query's own or the separator's
         asked = [q for q in QUERIES if q.text.startswith(" ") != separator.endswith(" ")]
     bench = bench_of(convention, asked)
-    allowed, tail = words(bench, slot_of(bench, separator)), tail_of(bench.subject, separator)
+    slot = slot_of(bench, separator)
+    allowed, tail = words(bench, slot), slot.after
     puzzle = Puzzle((), len(core), fit=lambda p: float(np.cos(np.dot(p, np.arange(1, len(p) + 1)))))
     for prompt in _tried(puzzle, allowed, Budget(tokens, 3, 8, 50, seed)):
         text = Prompt(text=core.decode(list(prompt)), separator=separator)
@@ -229,7 +230,7 @@ def test_a_separator_is_written_as_after_a_word() -> None:
     """Alone it would begin with a space sign of its own where every text does."""
     core = TOKENIZERS["llama"]
     alone = tuple(core("\n", add_special_tokens=False)["input_ids"])
-    tail = tail_of(bench_of("llama").subject, "\n")
+    tail = slot_of(bench_of("llama"), "\n").after
     assert tail != alone
     assert resolve(Prompt(text="up"), core).prefix == (
         *resolve(Prompt(text="up", separator=""), core).prefix,
