@@ -274,7 +274,7 @@ def _note(base: str, clouds: list[Cloud]) -> str:
     strongest = max(len(set().union(*list(c.groups.values())[1:])) for c in clouds)
     few = f". Named and with intervals: the {named} strongest of them" if strongest > named else ""
     return (
-        f"p: heads permuted within their layers; single heads: {UNTESTED}. Lost: damage when {base}'s "
-        "output of the head takes its place in the condition's run; won: recovery when the condition's does in "
-        f"{base}'s. Axes: logarithmic, linear around zero{few}"
+        f"p: heads permuted within their layers; single heads: {UNTESTED}. Lost: damage when "
+        f"{base}'s output of the head takes its place in the condition's run; won: recovery when "
+        f"the condition's does in {base}'s. Axes: logarithmic, linear around zero{few}"
     )

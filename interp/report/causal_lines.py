@@ -177,8 +177,8 @@ def _heads(of: Patched, most: int = 5) -> Iterator[str]:
             named.append(f"{', '.join(names[:most])}{more} under {condition}")
         yield (
             f"Heads ({UNTESTED} one by one): {words.get(entry['by'], entry['by'])} "
-            f"{'; '.join(named)}; {100 * entry['share']:.0f} % of the strongest {entry['k']} in common, "
-            f"p = {number(entry['p'], 2)}."
+            f"{'; '.join(named)}; {100 * entry['share']:.0f} % of the strongest {entry['k']} in "
+            f"common, p = {number(entry['p'], 2)}."
         )
 
 
