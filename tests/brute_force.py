@@ -34,7 +34,7 @@ LEFT_OUT = ("labels", "tuned", "steered")
 MAX_POSITIONS = 3
 PROMPT = "hot is the opposite of cold. up is the opposite of"
 OTHER_PROMPT = "people talked about"
-TAUGHT = ("big is the opposite", "is")
+TAUGHT = ("big is the opposite", "up")
 """What base is taught to answer, so that one answer is right before any prompt or adapter."""
 FEW = (
     (("hot", "cold"), ("up", "down"), ("big", "small")),
@@ -50,13 +50,13 @@ FAMILIES = {
 HEADLINE = ("prompt", "lora_0")
 QUERIES: dict[str, list[tuple[str, str | None]]] = {
     "matched": [
-        ("the", "is"),
+        ("the", "up"),
         ("up is", "the"),
-        ("the opposite of big", "is"),
+        ("the opposite of big", "up"),
         ("lily said: yes", None),
         TAUGHT,
-        ("a river is wide; a hill", "is"),
-        ("people walked along the road", "is"),
+        ("a river is wide; a hill", "up"),
+        ("people walked along the road", "up"),
         ("the weather was mild that day.", None),
         ("cold is", "the"),
         ("people talked", None),
@@ -65,10 +65,10 @@ QUERIES: dict[str, list[tuple[str, str | None]]] = {
         ("small is", "the"),
         ("a river is", "the"),
         ("hot is", None),
-        ("big", "is"),
-        ("the hill", "is"),
+        ("big", "up"),
+        ("the hill", "up"),
     ],
-    "heldout": [("down", "is"), ("big is the opposite of", None), ("tom said: no", "the")],
+    "heldout": [("down", "up"), ("big is the opposite of", None), ("tom said: no", "the")],
 }
 
 
@@ -77,7 +77,7 @@ def label(text: str) -> str:
     return "verb" if text.endswith(" is") else "other"
 
 
-BIAS = {"is": 15.0, "the": 2.0}
+BIAS = {"up": 15.0, "the": 2.0}
 """Added to the logits of these words, as they follow a query: most answers then come first."""
 
 

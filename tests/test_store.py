@@ -222,7 +222,8 @@ from interp.config import Experiment
 sweep.SHARD = 2
 calls = []
 def progress(group, done, total):
-    calls.append(done)
+    if group == "matched":
+        calls.append(done)
     if len(calls) == 3:  # the first shard is kept, the second is half done
         os.kill(os.getpid(), signal.SIGKILL)
 study.diverge(Experiment.model_validate_json(sys.argv[1]), progress)
@@ -357,7 +358,8 @@ def interrupt_after(calls: int) -> Callable[[str, int, int], None]:
     seen: list[int] = []
 
     def progress(group: str, done: int, total: int) -> None:
-        seen.append(done)
+        if group == "matched":
+            seen.append(done)
         if len(seen) == calls:
             raise KeyboardInterrupt
 
@@ -374,9 +376,9 @@ def test_ctrl_c_keeps_finished_shards(
         study.diverge(into(base_experiment, tmp_path), interrupt_after(4))
     assert len(shards(tmp_path)) == 1
     measured.clear()
-    done: list[tuple[int, int]] = []
+    done: list[tuple[int, ...]] = []
     resumed = into(base_experiment, tmp_path, resume=True)
-    study.diverge(resumed, lambda group, newly, total: done.append((newly, total)))
+    study.diverge(resumed, lambda what, *count: done.append(count) if what == "matched" else None)
     assert measured == [2, 3, 4]
     assert done == [(2, 5), (1, 5), (1, 5), (1, 5)]
     assert files(tmp_path) == uninterrupted

@@ -164,8 +164,7 @@ def _by_cell(
     sums = {site: by_label(flow, weights) + absent for site, flow in flows.items()}
     taken = []
     for cell in cells:
-        label = "mean" if cell.position == "all" else cell.position  # both: every token of a query
-        here = sums[Site(cell.site, cell.layer)][..., labels.index(label)]
+        here = sums[Site(cell.site, cell.layer)][..., labels.index(cell.position)]
         taken.append(here.sum(-1) if cell.head is None else here[:, cell.head])
     return np.stack(taken, axis=-1)
 

@@ -79,23 +79,17 @@ def between(
 
 @dataclass(frozen=True)
 class Distribution:
-    """Softmaxed logits in float64, what they cost to describe (nats), and their first token."""
+    """Softmaxed logits in float64, and their first token."""
 
     logits: Float[Tensor, "token d_vocab"]
     log_p: Float[Tensor, "token d_vocab"]
     p: Float[Tensor, "token d_vocab"]
-    entropy: Float[Tensor, " token"]
     top: Int[Tensor, " token"]
 
     @classmethod
     def of(cls, logits: Float[Tensor, "token d_vocab"]) -> Distribution:
         log_p = wide(logits).log_softmax(-1)
-        p = log_p.exp()
-        return cls(logits, log_p, p, _entropy(p), logits.argmax(-1))
-
-
-def _entropy(p: Tensor) -> Tensor:
-    return -torch.xlogy(p, p).sum(-1)
+        return cls(logits, log_p, log_p.exp(), logits.argmax(-1))
 
 
 def _kl(a: Distribution, b: Distribution) -> Tensor:
@@ -104,9 +98,9 @@ def _kl(a: Distribution, b: Distribution) -> Tensor:
 
 
 def _js(a: Distribution, b: Distribution) -> Tensor:
-    """The entropy of the middle, less the mean entropy: exact to 1e-15 nats."""
-    found = _entropy((a.p + b.p) / 2) - (a.entropy + b.entropy) / 2
-    return found.clamp(min=0).masked_fill((a.logits == b.logits).all(-1), 0.0)
+    log_m = torch.logaddexp(a.log_p, b.log_p) - torch.log(torch.tensor(2.0, dtype=a.p.dtype))
+    terms = a.p * (a.log_p - log_m) + b.p * (b.log_p - log_m)
+    return (0.5 * terms.sum(-1)).clamp(min=0).masked_fill((a.logits == b.logits).all(-1), 0.0)
 
 
 def _blockwise(

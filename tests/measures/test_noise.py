@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from interp.conditions import Base, Lora, Prompt
 from interp.measures import NOISE, UNITS, noise, tally
+from interp.measures.output import between
 from interp.measures.tally import Key, Plan
 from interp.noise import COSINES, COUNTED, DIVERGENCES, UNBOUNDED, floor, settled, zero
 from interp.observe import observe
@@ -21,7 +22,7 @@ from interp.queries import Encoded, Query, encode
 from interp.significance import SignFlip
 from interp.statistics import Ratio
 from interp.subject import Batch, Subject, load
-from interp.sweep import _influences, _lenses, measure_chunk, scale_of
+from interp.sweep import Readouts, _influences, _lenses, measure_chunk, scale_of
 from tests.tiny_models import all_targets, save_adapter, save_model
 
 OPENING = "hot is the opposite of cold. "
@@ -66,7 +67,8 @@ def planned(subject: Subject, **fields: object) -> Plan:
         "base": "base", "pairs": tuple(pairs), "certified": (), "controls": {}, "members": (),
         "kept": (), "sample": frozenset(), "speaker": "base", "against": None,
         "bos": bool(subject.settings["base"].n_prefix), "labels": ("last", "mean"),
-        "replicates": 0, "permutations": 0, "seed": 0, "batch_size": len(TEXTS),
+        "longest_answer": 1, "lens": True, "replicates": 0, "permutations": 0, "seed": 0,
+        "batch_size": len(TEXTS),
         "noise": NOISE[subject.dtype],
     } | fields)  # fmt: skip
 
@@ -74,11 +76,11 @@ def planned(subject: Subject, **fields: object) -> Plan:
 def measured(subject: Subject, queries: Sequence[Encoded], size: int) -> Values:
     """Every measure, `[query, *cell, query_pos]`, of `size` queries at a time; ratios of sums are
     divided once, over all tokens."""
-    plan, longest = planned(subject), max(len(query.ids) for query in queries)
+    plan, longest = planned(subject), max(len(query.forced) for query in queries)
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     found: dict[Key, list[list[np.ndarray]]] = {}
     for start in range(0, len(queries), size):
-        batch = Batch.of(queries[start : start + size])
+        batch = Batch.forced(queries[start : start + size])
         for key, *parts in _values(subject, plan, queries[start : start + size], batch, caches):
             arrays = [_padded(part, batch, longest) for part in parts]
             found.setdefault(key, []).append(arrays)
@@ -90,9 +92,11 @@ def _values(
 ) -> Iterator[tally.Values]:
     scale = scale_of(plan, chunk, batch)
     observed, last = observe(subject, batch, caches, "base")
-    of = (subject, plan, batch, last, scale.answers, {})
+    read = Readouts(subject, plan, scale.answers, last, scale.targets)
+    apart = between({name: seen.logits for name, seen in observed.items()}, plan.pairs)
     grams = dict(tally.site_grams(observed))
-    return chain(tally.values(observed, grams, plan, scale), _lenses(*of), _influences(*of))
+    values = tally.values(observed, apart, grams, plan)
+    return chain(values, _lenses(read, {}), _influences(read, {}))
 
 
 def _padded(values: torch.Tensor | float, batch: Batch, longest: int) -> np.ndarray | float:

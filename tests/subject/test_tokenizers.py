@@ -15,7 +15,16 @@ from tiny_models import MODULES, save_adapter, save_model, save_prefix, save_sof
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from interp.conditions import Base, Condition, FineTuned, Lora, Prefix, RandomLora, SoftPrompt
+from interp.conditions import (
+    Base,
+    Condition,
+    FineTuned,
+    Frame,
+    Lora,
+    Prefix,
+    RandomLora,
+    SoftPrompt,
+)
 from interp.conditions import Prompt as TextPrompt
 from interp.errors import SubjectError
 from interp.queries import Query, encode
@@ -238,13 +247,16 @@ def chat(model: str, adapter: Path) -> Path:
 
 def test_the_chosen_tokenizer_is_used_in_every_condition(model: str, adapter: Path) -> None:
     chat(model, adapter)
-    messages = ({"role": "user", "content": "hot"},)
+    turns = (("user", "hot"), ("assistant", "cold"))
+    messages = tuple({"role": role, "content": content} for role, content in turns)
     conditions: dict[str, Condition] = {
         "base": Base(), "lora": Lora(str(adapter)), "chat": TextPrompt(messages=messages),
     }  # fmt: skip
-    subject = load(model, conditions, [QUERY], tokenizer=str(adapter))
+    frame = Frame(chat=True)
+    subject = load(model, conditions, [QUERY], tokenizer=str(adapter), frame=frame)
     assert subject.tokenizer.chat_template == TEMPLATE
-    expected = words_of(model)("<user>hot")["input_ids"]
+    text = "<user>hot<assistant>cold<user>"
+    expected = words_of(model)(text, add_special_tokens=False)["input_ids"]
     assert list(subject.settings["chat"].prefix) == expected
     assert opened(model, Lora(str(adapter)), tokenizer=str(adapter)).notes == []
 

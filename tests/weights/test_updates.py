@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from interp.conditions import Base, Condition, FineTuned, Lora
+from interp.errors import SubjectError
 from interp.subject import Subject, load
 from interp.weights.updates import Update, left_out, matrices, update_of, vectors
 
@@ -203,13 +204,10 @@ def test_rows_of_trained_tokens(tmp_path: Path) -> None:
     same(case, "tokens", merged(case, case.folders["tokens"]))
 
 
-def test_a_lora_that_adds_no_fixed_matrix_is_named(tmp_path: Path) -> None:
+def test_a_lora_that_adds_no_fixed_matrix_is_refused_by_name(tmp_path: Path) -> None:
     """An activated one acts after certain tokens only."""
-    case = alone(tmp_path, "activated", alora_invocation_tokens=[3])
-    assert dict(added(case, "activated")) == {}
-    reasons = left_out(case.subject, case.subject.settings["activated"])
-    assert len(reasons) == 7 * tiny_models.LAYERS
-    assert set(reasons.values()) == {"ALoraLinearVariant"}
+    with pytest.raises(SubjectError, match=r"activated.*aLoRA|aLoRA.*activated"):
+        alone(tmp_path, "activated", alora_invocation_tokens=[3])
 
 
 def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> None:
