@@ -105,7 +105,7 @@ def experiment(name: str, made: Materials, folder: Path) -> Experiment:
         (folder / f"{group}.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "prompt.txt").write_text(PROMPT)
     tokenizer = AutoTokenizer.from_pretrained(made.model)
-    separator = tiny_models.separator_of(tokenizer)
+    separator = "\n" + tiny_models.separator_of(tokenizer).removeprefix("\n")
     specs = specifications(made, bias_tokens(tokenizer), separator)
     return Experiment(
         model=made.model,
@@ -172,7 +172,7 @@ def settings(name: str, tokenizer: Any, made: Materials) -> dict[str, Condition]
 def all_settings(tokenizer: Any, made: Materials) -> dict[str, Condition]:
     """Every condition as token ids and folders."""
 
-    separator = tiny_models.separator_of(tokenizer)
+    separator = "\n" + tiny_models.separator_of(tokenizer).removeprefix("\n")
 
     def ids(text: str) -> tuple[int, ...]:
         """Before every query."""
