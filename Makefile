@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check figures organism smollm2 clean
+.PHONY: demo test check figures organism smollm2 chat-study clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -25,6 +25,9 @@ organism: $(READY)
 
 smollm2: $(READY)
 	$(BIN)/python recipes/smollm2.py
+
+chat-study: smollm2
+	$(BIN)/python analyses/chat/study.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
