@@ -35,7 +35,7 @@ def study(model: str, tmp_path: Path) -> list[str]:
     (tmp_path / "queries.jsonl").write_text('{"text": "hot is"}\n{"text": "a river"}\n')
     files = ["--prompt-file", tmp_path / "prompt.txt", "--queries", tmp_path / "queries.jsonl"]
     words = ["diverge", "--model", model, "--adapter", adapter, *files, "--out", tmp_path / "run"]
-    return [*map(str, words), *LEAN]
+    return [*map(str, words), "--separator", " ", *LEAN]
 
 
 def test_an_idle_adapter_ends_a_study_and_allowed_it_is_a_note(

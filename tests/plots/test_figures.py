@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from interp import plots
@@ -12,6 +14,10 @@ from interp.plots import reading
 from interp.plots.gallery import RECIPES
 from interp.plots.tidy import tidy
 from interp.results import HeadView, Run
+from interp.statistics import SEGMENTS
+
+ANSWERED = {"segments", "answer_tokens", "interchange_segments"}
+"""Figures of answers of several tokens, which the synthetic run has not."""
 
 KEYS = ["condition", "reference", "layer", "head"]
 
@@ -134,7 +140,7 @@ def test_head_view_needs_only_a_manifest(run: Run) -> None:
     [{"n_layers": 1, "n_heads": 1, "tokens": ["a"]}, {"n_layers": 40, "n_heads": 2, "seed": 1}],
 )
 def test_small_and_deep_models_are_drawn(make_run: Callable[..., Run], shape: dict) -> None:
-    assert set(plots.figures(make_run(**shape))) == set(RECIPES)
+    assert set(plots.figures(make_run(**shape))) == set(RECIPES) - ANSWERED
 
 
 def test_what_was_not_measured_is_left_out_or_named(make_run: Callable[..., Run]) -> None:
@@ -150,5 +156,22 @@ def test_what_was_not_measured_is_left_out_or_named(make_run: Callable[..., Run]
 def test_without_a_headline_conditions_are_compared_with_base(run: Run) -> None:
     manifest = {**run.manifest, "headline": None, "null_pair": None, "certificates": []}
     drawn = plots.figures(Run(run.path, run.table, run.arrays, manifest))
-    assert set(drawn) == set(RECIPES) - {"geometry"}  # only the headline's pairs have it
+    assert set(drawn) == set(RECIPES) - ANSWERED - {"geometry"}  # only the headline's pairs have it
     assert "NOT CERTIFIED" in drawn["layers"].layout.meta["caption"]
+
+
+def test_answers_have_figures_by_segment_and_by_token(run: Run) -> None:
+    """Every segment a column of its own, every token of the answer a point."""
+    table, places = run.table, {"mean": SEGMENTS, "last": ("answer_0", "answer_1", "answer_2")}
+    more = [
+        table[table["position"] == position].assign(position=name)
+        for position, names in places.items()
+        for name in names
+    ]
+    answered = replace(run, table=pd.concat([table, *more], ignore_index=True))
+    drawn = plots.figures(answered)
+    titles = [a.text.split(":")[0] for a in drawn["segments"].layout.annotations]
+    assert [title for title in titles if title in SEGMENTS] == [*SEGMENTS]
+    tokens = [t for t in drawn["answer_tokens"].data if t.mode == "lines+markers"]
+    assert tokens
+    assert all(list(trace.x) == [0, 1, 2] for trace in tokens)

@@ -12,6 +12,9 @@ import pytest
 from interp.plots.exporting import find_browser
 from interp.plots.gallery import RECIPES
 
+ANSWERED = 3
+"""Figures of answers of several tokens, which the synthetic run has not."""
+
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = find_browser()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
@@ -50,7 +53,7 @@ def visit(folder: Path) -> Iterator[Visit]:
 
 def test_all_figures_are_drawn(visit: Visit) -> None:
     drawn = "[...document.querySelectorAll('.drawing')].filter(b => b.querySelector('.main-svg'))"
-    assert visit.page.evaluate(f"{drawn}.length") == len(RECIPES)
+    assert visit.page.evaluate(f"{drawn}.length") == len(RECIPES) - ANSWERED
 
 
 def test_figures_wait_until_they_are_seen(visit: Visit) -> None:
