@@ -70,10 +70,10 @@ def sentence(run: Run, name: str) -> str:
     """What a head does, from the numbers."""
     (a, b), head = headline(run), Head.parse(name)
     at_last = run.table.query("position == 'last' and queries == 'matched'")
-    own = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
+    of_head = at_last[(at_last["layer"] == head.layer) & (at_last["head"] == head.head)]
 
     def value(measure: str, condition: str, reference: str | None = None) -> float:
-        found = own[(own["measure"] == measure) & (own["condition"] == condition)]
+        found = of_head[(of_head["measure"] == measure) & (of_head["condition"] == condition)]
         if reference is not None:
             found = found[found["reference"] == reference]
         return float(found["value"].iloc[0])
