@@ -69,13 +69,15 @@ class Study(BaseModel):
     """Messages per training step."""
     limit: int | None = Field(default=None, ge=2)
     """Use only the first messages of each file."""
-    patched: int = Field(default=12, ge=2)
+    patched: int = Field(default=8, ge=2)
     """Messages whose states are exchanged."""
+    every: int = Field(default=3, ge=1)
+    """States are exchanged at every so many layers, the last among them."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
     """Rearrangements behind every p-value."""
-    memory: float = Field(default=1.0, gt=0)
+    memory: float = Field(default=3.0, gt=0)
     """Budget in GB for one forward pass."""
 
 
@@ -146,9 +148,9 @@ def experiment(study: Study, name: str, adapters: list[Path]) -> Experiment:
         heldout=study.heldout,
         answers_from="prompt_0",
         answer_tokens=study.tokens,
-        controls=("neutral", "empty_system", "shifted", "random_lora"),
+        controls=("neutral", "empty_system", "random_lora"),
         lens=False,
-        max_positions=8,
+        max_positions=4,
         limit=study.limit,
         bootstrap=study.bootstrap,
         permutations=study.permutations,
@@ -168,6 +170,7 @@ def exchange(study: Study, run: Path) -> Patching:
         attribution=False,
         ablate=(),
         limit=study.patched,
+        every=study.every,
         bootstrap=study.bootstrap,
         permutations=study.permutations,
         memory=study.memory,

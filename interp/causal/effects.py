@@ -258,34 +258,47 @@ def depth(
 
 def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]]:
     """Every direction's depth, and that of both directions between two conditions."""
-    curves = {
-        (source, target): _damage(own.at("resid_post"), scale)
+    streams = {
+        (source, target): own.at("resid_post")
         for (source, target, control), own in moves.items()
         if not control and base not in (source, target)
     }
+    curves = {pair: _damage(own, scale) for pair, own in streams.items()}
+    layers = [cell.layer for own in list(streams.values())[:1] for cell in own.cells]
     for (source, target), curve in curves.items():
-        yield _depth_row("interchange_depth", source, target, curve, scale)
+        yield _depth_row("interchange_depth", source, target, curve, layers, scale)
     for number, (source, target) in enumerate(curves):
         if (target, source) in list(curves)[number + 1 :]:
             worse = np.maximum(curves[source, target], curves[target, source])
-            yield _depth_row("state_equivalence_depth", source, target, worse, scale)
+            yield _depth_row("state_equivalence_depth", source, target, worse, layers, scale)
 
 
 def _damage(own: Effects, scale: Scale) -> Float[ndarray, "replicate layer"]:
     """Mean damage by layer under every replicate; NaN under one that has no query."""
     layers = [cell.layer for cell in own.cells]
-    if layers != list(range(len(layers))):
-        raise ValueError(f"a depth needs every layer in order, not {layers}")
+    if layers != sorted(set(layers)):
+        raise ValueError(f"a depth needs layers in order, not {layers}")
     total = ratio(own.to_target, 1.0, scale)
     with np.errstate(invalid="ignore"):
         return (total.numerator / total.denominator)[..., 0]
 
 
+def _whole(index: ndarray) -> ndarray:
+    return np.nan_to_num(index).astype(int)
+
+
 def _depth_row(
-    measure: str, source: str, target: str, curve: ndarray, scale: Scale
+    measure: str,
+    source: str,
+    target: str,
+    curve: ndarray,
+    layers: Sequence[int],
+    scale: Scale,
 ) -> dict[str, object]:
-    found = depth(curve, scale.tolerance)
-    never = found[0] == curve.shape[-1]
+    """`layers`: those of the curve; at none of them is one beyond the last."""
+    index = depth(curve, scale.tolerance)
+    found = np.where(np.isnan(index), np.nan, np.append(layers, layers[-1] + 1)[_whole(index)])
+    never = found[0] > layers[-1]
     ends = (found[0], *percentile_interval(found[1:]))
     value, low, high = (np.nan if never else float(x) for x in ends)
     return {

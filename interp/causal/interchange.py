@@ -66,6 +66,7 @@ class Sweep:
     seed: int = 0
     segments: tuple[str, ...] = ()
     head_segments: tuple[str, ...] = ()
+    every: int = 1
 
     @property
     def conditions(self) -> tuple[str, str, str]:
@@ -84,22 +85,26 @@ class Sweep:
         controls = [move._replace(control=control) for move in own for control in CONTROLS]
         return [*own, Move(base, a), Move(base, b), *controls]
 
+    def sites(self, subject: Subject, name: str) -> list[Site]:
+        """Of the layers that have the site, every so many back from the last."""
+        return subject.sites(name)[:: -self.every][::-1]
+
     def cells(self, subject: Subject, move: Move) -> tuple[Cell, ...]:
         """Every place of a move; a control has the whole sites only."""
         places = [
             Cell(site.name, site.layer, None, position)
             for name in self.whole
             for position in ("all", *self.segments)
-            for site in subject.sites(name)
+            for site in self.sites(subject, name)
         ]
         if not move.control:
-            layers = range(subject.n_layers)
-            places += [Cell("resid_post", i, None, p) for i in layers for p in self.positions]
+            stream = self.sites(subject, "resid_post")
+            places += [Cell("resid_post", s.layer, None, p) for s in stream for p in self.positions]
             places += [
                 Cell(site.name, site.layer, head, position)
                 for name in self.by_head
                 for position in ("all", *(self.head_segments if name == "z" else ()))
-                for site in subject.sites(name)
+                for site in self.sites(subject, name)
                 for head in range(heads_of(subject, name))
             ]
         return tuple(places)

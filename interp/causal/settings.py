@@ -42,6 +42,8 @@ class Patching(BaseModel):
     attribution: bool = True
     """Estimate every change of the answer to first order too, and that of every head at every
     position: the price of one backward pass per condition."""
+    every: int = Field(default=1, ge=1)
+    """Patch only every so many layers, the last always among them: a deep model at less cost."""
     greedy: int = Field(default=16, ge=0)
     """Most heads that are patched together in search of 90 % recovery (0: no search)."""
     ablate: tuple[Literal["layers", "modules", "directions"], ...] = (

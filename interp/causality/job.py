@@ -67,6 +67,7 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
         seed=experiment.seed,
         segments=tuple(name for name in present if name in settings.segments),
         head_segments=tuple(name for name in present if name in settings.head_segments),
+        every=settings.every,
     )
     names = plan.conditions
     caches = {name: subject.prefill(subject.settings[name]) for name in names}

@@ -84,9 +84,8 @@ def _by_layer(of: Patched) -> RenderableType:
 
 def shown_layers(of: Patched) -> list[int]:
     """Every layer of a small model, evenly spaced ones of a large model; the last always."""
-    n = int(of.run.manifest["model"]["n_layers"])
-    step = -(-n // MOST_LAYERS)
-    return sorted({*range(0, n, step), n - 1})
+    step = -(-len(of.layers) // MOST_LAYERS)
+    return sorted({*of.layers[::step], *of.layers[-1:]})
 
 
 def _legend(of: Patched) -> str:

@@ -48,6 +48,12 @@ class Patched(NamedTuple):
         """Rows of one measure of one move (`target` None: of one condition)."""
         return reading.rows(self.run, measure, site, (source, target), position)
 
+    @property
+    def layers(self) -> list[int]:
+        """The layers that were patched."""
+        rows = self.rows("damage", self.a, self.b)
+        return sorted(set(rows.loc[rows["head"].isna(), "layer"].astype(int)))
+
     def whole(self, measure: str, source: str, target: str, layer: int) -> pd.DataFrame:
         """The row of a whole layer of the residual stream."""
         rows = self.rows(measure, source, target)
@@ -104,7 +110,7 @@ def by_layer(of: Patched) -> Table:
             Cell(str(layer), kind="number"),
             *(value(of.whole(c.measure, c.source, c.target, layer)) for c in wanted),
         ]
-        for layer in range(int(of.run.manifest["model"]["n_layers"]))
+        for layer in of.layers
     ]
     words = "The residual stream of all tokens exchanged, layer by layer"
     n, most = of.found["n"], of.found["tolerance"]

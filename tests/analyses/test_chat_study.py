@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "analyses" / "chat" / "study.py"
 MESSAGES = ["hot is", "big is the", "the river is wide", "lily said: yes"]
 SMALL = (
     "--prompts calm --seeds 2 --tokens 3 --rank 2 --targets q_proj --epochs 1 --limit 3 "
-    "--patched 2 --bootstrap 20 --permutations 19"
+    "--patched 2 --every 2 --bootstrap 20 --permutations 19"
 )
 
 
