@@ -98,9 +98,11 @@ def main(study: Study) -> None:
         run = load_run(folder / "run")
         rich.print(text_table(run))
         print(f"report: {write(folder / 'run')}")
+        plotted(run).to_csv(folder / "plotted.csv", index=False, float_format="%.6g")
+        certified(run).to_csv(folder / "certificates.csv", index=False, float_format="%.6g")
         found.append(by_segment(run).assign(prompt=name))
     table = pd.concat(found, ignore_index=True)
-    table.to_csv(study.out / "segments.csv", index=False)
+    table.to_csv(study.out / "segments.csv", index=False, float_format="%.6g")
     print(table.to_string(float_format="{:.3g}".format))
 
 
@@ -176,6 +178,26 @@ def exchange(study: Study, run: Path) -> Patching:
         memory=study.memory,
         resume=True,
     )
+
+
+def plotted(run: Run) -> pd.DataFrame:
+    """What the figures of the residual stream show: by segment, the headline pair and its null, the
+    families, and the exchange."""
+    rows = run.table[run.table["site"].eq("resid_post") & run.table["head"].isna()]
+    rows = rows[rows["position"].isin([*SEGMENTS, "last"])]
+    compared = rows[rows["measure"].isin(["relative_l2", "delta_alignment"])]
+    compared = compared[compared["reference"].eq("lora_0")]
+    compared = compared[compared["condition"].isin(["prompt_0", "neutral"])]
+    others = rows[rows["measure"].isin(["divergence_index", "damage", "recovery"])]
+    columns = ["measure", "condition", "reference", "position", "queries", "layer"]
+    return pd.concat([compared, others])[
+        [*columns, "value", "ci_low", "ci_high", "p_adjusted", "n"]
+    ]
+
+
+def certified(run: Run) -> pd.DataFrame:
+    """The certificates of every pair, without the queries outside the tolerance."""
+    return pd.DataFrame(run.manifest["certificates"]).drop(columns="outside")
 
 
 def by_segment(run: Run) -> pd.DataFrame:

@@ -108,7 +108,8 @@ def verdict(table: pd.DataFrame, pair: Pair, base: str, n_layers: int) -> str:
         f"{s}'s state works in {t}'s run {_from(row('interchange_depth', s, t), n_layers)}"
         for s, t in ((a, b), (b, a))
     ]
-    layer = 0 if np.isnan(both["value"]) else int(both["value"])
+    first = both["value"]
+    layer = int(whole["layer"].min() if np.isnan(first) else first)
     damage = [row("damage", s, t, layer) for s, t in ((a, b), (b, a))]
     worst = max(damage, key=lambda r: r["value"])
     source, target = worst["condition"], worst["reference"]

@@ -49,4 +49,8 @@ def test_the_study_ends_in_one_table_and_goes_on(tmp_path: Path) -> None:
     found = pd.read_csv(tmp_path / out / "segments.csv")
     assert {"prompt_0"} <= set(found["condition"]) <= {"prompt_0", "lora_0"}
     assert {"query", "template", "answer", "all"} >= set(found["position"]) >= {"answer", "all"}
+    shown = pd.read_csv(tmp_path / out / "calm" / "plotted.csv")
+    assert {"relative_l2", "damage", "recovery"} <= set(shown["measure"])
+    signed = pd.read_csv(tmp_path / out / "calm" / "certificates.csv")
+    assert {"prompt_0", "lora_0"} <= set(signed["condition"])
     assert "report: " in done.stdout
