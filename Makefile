@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check figures organism smollm2 chat-study clean
+.PHONY: demo test check figures organism smollm2 chat-study architectures clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -28,6 +28,9 @@ smollm2: $(READY)
 
 chat-study: smollm2
 	$(BIN)/python analyses/chat/study.py
+
+architectures: $(READY)
+	$(BIN)/python recipes/architectures.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

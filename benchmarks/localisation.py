@@ -90,7 +90,8 @@ class Found:
 
 def draw(places: Sequence[Place], numbers: range, rng: np.random.Generator) -> Iterator[Case]:
     """Random cases, by their numbers as many of every part, way and noise as of any other."""
-    ways, parts = tuple(COMPARED), tuple(FIRST)
+    ways, there = tuple(COMPARED), {place.part for place in places}
+    parts = [part for part in FIRST if part in there]
     for number in numbers:
         part, way = parts[number % len(parts)], ways[number % len(ways)]
         sliced = bool(rng.random() < 0.75)

@@ -92,7 +92,7 @@ def ours(subject: Subject, batch: Batch) -> dict[str, Tensor]:
 def plain(subject: Subject, batch: Batch) -> dict[str, Tensor]:
     """The same by TransformerLens's own `run_with_hooks` on prompt and query, edit by edit."""
     bridge, length = subject.bridge, batch.ids.shape[1]
-    names = [site.hook for site in subject.sites("resid_post")]
+    names = [subject.anatomy.points[site].hook for site in subject.sites("resid_post")]
     ids, logits, states = {}, {}, {}
     for name in ("prompt", "lora"):
         setting = subject.settings[name]

@@ -1,6 +1,6 @@
 """What a run's manifest says: configuration, conditions, design, versions, and sha256 of inputs.
 
-manifest = describe(experiment, subject, built, design, groups, view)
+manifest = describe(experiment, subject, built, design, groups)
 manifest["hashes"] = fingerprints(experiment, built)
 """
 
@@ -28,7 +28,7 @@ from interp.config import Experiment
 from interp.design import Design
 from interp.names import short_name
 from interp.queries import Encoded
-from interp.results import HeadView, sha256, token_hash
+from interp.results import sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
 
@@ -39,9 +39,8 @@ def describe(
     built: Mapping[str, Condition],
     design: Design,
     groups: Mapping[str, Sequence[Encoded]],
-    view: HeadView,
 ) -> dict[str, Any]:
-    """What the manifest says of a run, but for its hashes and certificates."""
+    """What the manifest says of a run, but for what was measured."""
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": experiment.model_dump(mode="json", exclude_none=True),
@@ -91,7 +90,6 @@ def describe(
             "against": [[list(pair), list(other)] for pair, other in design.controls.items()],
         },
         "notes": subject.notes,
-        "head_view": view.manifest(),
     }
 
 

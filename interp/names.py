@@ -2,10 +2,11 @@
 
 >>> Head.parse("L5H3")
 Head(layer=5, head=3)
->>> str(Site("resid_post", 2)), Site("z", 0).hook
-('L2.resid_post', 'blocks.0.attn.hook_z')
+>>> str(Site("resid_post", 2))
+'L2.resid_post'
 
-The vocabulary is TransformerLens's. Torch-free.
+The vocabulary is TransformerLens's; `mixer_out` and `per_layer_out` are ours. Where a model has a
+site is found at load (`interp.subject.anatomy`). Torch-free.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from pathlib import Path
 
 from interp.errors import ConfigError
 
-HOOKS = {
-    "resid_pre": "blocks.{layer}.hook_in",
-    "resid_mid": "blocks.{layer}.hook_resid_mid",
-    "resid_post": "blocks.{layer}.hook_out",
-    "attn_out": "blocks.{layer}.hook_attn_out",
-    "mlp_out": "blocks.{layer}.hook_mlp_out",
-    "q": "blocks.{layer}.attn.hook_q",
-    "k": "blocks.{layer}.attn.hook_k",
-    "v": "blocks.{layer}.attn.hook_v",
-    "z": "blocks.{layer}.attn.hook_z",
-    "attn_scores": "blocks.{layer}.attn.hook_attn_scores",
-    "pattern": "blocks.{layer}.attn.hook_pattern",
-}
-"""Site name -> hook name, in the order in which a block computes them (k and v beside q)."""
+SITES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mixer_out",
+    "mlp_out",
+    "per_layer_out",
+    "q",
+    "k",
+    "v",
+    "z",
+    "attn_scores",
+    "pattern",
+)
+"""Site names. `mixer_out`: what a block's linear attention, state space or convolution writes, in
+the place of attention; `per_layer_out`: what a block's per-layer embedding writes (Gemma 4)."""
 
 OUTPUT = "output"
 """The site of what the model says: its next-token distribution."""
@@ -37,19 +41,14 @@ OUTPUT = "output"
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One activation of one block: a name of `HOOKS` and a 0-based layer."""
+    """One activation of one block: a name of `SITES` and a 0-based layer."""
 
     name: str
     layer: int
 
     def __post_init__(self) -> None:
-        if self.name not in HOOKS:
-            raise ConfigError(f"unknown site {self.name!r}: choose from {', '.join(HOOKS)}")
-
-    @property
-    def hook(self) -> str:
-        """The TransformerLens hook name, e.g. `blocks.5.attn.hook_pattern`."""
-        return HOOKS[self.name].format(layer=self.layer)
+        if self.name not in SITES:
+            raise ConfigError(f"unknown site {self.name!r}: choose from {', '.join(SITES)}")
 
     def __str__(self) -> str:
         return f"L{self.layer}.{self.name}"

@@ -10,7 +10,7 @@ and its prefix alone, without what they do to the states further down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,13 +25,16 @@ from interp.edits import replace as replace_by
 from interp.measures import NOISE
 from interp.measures.attention import (
     AttentionRows,
+    Changes,
     HeadRun,
     change_shares,
+    mixed,
     read_rows,
     read_scores,
 )
 from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
+from interp.readout import SITES as READ
 from interp.readout import LastStates
 from interp.subject import Batch, Subject
 
@@ -44,39 +47,77 @@ class PatternRead(NamedTuple):
 
 
 def observe(
-    subject: Subject, batch: Batch, caches: Mapping[str, Any], base: str
+    subject: Subject,
+    batch: Batch,
+    caches: Mapping[str, Any],
+    base: str,
+    withheld: Collection[str] = (),
 ) -> tuple[dict[str, Observed], dict[str, LastStates]]:
-    """Run every condition on a batch; what the measures take of it, and what the readout takes."""
+    """Run every condition on a batch; what the measures take of it, and what the readout takes.
+
+    `withheld`: what is not read, of `interp.capabilities.MEASURES`.
+    """
     bare = subject.settings[base]
     runs = {}
     for name, setting in subject.settings.items():
-        read = _own_run(subject, setting, caches[name], bare, heads=name == base)
+        heads = name == base or not subject.anatomy.mixed
+        heads &= "change decomposition" not in withheld
+        read = _own_run(subject, setting, caches[name], bare, heads, withheld)
         runs[name] = capture(subject, setting, batch, caches[name], read)
-    plain = runs[base]
-    heads = _head_runs(subject, plain)
     observed = {name: _observed(subject, run) for name, run in runs.items()}
-    for name, setting in subject.settings.items():
-        if name != base:
-            pinned = _pinned(subject, batch, setting, bare, caches[name], plain)
-            observed[name] = _with_pinned(observed[name], pinned, heads)
-    for name, setting in subject.settings.items():  # after the others: weights are switched once
-        if setting.weights != bare.weights:
-            inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name])
-            base_weights = [run.content for run in inputs]
-            observed[name] = replace(observed[name], base_weights=base_weights)
+    if "pinned inputs" not in withheld:
+        _pin_(observed, subject, batch, caches, base, runs, "change decomposition" not in withheld)
     tokens = batch.answer
     last = {n: LastStates.of(r.values, r.logits, tokens) for n, r in runs.items()}
     return observed, last
 
 
+def _pin_(
+    observed: dict[str, Observed],
+    subject: Subject,
+    batch: Batch,
+    caches: Mapping[str, Any],
+    base: str,
+    runs: Mapping[str, Captured],
+    changes: bool,
+) -> None:
+    """Add what the runs at pinned inputs tell, and with `changes` what heads' changes are of."""
+    bare, plain = subject.settings[base], runs[base]
+    before = _head_runs(subject, plain) if changes else []
+    for name, setting in subject.settings.items():
+        if name == base:
+            continue
+        pinned = _pinned(subject, batch, setting, bare, caches[name], plain, heads=changes)
+        observed[name] = replace(observed[name], pinned=_contents(subject, pinned))
+        if changes:
+            own = observed[name].states["z"]
+            if not subject.anatomy.mixed:
+                own = [run.z for run in _head_runs(subject, runs[name])]
+            shares = _changes(own, _head_runs(subject, pinned), before)
+            observed[name] = replace(observed[name], changes=shares)
+    for name, setting in subject.settings.items():  # after the others: weights are switched once
+        if setting.weights != bare.weights:
+            inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name], heads=False)
+            observed[name] = replace(observed[name], base_weights=_contents(subject, inputs))
+
+
 def _own_run(
-    subject: Subject, setting: Setting, cache: Any, bare: Setting, *, heads: bool
+    subject: Subject,
+    setting: Setting,
+    cache: Any,
+    bare: Setting,
+    heads: bool,
+    withheld: Collection[str],
 ) -> dict[Site, Reader]:
     """What is read of a condition's own run; `heads`: also what its heads read, as base's."""
-    names = (*STATE_SITES, "resid_pre", *(["v"] if heads else []))
-    read: dict[Site, Reader] = {site: keep for name in names for site in subject.sites(name)}
-    scores = dict.fromkeys(subject.sites("attn_scores"), read_scores)
-    return read | scores | _patterns(subject, setting, cache if heads else None, bare, heads)
+    names = {*STATE_SITES, *READ, "resid_pre", *(["v"] if heads else [])}
+    points = subject.anatomy.points
+    read: dict[Site, Reader] = {site: keep for site in points if site.name in names}
+    if "scores" not in withheld:
+        read |= {site: read_scores for site in points if site.name == "attn_scores"}
+    if "patterns" not in withheld:
+        read |= _patterns(subject, setting, cache if heads else None, bare, heads)
+    return read
 
 
 def _patterns(
@@ -84,22 +125,23 @@ def _patterns(
 ) -> dict[Site, Reader]:
     """Readers of every layer's pattern; with `heads`, also of what the prefix's keys wrote."""
     return {
-        site: partial(
+        Site("pattern", layer): partial(
             _read_pattern,
             n_prefix=setting.n_prefix,
             own_first=not bare.prefix,
-            values=_prefix_values(subject, cache, site.layer) if heads else None,
+            sink=subject.anatomy.sinks,
+            values=_prefix_values(subject, cache, layer) if heads else None,
         )
-        for site in subject.sites("pattern")
+        for layer in subject.anatomy.layers("pattern")
     }
 
 
 def _read_pattern(
-    pattern: Tensor, *, n_prefix: int, own_first: bool, values: Tensor | None
+    pattern: Tensor, *, n_prefix: int, own_first: bool, sink: bool, values: Tensor | None
 ) -> PatternRead:
     length = pattern.shape[-2]
     reached = pattern.shape[-1] - length  # of the prefix: a sliding window leaves its start behind
-    rows = read_rows(pattern.detach(), first=reached == n_prefix, own_first=own_first)
+    rows = read_rows(pattern.detach(), reached == n_prefix, own_first, sink)
     if values is None:
         return PatternRead(rows, None)
     behind = values[..., values.shape[-2] - reached :, :]
@@ -107,11 +149,12 @@ def _read_pattern(
 
 
 def _prefix_values(subject: Subject, cache: Any, layer: int) -> Tensor:
-    """The values of the prefix's keys, one set per head `[1, head, key, d_head]`."""
+    """The values of the prefix's keys, one set per head `[1, head, key, d_head]`; of no key where
+    there is no prefix, which mixes to 0."""
     if cache is None:
-        size = subject.bridge.cfg.d_head
-        return torch.zeros(1, 1, 0, size, device=subject.device, dtype=subject.dtype)
-    return _per_head(subject, cache.layers[layer].values)
+        return torch.zeros(1, 1, 0, 1, device=subject.device, dtype=subject.dtype)
+    source = subject.anatomy.value_layers.get(layer, layer)
+    return _per_head(subject, cache.layers[source].values)
 
 
 def _per_head(subject: Subject, values: Tensor) -> Tensor:
@@ -120,44 +163,64 @@ def _per_head(subject: Subject, values: Tensor) -> Tensor:
 
 
 def _pinned(
-    subject: Subject, batch: Batch, setting: Setting, bare: Setting, cache: Any, source: Captured
-) -> list[HeadRun]:
-    """A setting's heads where every block's input is that of another run."""
+    subject: Subject,
+    batch: Batch,
+    setting: Setting,
+    bare: Setting,
+    cache: Any,
+    source: Captured,
+    *,
+    heads: bool,
+) -> Captured:
+    """A setting's patterns where every block's input is that of another run; with `heads`, also
+    what its heads read and mix."""
     inputs = [Edit(site, replace_by(source.values[site])) for site in subject.sites("resid_pre")]
-    names = ("v", "z")
-    read: dict[Site, Reader] = {site: keep for name in names for site in subject.sites(name)}
-    read |= _patterns(subject, setting, cache, bare, heads=True)
-    return _head_runs(subject, capture(subject, setting, batch, cache, read, inputs, last=True))
+    read = _patterns(subject, setting, cache if heads else None, bare, heads)
+    if heads:
+        read |= {site: keep for site in subject.anatomy.points if site.name in ("v", "z")}
+    return capture(subject, setting, batch, cache, read, inputs, last=True)
+
+
+def _contents(subject: Subject, got: Captured) -> list[Tensor]:
+    return [got.values[site].rows.content for site in subject.anatomy.sites("pattern")]
 
 
 def _head_runs(subject: Subject, got: Captured) -> list[HeadRun]:
-    runs = []
-    for layer in range(subject.n_layers):
-        pattern, values, z = (got.values[Site(name, layer)] for name in ("pattern", "v", "z"))
-        mass = 1 - pattern.rows.prefix_mass
-        own = _per_head(subject, values)
-        runs.append(HeadRun(pattern.rows.content, mass, own, pattern.from_prefix, z))
+    """What the heads of every layer that has some mix, and what comes of it: z, or where a gate or
+    a norm stands before z, the mix itself."""
+    anatomy, runs = subject.anatomy, []
+    for layer in anatomy.layers("pattern"):
+        pattern = got.values[Site("pattern", layer)]
+        values = got.values[Site("v", anatomy.value_layers.get(layer, layer))]
+        z = got.values[Site("z", layer)]
+        run = HeadRun(
+            pattern.rows.content,
+            pattern.rows.content_mass,
+            _per_head(subject, values),
+            pattern.from_prefix.expand_as(z),
+            z,
+        )
+        runs.append(run if anatomy.mixed else run._replace(z=mixed(run)))
     return runs
 
 
 def _observed(subject: Subject, got: Captured) -> Observed:
     def layers(name: str) -> list[Any]:
-        return [got.values[Site(name, layer)] for layer in range(subject.n_layers)]
+        return [got.values[site] for site in subject.anatomy.sites(name) if site in got.values]
 
     return Observed(
         logits=got.logits,
-        states={name: layers(name) for name in STATE_SITES},
+        states={name: found for name in STATE_SITES if (found := layers(name))},
         rows=[read.rows for read in layers("pattern")],
         scores=layers("attn_scores"),
     )
 
 
-def _with_pinned(
-    observed: Observed, pinned: Sequence[HeadRun], base: Sequence[HeadRun]
-) -> Observed:
-    noise = NOISE[observed.logits.dtype]
-    changes = [
-        change_shares(z, own, before, noise)
-        for z, own, before in zip(observed.states["z"], pinned, base, strict=True)
+def _changes(
+    own: Sequence[Tensor], pinned: Sequence[HeadRun], base: Sequence[HeadRun]
+) -> list[Changes]:
+    """By layer; `own`: what the condition's heads mix in its own run."""
+    return [
+        change_shares(z, at_inputs, before, NOISE[z.dtype])
+        for z, at_inputs, before in zip(own, pinned, base, strict=True)
     ]
-    return replace(observed, pinned=[run.content for run in pinned], changes=changes)

@@ -50,10 +50,11 @@ def head_view(
     batch_size: int,
 ) -> HeadView:
     """Patterns of a few example queries, content JS of all, and what is attended most."""
-    if not (head.layer < subject.n_layers and head.head < subject.n_heads):
+    layers = subject.anatomy.layers("pattern")
+    if not (head.layer in layers and head.head < subject.n_heads):
+        where = ", ".join(map(str, layers)) or "none that is hooked"
         raise SubjectError(
-            f"no head {head}: {subject.name} has layers 0 to {subject.n_layers - 1} "
-            f"and heads 0 to {subject.n_heads - 1}"
+            f"no head {head}: {subject.name} has heads 0 to {subject.n_heads - 1} in layers {where}"
         )
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     js: list[np.ndarray] = []

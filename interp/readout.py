@@ -46,26 +46,30 @@ from interp.measures import wide
 from interp.names import Site
 from interp.subject import Subject
 
-SITES = ("z", "mlp_out", "resid_post")
-"""What is read at every layer; the first layer's `resid_pre` comes with them."""
+WRITES = ("mixer_out", "mlp_out", "per_layer_out")
+"""What is written to the residual stream as a whole, not head by head."""
+
+SITES = ("z", *WRITES, "resid_post")
+"""What is read at every layer that has it; the first layer's `resid_pre` comes with them."""
 
 
 def sites(subject: Subject) -> list[Site]:
     """The sites that `LastStates.of` needs."""
-    return [Site("resid_pre", 0), *(site for name in SITES for site in subject.sites(name))]
+    return [Site("resid_pre", 0), *(s for s in subject.anatomy.points if s.name in SITES)]
 
 
 @dataclass(frozen=True)
 class LastStates:
     """One condition at some tokens of a batch (`Tokens`), the first axis of every field.
 
-    `embed` is the first block's input (position embeddings included), `mlp_out` what is added to
-    the residual stream (after Gemma's post-norm), `logits` the condition's own output.
+    `embed` is the first block's input (position embeddings included), `z` by layer that has heads,
+    `written` what is added to the residual stream (after Gemma's post-norm), by site of `WRITES`
+    and layer that has it, `logits` the condition's own output.
     """
 
     embed: Float[Tensor, "token d_model"]
-    z: Float[Tensor, "token layer head d_head"]
-    mlp_out: Float[Tensor, "token layer d_model"]
+    z: dict[int, Float[Tensor, "token head d_head"]]
+    written: dict[Site, Float[Tensor, "token d_model"]]
     resid_post: Float[Tensor, "token layer d_model"]
     logits: Float[Tensor, "token d_vocab"]
 
@@ -75,13 +79,20 @@ class LastStates:
         `[token, query_pos, d_vocab]`."""
         rows, columns = tokens.query, tokens.column
 
-        def last(name: str, layer: int) -> Tensor:
-            value = values[Site(name, layer)]
+        def last(site: Site) -> Tensor:
+            value = values[site]
             return value[rows, :, columns] if value.ndim == 4 else value[rows, columns]
 
-        layers = range(sum(site.name == "z" for site in values))
-        stacked = {name: torch.stack([last(name, i) for i in layers], dim=1) for name in SITES}
-        return cls(embed=last("resid_pre", 0), logits=logits[rows, columns], **stacked)
+        def every(name: str) -> dict[int, Tensor]:
+            return {site.layer: last(site) for site in sorted(values) if site.name == name}
+
+        return cls(
+            embed=last(Site("resid_pre", 0)),
+            z=every("z"),
+            written={site: last(site) for site in values if site.name in WRITES},
+            resid_post=torch.stack([*every("resid_post").values()], dim=1),
+            logits=logits[rows, columns],
+        )
 
 
 # --- the logit lens ------------------------------------------------------------------------------
@@ -102,8 +113,8 @@ def lens(
     states give identical lenses.
     """
     with torch.no_grad(), subject.weights.of(setting):
-        logits = subject.bridge.unembed(subject.bridge.ln_final(states))
-    logits = _capped(logits, _cap(subject))
+        logits = subject.unembed(subject.bridge.ln_final(states))
+    logits = _capped(logits, subject.cap)
     if tokens is not None:
         for token, amount in tokens.bias(setting):
             logits[..., token] += amount.view(-1, *[1] * (states.ndim - 2))
@@ -111,18 +122,12 @@ def lens(
 
 
 def lens_error(
-    final_logits: Float[Tensor, "token d_vocab"], lens_logits: Float[Tensor, "token d_vocab"]
+    final_logits: Float[Tensor, "*token d_vocab"], lens_logits: Float[Tensor, "*token d_vocab"]
 ) -> float:
     """How far the last layer's lens is from the output it must equal: the largest difference,
     relative to the larger of 1 and the output's root mean square."""
     final, read = wide(final_logits), wide(lens_logits)
     return float((final - read).abs().max() / final.square().mean().sqrt().clamp(min=1.0))
-
-
-def _cap(subject: Subject) -> float | None:
-    """The bound of the model's final soft-cap (Gemma 2); None where it has none."""
-    config = subject.bridge.original_model.config.get_text_config()
-    return getattr(config, "final_logit_softcapping", None)
 
 
 def _capped(logits: Tensor, cap: float | None) -> Tensor:
@@ -137,15 +142,19 @@ class Influence:
     """The terms whose sum is a logit (or a difference of two), in logits, unbounded.
 
     `z`: what every head wrote. `attn_bias`: the output projection's bias (and the post-norm's,
-    where there is one). `mlp_out`: what every MLP wrote. `embed`: what entered the first block.
+    where there is one). `mixer_out`, `mlp_out`, `per_layer_out`: what every block's recurrence (or
+    convolution), MLP and per-layer embedding wrote. Each is by the layers that have the site.
+    `embed`: what entered the first block.
     `norm`: the biases of the final norm and of the unembedding. `logit_bias` and `steering`: what
     the condition itself adds to the logits and to the residual stream. `softcap`: what the final
     soft-cap takes away, `cap(l) - l`. `total`: the logit in the model's own output.
     """
 
-    z: Float[Tensor, "token layer head"]
-    attn_bias: Float[Tensor, "token layer"]
-    mlp_out: Float[Tensor, "token layer"]
+    z: Float[Tensor, "token head_layer head"]
+    attn_bias: Float[Tensor, "token head_layer"]
+    mixer_out: Float[Tensor, "token mixer_layer"]
+    mlp_out: Float[Tensor, "token mlp_layer"]
+    per_layer_out: Float[Tensor, "token per_layer"]
     embed: Float[Tensor, " token"]
     norm: Float[Tensor, " token"]
     logit_bias: Float[Tensor, " token"]
@@ -166,13 +175,16 @@ class Influence:
 def present(subject: Subject) -> set[str]:
     """The terms that some condition of this model can have; the others are 0 in all of them."""
     settings = subject.settings.values()
-    projections = [block.attn.o.original_component for block in subject.bridge.blocks]
+    blocks = [subject.bridge.blocks[layer] for layer in subject.anatomy.layers("z")]
+    projections = [block.attn.o.original_component for block in blocks]
     optional = {
+        "z": bool(blocks),
         "attn_bias": any(getattr(o, "bias", None) is not None for o in projections),
         "logit_bias": any(setting.bias for setting in settings),
         "steering": any(setting.steering for setting in settings),
-        "softcap": _cap(subject) is not None,
+        "softcap": subject.cap is not None,
     }
+    optional |= {name: bool(subject.anatomy.layers(name)) for name in WRITES}
     always = {field.name for field in fields(Influence)} - {"total", *optional}
     return always | {site for site, there in optional.items() if there}
 
@@ -197,26 +209,30 @@ def influence(
     """
     if (target < 0).any() or (against is not None and (against < 0).any()):
         raise ValueError("every query needs a target token; a negative id is none")
+    anatomy = subject.anatomy
     with subject.weights.of(setting):
         end = last.resid_post[:, -1]
         raw, direction, bias = _unembedded(subject, end, target, against)
         final = Frozen.at(subject.bridge.ln_final, end)
         pulled = final.pull(direction)
-        heads, attn_bias = zip(
-            *(
-                _attention(block, last.z[:, layer], pulled)
-                for layer, block in enumerate(subject.bridge.blocks)
-            ),
-            strict=True,
-        )
+        heads, biases = [], []
+        for layer, z in last.z.items():
+            reaching = pulled * anatomy.reaching(layer, "z")
+            by_head, by_bias = _attention(subject.bridge.blocks[layer], z, reaching)
+            heads.append(by_head)
+            biases.append(by_bias)
+    written: dict[str, list[Tensor]] = {name: [] for name in WRITES}
+    for site, value in sorted(last.written.items()):
+        reaching = pulled * anatomy.reaching(site.layer, site.name)
+        written[site.name].append(_dot(reaching, wide(value)))
     return Influence(
-        z=torch.stack(heads, dim=1),
-        attn_bias=torch.stack(attn_bias, dim=1),
-        mlp_out=torch.einsum("b d, b l d -> b l", pulled, wide(last.mlp_out)),
-        embed=_dot(pulled, wide(last.embed)),
+        z=_by_layer(heads, last.embed[:, :0]),
+        attn_bias=_by_layer(biases, last.embed[:, 0]),
+        **{name: _by_layer(terms, last.embed[:, 0]) for name, terms in written.items()},
+        embed=_dot(pulled * anatomy.reaching(-1), wide(last.embed)),
         norm=_dot(direction, final.bias) + bias,
         logit_bias=_logit_bias(setting, tokens, target, against, pulled),
-        softcap=_led(_capped(raw, _cap(subject)) - raw),
+        softcap=_led(_capped(raw, subject.cap) - raw),
         steering=_steering(subject, setting, pulled),
         total=_led(_chosen(wide(last.logits), target, against)),
     )
@@ -304,7 +320,7 @@ def _unembedded(
         normed = subject.bridge.ln_final(end)
     with torch.enable_grad():
         rows = torch.cat([normed, torch.zeros_like(normed[:1])]).requires_grad_()
-        logits = subject.bridge.unembed(rows)
+        logits = subject.unembed(rows)
         directions = [
             torch.autograd.grad(
                 logits[:-1].gather(-1, token[:, None]).sum(), rows, retain_graph=True
@@ -361,9 +377,14 @@ def _logit_bias(
 def _steering(subject: Subject, setting: Setting, pulled: Tensor) -> Tensor:
     """What was added to the residual stream, at whatever layer, stays in it to the end."""
     total = torch.zeros_like(pulled[:, 0])
-    for _, vector in subject.steering(setting):
-        total = total + _dot(pulled, wide(vector))
+    for layer, vector in subject.steering(setting):
+        total = total + _dot(pulled * subject.anatomy.reaching(layer), wide(vector))
     return total
+
+
+def _by_layer(terms: list[Tensor], like: Tensor) -> Tensor:
+    """Terms of layers, stacked behind the tokens; of no layer, an axis of length 0."""
+    return torch.stack(terms, dim=1) if terms else like[:, None].double()[:, :0]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

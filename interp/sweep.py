@@ -80,7 +80,7 @@ def measure_chunk(
     """Every measure on one chunk of queries; `first` is the number of its first query."""
     batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
-    observed, last = observe(subject, batch, caches, plan.base)
+    observed, last = observe(subject, batch, caches, plan.base, plan.withheld)
     logits = {name: seen.logits for name, seen in observed.items()}
     apart = output.between(logits, (*plan.pairs, *plan.certified))
     measured = tally.measure(observed, apart, plan, scale)
@@ -88,8 +88,9 @@ def measure_chunk(
     read = Readouts(
         subject, plan, scale.answers, last, scale.targets.where(scale.targets >= 0, said)
     )
-    lenses = _lenses(read, measured) if plan.lens else iter(())
-    for found in (lenses, _influences(read, measured)):
+    lenses = _lenses(read, measured) if plan.lens and "lens" not in plan.withheld else ()
+    terms = _influences(read, measured) if "influence" not in plan.withheld else ()
+    for found in (lenses, terms):
         tally.collect(found, plan, scale.at_answer(), measured)
     _keep(measured, plan, observed, apart, scale, range(first, first + len(chunk)))
     return measured

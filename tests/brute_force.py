@@ -8,6 +8,7 @@ observed = reference.observe(made.model, settings("gpt2", tokenizer, made), quer
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -16,15 +17,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import reference
 import tiny_models
 import torch
-from reference import Condition
+from reference import Condition, Key, Value
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Prompt, ShuffledLabels, ShuffledTokens, prefix_body
 from interp.config import Experiment
+from interp.results import Run
 from interp.subject.controls import random_like, untrained
 
 MODELS = ("gpt2", "neox", "llama", "qwen3", "gemma2", "stories260K")
@@ -241,18 +245,23 @@ def shuffled_labels(separator: str) -> str:
 CONTROLS = {"neutral", "shuffled", "shifted", "bias", "labels", "random", "untrained"}
 
 
-def pairs(conditions: Mapping[str, Condition]) -> list[tuple[str, str]]:
+Families = Mapping[str, tuple[str, ...]]
+
+
+def pairs(
+    conditions: Mapping[str, Condition], families: Families = FAMILIES
+) -> list[tuple[str, str]]:
     """Everything against base; what has the base's weights against what has its own, but neither
     control against control nor later members of families; neighbours within families."""
     others = [name for name in conditions if name != "base"]
     plain = conditions["base"].weights
-    later = [name for members in FAMILIES.values() for name in members[1:]]
+    later = [name for members in families.values() for name in members[1:]]
     heads = [name for name in others if name not in later]
     reweighted = [name for name in heads if conditions[name].weights != plain]
     crossed = [
         (a, b) for a in heads if a not in reweighted for b in reweighted if not {a, b} <= CONTROLS
     ]
-    floors = [(b, a) for members in FAMILIES.values() for a, b in pairwise(members)]
+    floors = [(b, a) for members in families.values() for a, b in pairwise(members)]
     return crossed + floors + [(name, "base") for name in others]
 
 
@@ -367,3 +376,45 @@ def materials(name: str, folder: Path) -> Materials:
         random=random_lora(adapters[0], folder / "random"),
         untrained=untrained_model(model, folder / "untrained"),
     )
+
+
+# --- rows of a run beside those of the reference -------------------------------------------------
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row of the run."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+    p: float
+
+
+def measured(run: Run, group: str) -> dict[Key, Found]:
+    """The rows of a run by what they are about."""
+    table = run.table[run.table["queries"] == group]
+    numbers = ["value", "n", "ci_low", "ci_high", "p_adjusted"]
+    found: dict[Key, Found] = {}
+    for row in table[[*reference.KEY, *numbers]].astype(object).itertuples(index=False):
+        key = tuple(None if part is pd.NA else part for part in row[: len(reference.KEY)])
+        assert key not in found, f"twice: {key}"
+        value, n, *rest = row[len(reference.KEY) :]
+        found[key] = Found(value, n, *rest)
+    return found
+
+
+def apart(got: float, want: Value) -> float:
+    """How far a number is from the reference's, relative to the size of its errors: 0 where both
+    are undefined."""
+    if math.isnan(want.value) and math.isnan(got):
+        return 0.0
+    return abs(got - want.value) / want.scale
+
+
+def differs(got: float, want: Value) -> bool:
+    """Whether a number is not the reference's, by more than the tolerance and rounding."""
+    return not apart(got, want) <= TOLERANCE + want.rounding / want.scale

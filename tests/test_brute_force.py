@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import reference
 from brute_force import (
@@ -21,12 +20,17 @@ from brute_force import (
     MAX_POSITIONS,
     MODELS,
     QUERIES,
+    TOLERANCE,
+    Found,
     answer_id,
+    apart,
     certified,
+    differs,
     experiment,
     geometry_pairs,
     label,
     materials,
+    measured,
     pairs,
     settings,
 )
@@ -37,19 +41,6 @@ from interp import load_run
 from interp.geometry.transfer import Split
 from interp.results import Run
 from interp.study import diverge
-
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Found:
-    """A row of the run."""
-
-    value: float
-    n: int
-    low: float
-    high: float
-    p: float
 
 
 @dataclass(frozen=True)
@@ -113,19 +104,6 @@ def by_chance(measure: str) -> bool:
     return measure.endswith(("_chance", "_calibrated"))
 
 
-def measured(run: Run, group: str) -> dict[Key, Found]:
-    """The rows of a run by what they are about."""
-    table = run.table[run.table["queries"] == group]
-    numbers = ["value", "n", "ci_low", "ci_high", "p_adjusted"]
-    found: dict[Key, Found] = {}
-    for row in table[[*reference.KEY, *numbers]].astype(object).itertuples(index=False):
-        key = tuple(None if part is pd.NA else part for part in row[: len(reference.KEY)])
-        assert key not in found, f"twice: {key}"
-        value, n, *rest = row[len(reference.KEY) :]
-        found[key] = Found(value, n, *rest)
-    return found
-
-
 def test_queries_have_different_lengths_and_need_padding(compared: Compared) -> None:
     lengths = [states.length for states in compared.observed["matched"]["base"]]
     assert min(lengths) == 1
@@ -149,11 +127,8 @@ def test_every_value_is_the_reference(compared: Compared) -> None:
             if not want.meaningful:
                 continue
             got = found[key].value
-            if math.isnan(want.value) and math.isnan(got):
-                continue
-            difference = abs(got - want.value)
-            largest = max(largest, difference / want.scale)
-            if not difference <= TOLERANCE * want.scale + want.rounding:
+            largest = max(largest, apart(got, want))
+            if differs(got, want):
                 wrong.append((group, key, got, want.value))
     print(f"largest difference {largest:.2g}")
     assert wrong[:10] == [], f"{len(wrong)} rows differ"

@@ -415,7 +415,8 @@ def test_every_term_is_that_of_plain_hugging_face(
     measured = equation(subject, condition, target).terms()
     for row, query in enumerate(encode(map(Query, TEXTS), subject.tokenizer)):
         expected = expected_terms(plain, setting, list(query.ids), int(target[row]), added)
-        assert expected.keys() == measured.keys()
+        parts = {name for name, term in measured.items() if term.numel()}  # no block has the others
+        assert expected.keys() == parts
         scale = max(np.abs(term).max() for term in expected.values())
         for name, term in expected.items():
             np.testing.assert_allclose(

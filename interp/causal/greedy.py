@@ -74,7 +74,7 @@ def greedy(
     here, there = divided(queries, selection)
     run = partial(approach, subject, move, caches=caches, rows=rows)
     chosen = search(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
-    everyone = [Head(i, j) for i in range(subject.n_layers) for j in range(subject.n_heads)]
+    everyone = [Head(i, j) for i in subject.anatomy.layers("z") for j in range(subject.n_heads)]
     steps = [chosen[: i + 1] for i in range(len(chosen))]
     found = run(there, patches=heads_replaced([*steps, everyone]))
     estimate = found.estimate(scale.half(~selection))

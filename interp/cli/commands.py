@@ -160,6 +160,12 @@ def validate(words: Sequence[str]) -> None:
 
     import rich
 
+    if settings.architectures:
+        from interp.validation import architectures
+
+        for row in architectures.table(architectures.named(settings.only)):
+            rich.print(row.line)
+        return
     from interp.validation.outcome import summary, table
     from interp.validation.running import validate as run
 

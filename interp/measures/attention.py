@@ -35,28 +35,40 @@ class AttentionRows(NamedTuple):
     prefix_mass_no_sink: Rows
     entropy_no_sink: Rows
     content: Content
+    content_mass: Rows
 
 
-def read_rows(pattern: Pattern, first: bool = True, own_first: bool = False) -> AttentionRows:
+def read_rows(
+    pattern: Pattern, first: bool = True, own_first: bool = False, sink: bool = False
+) -> AttentionRows:
     """Prefix mass `[0, 1]`, entropy of the full and of the content row (nats, `[0, ln keys]`),
     and the content pattern: the query's own keys, renormalised (NaN where they have no mass).
 
     `_no_sink`: without the sink, the rest of the row renormalised. The sink is the sequence's first
     key, which is column 0 unless a sliding window has left it behind (`first` says so); `own_first`
     counts the query's own first token as one too: in a model without BOS it is base's sink.
+    `sink`: the model has a learned one (gpt-oss), to which goes what a row's keys lack to 1. It
+    counts as a key in the full row's entropy; it is neither prefix nor content.
     """
     length = pattern.shape[-2]
     own, prefix = wide(pattern[..., -length:]), wide(pattern[..., :-length])
     content = own / own.sum(-1, keepdim=True)
     rest, own_rest = prefix[..., int(first) :], own[..., int(own_first) :]
     kept = rest.sum(-1) + own_rest.sum(-1)
+    prefix_mass = prefix.sum(-1)
+    whole = entropy(own) + entropy(prefix)
+    content_mass = 1 - prefix_mass
+    if sink:
+        content_mass = own.sum(-1)
+        whole = whole + entropy((1 - prefix_mass - content_mass).clamp(min=0)[..., None])
     return AttentionRows(
-        prefix_mass=prefix.sum(-1),
-        entropy=entropy(own) + entropy(prefix),
+        prefix_mass=prefix_mass,
+        entropy=whole,
         content_entropy=entropy(content),
         prefix_mass_no_sink=rest.sum(-1) / kept,
         entropy_no_sink=kept.log() + (entropy(own_rest) + entropy(rest)) / kept,
         content=content,
+        content_mass=content_mass,
     )
 
 
@@ -135,6 +147,12 @@ class HeadRun(NamedTuple):
     values: Float[Tensor, "batch head query_pos d_head"]
     from_prefix: Float[Tensor, "batch head query_pos d_head"]
     z: Float[Tensor, "batch head query_pos d_head"]
+
+
+def mixed(run: HeadRun) -> Float[Tensor, "batch head query_pos d_head"]:
+    """What the heads mix: pattern times values, of the prefix's keys and of the query's own."""
+    own = run.mass[..., None] * (run.content @ wide(run.values))
+    return (own + wide(run.from_prefix)).to(run.values.dtype)
 
 
 CHANGES = ("change_pattern", "change_value", "change_prefix", "change_input")

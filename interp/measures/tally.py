@@ -9,7 +9,7 @@ files of this room. Measures receive tensors, never a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -28,8 +28,8 @@ from interp.noise import floor
 from interp.significance import SignFlip
 from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 
-STATE_SITES = ("resid_post", "attn_out", "mlp_out", "z")
-"""Sites whose states are compared by default."""
+STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
+"""Sites whose states are compared, in the layers that have them."""
 
 Pair = tuple[str, str]
 
@@ -70,6 +70,8 @@ class Plan:
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
     the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
     `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read;
+    `withheld`: what this model does not allow to measure (`interp.capabilities`); `layers`: site ->
+    the layers that have it;
     `noise`: the size of rounding in the model's number format (`interp.noise`).
     """
 
@@ -91,11 +93,13 @@ class Plan:
     seed: int
     batch_size: int
     noise: float = 0.0
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """One condition's values on one chunk, every list by layer.
+    """One condition's values on one chunk, every list by the layers that have the site.
 
     `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention. Of the runs
     pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
@@ -176,7 +180,7 @@ def measure(
     return tally
 
 
-def collect(found: Iterator[Values], plan: Plan, scale: Scale, tally: Tally) -> None:
+def collect(found: Iterable[Values], plan: Plan, scale: Scale, tally: Tally) -> None:
     """Put values per token into accumulators; a mean that has a control is tested against it."""
     tested = plan.controls.keys() | set(plan.controls.values())
     means: dict[Key, np.ndarray] = {}
@@ -223,11 +227,16 @@ def values(
     noise = NOISE[observed[plan.base].logits.dtype]
     yield from _outputs(apart, plan.pairs)
     yield from _states(list(observed), grams, plan.pairs, plan.base, noise)
-    yield from _rows(observed, plan)
-    yield from _attention(observed, plan, noise)
+    if observed[plan.base].rows:
+        yield from _rows(observed, plan)
+        yield from _attention(observed, plan)
+    if observed[plan.base].scores:
+        yield from _scores(observed, plan, noise)
     for name, seen in observed.items():
-        if name != plan.base:
+        if seen.pinned:
             yield from _pinned(name, seen, observed[plan.base], plan.base, noise)
+        if seen.changes:
+            yield from _changes(name, seen.changes, plan.base)
 
 
 def _outputs(apart: Mapping[Pair, Between], pairs: Sequence[Pair]) -> Iterator[Values]:
@@ -273,8 +282,9 @@ def _states(
     noise: float,
 ) -> Iterator[Values]:
     index = {name: i for i, name in enumerate(names)}
-    for site in STATE_SITES:
-        g = grams[site]
+    for site, g in grams.items():
+        if site == "pattern":
+            continue
         for a, b in pairs:
             i, j = index[a], index[b]
             yield Key("relative_l2", a, b, site), state.relative_l2(g, i, j), 1.0
@@ -298,9 +308,10 @@ def site_grams(observed: Mapping[str, Observed]) -> Iterator[tuple[str, Tensor]]
     A pattern's state is the square root of its content rows: their distance is that of Hellinger.
     """
     conditions = list(observed.values())
-    for site in STATE_SITES:
+    for site in conditions[0].states:
         yield site, _grams([seen.states[site] for seen in conditions])
-    yield "pattern", _grams([[p.sqrt() for p in seen.content] for seen in conditions])
+    if conditions[0].rows:
+        yield "pattern", _grams([[p.sqrt() for p in seen.content] for seen in conditions])
 
 
 def _grams(conditions: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -333,8 +344,7 @@ def _rows(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
             yield Key("content_entropy_no_sink", name, "", "pattern"), rest, 1.0
 
 
-def _attention(observed: Mapping[str, Observed], plan: Plan, noise: float) -> Iterator[Values]:
-    changed = partial(attention.sim_am_delta, noise=noise)
+def _attention(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
     for a, b in plan.pairs:
         x, y = observed[a], observed[b]
         js = _by_layer(attention.content_js, x.content, y.content)
@@ -343,6 +353,12 @@ def _attention(observed: Mapping[str, Observed], plan: Plan, noise: float) -> It
             rest = [[attention.without_first(p) for p in seen.content] for seen in (x, y)]
             js = _by_layer(attention.content_js, *rest)
             yield Key("content_js_no_sink", a, b, "pattern"), js, 1.0
+
+
+def _scores(observed: Mapping[str, Observed], plan: Plan, noise: float) -> Iterator[Values]:
+    changed = partial(attention.sim_am_delta, noise=noise)
+    for a, b in plan.pairs:
+        x, y = observed[a], observed[b]
         same = _by_layer(attention.sim_am, x.scores, y.scores)
         yield Key("sim_am", a, b, "attn_scores"), same, 1.0
         if plan.base not in (a, b):
@@ -353,7 +369,7 @@ def _attention(observed: Mapping[str, Observed], plan: Plan, noise: float) -> It
 def _pinned(
     name: str, seen: Observed, base: Observed, base_name: str, noise: float
 ) -> Iterator[Values]:
-    """What a condition does at base's inputs: re-wiring, and the terms of its heads' changes.
+    """What a condition does at base's inputs: re-wiring.
 
     Without weights of its own, its change of attention is all input-driven. A row that changes by
     rounding alone (a JS of the square of its size) has no share.
@@ -367,9 +383,13 @@ def _pinned(
         layers = (seen.content, base.content, seen.pinned, seen.base_weights)
         part = _by_layer(attention.weight_driven, *layers)
     yield Key("rewiring_share", name, base_name, "pattern"), part, total
-    whole = torch.stack([change.whole for change in seen.changes], dim=1)
+
+
+def _changes(name: str, changes: Sequence[Changes], base_name: str) -> Iterator[Values]:
+    """The terms of the heads' changes."""
+    whole = torch.stack([change.whole for change in changes], dim=1)
     for i, term in enumerate(attention.CHANGES):
-        share = torch.stack([change.shares[i] for change in seen.changes], dim=1)
+        share = torch.stack([change.shares[i] for change in changes], dim=1)
         yield Key(term, name, base_name, "z"), share, whole
 
 

@@ -193,6 +193,12 @@ def _said(run: Run, pair: Pair, position: str) -> Cell:
     return value(reading.rows(run, "js_divergence", OUTPUT, pair, position))
 
 
+def withheld(run: Run) -> list[str]:
+    """What this model does not allow to measure, and why."""
+    found = run.manifest.get("withheld") or {}
+    return [visible(f"not measured: {name} ({reason})") for name, reason in found.items()]
+
+
 def checks(run: Run) -> Table:
     """Identities that must close, and how closely they did."""
     rows = []

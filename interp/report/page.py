@@ -57,6 +57,7 @@ def _words(run: Run) -> dict[str, Any]:
         "hashes": _shown({**manifest.get("hashes", {}), **_own_files(manifest)}),
         "config": json.dumps(manifest.get("config", {}), indent=2, ensure_ascii=False),
         "notes": [visible(str(note)) for note in manifest.get("notes", [])],
+        "withheld": battery.withheld(run),
     }
 
 

@@ -45,7 +45,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
-    below = [*chats.lines(run), *battery.lines(run, position)]
+    below = [*battery.withheld(run), *chats.lines(run), *battery.lines(run, position)]
     return Group(table, Text("\n".join([*below, ""]))) if below else table
 
 

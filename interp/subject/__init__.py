@@ -39,6 +39,7 @@ from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import parity, shortcuts
 from interp.subject.adapters import mount, tuner_layers
+from interp.subject.anatomy import Anatomy, ask
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
@@ -68,10 +69,13 @@ class Subject:
     settings: dict[str, Setting]
     weights: Weights
     notes: list[str]
+    anatomy: Anatomy
     insertions: Insertions = field(default_factory=Insertions)
     frame: Frame = RAW
     parity: dict[str, float] = field(default_factory=dict)
     """Condition -> its largest difference from plain Hugging Face (see `parity`)."""
+    withheld: dict[str, str] = field(default_factory=dict)
+    """What parity does not vouch for -> why (`interp.capabilities`)."""
 
     @property
     def n_layers(self) -> int:
@@ -108,12 +112,22 @@ class Subject:
         """How many tokens the model can read."""
         return int(getattr(self.bridge.original_model.config, "max_position_embeddings", 1 << 30))
 
+    @property
+    def cap(self) -> float | None:
+        """The bound of the model's final soft-cap (Gemma 2); None where it has none."""
+        config = self.bridge.original_model.config.get_text_config()
+        return getattr(config, "final_logit_softcapping", None)
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """The logits, before a soft-cap, of states behind the final norm, under the weights as they
+        are."""
+        return self.bridge.unembed(normed) * self.anatomy.logits
+
     def sites(self, name: str) -> list[Site]:
-        """The site `name` of every layer; an error where this architecture has none."""
-        sites = [Site(name, layer) for layer in range(self.n_layers)]
-        known = self.bridge.hook_dict
-        if absent := [site for site in sites if site.hook not in known]:
-            raise SubjectError(f"{self.name} has no {absent[0]} (its blocks do not compute it)")
+        """The site `name` of every layer that has it; an error where none has."""
+        sites = self.anatomy.sites(name)
+        if not sites:
+            raise SubjectError(f"{self.name} has no {name} (its blocks do not compute it)")
         return sites
 
     def without(self, modules: Iterable[str]) -> Subject:
@@ -183,6 +197,8 @@ class Subject:
         inside `weights.values_of(setting)` too.
         """
         size = len(batch.ids)
+        if self.anatomy.value_layers:
+            start = 0  # later blocks read the keys and values of earlier ones
         if last:
             columns = batch.ends[:, None] - 1
         past = setting.n_prefix
@@ -191,8 +207,7 @@ class Subject:
             if (found := cache.get_seq_length()) != past:
                 raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
             cache = cache if grad else copy.deepcopy(cache)
-            for layer in cache.layers[start:]:
-                layer.batch_repeat_interleave(size // len(layer.keys))
+            _repeat_(cache.layers[start:], size)
         with (
             torch.set_grad_enabled(grad),
             shortcuts.skipped(self.bridge.blocks[:start]),
@@ -228,13 +243,17 @@ class Subject:
         first = past + setting.shift
         positions = torch.arange(first, first + length, device=ids.device)
         points = [
-            (Site("resid_post", layer).hook, _as_hook(partial(torch.add, vector)))
+            (
+                self.anatomy.points[Site("resid_post", layer)].hook,
+                _as_hook(partial(torch.add, vector)),
+            )
             for layer, vector in self.steering(setting)
             if layer >= start
         ]
         for site, hook in (hooks or {}).items():
+            point = self.anatomy.points[site]
             as_hook = _in_place if site.name == "resid_mid" else _as_hook
-            points.append((site.hook, as_hook(hook)))
+            points.append((point.hook, as_hook(point.seen(hook))))
         with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points):
             return self.bridge(
                 ids,
@@ -250,6 +269,18 @@ class Subject:
                 f"{length} tokens before and in a query, the model reads {self.context}: "
                 "shorten the prompt or the query"
             )
+
+
+def _repeat_(layers: Sequence[Any], size: int) -> None:
+    """Every row of a cache as many times as makes `size` rows: keys and values, and the states of
+    recurrences and convolutions."""
+    for layer in layers:
+        held = list(filter(torch.is_tensor, getattr(layer, "conv_states", {}).values()))
+        if held:
+            rows = torch.arange(len(held[0]), device=held[0].device)
+            layer.reorder_cache(rows.repeat_interleave(size // len(rows)))
+        elif getattr(layer, "keys", None) is not None:
+            layer.batch_repeat_interleave(size // len(layer.keys))
 
 
 def _as_hook(hook: Hook) -> Callable[..., Tensor | None]:
@@ -341,11 +372,14 @@ def load(
         weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
         bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
-        subject = Subject(model, bridge, words, settings, weights, notes, insertions, frame)
+        anatomy = Anatomy.of(bridge)
+        subject = Subject(
+            model, bridge, words, settings, weights, notes, anatomy, insertions, frame
+        )
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
             progress(LOADING, 1, total)
-    return subject
+        return replace(subject, anatomy=ask(subject, batches[-1]))
 
 
 def _check_architectures(
@@ -380,6 +414,8 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     hf.config.architectures = [type(hf).__name__]
+    if getattr(hf.config, "new_decoder_architecture", False):
+        hf.config.multi_query = False  # Falcon's own code does not look at it then, the bridge does
     try:
         bridge = TransformerBridge.boot_transformers(
             model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype

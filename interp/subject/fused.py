@@ -1,4 +1,5 @@
-"""Live slices for fused projections (GPT-2 `c_attn`, NeoX `query_key_value`, Phi-3 `qkv_proj`).
+"""Live slices for fused projections (GPT-2 `c_attn`, NeoX and Falcon `query_key_value`, Phi-3
+`qkv_proj`, MPT `Wqkv`).
 
 TransformerBridge splits a fused projection once, by copying its weight: a LoRA mounted on the
 fused module, or weights swapped later, never reach the copies and there is no error. `mend`
@@ -55,13 +56,16 @@ class Slice(nn.Module):
 def mend(bridge: Any) -> None:
     """Replace the copied parts of every fused projection of a booted bridge by live slices."""
     for block in bridge.blocks:
-        attention, mlp = block.attn, block.mlp
-        hf = attention.original_component
+        attention: Any = getattr(block, "attn", None)
+        mlp: Any = getattr(block, "mlp", None)
+        hf = getattr(attention, "original_component", None)
         for name, split in attention_splits(bridge.cfg).items():
             if (module := getattr(hf, name, None)) is not None:
                 _replace([attention.q, attention.k, attention.v], module, split)
         for name, split in MLP_SPLITS.items():
-            if (module := getattr(mlp.original_component, name, None)) is not None:
+            if (
+                module := getattr(getattr(mlp, "original_component", None), name, None)
+            ) is not None:
                 _replace([mlp.gate, getattr(mlp, "in")], module, split)
 
 
@@ -73,14 +77,17 @@ def _replace(components: list[Any], module: nn.Module, split: Split) -> None:
 
 def attention_splits(cfg: Any) -> dict[str, Split]:
     """Fused module name -> how its output splits into q, k, v (flat over heads)."""
-    q_size = cfg.n_heads * cfg.d_head
-    kv_size = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    n_kv = cfg.n_key_value_heads or cfg.n_heads
+    q_size, kv_size = cfg.n_heads * cfg.d_head, n_kv * cfg.d_head
 
-    def interleaved(y: Tensor) -> tuple[Tensor, ...]:
-        per_head = y.unflatten(-1, (cfg.n_heads, 3, cfg.d_head))
-        return tuple(per_head[..., part, :].flatten(-2) for part in range(3))
+    def by_group(y: Tensor) -> tuple[Tensor, ...]:
+        """Per key/value head: the queries that share it, its key, its value."""
+        group = y.unflatten(-1, (n_kv, cfg.n_heads // n_kv + 2, cfg.d_head))
+        q, k, v = group.split((cfg.n_heads // n_kv, 1, 1), dim=-2)
+        return q.flatten(-3), k.flatten(-3), v.flatten(-3)
 
     def stacked(y: Tensor) -> tuple[Tensor, ...]:
         return torch.split(y, [q_size, kv_size, kv_size], dim=-1)
 
-    return {"c_attn": stacked, "query_key_value": interleaved, "qkv_proj": stacked}
+    stacks = dict.fromkeys(("c_attn", "qkv_proj", "Wqkv"), stacked)
+    return {**stacks, "query_key_value": by_group}

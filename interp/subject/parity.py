@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,15 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference accepted. The half-precision bounds allow for their rounding: both runs
 compute the same sums, but a cached prefix may be added in another order."""
 
-Reference = dict[Site | str, Tensor]
+
+class Reference(NamedTuple):
+    """What a plain run says on the query rows: `logits` `[1, query_pos, d_vocab]`, what enters
+    every block, and the `patterns` of the layers that show one (which these are, the hooked model
+    knows)."""
+
+    logits: Tensor
+    stream: list[Tensor]
+    patterns: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,12 @@ def _ids(setting: Setting, batch: Batch) -> dict[str, Any]:
 def _reference(model: Any, setting: Setting, batch: Batch, arguments: dict[str, Any]) -> Reference:
     length = batch.ids.shape[1]
     out = model(**arguments, output_hidden_states=True, output_attentions=True, use_cache=False)
-    values: Reference = {OUTPUT: batch.biased(out.logits[:, -length:].clone(), setting)}
-    for layer, pattern in enumerate(out.attentions):
-        values[Site("resid_pre", layer)] = out.hidden_states[layer][:, -length:].clone()
-        values[Site("pattern", layer)] = pattern[:, :, -length:].clone()
-    return values
+    shown = [pattern for pattern in out.attentions or () if pattern is not None]
+    return Reference(
+        batch.biased(out.logits[:, -length:].clone(), setting),
+        [state[:, -length:].clone() for state in out.hidden_states[:-1]],
+        [pattern[:, :, -length:].clone() for pattern in shown],
+    )
 
 
 @contextlib.contextmanager
@@ -128,7 +137,7 @@ def equals_base(
     """Whether a setting's weights and steering give exactly the logits of `hf`, the base model."""
     bare = replace(setting, adapters=(), model=None, steering=())
     base = [recorder.composed(hf, bare, batch) for batch in recorder.batches]
-    return all(torch.equal(a[OUTPUT], b[OUTPUT]) for a, b in zip(base, recorded, strict=True))
+    return all(torch.equal(a.logits, b.logits) for a, b in zip(base, recorded, strict=True))
 
 
 def verify(
@@ -138,16 +147,19 @@ def verify(
     batches: Sequence[Batch],
     references: Sequence[Reference],
 ) -> float:
-    """The largest difference of the hooked run; beyond the bound, a `ParityError` that names
-    condition, site and difference."""
-    cache = subject.prefill(setting)
-    tolerance, largest = TOLERANCE[subject.dtype], 0.0
+    """The largest difference of the hooked run in logits and residual stream; beyond the bound, a
+    `ParityError` that names condition, site and difference. Patterns that are not the plain
+    model's, or not to be had of either, are noted in the subject's `withheld`."""
+    cache, tolerance, largest = subject.prefill(setting), TOLERANCE[subject.dtype], 0.0
+    stream, heads = subject.sites("resid_pre"), subject.anatomy.sites("pattern")
     for batch, expected in zip(batches, references, strict=True):
-        measured: Reference = {}
-        hooks = {site: _keep(measured, site) for site in expected if isinstance(site, Site)}
-        measured[OUTPUT] = subject.run(setting, batch, cache, hooks)
-        for site, value in expected.items():
-            difference = _difference(measured[site], value)
+        measured: dict[Site, Tensor] = {}
+        hooks = {site: _keep(measured, site) for site in (*stream, *heads)}
+        logits = subject.run(setting, batch, cache, hooks)
+        pairs: list[tuple[Any, Tensor, Tensor]] = [(OUTPUT, logits, expected.logits)]
+        pairs += zip(stream, map(measured.__getitem__, stream), expected.stream, strict=True)
+        for site, own, plain in pairs:
+            difference = _difference(own, plain)
             if not difference <= tolerance:
                 raise ParityError(
                     f"parity failed for {subject.name}, condition {name}{acting(setting)}, {site}: "
@@ -155,7 +167,23 @@ def verify(
                     f"{tolerance:g}); this architecture or adapter cannot be used"
                 )
             largest = max(largest, difference)
+        if reason := _patterns_apart(
+            [measured[site] for site in heads], expected.patterns, tolerance
+        ):
+            subject.withheld.setdefault("patterns", f"{reason} (condition {name})")
     return largest
+
+
+def _patterns_apart(hooked: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> str:
+    """Why the patterns of a hooked run cannot be vouched for; "" where they are the plain run's."""
+    if not hooked:
+        return "its attention, if it has any, is not hooked"
+    if len(plain) != len(hooked):
+        return f"{len(hooked)} layers have heads, plain Hugging Face shows {len(plain)} patterns"
+    largest = max(map(_difference, hooked, plain))
+    if largest <= tolerance:
+        return ""
+    return f"they differ from plain Hugging Face's by {largest:.2g} (bound {tolerance:g})"
 
 
 def acting(setting: Setting) -> str:
@@ -170,7 +198,7 @@ def acting(setting: Setting) -> str:
     return f" ({who})" if who else ""
 
 
-def _keep(measured: Reference, site: Site) -> Any:
+def _keep(measured: dict[Site, Tensor], site: Site) -> Any:
     def read(value: Tensor) -> None:
         measured[site] = value.detach().clone()
 
@@ -178,9 +206,12 @@ def _keep(measured: Reference, site: Site) -> Any:
 
 
 def _difference(measured: Tensor, expected: Tensor) -> float:
-    """Largest difference; a windowed pattern holds only the last keys, the rest must be 0."""
+    """Largest difference; a windowed pattern holds only the last keys, the rest must be 0. Infinite
+    where these are different things."""
     measured, expected = measured.float(), expected.float()
     if missing := expected.shape[-1] - measured.shape[-1]:
         measured = torch.nn.functional.pad(measured, (missing, 0))
+    if measured.shape != expected.shape:
+        return float("inf")
     scale = max(1.0, float(expected.square().mean().sqrt()))
     return float((measured - expected).abs().max()) / scale

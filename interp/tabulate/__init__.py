@@ -16,6 +16,7 @@ import xarray as xr
 from interp.measures import UNITS
 from interp.measures.certificate import Tolerance, certificate
 from interp.measures.tally import Key, Plan, Tally, test_of
+from interp.names import Head
 from interp.noise import floor
 from interp.queries import Encoded
 from interp.significance import SignFlip, benjamini_hochberg, standing
@@ -84,6 +85,16 @@ def _columns(
     )
 
 
+def by_model_layer(table: pd.DataFrame, layers: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """The table with layers as the model counts them: accumulators know only those that have the
+    site."""
+    for site, its in layers.items():
+        if list(its) != list(range(len(its))):
+            rows = (table["site"] == site) & table["layer"].notna()
+            table.loc[rows, "layer"] = np.asarray(its)[table.loc[rows, "layer"].astype(int)]
+    return table
+
+
 def corrected(tally: Tally, key: Key) -> np.ndarray | None:
     """p of every cell and tested position against the pair's control, corrected over all of them;
     None where there is no test."""
@@ -133,7 +144,7 @@ def certificates(
 
 
 def grams(
-    tallies: Mapping[str, Tally], conditions: Sequence[str], labels: Sequence[str]
+    tallies: Mapping[str, Tally], conditions: Sequence[str], plan: Plan
 ) -> dict[str, xr.DataArray]:
     """`gram_<site>`: the mean over query tokens of `<x[c], x[c']>`, by queries, layer and head, at
     the positions that are no index."""
@@ -146,14 +157,19 @@ def grams(
     for site, values in by_site.items():
         places = ("layer", "head")[: values[0].ndim - 3]
         dims = ("queries", "condition", "condition2", *places, "position")
-        coords = {"queries": list(tallies), "condition": conditions, "condition2": conditions}
-        coords["position"] = [label for label in labels if label in POOLED]
+        coords: dict[Any, Any] = {
+            "queries": list(tallies),
+            "condition": conditions,
+            "condition2": conditions,
+        }
+        coords["position"] = [label for label in plan.labels if label in POOLED]
+        coords["layer"] = list(plan.layers[site])
         arrays[f"gram_{site}"] = xr.DataArray(np.stack(values), dims=dims, coords=coords)
     return arrays
 
 
-def largest_cell(tally: Tally, pair: tuple[str, str], noise: float) -> tuple[int, int]:
-    """(layer, head) of the largest content JS of a pair at the queries' last token, among the heads
+def largest_cell(tally: Tally, pair: tuple[str, str], plan: Plan) -> Head:
+    """The head of the largest content JS of a pair at the queries' last token, among the heads
     that differ from the pair's control; among all where none does."""
     key = Key("content_js", *pair, "pattern")
     found = tally[key]
@@ -161,8 +177,8 @@ def largest_cell(tally: Tally, pair: tuple[str, str], noise: float) -> tuple[int
     values = found.compute().value[..., 0]
     p = corrected(tally, key)
     p = np.full(values.shape, np.nan) if p is None else p[..., 0]
-    stands = standing(values, p, floor(key.measure, noise, values))
+    stands = standing(values, p, floor(key.measure, plan.noise, values))
     values = np.nan_to_num(values, nan=-1.0)
     values = np.where(stands, values, -1.0) if stands.any() else values
     layer, head = np.unravel_index(values.argmax(), values.shape)
-    return int(layer), int(head)
+    return Head(plan.layers["pattern"][layer], int(head))

@@ -57,8 +57,9 @@ def no_op_patch(specimen: Specimen) -> Reading:
     """Base's own values put back into base's run, everywhere."""
     subject = specimen.subject
     whole = tuple(n for n in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-                  if Site(n, 0).hook in subject.bridge.hook_dict)  # fmt: skip
-    plan = Sweep("prompt", BOTH, "base", whole, ("z", "q", "k", "v"), ("last",))
+                  if subject.anatomy.layers(n))  # fmt: skip
+    heads = ("z", "q", "k", "v") if subject.anatomy.layers("z") else ()
+    plan = Sweep("prompt", BOTH, "base", whole, heads, ("last",))
     return Reading(no_op(subject, plan, specimen.queries, specimen.caches), 0.0)
 
 
@@ -98,8 +99,8 @@ def rewiring(specimen: Specimen) -> Reading:
     base, least = specimen.observed["base"].content, float("inf")
     for name, place in specimen.planted.items():
         if place.part in "qk":
-            pinned = specimen.observed[name].pinned[place.layer]
-            js = content_js(pinned, base[place.layer]).nan_to_num()
+            number = specimen.subject.anatomy.layers("pattern").index(place.layer)
+            js = content_js(specimen.observed[name].pinned[number], base[number]).nan_to_num()
             least = min(least, float(js.amax((0, 2)).max()))
     return Reading(least, 1e-6, at_least=True)
 
@@ -154,6 +155,14 @@ CHECKS: dict[str, Callable[[Specimen], Reading]] = {
     "influence terms": influence_sum,
 }
 """Name -> check."""
+
+OF = {
+    "Petrov identity": "pinned inputs",
+    "re-wiring seen": "pinned inputs",
+    "change terms": "change decomposition",
+    "influence terms": "influence",
+}
+"""Check -> what must be measurable for it (`interp.capabilities`)."""
 
 if importlib.util.find_spec(IMPLICIT):
     CHECKS["implicit update"] = implicit_update

@@ -47,16 +47,18 @@ def largest(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check of one model (or of none), and the seconds that it took."""
+    """One check of one model (or of none), and the seconds that it took. `withheld`: why a model
+    does not allow what is checked; its measures are left out of its runs."""
 
     check: str
     on: str
     reading: Reading
     seconds: float
+    withheld: str = ""
 
     @property
     def passed(self) -> bool:
-        return self.reading.passed
+        return bool(self.withheld) or self.reading.passed
 
     @property
     def expected(self) -> str:
@@ -94,8 +96,14 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         shown.add_column(heading, justify="right" if number else "left", no_wrap=number)
     shown.add_column("verdict", no_wrap=True)
     for o in outcomes:
-        verdict = Text("pass", "green") if o.passed else Text("FAIL", "bold red")
         name = Text(o.check)
+        if o.withheld:
+            verdict = Text("withheld", "yellow")
+            name.append(f"\n{o.withheld}", "yellow")
+            numbers = (Text(""), Text(""), Text(f"{o.seconds:.1f}"))
+            shown.add_row(name, Text(o.on), *numbers, verdict)
+            continue
+        verdict = Text("pass", "green") if o.passed else Text("FAIL", "bold red")
         if not o.passed and o.reading.note:
             name.append(f"\n{o.reading.note}", "red")
         numbers = (Text(o.expected), Text(o.measured), Text(f"{o.seconds:.1f}"))
@@ -108,5 +116,7 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     all_of_them = list(outcomes)
     failed = sum(not outcome.passed for outcome in all_of_them)
     seconds = sum(outcome.seconds for outcome in all_of_them)
+    withheld = sum(bool(outcome.withheld) for outcome in all_of_them)
     verdict = f"{failed} of {len(all_of_them)} checks FAILED" if failed else "all checks passed"
+    verdict += f", {withheld} withheld" if withheld else ""
     return f"{verdict} ({len(all_of_them)}, {seconds:.0f} s)"

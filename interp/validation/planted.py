@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,16 +25,31 @@ from interp.capture import capture, keep
 from interp.errors import SubjectError
 from interp.names import Site
 from interp.subject import Batch, Subject
-from interp.subject.fused import attention_splits
 from interp.subject.loading import without_weights
-from interp.weights.slices import OUTPUTS, SEPARATE, Piece, pieces
+from interp.weights.slices import OUTPUTS, RECURRENT, SEPARATE, Piece, heads_of, pieces
 
 RANK = 2
-FIRST = {"q": "q", "k": "k", "v": "v", "o": "attn_out", "mlp": "mlp_out"}
-"""Part -> the site at which an adapter on it is first seen."""
+FIRST = {
+    "q": "q", "k": "k", "v": "v", "o": "attn_out", "mixer": "mixer_out", "mlp": "mlp_out",
+    "per_layer": "per_layer_out",
+}  # fmt: skip
+"""Part -> the site at which an adapter on it is first seen. `mixer`: a recurrence or convolution;
+`per_layer`: Gemma's per-layer inputs."""
+
+LATENTS = {"q_a_proj": "q", "kv_a_proj_with_mqa": "k"}
+"""Projections to latents, of which all heads are made; keys come before values."""
+
+PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
+
+MLPS = ("ffn", "feed_forward")
+"""Names of MLPs that do not contain "mlp"."""
+
+OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
+"""Where experts are stacked tensors, peft puts adapters on modules of these names on them."""
 
 ORDER = (
-    "resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "mlp_out", "resid_post",
+    "resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "mixer_out", "resid_mid", "mlp_out",
+    "per_layer_out", "resid_post",
 )  # fmt: skip
 """Sites of a block in the order in which it computes them."""
 
@@ -63,14 +77,9 @@ class Place(NamedTuple):
 def places_of(model: str, **hub: Any) -> list[Place]:
     """Everything in a model's blocks that can be planted; its weights are not read."""
     hf = without_weights(model, hub)
-    config = hf.config
-    heads = int(config.num_attention_heads)
-    cfg = SimpleNamespace(
-        n_heads=heads,
-        d_head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        n_key_value_heads=getattr(config, "num_key_value_heads", None),
-    )
-    found = [p for name, module in hf.named_modules() for p in _places(name, module, cfg)]
+    stacked = any(p.ndim == 3 and n.endswith("gate_up_proj") for n, p in hf.named_parameters())
+    modules = [(n, m) for n, m in hf.named_modules() if not (stacked and n.endswith(OF_EXPERTS))]
+    found = [place for name, module in modules for place in _places(name, module, hf)]
     if not found:
         raise SubjectError(
             f"{model}: none of its projections has a known name, nothing to plant on"
@@ -78,25 +87,31 @@ def places_of(model: str, **hub: Any) -> list[Place]:
     return found
 
 
-def _places(name: str, module: nn.Module, cfg: Any) -> Iterator[Place]:
+def _places(name: str, module: nn.Module, hf: Any) -> Iterator[Place]:
     numbered = re.search(r"\.(\d+)\.", name)
     if numbered is None or not isinstance(module, nn.Linear | Conv1D):
         return
     rows, columns = module.weight.shape
     shape = (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-    for piece in pieces(cfg, name, shape):
-        if part := _part(name, piece, cfg):
+    for piece in pieces(heads_of(hf, name), name, shape):
+        if part := _part(name, piece):
             yield Place(int(numbered[1]), part, piece.head, name, shape, piece)
 
 
-def _part(name: str, piece: Piece, cfg: Any) -> str:
+def _part(name: str, piece: Piece) -> str:
     """Which of `FIRST` a piece belongs to; "" where it is of several, or unknown."""
     parent, last = name.split(".")[-2:]
-    if "mlp" in parent:
-        return "mlp" if not piece.part else ""
-    if last in attention_splits(cfg) or not any(word in parent for word in ("attn", "attention")):
-        return piece.part
-    return SEPARATE.get(last) or ("o" if last in OUTPUTS else "")
+    if piece.part:
+        return piece.part if piece.part in FIRST else ""
+    if parent in RECURRENT:
+        return "mixer"
+    if "mlp" in parent or parent in MLPS or last in ("fc1", "fc2"):
+        return "mlp"
+    if last in PER_LAYER:
+        return "per_layer"
+    if not any(word in parent for word in ("attn", "attention")):
+        return ""
+    return (SEPARATE | LATENTS).get(last) or ("o" if last in OUTPUTS else "")
 
 
 def plant(model: str, folder: Path, sizes: Mapping[Place, float], seed: int = 0) -> str:
@@ -145,8 +160,9 @@ class Difference(NamedTuple):
 
 def states(subject: Subject, condition: str, batch: Batch) -> dict[Site, Tensor]:
     """Every site of `ORDER` that the architecture has, in computing order."""
-    known = [name for name in ORDER if Site(name, 0).hook in subject.bridge.hook_dict]
-    sites = [Site(name, layer) for layer in range(subject.n_layers) for name in known]
+    points, layers = subject.anatomy.points, range(subject.n_layers)
+    every = [Site(name, layer) for layer in layers for name in ORDER]
+    sites = [site for site in every if site in points]
     setting = subject.settings[condition]
     read = dict.fromkeys(sites, keep)
     values = capture(subject, setting, batch, subject.prefill(setting), read).values

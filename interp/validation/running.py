@@ -6,13 +6,16 @@ all(outcome.passed for outcome in outcomes)
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from interp import organism
+from interp.capabilities import MEASURES
 from interp.errors import ConfigError, ParityError
 from interp.names import short_name
 from interp.subject.loading import quiet, threads_for
@@ -46,7 +49,7 @@ def _own(settings: Validating, progress: Progress) -> Iterator[Outcome]:
     options = settings.loading
     name = short_name(settings.model)
     progress(name)
-    yield from of_model(settings.model, name, settings.only, settings.adapter, **options)
+    yield from of_model(settings.model, name, settings.only, settings.adapter, own=True, **options)
 
 
 def _bundled(settings: Validating, progress: Progress) -> Iterator[Outcome]:
@@ -69,9 +72,17 @@ def _bundled(settings: Validating, progress: Progress) -> Iterator[Outcome]:
 
 
 def of_model(
-    model: str, name: str, only: tuple[str, ...], adapter: str | None = None, **options: Any
+    model: str,
+    name: str,
+    only: tuple[str, ...],
+    adapter: str | None = None,
+    own: bool = False,
+    **options: Any,
 ) -> list[Outcome]:
-    """The identities of one model; without parity the others mean nothing and are left out."""
+    """The identities of one model; without parity the others mean nothing and are left out.
+
+    `own`: the user's model, of which something may be withheld; of the others nothing may.
+    """
     options = {"device": "cpu"} | options
     with tempfile.TemporaryDirectory() as folder, quiet():
         start = time.perf_counter()
@@ -81,11 +92,29 @@ def of_model(
             reading = Reading(float("nan"), 0.0, note=str(error))
             return [Outcome("parity", name, reading, time.perf_counter() - start)]
         loaded = time.perf_counter() - start
-        found = list(_each(only, name, identities.CHECKS, specimen))
-    return [
-        Outcome(o.check, o.on, o.reading, o.seconds + loaded * (number == 0))
-        for number, o in enumerate(found)
-    ]
+        found = list(_of_specimen(only, name, specimen))
+    if own:
+        found = [*found, *_capabilities(only, name, specimen)]
+    elif broken := [o for o in found if o.withheld]:
+        found = [o for o in found if not o.withheld]
+        found += [Outcome(o.check, o.on, Reading(math.nan, 0.0, note=o.withheld), o.seconds)
+                  for o in broken]  # fmt: skip
+    return [replace(o, seconds=o.seconds + loaded * (i == 0)) for i, o in enumerate(found)]
+
+
+def _of_specimen(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
+    for check in chosen(only, identities.CHECKS):
+        if reason := specimen.withheld.get(identities.OF.get(check, "")):
+            yield Outcome(check, name, Reading(math.nan, 0.0), 0.0, reason)
+        else:
+            yield from _each((check,), name, {check: identities.CHECKS[check]}, specimen)
+
+
+def _capabilities(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
+    """What can be measured: 0 of its tries failed, or why it is withheld."""
+    for group in chosen(only, {f"measures: {name}": name for name in MEASURES}).values():
+        reason = specimen.withheld.get(group, "")
+        yield Outcome(f"measures: {group}", name, Reading(0.0, 0.0), 0.0, reason)
 
 
 def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Value]:

@@ -14,8 +14,10 @@ class Validating(Loading):
     """Check this model (folder or hub id) instead of the bundled one and nine tiny ones."""
     adapter: str | None = None
     """Also mount this LoRA on --model."""
+    architectures: bool = False
+    """Show instead what can be measured on a tiny model of every architecture that is tested."""
     only: tuple[str, ...] = ()
-    """Only checks whose name contains one of these."""
+    """Only checks (with --architectures: architectures) whose name contains one of these."""
     device: str = "auto"
     """cpu, cuda, ... of --model; everything else runs on the CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

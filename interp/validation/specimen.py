@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from interp.capabilities import find
 from interp.conditions import Base, Condition, Lora, Prompt
 from interp.measures.tally import Observed
 from interp.observe import observe
@@ -47,7 +48,12 @@ class Specimen:
 
     @cached_property
     def runs(self) -> tuple[dict[str, Observed], dict[str, LastStates]]:
-        return observe(self.subject, self.batch, self.caches, "base")
+        return observe(self.subject, self.batch, self.caches, "base", self.withheld)
+
+    @cached_property
+    def withheld(self) -> dict[str, str]:
+        """What this model does not allow to measure, and why."""
+        return find(self.subject, self.queries)
 
     @property
     def observed(self) -> dict[str, Observed]:
@@ -77,9 +83,14 @@ def open_specimen(model: str, folder: Path, adapter: str | None = None, **option
 
 
 def chosen(places: Sequence[Place]) -> dict[str, Place]:
-    """In the middle block: every part whole, and one head of each; condition -> place."""
+    """In the middle block: every part whole, and one head of each; condition -> place. What it
+    lacks is planted in the nearest block that has it."""
     middle = max(place.layer for place in places) // 2
-    own = {part: [p for p in places if (p.layer, p.part) == (middle, part)] for part in FIRST}
-    whole = {part: its[0] for part, its in own.items() if its}
-    slices = [its[-1] for its in own.values() if its and its[-1].head is not None]
+    own: dict[str, list[Place]] = {}
+    for place in sorted(places, key=lambda place: abs(place.layer - middle)):
+        its = own.setdefault(place.part, [])
+        if not its or its[0].layer == place.layer:
+            its.append(place)
+    whole = {part: own[part][0] for part in FIRST if part in own}
+    slices = [own[part][-1] for part in whole if own[part][-1].head is not None]
     return whole | {f"{place.part}.{place.head}": place for place in slices}

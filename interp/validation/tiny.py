@@ -109,17 +109,24 @@ def tokenizer(convention: str) -> PreTrainedTokenizerFast:
 def save_model(architecture: str, folder: Path, seed: int = 0, words: Any = None) -> str:
     """A random model of `architecture` with a tokenizer (`words`: that one, otherwise one of its
     convention); returns the folder."""
-    config_class, settings = CONFIGS[architecture]
     words = words or tokenizer(
         "llama" if architecture in ("llama", "mistral") or "gemma" in architecture else "gpt2"
     )
+    return save(*CONFIGS[architecture], folder, seed, words)
+
+
+def save(
+    config_class: Any, settings: dict[str, Any], folder: Path, seed: int = 0, words: Any = None
+) -> str:
+    """A random model of a configuration, with a tokenizer; returns the folder."""
+    words = words or tokenizer("gpt2")
     torch.manual_seed(seed)
     config = config_class(vocab_size=len(words), bos_token_id=1, eos_token_id=2, **settings)
     model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # biases and norms are initialised to constants: make them matter
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
+    with torch.no_grad():  # biases, norms and scales are initialised to constants: make them matter
+        for tensor in model.state_dict().values():
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.add_(0.2 * torch.randn_like(tensor))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return str(folder)

@@ -17,7 +17,7 @@ from interp.measures import UNITS, wide
 from interp.subject import Subject
 from interp.weights import spectra
 from interp.weights.settings import Weighing
-from interp.weights.slices import Piece, pieces
+from interp.weights.slices import Piece, heads_of, pieces
 from interp.weights.updates import Matrix, Update, left_out, matrices, update_of, vectors
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def measure(
         if updates and not _whole(matrix.weight, settings):
             large.add(module)
         shape = (matrix.weight.shape[0], matrix.weight.shape[1])
-        for piece in pieces(subject.bridge.cfg, module, shape, settings.heads) if updates else ():
+        heads = heads_of(subject.bridge.original_model, module)
+        for piece in pieces(heads, module, shape, settings.heads) if updates else ():
             rows += _of_piece(matrix, piece, updates, settings)
         progress("weights", 1, len(known))
     for condition in conditions:

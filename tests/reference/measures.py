@@ -24,7 +24,7 @@ from .numbers import (
 )
 from .running import States
 
-STATES = ("attn_out", "mlp_out", "resid_post", "z")
+STATES = ("attn_out", "mixer_out", "mlp_out", "resid_post", "z")
 
 
 def unmasked(scores: Array) -> Array:
@@ -95,21 +95,23 @@ def read(pattern: Array, values: Array) -> Read:
 
 
 def change_terms(a: States, base: States) -> dict[str, Array]:
-    """Vectors `[layer, head, pos, d_head]` that sum to the change of z from base."""
+    """Vectors `[layer, head, pos, d_head]` that sum to the change from base of what the heads mix:
+    z, where nothing stands between."""
     assert a.at_base is not None
     p, b = read(*a.at_base), read(base.pattern, base.values)
     return {
         "change_pattern": p.mass * ((p.content - b.content) @ b.values),
         "change_value": p.mass * (p.content @ (p.values - b.values)),
         "change_prefix": (p.mass - b.mass) * (b.content @ b.values) + p.prefix - b.prefix,
-        "change_input": a.z - p.mass * (p.content @ p.values) - p.prefix,
+        "change_input": a.mixed - p.mass * (p.content @ p.values) - p.prefix,
     }
 
 
 def change_shares(a: States, base: States) -> tuple[dict[str, Array], Array]:
-    """Numerators per term and the common denominator, per token; NaN where z stays as it is."""
-    change = a.z - base.z
-    whole = np.where(norm(change) > STILL * norm(base.z), (change * change).sum(-1), np.nan)
+    """Numerators per term and the common denominator, per token; NaN where what the heads mix stays
+    as it is."""
+    change = a.mixed - base.mixed
+    whole = np.where(norm(change) > STILL * norm(base.mixed), (change * change).sum(-1), np.nan)
     terms = change_terms(a, base)
     return {name: (term * change).sum(-1) + 0 * whole for name, term in terms.items()}, whole
 
@@ -157,7 +159,7 @@ def turned(change: Array, zero: Array) -> Array:
 
 ALONE: dict[tuple[str, str], Callable[[States], Array]] = {
     ("prefix_mass", "pattern"): lambda a: a.pattern[..., : -a.length].sum(-1),
-    ("entropy", "pattern"): lambda a: entropy(a.pattern),
+    ("entropy", "pattern"): lambda a: entropy(a.pattern) + entropy(a.sink[..., None]),
     ("content_entropy", "pattern"): lambda a: entropy(a.content),
     ("prefix_mass_no_sink", "pattern"): prefix_mass_no_sink,
     ("entropy_no_sink", "pattern"): entropy_no_sink,

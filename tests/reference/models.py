@@ -1,4 +1,4 @@
-"""Plain models and where their parts are, in the names of nine architectures."""
+"""Plain models and where their parts are, in the names of sixteen architectures."""
 
 from __future__ import annotations
 
@@ -55,8 +55,22 @@ def blocks(model: Any) -> list[Any]:
     raise AssertionError(f"no blocks in {type(model).__name__}")
 
 
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+
+
 def attention(block: Any) -> Any:
-    return next(getattr(block, n) for n in ("self_attn", "attn", "attention") if hasattr(block, n))
+    return next(getattr(block, n) for n in ATTENTION if hasattr(block, n))
+
+
+def head_layers(model: Any) -> tuple[int, ...]:
+    """The layers that have heads."""
+    layers = enumerate(blocks(model))
+    return tuple(i for i, block in layers if any(hasattr(block, n) for n in ATTENTION))
+
+
+def mixer_layers(model: Any) -> tuple[int, ...]:
+    """Those whose tokens are mixed by a recurrence."""
+    return tuple(i for i in range(len(blocks(model))) if i not in head_layers(model))
 
 
 def output_projection(block: Any) -> Any:
@@ -79,16 +93,32 @@ def output_bias(block: Any) -> Array | None:
 def writers(block: Any) -> dict[str, Any]:
     """Modules whose outputs are added to the residual stream."""
     if hasattr(block, "post_feedforward_layernorm"):  # Gemma norms what it adds
-        return {
+        found = {
             "attn_out": block.post_attention_layernorm,
             "mlp_out": block.post_feedforward_layernorm,
         }
+        if hasattr(block, "post_per_layer_input_norm"):
+            found["per_layer_out"] = block.post_per_layer_input_norm
+        return found
+    if hasattr(block, "linear_attn"):
+        return {"mixer_out": block.linear_attn, "mlp_out": block.mlp}
     return {"attn_out": attention(block), "mlp_out": block.mlp}
+
+
+BY_FUNCTION = ("gpt_oss", "gemma4_text", "deepseek_v3", "qwen3_5_text", "cohere2", "bitnet")
+"""Kinds of models whose queries, keys and values are read where their own attention function gets
+them: behind head norms, latents, other rotary embeddings and keys of earlier layers."""
+
+
+def by_function(model: Any) -> bool:
+    return model.config.model_type in BY_FUNCTION
 
 
 def projections(block: Any) -> dict[str, Any]:
     """Modules whose outputs are queries and keys before the rotary embedding, and values."""
     inside = attention(block)
+    if hasattr(inside, "q_proj") and inside.config.model_type in BY_FUNCTION:
+        return {"q": inside.q_proj} if inside.q_proj is not None else {}
     for fused in ("c_attn", "query_key_value", "qkv_proj"):
         if hasattr(inside, fused):
             return {fused: getattr(inside, fused)}
@@ -127,9 +157,15 @@ def norm_of(module: Any) -> Norm:
     gain = double(module.weight)
     if isinstance(module, torch.nn.LayerNorm):
         return Norm(gain, double(module.bias), module.eps, centred=True)
-    if "Gemma" in type(module).__name__:
-        return Norm(1 + gain, np.zeros_like(gain), module.eps, centred=False)
-    return Norm(gain, np.zeros_like(gain), module.variance_epsilon, centred=False)
+    epsilon = getattr(module, "eps", None) or module.variance_epsilon
+    kind = type(module).__name__
+    if kind.startswith(ABOUT_ONE):
+        gain = 1 + gain
+    return Norm(gain, np.zeros_like(gain), epsilon, centred="LayerNorm" in kind)
+
+
+ABOUT_ONE = ("Gemma2", "Gemma3", "Qwen3_5")
+"""Kinds of norms whose weight is what their gain is more than 1."""
 
 
 def final_norm(model: Any) -> Norm:
@@ -137,6 +173,12 @@ def final_norm(model: Any) -> Norm:
     return norm_of(
         next(getattr(model.base_model, n) for n in names if hasattr(model.base_model, n))
     )
+
+
+def reaching(model: Any) -> Array:
+    """By layer: the factor of what a block adds in what leaves the last block."""
+    own = [float(getattr(block, "layer_scalar", 1.0)) for block in blocks(model)]
+    return np.cumprod(own[::-1])[::-1]
 
 
 def post_norm(block: Any) -> Norm | None:
@@ -158,7 +200,7 @@ class Seen(dict[Any, Any]):
 
     def output(self, *key: Any) -> Callable[..., None]:
         def hook(module: Any, args: Any, output: Any) -> None:
-            self[key] = first(output)[0]
+            self[key] = first(output)[0].clone()  # Falcon adds to it in place
 
         return hook
 
@@ -187,14 +229,16 @@ def hooked(handles: list[Any]) -> Iterator[None]:
 def watched(model: Any, seen: Seen) -> Any:
     handles = []
     for layer, block in enumerate(blocks(model)):
-        named = writers(block) | projections(block) | {"resid_post": block}
+        named = writers(block) | {"resid_post": block}
+        if layer in head_layers(model):
+            named |= projections(block)
         for name, module in named.items():
             handles.append(module.register_forward_hook(seen.output(name, layer)))
-        for module, hook in (
-            (block, seen.input("resid_pre", layer)),
-            (output_projection(block), seen.input("z", layer)),
-            (attention(block), seen.keyword("rotary", layer)),
-        ):
+        before = [(block, seen.input("resid_pre", layer))]
+        if layer in head_layers(model):
+            before.append((output_projection(block), seen.input("z", layer)))
+            before.append((attention(block), seen.keyword("rotary", layer)))
+        for module, hook in before:
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     return hooked(handles)
 

@@ -28,6 +28,7 @@ def pooled(
     down = np.where(np.isnan(top), np.nan, 1.0)
     down = down if bottoms is None else np.concatenate(bottoms, axis=-1)
     error = np.zeros(top.shape) if errors is None else np.concatenate(errors, axis=-1)
+    layers = study.observed["base"][0].layers(name[1])
     table: Table = {}
     for label in study.positions if labels is None else labels:
         tokens, starts = places(label, study.rows)
@@ -38,6 +39,7 @@ def pooled(
         rounding = rounding * np.fmax(1.0, np.abs(value))  # errors are relative
         for place in np.ndindex(value.shape):
             layer, head = (*place, None, None)[:2]
+            layer = None if layer is None else layers[layer]
             key = (name[0], a, b, name[1], layer, head, label)
             table[key] = Value(float(value[place]), int(n[place]), float(rounding[place]), scale)
     return table

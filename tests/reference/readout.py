@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .conditions import Condition
-from .models import blocks, final_norm, output_bias, output_weight, post_norm
+from .models import blocks, final_norm, output_bias, output_weight, post_norm, reaching
 from .numbers import Array, double, js, kl_logits, log_softmax, softmax, top1
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ CLOSES = 1e-4
 def unembedding(model: Any) -> tuple[Array, Array]:
     """Weight `[vocab, d_model]` and bias `[vocab]`."""
     head = model.get_output_embeddings()
-    weight = double(head.weight)
+    scale = getattr(model.config, "logit_scale", 1.0)
+    weight = scale * double(head.weight)
     bias = getattr(head, "bias", None)
-    return weight, np.zeros(len(weight)) if bias is None else double(bias)
+    return weight, np.zeros(len(weight)) if bias is None else scale * double(bias)
 
 
 def capped(model: Any, logits: Array) -> Array:
@@ -73,8 +74,9 @@ def terms(model: Any, condition: Condition, states: States) -> dict[str, Array]:
 def terms_at(
     model: Any, condition: Condition, states: States, row: int, token: int | None
 ) -> dict[str, Array]:
-    """Shares of the logits `[..., token]` at one row: `z` `[layer, head]`, `attn_bias` and
-    `mlp_out` `[layer]`, the others without axes; a term the model or condition lacks is absent."""
+    """Shares of the logits `[..., token]` at one row: `z` `[layer, head]`; `attn_bias`, `mlp_out`,
+    `mixer_out` and `per_layer_out` `[layer]`; the others without axes. A term that the model or
+    condition lacks is absent."""
     weight, bias = unembedding(model)
     some = slice(None) if token is None else slice(token, token + 1)
     extra = added(condition, states, len(weight))[row - states.end + 1, some]
@@ -84,9 +86,17 @@ def terms_at(
     def share(write: Array) -> Array:
         return last.linear(write, scale) @ weight.T
 
+    reach = reaching(model)
     found = attention_terms(model, states, row)
-    found |= {"mlp_out": states.mlp_out[:, row], "embed": states.resid_pre[0, row]}
+    for site in ("mixer_out", "mlp_out", "per_layer_out"):
+        if len(writes := getattr(states, site)):
+            found[site] = writes[:, row]
+    for site, writes in found.items():
+        factor = reach[list(states.layers(site))]
+        found[site] = writes * factor.reshape(-1, *[1] * (writes.ndim - 1))
+    found["embed"] = states.resid_pre[0, row] * reach[0]
     if condition.steering:
+        assert (reach == 1).all()
         found["steering"] = np.array(condition.steering[0])
     shares = {name: share(write) for name, write in found.items()}
     shares["norm"] = last.bias @ weight.T + bias
@@ -103,10 +113,10 @@ def terms_at(
 def attention_terms(model: Any, states: States, row: int) -> dict[str, Array]:
     """What each head, and the output projection's bias, writes at a row."""
     heads, biases = [], []
-    for layer, block in enumerate(blocks(model)):
-        z = states.z[layer, :, row]
-        weight = output_weight(block).reshape(*z.shape, -1)
-        writes = np.einsum("hd,hdm->hm", z, weight)
+    for number, layer in enumerate(states.heads):
+        block, z = blocks(model)[layer], states.z[number, :, row]
+        weight = output_weight(block).reshape(len(z), -1, states.attn_out.shape[-1])
+        writes = np.einsum("hd,hdm->hm", z[:, : weight.shape[1]], weight)
         constant = output_bias(block)
         if norm_after := post_norm(block):
             assert constant is None
@@ -114,7 +124,7 @@ def attention_terms(model: Any, states: States, row: int) -> dict[str, Array]:
         heads.append(writes)
         biases += [] if constant is None else [constant]
         total = writes.sum(0) + (0 if constant is None else constant)
-        close(total, states.attn_out[layer, row], f"heads of layer {layer}")
+        close(total, states.attn_out[number, row], f"heads of layer {layer}")
     return {"z": np.stack(heads)} | ({"attn_bias": np.stack(biases)} if biases else {})
 
 

@@ -10,10 +10,24 @@ import numpy as np
 import torch
 
 from . import readout
-from .attention import scores_of, values_of
+from .attention import overheard, patterns, scores_of, values_of
 from .conditions import Condition
-from .models import Seen, blocks, learned_prompt, merged, open_model, pinned, steered, watched
+from .models import (
+    Seen,
+    blocks,
+    head_layers,
+    learned_prompt,
+    merged,
+    mixer_layers,
+    open_model,
+    pinned,
+    steered,
+    watched,
+)
 from .numbers import Array, content, double
+
+SUM = 1e-5
+"""Rows of attention that lack less to 1 have no learned sink."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,10 @@ class States:
     `[layer, head, pos, d_head]`; `pattern` `[layer, head, pos, key]` and `values`
     `[layer, head, key, d_head]` over all keys, virtual ones first; `scores`
     `[layer, head, pos, pos]` before the softmax, over the query's own keys, NaN where masked.
+    Narrower heads than others are filled up with zeros, which no measure sees. What belongs to
+    heads has `heads`, the layers that have some, and `mixer_out` those that have a recurrence
+    instead; `per_layer_out` is of all layers or none. `z` is what the output projection reads,
+    `mixed` what the heads mix; between them may stand a gate or a norm.
     `end`: how many tokens stand before the answer; the rows that predict it begin one before.
     `own_sink`: the model has no BOS, so the query's first token is base's sink.
 
@@ -44,6 +62,10 @@ class States:
     values: Array
     scores: Array
     end: int
+    heads: tuple[int, ...]
+    mixers: tuple[int, ...]
+    mixer_out: Array
+    per_layer_out: Array
     own_sink: bool = False
     base_inputs: Array | None = None
     base_weights: Array | None = None
@@ -61,6 +83,25 @@ class States:
     def answer(self) -> slice:
         """The rows that predict the answer's tokens."""
         return slice(self.end - 1, self.length)
+
+    @property
+    def mixed(self) -> Array:
+        """`[layer, head, pos, d_head]`."""
+        return self.pattern @ self.values
+
+    @property
+    def sink(self) -> Array:
+        """What a learned sink takes of every row."""
+        rest = 1 - self.pattern.sum(-1)
+        return np.where(rest > SUM, rest, 0.0)
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """The layers that have a site."""
+        if site == "mixer_out":
+            return self.mixers
+        if site in ("attn_out", "attn_bias", "attn_scores", "pattern", "z"):
+            return self.heads
+        return tuple(range(len(self.resid_post)))
 
     @property
     def content(self) -> Array:
@@ -110,8 +151,9 @@ class Pass:
 
     def scores(self, model: Any) -> Array:
         """Pre-softmax scores `[layer, head, pos, key]`, checked against the pattern."""
-        items = enumerate(zip(self.out.attentions, self.past, strict=True))
-        found = [scores_of(model, i, self.seen, double(p[0]), past) for i, (p, past) in items]
+        shown = patterns(model, self.seen, self.out.attentions)
+        items = zip(head_layers(model), shown, strict=True)
+        found = [scores_of(model, i, self.seen, p, self.past[i]) for i, p in items]
         n_keys = self.pattern.shape[-1]
         return np.stack([left_padded(each, n_keys, -1, np.nan) for each in found])
 
@@ -132,18 +174,27 @@ def forward(
         pinned(model, start, inputs),
         steered(model, start, condition.steering),
         watched(model, seen),
+        overheard(model, seen),
     ):
         out = model(**arguments(model, condition, query, before))
     n_keys = before.length + len(condition.prefix) + len(query)
-    patterns = [double(each[0]) for each in out.attentions]
-    parts = zip(layers, patterns, before.values, strict=True)
-    values = [values_of(model, layer, seen, pattern, v) for layer, pattern, v in parts]
+    shown = patterns(model, seen, out.attentions)
+    parts = zip(head_layers(model), shown, strict=True)
+    values = [values_of(model, i, seen, pattern, before.values[i]) for i, pattern in parts]
     return Pass(
         out,
         seen,
-        np.stack([left_padded(pattern, n_keys, -1, 0.0) for pattern in patterns]),
-        np.stack([left_padded(v, n_keys, -2, 0.0) for v in values]),
+        np.stack([left_padded(pattern, n_keys, -1, 0.0) for pattern in shown]),
+        filled([left_padded(v, n_keys, -2, 0.0) for v in values]),
         before.keys,
+    )
+
+
+def filled(layers: Sequence[Array]) -> Array:
+    """Layers of heads stacked, the narrower ones filled up with zeros."""
+    widest = max(x.shape[-1] for x in layers)
+    return np.stack(
+        [np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, widest - x.shape[-1])]) for x in layers]
     )
 
 
@@ -189,23 +240,29 @@ def run(
     """Every state of the query's rows; `base`: the folder that a learned prompt was made for;
     `end`: tokens before the answer (none: all)."""
     done = forward(model, condition, query, base=base)
-    length, layers = len(query), range(len(blocks(model)))
+    length, n_heads = len(query), done.pattern.shape[1]
+    every, heads = range(len(blocks(model))), head_layers(model)
 
-    def stacked(name: str) -> Array:
-        return np.stack([double(done.seen[name, layer])[-length:] for layer in layers])
+    def stacked(name: str, layers: Sequence[int] = every) -> Array:
+        found = [double(done.seen[name, i])[-length:] for i in layers if (name, i) in done.seen]
+        return np.stack(found) if found else np.zeros((0, length, 1))
 
-    z = stacked("z")
+    z = [double(done.seen["z", layer])[-length:].reshape(length, n_heads, -1) for layer in heads]
     return States(
         logits=biased(double(done.out.logits[0])[-length:], condition, end),
         resid_pre=stacked("resid_pre"),
-        attn_out=stacked("attn_out"),
+        attn_out=stacked("attn_out", heads),
         mlp_out=stacked("mlp_out"),
         resid_post=stacked("resid_post"),
-        z=z.reshape(*z.shape[:2], done.pattern.shape[1], -1).swapaxes(1, 2),
+        z=filled([each.swapaxes(0, 1) for each in z]),
         pattern=done.pattern[:, :, -length:],
         values=done.values,
         scores=done.scores(model)[:, :, -length:, -length:],
         end=end or length,
+        heads=heads,
+        mixers=mixer_layers(model),
+        mixer_out=stacked("mixer_out"),
+        per_layer_out=stacked("per_layer_out"),
     )
 
 

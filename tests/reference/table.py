@@ -91,7 +91,8 @@ def shares(study: Study, a: str) -> Table:
     table: Table = {}
     parts = [measures.change_shares(x, y) for x, y in study.together(a, "base")]
     errors = [
-        rounding_of_change(x.z - y.z, y.z) * study.moves(a) for x, y in study.together(a, "base")
+        rounding_of_change(x.mixed - y.mixed, y.mixed) * study.moves(a)
+        for x, y in study.together(a, "base")
     ]
     for name in parts[0][0]:
         tops, bottoms = [top[name] for top, _ in parts], [bottom for _, bottom in parts]

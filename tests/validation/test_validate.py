@@ -174,7 +174,9 @@ def test_re_wiring_is_no_prompt(specimen: Specimen) -> None:
 
 def test_nothing_planted_is_re_wired_by_a_prompt(specimen: Specimen) -> None:
     place = specimen.planted["q"]
-    mistaken: Any = SimpleNamespace(observed=specimen.observed, planted={"prompt": place})
+    mistaken: Any = SimpleNamespace(
+        subject=specimen.subject, observed=specimen.observed, planted={"prompt": place}
+    )
     assert not identities.rewiring(mistaken).passed
 
 

@@ -19,7 +19,7 @@ from interp.conditions import Base, Condition, Lora
 from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.weights.slices import Piece, pieces
+from interp.weights.slices import Piece, heads_of, pieces
 from interp.weights.updates import matrices, update_of
 
 LAYER = 1
@@ -83,7 +83,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
         for kind, folder in whole.items():
             module = probe.weights.adapted(probe.settings[kind])[0]
             weight = matrices(probe)[module].weight
-            for piece in pieces(probe.bridge.cfg, module, tuple(weight.shape)):
+            for piece in pieces(
+                heads_of(probe.bridge.original_model, module), module, tuple(weight.shape)
+            ):
                 name = f"{kind} {piece.part} {piece.head}"
                 planted[name] = (module, piece)
                 conditions[name] = Lora(one_block(Path(folder), root / name, piece))
@@ -153,7 +155,8 @@ def test_heads_make_up_their_part_and_parts_their_module(
     for kind in WITH_HEADS[architecture]:
         module = subject.weights.adapted(subject.settings[kind])[0]
         update = update_of(subject, subject.settings[kind], matrices(subject)[module])
-        found = pieces(subject.bridge.cfg, module, tuple(update.matrix.shape))
+        cfg = heads_of(subject.bridge.original_model, module)
+        found = pieces(cfg, module, tuple(update.matrix.shape))
         norms = {(p.part, p.head): update.part(p.rows, p.columns).norm ** 2 for p in found}
         total = sum(value for (_, head), value in norms.items() if head is not None)
         assert total == pytest.approx(update.norm**2, rel=1e-9)
@@ -180,9 +183,10 @@ def test_gate_and_up_split_as_the_mlp_does() -> None:
     [
         ("transformer.h.0.mlp.c_proj", (32, 32)),
         ("model.layers.0.mlp.dense", (32, 32)),
-        ("model.layers.0.self_attn.q_proj", (64, 32)),  # twice as wide: with a gate, say
+        ("model.layers.0.self_attn.q_proj", (65, 32)),
+        ("model.layers.0.linear_attn.out_proj", (32, 32)),
         ("model.layers.0.self_attn.qkv_proj", (96, 32)),
-        ("model.layers.0.self_attn.o_proj", (32, 48)),
+        ("model.layers.0.self_attn.o_proj", (32, 49)),
         ("lm_head", (363, 32)),
         ("transformer.wte", (32, 363)),
     ],
@@ -191,8 +195,14 @@ def test_what_is_not_split_by_head_stays_whole(module: str, shape: tuple[int, in
     assert [(p.part, p.head) for p in pieces(_Config(), module, shape)] == [("", None)]
 
 
+def test_a_gate_belongs_to_its_head() -> None:
+    """Qwen 3.5's queries have one each."""
+    found = pieces(_Config(), "model.layers.0.self_attn.q_proj", (2 * HEADS * D_HEAD, D_MODEL))
+    assert [len(p.rows) for p in found if p.head is not None] == [2 * D_HEAD] * HEADS
+
+
 class _Config:
-    n_heads, n_key_value_heads, d_head = HEADS, KV_HEADS, D_HEAD
+    n_heads, n_key_value_heads, d_head, latent = HEADS, KV_HEADS, D_HEAD, None
 
 
 def test_without_heads_only_parts_are_left() -> None:

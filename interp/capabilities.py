@@ -1,0 +1,171 @@
+"""What can be measured of a model: every group of measures, and why one is withheld.
+
+    withheld = find(subject, queries)
+    withheld                        # {"influence": "its terms do not add up (...)"}; {}: nothing
+
+Parity says that a model runs hooked as it runs plain. Some measures need more: patterns that the
+plain model shows, heads that mix values, a residual stream that is a sum. Each is tried on a query
+or two in every condition, before anything is measured. What fails is left out by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from interp.batch import Batch, Tokens
+from interp.capture import capture, keep
+from interp.edits import Edit, replace
+from interp.errors import SubjectError
+from interp.measures import NOISE, wide
+from interp.measures.attention import CHANGES
+from interp.measures.tally import Observed
+from interp.observe import observe
+from interp.queries import Encoded
+from interp.readout import LastStates, closing_error, influence, lens, lens_error
+from interp.subject import Subject
+
+MEASURES: dict[str, tuple[str, ...]] = {
+    "patterns": (
+        "prefix_mass",
+        "prefix_mass_no_sink",
+        "entropy",
+        "entropy_no_sink",
+        "content_entropy",
+        "content_entropy_no_sink",
+        "content_js",
+        "content_js_no_sink",
+    ),
+    "scores": ("sim_am", "sim_am_delta"),
+    "pinned inputs": ("petrov_residual", "rewiring_share"),
+    "change decomposition": CHANGES,
+    "lens": ("lens_js", "lens_kl", "answer_information", "decision_depth"),
+    "influence": ("influence",),
+}
+"""What can be withheld -> its measures. States and outputs follow from parity alone."""
+
+CLOSING = 10.0
+"""An identity that is out by more than so many times the rounding of the dtype does not hold."""
+
+
+STEPS = ("change decomposition", "pinned inputs", "scores", "patterns")
+"""What is left out, one more at a time, where a run that reads everything fails."""
+
+
+def measures(withheld: Iterable[str]) -> set[str]:
+    """The measures of these groups."""
+    return {measure for name in withheld for measure in MEASURES[name]}
+
+
+def find(subject: Subject, queries: Sequence[Encoded], base: str = "base") -> dict[str, str]:
+    """Names of `MEASURES` -> why they are withheld, tried on `queries` in every condition.
+
+    `SubjectError` where not even states can be read.
+    """
+    batch = Batch.forced(queries, subject.device)
+    caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+    withheld = _with_consequences(dict(subject.withheld))
+    if reason := _tried(lambda: _pinned_error(subject, batch, base, caches[base]), subject):
+        withheld = _with_consequences(withheld | {"pinned inputs": reason})
+    for step in (None, *STEPS):
+        if step is not None:
+            withheld = _with_consequences({step: reason} | withheld)
+        try:
+            observed, last = observe(subject, batch, caches, base, withheld)
+            break
+        except Exception as raised:  # whatever it raises, the architecture is another than assumed
+            reason = _said(raised)
+    else:
+        raise SubjectError(f"the states of {subject.name} cannot be read: {reason}")
+    changes = [change.error for seen in observed.values() for change in seen.changes]
+    target = last[base].logits.argmax(-1)
+    if "scores" not in withheld and (reason := _not_scores(observed.values(), subject)):
+        withheld["scores"] = reason
+    errors: dict[str, Callable[[], float]] = {
+        "change decomposition": lambda: _largest(changes),
+        "lens": lambda: _largest(_lens_errors(subject, batch.answer, last)),
+        "influence": lambda: _largest(_influence_errors(subject, batch.answer, last, target)),
+    }
+    for name, error in errors.items():
+        if name not in withheld and (reason := _tried(error, subject)):
+            withheld[name] = reason
+    return withheld
+
+
+def open_sum(error: float, subject: Subject) -> str:
+    """Why a sum that is out by a relative error is no sum; "" where it is rounding."""
+    bound = CLOSING * NOISE[subject.dtype]
+    if error <= bound:
+        return ""
+    return f"its parts do not add up (relative error {error:.2g}, bound {bound:.2g})"
+
+
+def _tried(error: Callable[[], float], subject: Subject) -> str:
+    try:
+        return open_sum(error(), subject)
+    except Exception as raised:  # as above
+        return _said(raised)
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+
+
+NEEDS = {
+    "scores": "patterns",
+    "pinned inputs": "patterns",
+    "change decomposition": "pinned inputs",
+}
+"""What compares, or splits, what another one reads."""
+
+
+def _with_consequences(withheld: dict[str, str]) -> dict[str, str]:
+    for name, needed in NEEDS.items():
+        if needed in withheld:
+            withheld.setdefault(name, f"{needed} are withheld")
+    return withheld
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """NaN where one is."""
+    return float(np.max([0.0, *errors]))
+
+
+def _pinned_error(subject: Subject, batch: Batch, base: str, cache: Any) -> float:
+    """How far base's output is moved by pinning every block's input to what it is."""
+    setting, sites = subject.settings[base], subject.sites("resid_pre")
+    own = capture(subject, setting, batch, cache, dict.fromkeys(sites, keep))
+    edits = [Edit(site, replace(own.values[site])) for site in sites]
+    pinned = capture(subject, setting, batch, cache, {}, edits)
+    return lens_error(own.logits.flatten(0, 1), pinned.logits.flatten(0, 1))
+
+
+def _not_scores(observed: Iterable[Observed], subject: Subject) -> str:
+    """Why scores are not what the patterns are the softmax of (TransformerLens shows the pattern
+    twice where the model does not tell its scores); "" where they are."""
+    pairs = [pair for seen in observed for pair in zip(seen.scores, seen.content, strict=True)]
+    apart = [float((wide(s).softmax(-1) - p).abs().nan_to_num().max()) for s, p in pairs]
+    largest, bound = _largest(apart), CLOSING * NOISE[subject.dtype]
+    if largest <= bound:
+        return ""
+    return f"the model does not show them: patterns are {largest:.2g} from their softmax"
+
+
+def _lens_errors(
+    subject: Subject, tokens: Tokens, last: Mapping[str, LastStates]
+) -> Iterator[float]:
+    for name, own in last.items():
+        yield lens_error(
+            own.logits, lens(subject, subject.settings[name], own.resid_post[:, -1], tokens)
+        )
+
+
+def _influence_errors(
+    subject: Subject, tokens: Tokens, last: Mapping[str, LastStates], target: Tensor
+) -> Iterator[float]:
+    for name, setting in subject.settings.items():
+        yield closing_error(influence(subject, setting, tokens, last[name], target))

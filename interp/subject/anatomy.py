@@ -1,0 +1,239 @@
+"""Where a booted model's sites are, and how its blocks and its head are put together.
+
+    anatomy = Anatomy.of(bridge)
+    anatomy.layers("z")                       # the layers that have heads
+    anatomy.points[Site("v", 3)].hook         # "blocks.3.attn.hook_v"
+
+What differs between architectures is found by looking at the modules, or by asking them
+(`ask`), not by the name of the architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.conditions import Setting
+from interp.names import Site
+
+if TYPE_CHECKING:
+    from interp.subject import Batch, Subject
+
+HOOKS = {
+    "resid_pre": ("hook_in",),
+    "resid_mid": ("hook_resid_mid",),
+    "resid_post": ("hook_out",),
+    "attn_out": ("hook_attn_out",),
+    "mixer_out": tuple(f"{name}.hook_out" for name in ("linear_attn", "conv", "mamba", "mixer")),
+    "mlp_out": ("hook_mlp_out",),
+    "per_layer_out": ("post_per_layer_input_norm.hook_out",),
+    "q": ("attn.hook_q",),
+    "k": ("attn.hook_k",),
+    "v": ("attn.v_norm.hook_out", "attn.hook_v"),
+    "z": ("attn.hook_z",),
+    "attn_scores": ("attn.hook_attn_scores",),
+    "pattern": ("attn.hook_pattern",),
+}
+"""Site name -> TransformerLens's hook in a block, the first that is there."""
+
+WRITES = ("attn_out", "mixer_out", "mlp_out", "per_layer_out")
+"""What a block adds to the residual stream."""
+
+View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A site's hook, and how its value is turned to `[batch, query_pos, head, d_head]` and back,
+    where the model has it otherwise."""
+
+    hook: str
+    inward: View | None = None
+    outward: View | None = None
+
+    def seen(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+        """The hook, on the value turned; what it returns is turned back."""
+        if self.inward is None or self.outward is None:
+            return hook
+        inward, outward = self.inward, self.outward
+
+        def turned(value: Tensor) -> Tensor | None:
+            new = hook(inward(value))
+            return None if new is None else outward(new)
+
+        return turned
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sites of a booted model, and how its parts go together.
+
+    `value_layers`: layer -> the layer whose values its heads mix, where that is another one.
+    `stream`: by layer, the factor of what enters a block in what leaves it; `written`: the factor
+    of what it adds, where that is not 1 (of z: of the output projection's output in `attn_out`);
+    `logits`: of the unembedding's output in the logits. `sinks`: attention rows sum to less than 1,
+    the rest being a learned sink's. `mixed`: z is what the heads mix, pattern times values;
+    otherwise a gate or a norm stands between.
+    """
+
+    points: Mapping[Site, Point]
+    value_layers: Mapping[int, int] = field(default_factory=dict)
+    stream: tuple[float, ...] = ()
+    written: Mapping[Site, float] = field(default_factory=dict)
+    logits: float = 1.0
+    sinks: bool = False
+    mixed: bool = True
+
+    @classmethod
+    def of(cls, bridge: Any) -> Anatomy:
+        """Looks for every site in every block."""
+        points = {}
+        for layer, block in enumerate(bridge.blocks):
+            heads = getattr(block, "attn", None)
+            for name, hooks in HOOKS.items():
+                if name == "mixer_out" and heads is not None:
+                    continue
+                known = (f"blocks.{layer}.{hook}" for hook in hooks)
+                if found := next((hook for hook in known if hook in bridge.hook_dict), None):
+                    points[Site(name, layer)] = Point(found, *_views(name, heads, bridge.cfg))
+        shared = _value_layers(bridge)
+        read = {
+            site: p
+            for site, p in points.items()
+            if site.name not in "kv" or site.layer not in shared
+        }
+        return cls(read, shared)
+
+    def sites(self, name: str) -> list[Site]:
+        """The site `name` of every layer that has it."""
+        return [site for site in self.points if site.name == name]
+
+    def layers(self, name: str) -> tuple[int, ...]:
+        """The layers that have a site of this name."""
+        return tuple(site.layer for site in self.sites(name))
+
+    def reaching(self, layer: int, name: str | None = None) -> float:
+        """The factor with which the last block's output has what a block adds at a site (without
+        one: what leaves it)."""
+        names = {"z": ("z", "attn_out"), None: ()}.get(name, (name,))
+        own = math.prod(self.written.get(Site(str(n), layer), 1.0) for n in names)
+        return math.prod(self.stream[layer + 1 :], start=own)
+
+
+def _views(name: str, attention: Any, cfg: Any) -> tuple[View, View] | tuple[()]:
+    """Latent attention (DeepSeek) has heads before positions, and z in rows of another width."""
+    from transformer_lens.model_bridge.generalized_components.mla_attention import (
+        MLAAttentionBridge,
+    )
+
+    if name == "q" and getattr(cfg, "gated_q_proj", False):  # a head's query, and its gate
+        return _rows_of(cfg.n_heads), _rows_of(2 * cfg.n_heads)
+    if not isinstance(attention, MLAAttentionBridge):
+        return ()
+    if name in ("q", "k", "v"):
+        return _turned, _turned
+    if name == "z":
+        return _rows_of(cfg.n_heads), lambda z: z.flatten(2).unflatten(2, (-1, cfg.d_head))
+    return ()
+
+
+def _rows_of(n: int) -> View:
+    return lambda value: value.flatten(2).unflatten(2, (n, -1))
+
+
+def _turned(value: Tensor) -> Tensor:
+    return value.transpose(1, 2)
+
+
+def _value_layers(bridge: Any) -> dict[int, int]:
+    """Gemma's last layers read the keys and values of the last layer of their type that has its
+    own: their hooks are there, but never called."""
+    kept: dict[str, int] = {}
+    shared = {}
+    for layer, block in enumerate(bridge.blocks):
+        attention = getattr(getattr(block, "attn", None), "original_component", None)
+        kind = str(getattr(attention, "layer_type", ""))
+        if getattr(attention, "is_kv_shared_layer", False) and kind in kept:
+            shared[layer] = kept[kind]
+        else:
+            kept[kind] = layer
+    return shared
+
+
+def ask(subject: Subject, batch: Batch) -> Anatomy:
+    """What a run of the bare base on one query tells of how its parts go together."""
+    anatomy, bare = subject.anatomy, Setting()
+    values: dict[Site, Tensor] = {}
+
+    def keeping(site: Site) -> Callable[[Tensor], None]:
+        def keep(value: Tensor) -> None:
+            turned = value.transpose(1, 2) if site.name in ("v", "z") else value
+            values[site] = turned.detach().clone()
+
+        return keep
+
+    asked = ("resid_pre", "resid_post", *WRITES, "v", "z", "pattern")
+    hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
+    logits = subject.run(bare, batch, hooks=hooks)
+    end = values[Site("resid_post", subject.n_layers - 1)]
+    with torch.no_grad(), subject.weights.of(bare):
+        said = subject.unembed(subject.bridge.ln_final(end))
+    if subject.cap is not None:
+        logits = subject.cap * torch.atanh(logits / subject.cap)
+    stream: list[float] = []
+    written: dict[Site, float] = {}
+    for layer in range(subject.n_layers):
+        adding = [Site(name, layer) for name in WRITES if Site(name, layer) in values]
+        parts = [values[Site("resid_pre", layer)], *(values[site] for site in adding)]
+        first, *rest = factors(parts, values[Site("resid_post", layer)])
+        stream.append(first)
+        written |= {site: by for site, by in zip(adding, rest, strict=True) if by != 1}
+    for layer in anatomy.layers("z"):
+        block = subject.bridge.blocks[layer]
+        if getattr(block, "ln1_post", None) is None:
+            with torch.no_grad(), subject.weights.of(bare):
+                out = block.attn.o.original_component(_flat(values[Site("z", layer)]))
+            [by] = factors([out], values[Site("attn_out", layer)])
+            written |= {Site("z", layer): by} if by != 1 else {}
+    patterns = [value for site, value in values.items() if site.name == "pattern"]
+    return replace(
+        anatomy,
+        stream=tuple(stream),
+        written=written,
+        logits=factors([said], logits)[0],
+        sinks=any(bool((pattern.sum(-1) < SUM).any()) for pattern in patterns),
+        mixed=all(_mixes(anatomy, values, layer) for layer in anatomy.layers("pattern")),
+    )
+
+
+def _flat(z: Float[Tensor, "batch head query_pos d_head"]) -> Tensor:
+    """What the output projection reads."""
+    return z.transpose(1, 2).flatten(2)
+
+
+SUM = 0.98
+"""Attention rows that sum to less have a learned sink: no rounding takes so much from 1."""
+
+
+def factors(parts: Sequence[Tensor], whole: Tensor) -> list[float]:
+    """The factors with which parts add up to a whole (least squares); 1 where the number format
+    cannot tell it from 1."""
+    slack = torch.finfo(whole.dtype).eps ** 0.5 / 3
+    columns = torch.stack([part.double().flatten() for part in parts], dim=1)
+    found = torch.linalg.lstsq(columns, whole.double().flatten()[:, None]).solution[:, 0].tolist()
+    return [1.0 if abs(by - 1) < slack else by for by in found]
+
+
+def _mixes(anatomy: Anatomy, values: Mapping[Site, Tensor], layer: int) -> bool:
+    """Whether z is pattern times values, up to the number format's rounding."""
+    pattern, z = values[Site("pattern", layer)], values[Site("z", layer)]
+    own = values[Site("v", anatomy.value_layers.get(layer, layer))]
+    mixed = pattern @ own.repeat_interleave(z.shape[1] // own.shape[1], dim=1)
+    bound = torch.finfo(z.dtype).eps ** 0.5 * z.float().square().mean().sqrt()
+    return mixed.shape == z.shape and bool((mixed - z).abs().max() <= bound)

@@ -1,0 +1,161 @@
+"""What a model allows to measure is known before the run; the rest is withheld by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tiny_models import save_adapter, save_model, tokenizer
+from transformers.models.llama import modeling_llama
+
+from interp import Experiment, Run, diverge, load_run
+from interp.capabilities import MEASURES, measures
+from interp.errors import SubjectError
+from interp.names import Head
+from interp.report import text_table, write
+from interp.study import probe_run
+from interp.validation import architectures
+from interp.validation.architectures import HEADINGS, MODELS, Row
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
+TEXTS = ["hot is the", "big is the opposite of", "the river is wide and"]
+
+
+def documented() -> dict[str, Row]:
+    lines = PAGE.read_text().partition("<!-- table -->\n")[2].partition("<!--")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert tuple(cells[0]) == HEADINGS
+    return {row[0]: Row(*row) for row in cells[2:]}
+
+
+def test_the_page_has_every_architecture() -> None:
+    assert list(documented()) == list(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_says_what_is_measured(name: str, tmp_path: Path) -> None:
+    found, said = architectures.row(name, tmp_path), documented()[name]
+    if found.measured.startswith("refused"):  # the size of the difference is a matter of rounding
+        assert found[:3] == said[:3]
+        assert found.measured.partition("differs")[0] == said.measured.partition("differs")[0]
+    else:
+        assert found == said
+
+
+def made(model: str, folder: Path, targets: list[str]) -> Run:
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
+    (folder / "prompt.txt").write_text("hot is the opposite of cold. ")
+    experiment = Experiment(
+        model=model,
+        adapter=(save_adapter(model, folder / "lora", targets),),
+        prompt_file=(folder / "prompt.txt",),
+        queries=folder / "queries.jsonl",
+        controls=("neutral",),
+        out=folder / "run",
+        bootstrap=20,
+        permutations=0,
+        device="cpu",
+    )
+    return load_run(diverge(experiment))
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Callable[..., Run]:
+    def run_of(name: str, targets: list[str]) -> Run:
+        return made(architectures.save_model(name, tmp_path / "model"), tmp_path, targets)
+
+    return run_of
+
+
+def rows(run: Run, measure: str, site: str) -> pd.DataFrame:
+    return run.table[(run.table["measure"] == measure) & (run.table["site"] == site)]
+
+
+def layers(run: Run, measure: str, site: str) -> list[int]:
+    return sorted(rows(run, measure, site)["layer"].dropna().unique().tolist())
+
+
+@pytest.mark.parametrize("name", ["lfm2", "qwen3_5"])
+def test_layers_without_heads_have_what_they_have(name: str, run_of: Callable[..., Run]) -> None:
+    """Rows are numbered as the model numbers its layers, of which the second alone has heads."""
+    run = run_of(name, ["q_proj", "v_proj"])
+    assert run.manifest["withheld"] == {}
+    assert layers(run, "relative_l2", "resid_post") == [0, 1, 2]
+    assert layers(run, "relative_l2", "mixer_out") == [0, 2]
+    assert layers(run, "relative_l2", "attn_out") == [1]
+    assert layers(run, "influence", "mixer_out") == [0, 2]
+    for measure, site in [
+        ("content_js", "pattern"), ("change_input", "z"), ("influence", "z"),
+        ("relative_l2", "z"), ("sim_am", "attn_scores"), ("petrov_residual", "pattern"),
+    ]:  # fmt: skip
+        assert layers(run, measure, site) == [1]
+    assert run.arrays["gram_z"]["layer"].values.tolist() == [1]
+    assert run.manifest["head_view"]["head"].startswith("L1")
+    assert write(run.path).exists()
+
+
+def test_before_an_adapter_nothing_differs_in_a_layer_without_heads(
+    run_of: Callable[..., Run],
+) -> None:
+    """The LoRA sits on the second layer: what the first one's convolution writes is base's."""
+    found = rows(run_of("lfm2", ["q_proj"]), "relative_l2", "mixer_out")
+    lora = found[(found["condition"] == "lora") & (found["reference"] == "base")]
+    by_layer = lora.groupby("layer")["value"].max()
+    assert by_layer[0] == 0
+    assert by_layer[2] > 1e-3
+
+
+def test_a_model_whose_attention_is_not_hooked_has_the_rest(run_of: Callable[..., Run]) -> None:
+    run = run_of("nemotron_h", ["q_proj", "o_proj"])
+    withheld = run.manifest["withheld"]
+    assert set(withheld) == {"patterns", "scores", "pinned inputs", "change decomposition"}
+    assert not set(run.table["measure"]) & measures(withheld)
+    assert {"relative_l2", "influence", "lens_js", "kl_divergence"} <= set(run.table["measure"])
+    assert layers(run, "relative_l2", "mixer_out") == [0, 1, 2]
+    check_said(run)
+    with pytest.raises(SubjectError, match="no head L0H0"):
+        probe_run(run.path, str(Head(0, 0)))
+
+
+def check_said(run: Run) -> None:
+    """Terminal and the report's first section say what is missing, and why."""
+    import io
+
+    from rich.console import Console
+
+    screen = Console(file=io.StringIO(), width=400)
+    screen.print(text_table(run))
+    told = screen.file.getvalue()  # type: ignore[attr-defined]
+    page = write(run.path).read_text()
+    section = page.partition('<h2 id="compared">')[2].partition("<h2")[0]
+    for name, reason in run.manifest["withheld"].items():
+        assert f"not measured: {name} ({reason})" in told
+        assert f"not measured: {name}" in section
+
+
+@pytest.fixture
+def another_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama's blocks add something that is neither attention's nor the MLP's."""
+    plain = modeling_llama.LlamaDecoderLayer.forward
+
+    def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return plain(self, hidden_states, *args, **kwargs) + torch.tanh(hidden_states)
+
+    monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "forward", forward)
+
+
+@pytest.mark.usefixtures("another_write")
+def test_where_the_stream_is_no_sum_influence_alone_is_withheld(tmp_path: Path) -> None:
+    run = made(
+        save_model("llama", tmp_path / "model", words=tokenizer("gpt2")), tmp_path, ["q_proj"]
+    )
+    assert set(run.manifest["withheld"]) == {"influence"}
+    assert "do not add up" in run.manifest["withheld"]["influence"]
+    every = {m for group in MEASURES.values() for m in group if not m.endswith("no_sink")}
+    assert every - set(run.table["measure"]) == {"influence"}
+    check_said(run)
