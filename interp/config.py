@@ -138,7 +138,7 @@ class Experiment(Framing):
     out: Path
     """Folder of the run."""
     adapter: tuple[str, ...] = ()
-    """peft LoRA folders. One is condition `lora`, several are `lora_0`, `lora_1`, ..."""
+    """peft adapter folders. One is condition `lora`, several are `lora_0`, `lora_1`, ..."""
     prompt_file: tuple[Path, ...] = ()
     """Text files, each put before the query. One is `prompt`, several are `prompt_0`, ..."""
     conditions: dict[str, Any] = Field(default_factory=dict)

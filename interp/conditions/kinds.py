@@ -93,7 +93,8 @@ class Prefix(Condition):
 
 @dataclass(frozen=True)
 class Lora(Condition):
-    """A peft LoRA adapter folder, its effect multiplied by `scale`."""
+    """A peft adapter folder: LoRA, or any other type that peft mounts on a model's modules. `scale`
+    multiplies its effect, where its type has a scale."""
 
     adapter: str
     scale: float = 1.0

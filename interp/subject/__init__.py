@@ -336,9 +336,17 @@ def load(
             )
         adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
         each = [(adapter, 1.0) for adapter in adapters]
-        peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
-        mounted = dict(zip(adapters, names, strict=True))
-        weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
+        mounted = mount(hf, each, model, allow_other_base=allow_other_base)
+        weights = Weights(
+            parameters,
+            fine_tuned,
+            mounted.peft,
+            dict(zip(adapters, mounted.names, strict=True)),
+            tuner_layers(mounted.peft),
+            rewritten=dict(zip(adapters, mounted.rewritten, strict=True)),
+        )
+        for setting in settings.values():
+            weights.check(setting)
         bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
         subject = Subject(model, bridge, words, settings, weights, notes, insertions, frame)

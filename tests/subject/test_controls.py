@@ -37,7 +37,7 @@ from interp.conditions import (
 from interp.errors import ConditionError, SubjectError
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapters import CONFIG, WEIGHTS
+from interp.subject.adapter_files import CONFIG, WEIGHTS
 from interp.subject.controls import random_like, untrained
 from interp.subject.loading import pretrained
 

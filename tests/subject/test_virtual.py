@@ -51,7 +51,7 @@ from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS
+from interp.subject.adapter_files import CONFIG, PICKLE, WEIGHTS
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
 
