@@ -31,6 +31,7 @@ from interp.conditions import (
     Frame,
     Setting,
     Untrained,
+    located,
     parts,
     resolve,
 )
@@ -38,7 +39,9 @@ from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import parity, shortcuts
+from interp.subject.adapter_files import folder_of
 from interp.subject.adapters import mount, tuner_layers
+from interp.subject.bases import doubt
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
@@ -277,6 +280,7 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
+    adapter_revision: str | None = None,
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
     allow_idle: bool = False,
@@ -289,8 +293,10 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `progress` is told of every condition that is recorded, and compared.
+    another. `adapter_revision`: of adapters that are hub ids. `progress` is told of every condition
+    that is recorded, and compared.
     """
+    conditions = {name: located(c, adapter_revision) for name, c in conditions.items()}
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
     _check_architectures(model, conditions, hub)
@@ -349,6 +355,8 @@ def load(
             weights.check(setting)
         bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
+        if not allow_other_base:
+            notes += filter(None, (doubt(folder_of(adapter), model) for adapter in adapters))
         subject = Subject(model, bridge, words, settings, weights, notes, insertions, frame)
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])

@@ -21,11 +21,12 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.conditions import Randomised
-from interp.errors import SubjectError
+from interp.conditions import CONFIG, REWRITING, Randomised, beyond_lora, read_config
+from interp.errors import ConditionError, SubjectError
+from interp.subject.bases import Relation, relation
 from interp.subject.controls import random_like
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 
 Adapter = str | Randomised
 """An adapter folder, or the random adapter that is like one."""
@@ -67,10 +68,6 @@ REFUSED = {
 }
 """LoRA options by which an adapter does more than the modules that it sits on -> why not."""
 
-REWRITING = ("pissa", "olora", "loftq")
-"""Values of `init_lora_weights` by which peft takes the LoRA's start out of base's weights, and
-takes it out again when it loads the folder."""
-
 LOST = re.compile("corda|lora_ga|pissa_niter_.*")
 """Values by which it takes out a start that follows from data, or chance, and not from the folder.
 """
@@ -85,6 +82,11 @@ class Source(NamedTuple):
     tensors: Mapping[str, torch.Tensor]
 
 
+def folder_of(adapter: Adapter) -> str:
+    """The folder that an adapter is read from."""
+    return adapter if isinstance(adapter, str) else adapter.folder
+
+
 @contextmanager
 def source_of(
     adapter: Adapter, scale: float, base_name: str, allow_other_base: bool
@@ -94,7 +96,7 @@ def source_of(
     A folder at scale 1 is itself. Everything else is saved as a folder of its type while inside: a
     scale multiplies its alpha and every `alpha_pattern`, a random LoRA has its own tensors.
     """
-    shown = adapter if isinstance(adapter, str) else adapter.folder
+    shown = folder_of(adapter)
     config, tensors = read_adapter(shown, base_name, allow_other_base)
     _check_measured(shown, config, scale)
     if isinstance(adapter, str) and scale == 1:
@@ -144,15 +146,9 @@ def _random(
     adapter: Randomised, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The tensors of a random adapter with the norms of the one in its folder."""
-    unlike = [option for option in ("use_dora", "target_parameters") if config.get(option)]
-    if config["peft_type"] != "LORA":
-        unlike.append(f"type {config['peft_type']}")
-    if rewrites(config):
-        unlike.append(f"init_lora_weights={config.get('init_lora_weights')}")
-    if unlike:
+    if unlike := beyond_lora(config):
         raise SubjectError(
-            f"no random LoRA like {adapter.folder}: it has {unlike[0]}; "
-            "leave random_lora out of --controls"
+            f"no random LoRA like {adapter.folder}: it has {unlike}, and only a plain LoRA has one"
         )
     return random_like(tensors, adapter.seed)
 
@@ -161,23 +157,23 @@ def read_adapter(
     folder: str, base_name: str, allow_other_base: bool, types: Collection[str] = MOUNTED
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Configuration and tensors of a peft folder, refused where it is not what it should be."""
+    try:
+        config = read_config(folder)
+    except ConditionError as error:
+        raise SubjectError(str(error)) from error
     root = Path(folder)
-    if not (root / CONFIG).is_file():
-        raise SubjectError(f"{folder} is not a peft adapter: it has no {CONFIG}")
     if not (root / WEIGHTS).is_file():
         pickled = (root / PICKLE).is_file()
         fix = "it is a pickle, which can run code: convert it to safetensors" if pickled else ""
         raise SubjectError(f"adapter {folder} has no {WEIGHTS}; {fix or 'save it again'}")
     try:
-        config = json.loads((root / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(root / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise SubjectError(f"adapter {folder} is damaged: {error}") from error
-    config = config if isinstance(config, dict) else {}
     if (kind := config.get("peft_type")) not in types:
         raise SubjectError(f"adapter {folder} is of type {kind}: {_wrong_type(kind, types)}")
     trained_on = config.get("base_model_name_or_path") or base_name
-    if Path(trained_on).name != Path(base_name).name and not allow_other_base:
+    if relation(trained_on, base_name) is Relation.OTHER and not allow_other_base:
         raise SubjectError(
             f"adapter {folder} was made for {trained_on}, not {base_name}; "
             "pass --allow-other-base if they are the same weights"

@@ -19,9 +19,10 @@ from tiny_models import MODULES, save_adapter, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLora
+from interp.conditions.folders import CONFIG
 from interp.errors import SubjectError
 from interp.subject import Subject, load
-from interp.subject.adapter_files import CONFIG, PICKLE, UNMEASURED, WEIGHTS
+from interp.subject.adapter_files import PICKLE, UNMEASURED, WEIGHTS
 from interp.subject.adapters import active, tuner_layers
 
 Tensors = dict[str, torch.Tensor]

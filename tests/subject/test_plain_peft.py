@@ -28,10 +28,11 @@ from transformers import AutoModelForCausalLM
 from tuner_models import from_peft, save_tuner
 
 from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLora, SoftPrompt
+from interp.conditions.folders import CONFIG
 from interp.errors import ParityError, SubjectError
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, adapter_files, load, weights
-from interp.subject.adapter_files import CONFIG, WEIGHTS
+from interp.subject.adapter_files import WEIGHTS
 from interp.subject.adapters import active
 from interp.subject.controls import random_like
 from interp.subject.plain import fingerprints

@@ -46,12 +46,13 @@ from interp.conditions import (
     Virtual,
     parts,
 )
+from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, InterpError, SubjectError
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapter_files import CONFIG, PICKLE, WEIGHTS
+from interp.subject.adapter_files import PICKLE, WEIGHTS
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
 
