@@ -102,3 +102,11 @@ def greedy(peft: Any, ids: Tensor, n_tokens: int = 5) -> tuple[int, ...]:
     """The tokens that plain peft writes after `ids` `[1, pos]`."""
     written = peft.generate(input_ids=ids, max_new_tokens=n_tokens, do_sample=False)
     return tuple(written[0, ids.shape[1] :].tolist())
+
+
+def save_cartridge(model: str, folder: Path, tokens: int = 3) -> str:
+    """A random CARTRIDGE of so many virtual tokens."""
+    config = PEFT_TYPE_TO_CONFIG_MAPPING["CARTRIDGE"](
+        num_virtual_tokens=tokens, task_type="CAUSAL_LM"
+    )
+    return save_config(model, folder, config)
