@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from tiny_models import D_HEAD, HEADS, KV_HEADS, LAYERS, tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -110,3 +112,36 @@ def save_cartridge(model: str, folder: Path, tokens: int = 3) -> str:
         num_virtual_tokens=tokens, task_type="CAUSAL_LM"
     )
     return save_config(model, folder, config)
+
+
+SHAPE = {
+    "hidden_size": HEADS * D_HEAD,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+}
+SMALL = {"head_dim": D_HEAD, "moe_intermediate_size": 16}
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
+    "qwen3_moe": ("Qwen3MoeConfig", SMALL | {"num_experts": 4}),
+    "olmoe": ("OlmoeConfig", {"num_experts": 4}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        SMALL | {"n_routed_experts": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    ),
+}
+
+
+def save_experts(architecture: str, folder: Path) -> str:
+    """A tiny random mixture of experts."""
+    kind, own = EXPERTS[architecture]
+    words = tokenizer("gpt2")
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(vocab_size=len(words), **SHAPE, **own)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)

@@ -40,7 +40,7 @@ from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import parity, shortcuts
 from interp.subject.adapter_files import folder_of
-from interp.subject.adapters import mount, tuner_layers
+from interp.subject.adapters import mend_norms, mount, tuner_layers
 from interp.subject.bases import doubt
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
@@ -406,4 +406,5 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
             f"hook: {' '.join(str(error).split())}"
         ) from error
     mend(bridge)
+    mend_norms(bridge)
     return bridge.eval()

@@ -240,6 +240,16 @@ def tuner_layers(peft: Any) -> dict[str, Any]:
     }
 
 
+def mend_norms(bridge: Any) -> None:
+    """Norms of a booted bridge that an adapter sits on are called themselves: some bridges compute
+    from the weight of base below it instead, and there is no error."""
+    for module in bridge.modules():
+        below = getattr(module, "original_component", None)
+        adapted = isinstance(below, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if adapted and hasattr(module, "use_native_layernorm_autograd"):
+            module.use_native_layernorm_autograd = True
+
+
 def acts(layer: Any, names: Collection[str]) -> bool:
     """Whether one of these adapters does something in a module."""
     return not layer._get_available_adapters().isdisjoint(names)

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_models import D_HEAD, HEADS, KV_HEADS, LAYERS, save_model, tokenizer
+from tiny_models import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from tuner_models import from_peft, greedy, plain_peft, save_tuner
+from tuner_models import EXPERTS, from_peft, greedy, plain_peft, save_experts, save_tuner
 
 from interp.conditions import Base, Condition, Lora
 from interp.errors import SubjectError
@@ -23,38 +22,6 @@ from interp.subject import Batch, Subject, load
 from interp.subject.adapter_files import WEIGHTS
 
 QUERY = "hot is the opposite of cold"
-
-SHAPE = {
-    "hidden_size": HEADS * D_HEAD,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS,
-    "intermediate_size": 48,
-    "initializer_range": 0.2,
-    "num_experts_per_tok": 2,
-    "pad_token_id": 0,
-}
-SMALL = {"head_dim": D_HEAD, "moe_intermediate_size": 16}
-EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
-    "qwen3_moe": ("Qwen3MoeConfig", SMALL | {"num_experts": 4}),
-    "olmoe": ("OlmoeConfig", {"num_experts": 4}),
-    "glm4_moe": (
-        "Glm4MoeConfig",
-        SMALL | {"n_routed_experts": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
-    ),
-}
-
-
-def save_experts(architecture: str, folder: Path) -> str:
-    """A tiny random mixture of experts."""
-    kind, own = EXPERTS[architecture]
-    words = tokenizer("gpt2")
-    torch.manual_seed(0)
-    config = getattr(transformers, kind)(vocab_size=len(words), **SHAPE, **own)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

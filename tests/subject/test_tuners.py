@@ -82,6 +82,18 @@ def test_a_type_is_measured_as_peft_has_it(model: str, tmp_path: Path, kind: str
     assert written == greedy(peft, ids)
 
 
+@pytest.mark.parametrize("norm", ["ln_1", "ln_2", "ln_f"])
+@pytest.mark.parametrize("kind", ["LN_TUNING", "LORA"])
+def test_an_adapted_norm_of_gpt2_is_live(tmp_path: Path, kind: str, norm: str) -> None:
+    """Its bridge computes norms from base's own weight; a LoRA brings a whole copy of one."""
+    gpt2 = save_model("gpt2", tmp_path / "gpt2")
+    saved = {"target_modules": ["c_fc"], "modules_to_save": [norm], "fan_in_fan_out": True}
+    options = {"target_modules": [norm]} if kind == "LN_TUNING" else saved
+    folder = save_tuner(gpt2, tmp_path / "adapter", kind, **options)
+    subject = opened(gpt2, it=Lora(folder))
+    assert difference(subject, "it", from_peft(gpt2, ids_of(subject), folder)) < 1e-4
+
+
 @pytest.mark.parametrize("kind", sorted(ALPHAS))
 def test_a_scale_multiplies_the_update(model: str, tmp_path: Path, kind: str) -> None:
     """Update = merged weights minus base's, by plain peft; added twice as much by hand."""
