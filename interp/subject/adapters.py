@@ -141,7 +141,16 @@ class _Own(NamedTuple):
         return cls(parameters, tensors, called, rows)
 
     def check_rows(self, source: Source, base_name: str) -> None:
-        """Embeddings that an adapter brings, or sits on, have as many rows as the model's."""
+        """Embeddings that an adapter brings, or sits on, have as many rows as the model's, and the
+        tokens that it trains have one."""
+        trained = source.config.get("token_indices") or source.config.get("trainable_token_indices")
+        ids = trained.values() if isinstance(trained, dict) else [trained or []]
+        last, least = max((i for some in ids for i in some), default=0), min(self.rows.values())
+        if last >= least:
+            raise SubjectError(
+                f"adapter {source.shown} trains token {last}, {base_name} has {least} rows: save "
+                "the model with its embeddings resized, and give that as the model"
+            )
         for key, tensor in source.tensors.items():
             end = next(filter(key.endswith, VOCABULARY), "")
             name = f"{named(key.removesuffix(end))}.weight" if end else named(key)

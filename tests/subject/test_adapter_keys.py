@@ -197,6 +197,15 @@ def test_a_resized_vocabulary_names_both_sizes_and_what_to_do(
     assert folder in str(caught.value)
 
 
+@pytest.mark.parametrize("tokens", [[5, 407], {"embed_tokens": [407]}])
+def test_trained_tokens_that_the_model_has_not_are_named(
+    small: str, tmp_path: Path, tokens: Any
+) -> None:
+    folder = save_resized(small, tmp_path / "lora", trainable_token_indices=tokens)
+    with pytest.raises(SubjectError, match=r"trains token 407, .* has 400 rows"):
+        opened(small, it=Lora(folder))
+
+
 @pytest.mark.parametrize("same_rows", [True, False], ids=["the same rows", "rows of its own"])
 def test_embeddings_saved_along_are_put_in_while_the_adapter_acts(
     small: str, tmp_path: Path, same_rows: bool
