@@ -94,6 +94,15 @@ def name_of(folder: str) -> str:
     return hub_name(folder) or Path(folder).name
 
 
+def type_of(folder: str) -> str:
+    """An adapter's type for people: LoRA, or as peft calls any other; LoRA of an unread folder."""
+    try:
+        kind = read_config(folder).get("peft_type", "LORA")
+    except (ConditionError, OSError):
+        kind = "LORA"
+    return "LoRA" if kind == "LORA" else str(kind)
+
+
 def read_config(folder: str) -> dict[str, Any]:
     """The configuration of an adapter folder; a `ConditionError` where it has none."""
     path = Path(folder) / CONFIG

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from interp.conditions.folders import name_of
+from interp.conditions.folders import name_of, type_of
 from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
 
@@ -270,7 +270,7 @@ def describe(condition: Condition) -> str:
         case EmptySystem():
             text = "an empty system message"
         case Lora(adapter=adapter, scale=scale):
-            text = f"LoRA {name_of(adapter)}{_scaled(scale)}"
+            text = f"{type_of(adapter)} {name_of(adapter)}{_scaled(scale)}"
         case SoftPrompt(adapter=adapter):
             text = f"soft prompt {name_of(adapter)}"
         case Prefix(adapter=adapter):

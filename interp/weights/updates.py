@@ -193,8 +193,8 @@ def _unknown(layer: Any, name: str) -> str:
     """A kind of adapter that does not add a fixed matrix, or one that is not taken apart here."""
     if _is_copy(layer) or not acts(layer, [name]):
         return ""
-    if isinstance(layer, ParamWrapper):
-        return "target_parameters"
+    if isinstance(layer, ParamWrapper) and layer.get_param().ndim > 2:
+        return "target_parameters, the experts of a block in one"
     if _has_factors(layer):
         variant = layer.lora_variant.get(name)
         return "" if variant is None or layer.use_dora.get(name) else type(variant).__name__

@@ -114,6 +114,8 @@ def test_hub_ids_are_named_so_to_people(hub: Path) -> None:
         describe(Lora(str(hub / "checkpoint-5"), scale=2)) == "LoRA org/name:checkpoint-5, scale 2"
     )
     assert describe(Lora("runs/lora_0")) == "LoRA lora_0"
+    edit_config(hub, peft_type="IA3")
+    assert describe(Lora(str(hub))) == "IA3 org/name"
 
 
 def test_names_are_located_wherever_they_stand(hub: Path) -> None:

@@ -299,6 +299,13 @@ def test_an_update_has_no_more_directions_than_its_rank(tmp_path: Path) -> None:
     assert len(update.directions.s) == 8
 
 
+def test_a_matrix_that_is_targeted_as_a_parameter(tmp_path: Path) -> None:
+    own = {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"]}
+    case = alone(tmp_path, "parameter", **own)
+    same(case, "parameter", merged(case, case.folders["parameter"]))
+    assert left_out(case.subject, case.subject.settings["parameter"]) == {}
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_what_a_lora_takes_out_of_base_is_in_its_update(tmp_path: Path, init: str) -> None:
     """Base's own weights change, and the sum is what peft merges."""
