@@ -463,8 +463,10 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
         return {k: _beside(folder, k, v) for k, v in value.items()}
     if isinstance(value, list):
         return [_beside(folder, key, item) for item in value]
-    if key in PATHS and isinstance(value, str) and (folder / value).exists():
-        return str(folder / value)
+    if key in PATHS and isinstance(value, str):
+        whole = value.rpartition(":")[0] if key == "adapter" else ""  # of `adapter:subfolder`
+        if (folder / value).exists() or (whole and (folder / whole).exists()):
+            return str(folder / value)
     return value
 
 

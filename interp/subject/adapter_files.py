@@ -65,8 +65,9 @@ REFUSED = {
     "conditions are not aligned to these yet",
     "arrow_config": "it is an Arrow router, which acts through the adapters mounted beside it",
     "layer_replication": "it replicates layers, so that its layers are not those of base",
+    "sample_at_inference": "it draws other weights in every run",
 }
-"""LoRA options by which an adapter does more than the modules that it sits on -> why not."""
+"""Options by which an adapter does more than the modules that it sits on -> why not."""
 
 LOST = re.compile("corda|lora_ga|pissa_niter_.*")
 """Values by which it takes out a start that follows from data, or chance, and not from the folder.

@@ -37,6 +37,9 @@ OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
 VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
 """End of the key of a factor on an embedding -> which of its sides has a row for every token."""
 
+ROUNDED = "_topk_weights"
+"""The end of a key whose tensor peft keeps as logarithms (VB-LoRA saved by its largest weights)."""
+
 SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
 """Where peft's layers keep the scale of every adapter."""
 
@@ -226,7 +229,9 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
             f"{len(extra)} of its tensors have no place{_first(extra)}"
         )
     for key, tensor in tensors.items():
-        if not torch.equal(mounted[key].cpu().to(tensor.dtype), tensor):
+        own = mounted[key].cpu().to(tensor.dtype)
+        rounded = key.endswith(ROUNDED) and torch.allclose(own, tensor)
+        if not (rounded or torch.equal(own, tensor)):
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
 

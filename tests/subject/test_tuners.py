@@ -82,6 +82,31 @@ def test_a_type_is_measured_as_peft_has_it(model: str, tmp_path: Path, kind: str
     assert written == greedy(peft, ids)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("IA3", {"modules_to_save": ["lm_head"]}),
+        ("LOHA", {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 20}}),
+        ("OFT", {"coft": True}),
+        ("MISS", {"init_weights": "bat"}),
+        ("TINYLORA", {"save_projection": False}),
+        ("VBLORA", {"save_only_topk_weights": True}),
+        ("VERA", {"save_projection": False}),
+    ],
+)
+def test_a_variant_of_a_type_is_measured_as_peft_has_it(
+    model: str, tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    folder = save_tuner(model, tmp_path / "adapter", kind, **options)
+    subject = opened(model, it=Lora(folder))
+    assert difference(subject, "it", from_peft(model, ids_of(subject), folder)) < 1e-4
+
+
+def test_an_adapter_that_is_drawn_in_every_run_is_refused(model: str, tmp_path: Path) -> None:
+    folder = save_tuner(model, tmp_path / "adapter", "PVERA", sample_at_inference=True)
+    assert "it draws other weights in every run" in refusal(model, Lora(folder))
+
+
 @pytest.mark.parametrize("norm", ["ln_1", "ln_2", "ln_f"])
 @pytest.mark.parametrize("kind", ["LN_TUNING", "LORA"])
 def test_an_adapted_norm_of_gpt2_is_live(tmp_path: Path, kind: str, norm: str) -> None:
