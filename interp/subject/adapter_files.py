@@ -70,8 +70,8 @@ REFUSED = {
 """Options by which an adapter does more than the modules that it sits on -> why not."""
 
 LOST = re.compile("corda|lora_ga|pissa_niter_.*")
-"""Values by which it takes out a start that follows from data, or chance, and not from the folder.
-"""
+"""Values of `init_lora_weights` whose start follows from data or from chance: taken out of base's
+weights in training, it is not in the folder."""
 
 
 class Source(NamedTuple):
