@@ -210,6 +210,7 @@ def named(key: str) -> str:
 
 
 def _holds(own: Tensor, value: Tensor) -> bool:
+    """Whether a tensor is what its number format has of a value."""
     return torch.equal(own.cpu(), value.to(own.dtype))
 
 
@@ -229,9 +230,9 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
             f"{len(extra)} of its tensors have no place{_first(extra)}"
         )
     for key, tensor in tensors.items():
-        own = mounted[key].cpu().to(tensor.dtype)
+        own = mounted[key].cpu()
         rounded = key.endswith(ROUNDED) and torch.allclose(own, tensor)
-        if not (rounded or torch.equal(own, tensor)):
+        if not (rounded or _holds(own, tensor) or _holds(tensor, own)):
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
 

@@ -33,8 +33,7 @@ class Directions(NamedTuple):
 def ranks(weights: Weights, adapter: str | None) -> dict[str, int]:
     """Module -> rank of a plain LoRA on it. Left out: updates of DoRA, with a bias, of embeddings
     and experts, and of a LoRA that rewrites base below it."""
-    own = {name: adapter for adapter, name in weights.adapters.items()}
-    if adapter is None or weights.rewritten.get(own[adapter]):
+    if adapter in (weights.adapters[own] for own, changed in weights.rewritten.items() if changed):
         return {}
     return {
         name: int(layer.r[adapter])

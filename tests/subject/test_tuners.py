@@ -102,6 +102,14 @@ def test_a_variant_of_a_type_is_measured_as_peft_has_it(
     assert difference(subject, "it", from_peft(model, ids_of(subject), folder)) < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["FROD", "LN_TUNING", "LORA", "OFT"])
+def test_a_type_is_measured_on_a_half_precision_base(model: str, tmp_path: Path, kind: str) -> None:
+    """peft keeps some types in the number format of the model, which rounds the file."""
+    folder = save_tuner(model, tmp_path / "adapter", kind)
+    subject = load(model, {"base": Base(), "it": Lora(folder)}, [QUERY], dtype="bfloat16")
+    assert subject.parity["it"] < 5e-2
+
+
 def test_an_adapter_that_is_drawn_in_every_run_is_refused(model: str, tmp_path: Path) -> None:
     folder = save_tuner(model, tmp_path / "adapter", "PVERA", sample_at_inference=True)
     assert "it draws other weights in every run" in refusal(model, Lora(folder))
