@@ -33,7 +33,8 @@ class Directions(NamedTuple):
 def ranks(weights: Weights, adapter: str | None) -> dict[str, int]:
     """Module -> rank of a plain LoRA on it. Left out: updates of DoRA, with a bias, of embeddings
     and experts, and of a LoRA that rewrites base below it."""
-    if adapter in (weights.adapters[own] for own, changed in weights.rewritten.items() if changed):
+    rewriting = {weights.adapters[own] for own, changed in weights.rewritten.items() if changed}
+    if adapter is None or adapter in rewriting:
         return {}
     return {
         name: int(layer.r[adapter])
