@@ -33,8 +33,9 @@ from interp.conditions import (
     ShuffledLabels,
     ShuffledTokens,
     kind,
+    located,
 )
-from interp.contrast import Contrast, is_few_shot, is_lora, is_prompt, is_text
+from interp.contrast import Contrast, is_few_shot, is_plain_lora, is_prompt, is_text
 from interp.design import BASE, headline_of
 from interp.errors import ConditionError, ConfigError
 
@@ -57,8 +58,9 @@ Control = Literal[
 """The null battery: a side of the headline with what the other side has not replaced, and the rest
 kept. `neutral`: text as long as its prompt; `empty_system`: where a chat template writes a system
 message of its own; `shuffled_tokens`, `shifted`: of that prompt;
-`shuffled_labels`: of few-shot demonstrations; `random_lora`: of its LoRA; `untrained`: a second set
-of weights in memory. `logit_bias`: base with the output of the headline's reference."""
+`shuffled_labels`: of few-shot demonstrations; `random_lora`: of its LoRA, where that is plain;
+`untrained`: a second set of weights in memory. `logit_bias`: base with the output of the headline's
+reference."""
 
 
 class ChatFrame(BaseModel):
@@ -81,6 +83,8 @@ class Loading(BaseModel):
     """Number format of the weights; sums are made in float64."""
     revision: str | None = None
     """Revision of a model on the hub."""
+    adapter_revision: str | None = None
+    """Revision of the adapters that are on the hub."""
     trust_remote_code: bool = False
     """Allow a model that brings its own code to run it."""
     allow_other_base: bool = False
@@ -138,7 +142,8 @@ class Experiment(Framing):
     out: Path
     """Folder of the run."""
     adapter: tuple[str, ...] = ()
-    """peft LoRA folders. One is condition `lora`, several are `lora_0`, `lora_1`, ..."""
+    """peft adapters: folders or hub ids, either with `:subfolder`. One is condition `lora`, several
+    are `lora_0`, `lora_1`, ..."""
     prompt_file: tuple[Path, ...] = ()
     """Text files, each put before the query. One is `prompt`, several are `prompt_0`, ..."""
     conditions: dict[str, Any] = Field(default_factory=dict)
@@ -195,13 +200,13 @@ class Experiment(Framing):
         for name, prompt in _named("prompt", (*systems, *texts)):
             built[name] = prompt
         for name, adapter in _named("lora", self.adapter):
-            built[name] = Lora(str(adapter))
+            built[name] = located(Lora(str(adapter)), self.adapter_revision)
         for name, spec in self.conditions.items():
             if not NAME.fullmatch(name):
                 raise ConfigError(f"condition name {name!r}: use letters, digits, _ . and -")
             if name in built:
                 raise ConfigError(f"condition {name!r} is defined twice")
-            built[name] = parse_condition(name, spec, built)
+            built[name] = located(parse_condition(name, spec, built), self.adapter_revision)
         if len(built) == 1:
             raise ConfigError("nothing to compare: give --prompt-file, --adapter or conditions")
         for name, control in self._battery(built).items():
@@ -233,7 +238,7 @@ class Experiment(Framing):
             ),
             "shifted": contrast.replaced(is_prompt, lambda p: Shifted(by=p)),
             "random_lora": contrast.replaced(
-                is_lora, lambda p: RandomLora(like=p, seed=next(seeds)), others
+                is_plain_lora, lambda p: RandomLora(like=p, seed=next(seeds)), others
             ),
             "logit_bias": FittedBias(like=built[reference]) if biased else None,
             "untrained": contrast.untrained(self.seed) if compared else None,
@@ -458,8 +463,10 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
         return {k: _beside(folder, k, v) for k, v in value.items()}
     if isinstance(value, list):
         return [_beside(folder, key, item) for item in value]
-    if key in PATHS and isinstance(value, str) and (folder / value).exists():
-        return str(folder / value)
+    if key in PATHS and isinstance(value, str):
+        whole = value.rpartition(":")[0] if key == "adapter" else ""  # of `adapter:subfolder`
+        if (folder / value).exists() or (whole and (folder / whole).exists()):
+            return str(folder / value)
     return value
 
 

@@ -2,7 +2,7 @@
 
     contrast = Contrast.of(prompt, prompt + lora)
     contrast.own                                                      # ((), (lora,))
-    contrast.replaced(is_lora, lambda part: RandomLora(like=part))    # prompt + a random LoRA
+    contrast.replaced(is_plain_lora, lambda part: RandomLora(like=part))    # prompt + a random LoRA
     contrast.place(prompt + RandomLora(like=lora))                    # 1: in the second's place
 
 Torch-free.
@@ -27,9 +27,12 @@ from interp.conditions import (
     ShuffledLabels,
     ShuffledTokens,
     Untrained,
+    beyond_lora,
     kind,
     parts,
+    read_config,
 )
+from interp.errors import ConditionError
 
 Parts = tuple[Condition, ...]
 Wanted = Callable[[Condition], bool]
@@ -147,9 +150,14 @@ def is_few_shot(part: Condition) -> bool:
     return isinstance(part, Prompt) and bool(part.pairs)
 
 
-def is_lora(part: Condition) -> bool:
-    """Whether a part is a LoRA."""
-    return isinstance(part, Lora)
+def is_plain_lora(part: Condition) -> bool:
+    """A LoRA that a random one can be like; of a folder that cannot be read, loading says so."""
+    if not isinstance(part, Lora):
+        return False
+    try:
+        return beyond_lora(read_config(part.adapter)) is None
+    except ConditionError:
+        return True
 
 
 def likeness(control: Condition) -> Condition:

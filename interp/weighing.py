@@ -28,7 +28,7 @@ from interp.conditions import (
     parts,
 )
 from interp.design import BASE
-from interp.errors import ConfigError
+from interp.errors import ConfigError, SubjectError
 from interp.measures import NOISE
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
@@ -149,9 +149,13 @@ def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
         note = f"implicit updates of prompts need {FEWEST} queries: not measured"
         return Found(as_table([]), {}, [note])
     adapters, _ = _distinct(job)
-    rows, errors = prompted.measure(
-        job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
-    )
+    try:
+        rows, errors = prompted.measure(
+            job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
+        )
+    except SubjectError as error:
+        note = f"implicit updates of prompts are not measured: {error}"
+        return Found(as_table([]), {}, [note])
     limit = NOISE[job.subject.dtype]
     notes = [
         f"{name} as an update of the weights misses a block's output by {error:.1g} of it "

@@ -109,7 +109,7 @@ def test_relative_paths_are_looked_up_beside_the_yaml(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     (tmp_path / "lora").mkdir()
     fields = REQUIRED | {
-        "adapter": ["lora", "elsewhere/lora"],
+        "adapter": ["lora", "elsewhere/lora", "lora:step-5", "org/name:step-5"],
         "prompt_file": ["p.txt"],
         "heldout": "held.jsonl",
         "conditions": {"half": {"lora": {"adapter": "lora", "scale": 0.5}}},
@@ -118,7 +118,8 @@ def test_relative_paths_are_looked_up_beside_the_yaml(tmp_path: Path) -> None:
     assert read["queries"] == tmp_path / "q.jsonl"
     assert read["heldout"] == tmp_path / "held.jsonl"
     assert read["prompt_file"] == (tmp_path / "p.txt",)
-    assert read["adapter"] == (str(tmp_path / "lora"), "elsewhere/lora")
+    lora = str(tmp_path / "lora")
+    assert read["adapter"] == (lora, "elsewhere/lora", f"{lora}:step-5", "org/name:step-5")
     assert read["conditions"]["half"]["lora"]["adapter"] == str(tmp_path / "lora")
     assert read["model"] == "gpt2"  # a hub id: nothing of that name lies beside the file
 

@@ -14,6 +14,15 @@ virtual tokens), the query's first position, the state of the weights, and what 
 residual stream and to the logits. Torch-free.
 """
 
+from interp.conditions.folders import (
+    CONFIG,
+    REWRITING,
+    beyond_lora,
+    hub_name,
+    local_folder,
+    located,
+    read_config,
+)
 from interp.conditions.frames import PROBE, RAW, Frame, Message, user
 from interp.conditions.kinds import (
     CONTROLS,
@@ -54,10 +63,12 @@ from interp.conditions.resolving import (
 from interp.conditions.virtual import PEFT_TYPES, Virtual, virtual_tokens
 
 __all__ = [
+    "CONFIG",
     "CONTROLS",
     "PEFT_TYPES",
     "PROBE",
     "RAW",
+    "REWRITING",
     "STAND_INS",
     "Added",
     "Base",
@@ -84,15 +95,20 @@ __all__ = [
     "Steering",
     "Untrained",
     "Virtual",
+    "beyond_lora",
     "deranged",
     "describe",
+    "hub_name",
     "kind",
     "leading_specials",
+    "local_folder",
+    "located",
     "parts",
     "place",
     "prefix_body",
     "prefix_ids",
     "prefix_length",
+    "read_config",
     "resolve",
     "token_id",
     "user",

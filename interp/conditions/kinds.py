@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from interp.conditions.folders import name_of, type_of
 from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
 
@@ -82,7 +83,8 @@ class SoftPrompt(Condition):
 
 @dataclass(frozen=True)
 class Prefix(Condition):
-    """A peft prefix-tuning folder (PREFIX_TUNING): keys and values of virtual tokens, per layer.
+    """A peft prefix folder (PREFIX_TUNING or CARTRIDGE): keys and values of virtual tokens, per
+    layer.
 
     They stand before everything, as those of a `SoftPrompt`; no block computes them, so they are
     the same under any weights.
@@ -93,7 +95,8 @@ class Prefix(Condition):
 
 @dataclass(frozen=True)
 class Lora(Condition):
-    """A peft LoRA adapter folder, its effect multiplied by `scale`."""
+    """A peft adapter folder: LoRA, or any other type that peft mounts on a model's modules. `scale`
+    multiplies its effect, where its type has a scale."""
 
     adapter: str
     scale: float = 1.0
@@ -267,11 +270,11 @@ def describe(condition: Condition) -> str:
         case EmptySystem():
             text = "an empty system message"
         case Lora(adapter=adapter, scale=scale):
-            text = f"LoRA {Path(adapter).name}{_scaled(scale)}"
+            text = f"{type_of(adapter)} {name_of(adapter)}{_scaled(scale)}"
         case SoftPrompt(adapter=adapter):
-            text = f"soft prompt {Path(adapter).name}"
+            text = f"soft prompt {name_of(adapter)}"
         case Prefix(adapter=adapter):
-            text = f"prefix {Path(adapter).name}"
+            text = f"prefix {name_of(adapter)}"
         case Steering(vector=vector, layer=layer, scale=scale):
             text = f"steering by {Path(vector).stem} after layer {layer}{_scaled(scale)}"
         case FineTuned(model=model):

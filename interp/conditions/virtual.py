@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
+from interp.conditions.folders import read_config
 from interp.conditions.kinds import Condition, Prefix, SoftPrompt, parts
 from interp.errors import ConditionError
 
-PEFT_TYPES = {SoftPrompt: ("PROMPT_TUNING", "P_TUNING"), Prefix: ("PREFIX_TUNING",)}
+PEFT_TYPES = {SoftPrompt: ("PROMPT_TUNING", "P_TUNING"), Prefix: ("PREFIX_TUNING", "CARTRIDGE")}
 
 
 class Virtual(NamedTuple):
@@ -23,14 +22,7 @@ class Virtual(NamedTuple):
 
 def virtual_tokens(condition: SoftPrompt | Prefix) -> Virtual:
     """How many virtual tokens an adapter folder has, from its configuration alone."""
-    path = Path(condition.adapter) / "adapter_config.json"
-    if not path.is_file():
-        raise ConditionError(f"{condition.adapter} is not a peft adapter: it has no {path.name}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConditionError(f"adapter {condition.adapter} is damaged: {error}") from error
-    config = config if isinstance(config, dict) else {}
+    config = read_config(condition.adapter)
     known = PEFT_TYPES[type(condition)]
     if (found := config.get("peft_type")) not in known:
         wanted = " or ".join(known)

@@ -32,7 +32,7 @@ from interp.matching.examples import Examples, content
 from interp.names import Site
 from interp.statistics import generator_of
 from interp.subject import Subject
-from interp.subject.adapters import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS
 from interp.subject.insertions import TENSOR, VirtualTokens
 
 Kind = Literal["soft_prompt", "prefix"]

@@ -31,6 +31,7 @@ from interp.conditions import (
     Frame,
     Setting,
     Untrained,
+    located,
     parts,
     resolve,
 )
@@ -38,8 +39,10 @@ from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import parity, shortcuts
-from interp.subject.adapters import mount, tuner_layers
+from interp.subject.adapter_files import folder_of
+from interp.subject.adapters import mend_norms, mount, tuner_layers
 from interp.subject.anatomy import Anatomy, ask
+from interp.subject.bases import doubt
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
@@ -308,6 +311,7 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
+    adapter_revision: str | None = None,
     trust_remote_code: bool = False,
     allow_other_base: bool = False,
     allow_idle: bool = False,
@@ -320,8 +324,10 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `progress` is told of every condition that is recorded, and compared.
+    another. `adapter_revision`: of adapters that are hub ids. `progress` is told of every condition
+    that is recorded, and compared.
     """
+    conditions = {name: located(c, adapter_revision) for name, c in conditions.items()}
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     target = device_of(device)
     _check_architectures(model, conditions, hub)
@@ -367,11 +373,21 @@ def load(
             )
         adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
         each = [(adapter, 1.0) for adapter in adapters]
-        peft, names = mount(hf, each, model, allow_other_base=allow_other_base)
-        mounted = dict(zip(adapters, names, strict=True))
-        weights = Weights(parameters, fine_tuned, peft, mounted, tuner_layers(peft))
+        mounted = mount(hf, each, model, allow_other_base=allow_other_base)
+        weights = Weights(
+            parameters,
+            fine_tuned,
+            mounted.peft,
+            dict(zip(adapters, mounted.names, strict=True)),
+            tuner_layers(mounted.peft),
+            rewritten=dict(zip(adapters, mounted.rewritten, strict=True)),
+        )
+        for setting in settings.values():
+            weights.check(setting)
         bridge = _boot(hf, model, words)
         notes = [note for note, _ in idle]
+        if not allow_other_base:
+            notes += filter(None, (doubt(folder_of(adapter), model) for adapter in adapters))
         anatomy = Anatomy.of(bridge)
         subject = Subject(
             model, bridge, words, settings, weights, notes, anatomy, insertions, frame
@@ -426,4 +442,5 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
             f"hook: {' '.join(str(error).split())}"
         ) from error
     mend(bridge)
+    mend_norms(bridge)
     return bridge.eval()

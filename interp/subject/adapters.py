@@ -1,56 +1,65 @@
-"""Mounting LoRA adapters, and refusing those that peft would load although it should not.
+"""Mounting adapters, and refusing those that peft would load although it should not.
+
+    mounted = mount(hf, [("adapters/opposite", 1.0)], "gpt2")
+    with active(tuner_layers(mounted.peft), [("adapter_0", 1.0)]):
+        ...                         # the adapter acts
 
 peft only warns when an adapter's tensors find no place: the "LoRA" then equals the base model and
 every divergence is a false zero. Here an adapter is mounted only when every tensor of its file
-arrived, finite, where the file says, and nothing else was created.
+arrived, finite, where the file says, and nothing else was created. peft itself mounts every type.
+What it writes into base's own weights is taken out again, to be put in while the adapter acts.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from interp.conditions import Randomised
 from interp.errors import SubjectError
-from interp.subject.controls import random_like
+from interp.subject.adapter_files import Adapter, Source, rewrites, source_of
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-BASE_LAYER = ".base_layer."
-"""Marks the tensors of an adapter file that are the base's."""
+ROOT = "base_model.model."
+"""What peft writes before the model's own names."""
+
+OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
+"""The end of a key that is a tensor of base, under an adapter's layer."""
+
+VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
+"""End of the key of a factor on an embedding -> which of its sides has a row for every token."""
+
+ROUNDED = "_topk_weights"
+"""The end of a key whose tensor peft keeps as logarithms (VB-LoRA saved by its largest weights)."""
+
+SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
+"""Where peft's layers keep the scale of every adapter."""
+
+REFUSALS = (
+    RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError,
+    ImportError,
+)  # fmt: skip
+"""What peft raises where an adapter does not fit a model."""
+
+Values = Mapping[str, Tensor]
+"""Parameter of base -> what it holds."""
 
 
-Adapter = str | Randomised
-"""An adapter folder, or the random adapter that is like one."""
+class Mounted(NamedTuple):
+    """peft's model (None without adapters), its name of every adapter, and what base's parameters
+    are to hold while an adapter acts, where that is not what base has."""
 
-REFUSED = {
-    "alora_invocation_tokens": "it is an aLoRA, which acts only after its invocation tokens, and "
-    "conditions are not aligned to these yet",
-    "arrow_config": "it is an Arrow router, which acts through the adapters mounted beside it",
-    "layer_replication": "it replicates layers, so that its layers are not those of base",
-}
-"""LoRA options by which an adapter does more than the modules that it sits on -> why not."""
-
-
-class Source(NamedTuple):
-    """What peft is to mount: the `folder` it reads, and the folder that people know (`shown`)."""
-
-    shown: str
-    folder: str
-    config: Mapping[str, Any]
-    tensors: Mapping[str, torch.Tensor]
+    peft: Any
+    names: list[str]
+    rewritten: list[Values]
 
 
 def mount(
@@ -59,29 +68,47 @@ def mount(
     base_name: str,
     *,
     allow_other_base: bool = False,
-    check: Callable[[Source], None] = lambda _: None,
-) -> tuple[Any, list[str]]:
-    """Wrap `model` with (adapter, scale) pairs; returns the peft model and peft's name of each.
+) -> Mounted:
+    """Wrap `model` with (adapter, scale) pairs; its own parameters hold afterwards what they held.
 
-    `check` sees every adapter once it is mounted.
+    Raises `SubjectError` where an adapter is not what it should be, or does not fit.
     """
-    own, rows = dict(model.named_parameters()), _embeddings(model)
+    own = _Own.of(model)
     peft: Any = None
     names: list[str] = []
+    rewritten: list[Values] = []
+    kinds: dict[str, str] = {}
     for adapter, scale in adapters:
         name = f"adapter_{len(names)}"
         with source_of(adapter, scale, base_name, allow_other_base) as source:
-            _check_rows(source, rows, base_name)
-            tensors = _without_base(source.shown, source.tensors, own)
+            kinds.setdefault(source.config["peft_type"], source.shown)
+            _check_one_type(kinds)
+            own.check_rows(source, base_name)
+            before = own.copied(source)
             with fitting(f"adapter {source.shown} does not fit {base_name}"):
                 if peft is None:
                     peft = PeftModel.from_pretrained(model, source.folder, adapter_name=name)
                 else:
                     peft.load_adapter(source.folder, name)
-        _check_arrived(peft, name, source.shown, tensors)
-        check(source)
+        _check_arrived(peft, name, source.shown, own.without_base(source, before))
         names.append(name)
-    return peft, names
+        rewritten.append(own.restored(before))
+        if scale != 1 and (changed := rewritten[-1]):
+            raise SubjectError(
+                f"adapter {source.shown} has no scale, as it changes base's own weights (first: "
+                f"{min(changed)}): write scale 1"
+            )
+    return Mounted(peft, names, rewritten)
+
+
+def _check_one_type(kinds: Mapping[str, str]) -> None:
+    """`kinds`: type -> an adapter of it."""
+    if len(kinds) > 1:
+        (a, one), (b, other) = kinds.items()
+        raise SubjectError(
+            f"adapters {one} ({a}) and {other} ({b}) are of two types, which peft does not mount "
+            "on one model: compare each with base in a run of its own"
+        )
 
 
 @contextmanager
@@ -92,132 +119,109 @@ def fitting(fault: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except REFUSALS as error:
         raise SubjectError(f"{fault}: {' '.join(str(error).split())}") from error
 
 
-@contextmanager
-def source_of(
-    adapter: Adapter, scale: float, base_name: str, allow_other_base: bool
-) -> Iterator[Source]:
-    """The folder of an adapter as peft reads it.
+class _Own(NamedTuple):
+    """The parameters of a model that nothing is mounted on yet, by all of their names, and the
+    tensors that they hold; `called`: identity -> first name; `rows`: those with a row per token ->
+    how many."""
 
-    A folder at scale 1 is itself. Everything else is saved as a plain LoRA folder while inside: a
-    scale multiplies `lora_alpha` and every `alpha_pattern`, a random LoRA has its own tensors.
-    """
-    shown = adapter if isinstance(adapter, str) else adapter.folder
-    config, tensors = read_adapter(shown, base_name, allow_other_base)
-    for option, reason in REFUSED.items():
-        if config.get(option):
-            raise SubjectError(f"adapter {shown} cannot be measured: {reason}")
-    if isinstance(adapter, str) and scale == 1:
-        yield Source(shown, shown, config, tensors)
-        return
-    if isinstance(adapter, Randomised):
-        tensors = _random(adapter, config, tensors)
-    with TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG).write_text(json.dumps(_scaled(config, scale)), encoding="utf-8")
-        save_file(tensors, Path(folder) / WEIGHTS)
-        yield Source(shown, folder, config, tensors)
+    parameters: Mapping[str, nn.Parameter]
+    tensors: Mapping[str, Tensor]
+    called: Mapping[int, str]
+    rows: Mapping[str, int]
 
+    @classmethod
+    def of(cls, model: Any) -> _Own:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        called = {id(parameter): name for name, parameter in model.named_parameters()}
+        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        embeddings = {id(layer.weight) for layer in layers if layer is not None}
+        rows = {name: len(p) for name, p in parameters.items() if id(p) in embeddings}
+        tensors = {name: parameter.data for name, parameter in parameters.items()}
+        return cls(parameters, tensors, called, rows)
 
-def _scaled(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """A LoRA configuration whose updates are `scale` times as large."""
-    alpha = config.get("lora_alpha", LoraConfig.lora_alpha)
-    pattern = config.get("alpha_pattern") or {}
-    scaled = {"lora_alpha": alpha * scale}
-    scaled["alpha_pattern"] = {module: own * scale for module, own in pattern.items()}
-    return {**config, **scaled}
-
-
-def _random(
-    adapter: Randomised, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The tensors of a random adapter with the norms of the one in its folder."""
-    for option in ("use_dora", "target_parameters"):
-        if config.get(option):
-            raise SubjectError(f"no random LoRA like {adapter.folder}: it has {option}")
-    return random_like(tensors, adapter.seed)
-
-
-def read_adapter(
-    folder: str, base_name: str, allow_other_base: bool, types: Sequence[str] = ("LORA",)
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Configuration and tensors of a peft folder, refused where it is not what it should be."""
-    root = Path(folder)
-    if not (root / CONFIG).is_file():
-        raise SubjectError(f"{folder} is not a peft adapter: it has no {CONFIG}")
-    if not (root / WEIGHTS).is_file():
-        pickled = (root / PICKLE).is_file()
-        fix = "it is a pickle, which can run code: convert it to safetensors" if pickled else ""
-        raise SubjectError(f"adapter {folder} has no {WEIGHTS}; {fix or 'save it again'}")
-    try:
-        config = json.loads((root / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(root / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise SubjectError(f"adapter {folder} is damaged: {error}") from error
-    config = config if isinstance(config, dict) else {}
-    if (kind := config.get("peft_type")) not in types:
-        raise SubjectError(f"adapter {folder} is of type {kind}, not {' or '.join(types)}")
-    trained_on = config.get("base_model_name_or_path") or base_name
-    if Path(trained_on).name != Path(base_name).name and not allow_other_base:
-        raise SubjectError(
-            f"adapter {folder} was made for {trained_on}, not {base_name}; "
-            "pass --allow-other-base if they are the same weights"
-        )
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise SubjectError(f"adapter {folder}: {name} has NaN or infinite values")
-    return config, tensors
-
-
-def _embeddings(model: Any) -> dict[str, int]:
-    """Parameters with a row per token -> how many rows they have."""
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    theirs = {id(layer.weight) for layer in layers if layer is not None}
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: len(parameter) for name, parameter in named if id(parameter) in theirs}
-
-
-def _check_rows(source: Source, rows: Mapping[str, int], base_name: str) -> None:
-    """Embeddings that an adapter brings, or sits on, have as many rows as the model's."""
-    for key, tensor in source.tensors.items():
-        module, _, factor = key.removeprefix("base_model.model.").partition(".lora_embedding_")
-        name = f"{module}.weight" if factor else module.replace(BASE_LAYER, ".")
-        if name not in rows or factor == "B":
-            continue
-        if (found := tensor.shape[1 if factor else 0]) != rows[name]:
+    def check_rows(self, source: Source, base_name: str) -> None:
+        """Embeddings that an adapter brings, or sits on, have as many rows as the model's, and the
+        tokens that it trains have one."""
+        trained = source.config.get("token_indices") or source.config.get("trainable_token_indices")
+        ids = trained.values() if isinstance(trained, dict) else [trained or []]
+        last, least = max((i for some in ids for i in some), default=0), min(self.rows.values())
+        if last >= least:
             raise SubjectError(
-                f"adapter {source.shown} has {found} rows in {name}, {base_name} has {rows[name]}: "
-                "it was trained on resized embeddings; save the model with its embeddings resized, "
-                "and give that as the model"
+                f"adapter {source.shown} trains token {last}, {base_name} has {least} rows: save "
+                "the model with its embeddings resized, and give that as the model"
             )
+        for key, tensor in source.tensors.items():
+            end = next(filter(key.endswith, VOCABULARY), "")
+            name = f"{named(key.removesuffix(end))}.weight" if end else named(key)
+            rows = self.rows.get(name)
+            found = tensor.shape[VOCABULARY.get(end, 0)]
+            if rows is not None and found != rows:
+                raise SubjectError(
+                    f"adapter {source.shown} has {found} rows in {name}, {base_name} has {rows}: "
+                    "it was trained on resized embeddings; save the model with its embeddings "
+                    "resized, and give that as the model"
+                )
+
+    def copied(self, source: Source) -> dict[str, Tensor]:
+        """What the parameters hold into which mounting an adapter may write: those that its file
+        brings, and those below an adapter that takes its start out of them."""
+        names = {named(key) for key in source.tensors}
+        if rewrites(source.config):
+            modules = {name.partition(".lora_")[0] for name in names}
+            names |= {name for name in self.parameters if name.rpartition(".")[0] in modules}
+        found = (self.parameters[name] for name in names & self.parameters.keys())
+        return {self.called[id(own)]: own.detach().clone() for own in found}
+
+    def restored(self, before: Values) -> Values:
+        """What mounting has written over these values, which are put back where they were."""
+        written = {}
+        for name, value in before.items():
+            own = self.parameters[name]
+            if not torch.equal(own.data, value):
+                written[name] = own.data.clone()
+                own.data = self.tensors[name].copy_(value)
+        return written
+
+    def without_base(self, source: Source, before: Values) -> dict[str, Tensor]:
+        """An adapter's tensors without those of base below it, which must be what the model has.
+
+        peft saves these along where a LoRA sits on embeddings, and puts them into the model.
+        """
+        kept = dict(source.tensors)
+        for key in filter(OF_BASE.search, source.tensors):
+            value, own = kept[key], self.parameters.get(named(key))
+            if key.endswith(".bias") and own is not None:
+                continue  # a bias that was trained
+            if own is None or not _holds(before[self.called[id(own)]], kept.pop(key)):
+                raise SubjectError(
+                    f"adapter {source.shown}: {key} {tuple(value.shape)} is not what this model "
+                    "has there: it was trained on another base"
+                )
+        return kept
 
 
-def _without_base(
-    folder: str, tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The adapter's tensors without the base's embeddings.
+def named(key: str) -> str:
+    """The parameter that a key of an adapter's file would be in the model itself."""
+    return OF_BASE.sub(r"\1", key.removeprefix(ROOT))
 
-    peft saves these along when a LoRA sits on them, and puts them into the model when it loads
-    the adapter: they must be the model's own.
+
+def _holds(own: Tensor, value: Tensor) -> bool:
+    """Whether a tensor is what its number format has of a value."""
+    return torch.equal(own.cpu(), value.to(own.dtype))
+
+
+def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tensor]) -> None:
+    """Every tensor of the file is mounted, equal, and no other was created.
+
+    peft puts embeddings that were saved along (those of a resized vocabulary) into the model.
     """
-    for key in [key for key in tensors if BASE_LAYER in key]:
-        original = own.get(key.removeprefix("base_model.model.").replace(BASE_LAYER, "."))
-        value = tensors[key]
-        if original is None or not torch.equal(original.cpu(), value.to(original.dtype)):
-            raise SubjectError(f"adapter {folder}: {key} is not what this model has there")
-    return {key: tensor for key, tensor in tensors.items() if BASE_LAYER not in key}
-
-
-def _mounted(peft: Any, name: str) -> dict[str, torch.Tensor]:
-    """The live tensors of a mounted adapter, by the keys of its file."""
-    return get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
-
-
-def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Every tensor of the file is mounted, equal, and no other was created."""
-    mounted = _mounted(peft, name)
+    live = peft.state_dict()
+    mounted = get_peft_model_state_dict(peft, adapter_name=name, save_embedding_layers=False)
+    mounted |= {key: live[key] for key in tensors if key in live and key not in mounted}
     missing, extra = sorted(set(mounted) - set(tensors)), sorted(set(tensors) - set(mounted))
     if missing or extra:
         raise SubjectError(
@@ -226,7 +230,9 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, torc
             f"{len(extra)} of its tensors have no place{_first(extra)}"
         )
     for key, tensor in tensors.items():
-        if not torch.equal(mounted[key].cpu().to(tensor.dtype), tensor):
+        own = mounted[key].cpu()
+        rounded = key.endswith(ROUNDED) and torch.allclose(own, tensor)
+        if not (rounded or _holds(own, tensor) or _holds(tensor, own)):
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
 
@@ -237,22 +243,31 @@ def _first(keys: list[str]) -> str:
 def tuner_layers(peft: Any) -> dict[str, Any]:
     """The modules that switch between adapters, by their Hugging Face names; none without adapters.
 
-    To be asked before the model is hooked, which renames some of them.
+    To be asked before the model is hooked, which renames some of them. What a wrapper holds is
+    switched by the wrapper.
     """
-    kinds = (LoraLayer, AuxiliaryTrainingWrapper)
-    named = peft.named_modules() if peft else ()
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    found = peft.named_modules() if peft else ()
     return {
-        name.removeprefix("base_model.model."): module
-        for name, module in named
-        if isinstance(module, kinds)
+        name.removeprefix(ROOT): module
+        for name, module in found
+        if isinstance(module, kinds) and not name.endswith(".token_adapter")
     }
+
+
+def mend_norms(bridge: Any) -> None:
+    """Norms of a booted bridge that an adapter sits on are called themselves: some bridges compute
+    from the weight of base below it instead, and there is no error."""
+    for module in bridge.modules():
+        below = getattr(module, "original_component", None)
+        adapted = isinstance(below, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        if adapted and hasattr(module, "use_native_layernorm_autograd"):
+            module.use_native_layernorm_autograd = True
 
 
 def acts(layer: Any, names: Collection[str]) -> bool:
     """Whether one of these adapters does something in a module."""
-    if isinstance(layer, AuxiliaryTrainingWrapper):
-        return bool(set(names) & set(layer._adapters))
-    return bool(set(names) & set(layer.scaling))
+    return not layer._get_available_adapters().isdisjoint(names)
 
 
 @contextmanager
@@ -268,24 +283,43 @@ def active(
     """
     for module, layer in layers.items():
         _switch(layer, [] if module in silent else [name for name, _ in adapters])
-    scaled = [layer for layer in layers.values() if isinstance(layer, LoraLayer)]
-    before = [dict(layer.scaling) for layer in scaled]
+    scales = [scale for layer in layers.values() if (scale := _scales(layer))]
+    before = [dict(scale) for scale in scales]
     try:
-        for layer in scaled:
-            for name, scale in adapters:
-                if name in layer.scaling:
-                    layer.scaling[name] *= scale
+        for scale in scales:
+            for name, factor in adapters:
+                if name in scale and factor != 1:
+                    scale[name] *= factor
         yield
     finally:
-        for layer, scaling in zip(scaled, before, strict=True):
-            layer.scaling.update(scaling)
+        for scale, values in zip(scales, before, strict=True):
+            scale.update(values)
+
+
+def _scales(layer: Any) -> dict[str, float]:
+    """Adapter -> its scale in a layer of peft's, to be written to; empty where it has none."""
+    if not isinstance(layer, BaseTunerLayer):
+        return {}
+    return next((getattr(layer, name) for name in SCALES if hasattr(layer, name)), {})
 
 
 def _switch(layer: Any, names: list[str]) -> None:
-    """A wrapped copy of a module acts for the adapters that brought one; a LoRA layer for all."""
-    if isinstance(layer, AuxiliaryTrainingWrapper):
-        names = [name for name in names if name in layer._adapters]
+    """A module acts for the adapters that it has."""
+    names = [name for name in names if acts(layer, [name])]
     if layer.disable_adapters == bool(names):
         layer.enable_adapters(bool(names))
     if names and list(layer.active_adapters) != names:
         layer.set_adapter(names, inference_mode=True)
+
+
+@contextmanager
+def holding(parameters: Mapping[str, nn.Parameter], values: Values) -> Iterator[None]:
+    """The parameters hold these values while inside."""
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        yield
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data

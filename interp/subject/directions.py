@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from peft.tuners.adalora.layer import AdaLoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor
 
 from interp.errors import SubjectError
@@ -29,12 +31,17 @@ class Directions(NamedTuple):
 
 
 def ranks(weights: Weights, adapter: str | None) -> dict[str, int]:
-    """Module -> rank of a plain LoRA on it; updates of DoRA, with a bias, or of embeddings are left
-    out."""
+    """Module -> rank of a plain LoRA on it. Left out: updates of DoRA, with a bias, of embeddings
+    and experts, and of a LoRA that rewrites base below it."""
+    rewriting = {weights.adapters[own] for own, changed in weights.rewritten.items() if changed}
+    if adapter is None or adapter in rewriting:
+        return {}
     return {
         name: int(layer.r[adapter])
         for name, layer in weights.layers.items()
-        if adapter in getattr(layer, "lora_A", ())
+        if isinstance(layer, LoraLayer)
+        and not isinstance(layer, AdaLoraLayer | ParamWrapper)
+        and adapter in layer.lora_A
         and not (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter))
     }
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from interp.conditions import PEFT_TYPES, Added, Prefix, Setting, SoftPrompt, Virtual
 from interp.errors import SubjectError
-from interp.subject.adapters import read_adapter
+from interp.subject.adapter_files import read_adapter
 
 TENSOR = "prompt_embeddings"
 """The one tensor of a prompt-tuning or prefix-tuning folder."""

@@ -10,19 +10,19 @@ Nothing here is shared with `adapters.active`, by which a subject switches betwe
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch import Tensor
 
 from interp.errors import SubjectError
-from interp.subject.adapters import Adapter, Source, fitting, mount
+from interp.subject.adapter_files import Adapter
+from interp.subject.adapters import Values, fitting, holding, mount
 
 CHUNK = 1 << 20
 """Numbers of 64 bits that a fingerprint takes in at a time."""
@@ -40,44 +40,47 @@ class Plain:
     def _before(self) -> dict[str, int]:
         return fingerprints(self.hf)
 
-    def _refuse_rewriting(self, source: Source) -> None:
-        """An adapter that peft mounts by changing the weights below it (KaSA, PiSSA, OLoRA, LoftQ,
-        trained biases) would make base another model."""
-        now = fingerprints(self.hf)
-        if changed := [name for name, value in self._before.items() if now[name] != value]:
-            raise SubjectError(
-                f"adapter {source.shown} ({variant(source.config)}) changes {len(changed)} tensors "
-                f"of the model itself when it is mounted (first: {changed[0]}): convert it to a "
-                "plain LoRA, or merge it into a copy of the model, which is then a fine-tuned one"
-            )
-
     @contextmanager
     def under(self, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[Any]:
         """The model as it is, or peft's own model with these (adapter, scale) pairs active.
 
         `PeftModel.from_pretrained` and, for further adapters, `load_adapter` and `set_adapter`
         mount the folders on a copy of the modules that shares the weights: no other adapter is
-        beside them, and `hf` stays as it is. There is no folder for a scale other than 1 nor for a
-        random LoRA: a saved-out one stands in for it (`adapters.source_of`).
+        beside them, and `hf` is as it was afterwards. There is no folder for a scale other than 1
+        nor for a random LoRA: a saved-out one stands in for it (`adapter_files.source_of`).
         """
         if not adapters:
             yield self.hf
             return
-        _ = self._before  # taken before the first adapter is mounted
+        before = self._before  # taken before the first adapter is mounted
         weights = chain(self.hf.parameters(), self.hf.buffers())
         modules = copy.deepcopy(self.hf, {id(tensor): tensor for tensor in weights})
-        peft, names = mount(
-            modules,
-            adapters,
-            self.base_name,
-            allow_other_base=self.allow_other_base,
-            check=self._refuse_rewriting,
-        )
-        if len(names) > 1:
-            together = " and ".join(str(adapter) for adapter, _ in adapters)
-            with fitting(f"adapters {together} cannot act together"):
-                peft.base_model.set_adapter(names, inference_mode=True)
-        yield peft
+        mounted = mount(modules, adapters, self.base_name, allow_other_base=self.allow_other_base)
+        who = " and ".join(str(adapter) for adapter, _ in adapters)
+        now = fingerprints(self.hf)
+        if changed := [name for name, value in before.items() if now[name] != value]:
+            raise SubjectError(
+                f"adapter {who} changes {len(changed)} tensors of the model itself when it is "
+                f"mounted (first: {changed[0]}): merge it into a copy of the model, which is then "
+                "a fine-tuned one"
+            )
+        values = _joined(mounted.rewritten, who)
+        with holding(dict(self.hf.named_parameters()), values):
+            with fitting(f"adapter {who} cannot act on {self.base_name}"), torch.no_grad():
+                if len(mounted.names) > 1:
+                    mounted.peft.base_model.set_adapter(mounted.names, inference_mode=True)
+                mounted.peft(torch.zeros(1, 1, dtype=torch.long, device=self.hf.device))
+            yield mounted.peft
+
+
+def _joined(rewritten: Sequence[Values], who: str) -> Values:
+    """All that several adapters write into base, each into parameters of its own."""
+    values: dict[str, Tensor] = {}
+    for own in rewritten:
+        if twice := own.keys() & values.keys():
+            raise SubjectError(f"adapters {who} cannot act together: both rewrite {min(twice)}")
+        values |= own
+    return values
 
 
 def fingerprints(hf: Any) -> dict[str, int]:
@@ -97,13 +100,3 @@ def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
     for words in (*raw[:whole].view(torch.int64).split(CHUNK), rest):
         total = total * 31 + (words * odd[: len(words)]).sum()
     return int(total)
-
-
-def variant(config: Mapping[str, Any]) -> str:
-    """What a LoRA configuration has that a plain one has not, as its fields are called."""
-    special = [f.name for f in fields(LoraConfig) if f.metadata.get("is_lora_variant")]
-    named = [name for name in special if config.get(name)]
-    for name, plain in {"init_lora_weights": (True, False, None), "bias": ("none", None)}.items():
-        if (value := config.get(name)) not in plain:
-            named.append(f"{name}={value}")
-    return ", ".join(named) or "a plain LoRA"

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
-from interp.subject.adapters import active, acts
+from interp.subject.adapters import Values, active, acts, holding
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Base `parameters`, mounted adapters (adapter -> peft name), other models' values, and the
-    modules that switch between adapters: those named in `silent` never do."""
+    """Base `parameters`, mounted adapters (adapter -> peft name), other models' values, the modules
+    that switch between adapters (those named in `silent` never do), and what base's parameters
+    hold while an adapter acts that rewrites them."""
 
     parameters: dict[str, nn.Parameter]
     fine_tuned: dict[str | Untrained, dict[str, Tensor]]
@@ -29,6 +30,7 @@ class Weights:
     adapters: dict[str | Randomised, str]
     layers: dict[str, Any]
     silent: frozenset[str] = frozenset()
+    rewritten: Mapping[str | Randomised, Values] = field(default_factory=dict)
 
     def adapted(self, setting: Setting) -> list[str]:
         """The modules that a setting's adapters act on."""
@@ -54,21 +56,25 @@ class Weights:
     def values_of(self, setting: Setting) -> contextlib.AbstractContextManager[None]:
         """The parameters hold the setting's values while inside: a backward pass must find those
         that its run found (autograd keeps parameters, not copies of them)."""
-        return _swapped(self.parameters, self.fine_tuned[setting.model] if setting.model else {})
+        return holding(self.parameters, self.values(setting))
 
+    def check(self, setting: Setting) -> None:
+        """A `SubjectError` where an adapter was mounted for other weights than those it acts on."""
+        for adapter, _ in setting.adapters:
+            if setting.model is not None and self.rewritten.get(adapter):
+                raise SubjectError(
+                    f"adapter {adapter} changes base's own weights, so that it cannot act on "
+                    f"{setting.model}: merge it into a copy of that model"
+                )
 
-@contextlib.contextmanager
-def _swapped(
-    parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]
-) -> Iterator[None]:
-    before = {name: parameters[name].data for name in values}
-    try:
-        for name, value in values.items():
-            parameters[name].data = value
-        yield
-    finally:
-        for name, data in before.items():
-            parameters[name].data = data
+    def values(self, setting: Setting) -> Values:
+        """What parameters hold under a setting, where that is not what base has."""
+        values = dict(self.fine_tuned[setting.model]) if setting.model else {}
+        for adapter, _ in setting.adapters:
+            for name, value in self.rewritten.get(adapter, {}).items():
+                if name.rpartition(".")[0] not in self.silent:
+                    values[name] = value
+        return values
 
 
 def matching(

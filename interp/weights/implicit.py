@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from interp.capture import capture, chunks, keep
 from interp.conditions import Setting
 from interp.edits import Edit, replace
+from interp.errors import SubjectError
 from interp.measures import wide
 from interp.names import Site
 from interp.queries import Encoded
@@ -48,13 +49,17 @@ class Projections(NamedTuple):
 
 
 def projections(subject: Subject) -> list[Projections]:
-    """Those of every block."""
+    """Those of every block; SubjectError where a block has experts instead."""
     known = {id(layer): path for path, layer in subject.weights.layers.items()}
     for name, parameter in subject.weights.parameters.items():
         known.setdefault(id(parameter), name.removesuffix(".weight"))
     found = []
-    for block in subject.bridge.blocks:
+    for number, block in enumerate(subject.bridge.blocks):
         mlp = block.mlp
+        if not (hasattr(mlp, "in") and hasattr(mlp, "out")):
+            raise SubjectError(
+                f"{subject.name}: block {number} has no MLP of its own projections (it has experts)"
+            )
         parts = (_named(mlp, names, known) for names in (("gate", "in"), ("out",)))
         found.append(Projections(*parts))
     return found

@@ -25,7 +25,7 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Subject
-from interp.subject.adapters import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS
 from interp.weights.implicit import States, observe, projections
 from interp.weights.updates import matrices
 

@@ -5,36 +5,51 @@
     update.directions.s                                       # singular values, largest first
 
 Scaling, patterns of ranks, rsLoRA and a condition's own scale are in it, several adapters add up,
-DoRA's magnitudes act on the whole matrix, and a fine-tune is its difference from base. Whatever the
+DoRA's magnitudes act on the whole matrix, and a fine-tune is its difference from base. So is every
+adapter without two factors: what its layer makes of unit vectors, less base's matrix. Whatever the
 layer stores, a matrix here is `[d_out, d_in]`; an embedding maps a token to a vector of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
+from peft.tuners.adalora.layer import AdaLoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.conditions import Setting
 from interp.measures import wide
 from interp.subject import Subject
-from interp.subject.adapters import acts
+from interp.subject.adapters import active, acts
 from interp.subject.directions import Directions, of_product
+
+EPSILON = torch.finfo(torch.float64).eps
+
+
+Acting = Sequence[tuple[str, float]]
+"""peft's name and the scale of every adapter that acts."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """A change of a matrix: `left @ right`, or `left` alone where it has no factors; float64."""
+    """A change of a matrix: `left @ right`, or `left` alone where it has no factors; float64.
+
+    `rounding`: singular values up to it are those of a difference of matrices, and no direction.
+    """
 
     left: Float[Tensor, "d_out inner"]
     right: Float[Tensor, "inner d_in"] | None = None
+    rounding: float = 0.0
 
     @property
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
@@ -49,8 +64,8 @@ class Update:
         else:
             found = of_product(self.left, self.right)
         size = max(len(found.u), found.v.shape[1])
-        floor = found.s.max() * size * torch.finfo(found.s.dtype).eps
-        rank = int((found.s > floor).sum())
+        floor = found.s.max() * size * EPSILON
+        rank = int((found.s > max(float(floor), self.rounding)).sum())
         return Directions(found.u[:, :rank], found.s[:rank], found.v[:rank])
 
     @property
@@ -65,8 +80,10 @@ class Update:
             return self
         left, right = self.left if rows is None else self.left[rows], self.right
         if columns is None:
-            return Update(left, right)
-        return Update(left[:, columns]) if right is None else Update(left, right[:, columns])
+            return Update(left, right, self.rounding)
+        if right is None:
+            return Update(left[:, columns], rounding=self.rounding)
+        return Update(left, right[:, columns])
 
 
 class Matrix(NamedTuple):
@@ -111,11 +128,17 @@ def matrices(subject: Subject) -> dict[str, Matrix]:
 
 def _below(layer: Any) -> Any:
     """The base's own module under a tuner layer."""
-    return layer.get_base_layer() if _is_lora(layer) else layer.original_module
+    return layer.original_module if _is_copy(layer) else layer.get_base_layer()
 
 
-def _is_lora(layer: Any) -> bool:
-    return isinstance(layer, LoraLayer)
+def _is_copy(layer: Any) -> bool:
+    """Whether a layer stands for a whole module, or some of its rows, that an adapter brought."""
+    return isinstance(layer, AuxiliaryTrainingWrapper)
+
+
+def _has_factors(layer: Any) -> bool:
+    """Whether a layer is a LoRA's, whose update is a product (AdaLoRA's has a third factor)."""
+    return isinstance(layer, LoraLayer) and not isinstance(layer, AdaLoraLayer)
 
 
 def _turned(module: nn.Module) -> bool:
@@ -125,11 +148,12 @@ def _turned(module: nn.Module) -> bool:
 def update_of(subject: Subject, setting: Setting, matrix: Matrix) -> Update | None:
     """What a condition adds to a matrix; None where it leaves it alone."""
     base = matrix.weight
+    rewritten = matrix.name in subject.weights.values(setting)
     with subject.weights.values_of(setting):
         own = matrix.weight
-        added = [Update(wide(own) - wide(base))] if setting.model else []
-        for name, scale in _adapters(subject, setting, matrix.module):
-            added.append(_of_adapter(subject.weights.layers[matrix.module], name, scale, own))
+        added = [Update(wide(own) - wide(base))] if rewritten else []
+        if acting := list(_adapters(subject, setting, matrix.module)):
+            added += _of_layer(subject.weights.layers[matrix.module], acting, own)
     added = [update for update in added if bool(update.left.any())]
     return _sum(added) if added else None
 
@@ -151,29 +175,99 @@ def left_out(subject: Subject, setting: Setting) -> dict[str, str]:
     weights, known = subject.weights, matrices(subject)
     found = {}
     for module in weights.adapted(setting):
+        layer = weights.layers[module]
         names = [weights.adapters[adapter] for adapter, _ in setting.adapters]
-        reasons = [_unknown(weights.layers[module], name) for name in names]
-        reason = next(filter(None, reasons), "" if module in known else "not a matrix")
-        if reason:
+        reasons = [_unknown(layer, name) or _on_no_bias(layer, name) for name in names]
+        whole = module in known or _is_norm(_below(layer))
+        if reason := next(filter(None, reasons), "" if whole else "not a matrix"):
             found[module] = reason
     return found
 
 
+def _is_norm(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1
+
+
 def _unknown(layer: Any, name: str) -> str:
-    """A kind of LoRA that does not add a fixed matrix, or one that is not taken apart here."""
-    if not _is_lora(layer):
+    """A kind of adapter that does not add a fixed matrix, or one that is not taken apart here."""
+    if _is_copy(layer) or not acts(layer, [name]):
         return ""
-    if type(layer).__name__ == "ParamWrapper":
-        return "target_parameters"
-    variant = layer.lora_variant.get(name)
-    return "" if variant is None or layer.use_dora.get(name) else type(variant).__name__
+    if isinstance(layer, ParamWrapper) and layer.get_param().ndim > 2:
+        return "target_parameters, the experts of a block in one"
+    if _has_factors(layer):
+        variant = layer.lora_variant.get(name)
+        return "" if variant is None or layer.use_dora.get(name) else type(variant).__name__
+    if not _is_norm(_below(layer)) and not _computes_wide(layer, name):
+        kind = type(layer).__module__.split(".")[-2]
+        return f"{kind.upper()}, which does not compute in float64"
+    return ""
 
 
-def _of_adapter(layer: Any, name: str, scale: float, own: Tensor) -> Update:
-    """One adapter's update of a matrix that holds `own`."""
-    if not _is_lora(layer):
-        weight, turned = _trained(layer, name)
-        return Update(wide(weight.T if turned else weight) - wide(own))
+def _on_no_bias(layer: Any, name: str) -> str:
+    """A bias that an adapter adds to a module without one is no parameter of base's."""
+    if _is_copy(layer) or not acts(layer, [name]) or getattr(_below(layer), "bias", 0) is not None:
+        return ""
+    factors = _has_factors(layer)
+    adds = layer.lora_bias.get(name) if factors else _constant(layer, [(name, 1.0)]).any()
+    return "a bias, where base has none" if adds else ""
+
+
+@contextmanager
+def _wide(layer: Any, acting: Acting) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A copy of a layer in float64, under these adapters alone."""
+    twin = copy.deepcopy(layer).double()
+    with torch.no_grad(), active({"": twin}, list(acting)):
+        yield twin
+
+
+def _computes_wide(layer: Any, name: str) -> bool:
+    if isinstance(_below(layer), nn.Embedding):
+        return True
+    try:
+        _constant(layer, [(name, 1.0)])
+    except RuntimeError:
+        return False
+    return True
+
+
+def _constant(layer: Any, acting: Acting) -> Float[Tensor, " d_out"]:
+    """What a layer makes of zero under some adapters: its bias."""
+    weight = _below(layer).weight
+    zero = torch.zeros(1, _width(layer), dtype=torch.float64, device=weight.device)
+    with _wide(layer, acting) as twin:
+        return wide(twin(zero)[0])
+
+
+def _matrix(layer: Any, acting: Acting) -> Float[Tensor, "d_out d_in"]:
+    """The matrix that a layer is under some adapters: what it makes of unit vectors, or tokens."""
+    weight = _below(layer).weight
+    with _wide(layer, acting) as twin:
+        if isinstance(_below(layer), nn.Embedding):
+            return wide(twin(torch.arange(len(weight), device=weight.device)).T)
+        unit = torch.eye(_width(layer), dtype=torch.float64, device=weight.device)
+        return wide((twin(unit) - twin(torch.zeros_like(unit[:1]))).T)
+
+
+def _width(layer: Any) -> int:
+    """How many numbers a layer reads."""
+    below = _below(layer)
+    return int(below.weight.shape[0 if _turned(below) else 1])
+
+
+def _of_layer(layer: Any, acting: Acting, own: Tensor) -> list[Update]:
+    """What adapters add to a matrix that holds `own`: each its own update, or all of them one."""
+    if _is_copy(layer):
+        weights = [_trained(layer, name) for name, _ in acting]
+        return [Update(wide(w.T if turned else w) - wide(own)) for w, turned in weights]
+    if _has_factors(layer):
+        return [_of_lora(layer, name, scale, own) for name, scale in acting]
+    rounding = EPSILON * max(own.shape) * float(wide(own).norm())
+    return [Update(_matrix(layer, acting) - wide(own), rounding=rounding)]
+
+
+def _of_lora(layer: Any, name: str, scale: float, own: Tensor) -> Update:
+    """One LoRA's update of a matrix that holds `own`."""
     if name in layer.lora_A:
         up, down = layer.lora_B[name].weight, layer.lora_A[name].weight
     else:
@@ -191,8 +285,8 @@ def _trained(layer: Any, name: str) -> tuple[Tensor, bool]:
     rows, and whether it is stored `[d_in, d_out]`."""
     if hasattr(layer, "token_adapter"):
         return layer.token_adapter.get_merged_weights([name]).detach(), True
-    copy = layer.modules_to_save[name]
-    return copy.weight.detach(), _turned(copy)
+    brought = layer.modules_to_save[name]
+    return brought.weight.detach(), _turned(brought)
 
 
 def _sum(updates: Sequence[Update]) -> Update:
@@ -215,19 +309,24 @@ def vectors(subject: Subject, setting: Setting) -> dict[str, tuple[Tensor, Tenso
             own = wide(parameters[name].detach())
             module, _, kind = name.rpartition(".")
             added = own - base
-            for adapter, scale in _adapters(subject, setting, module):
-                layer = subject.weights.layers[module]
-                added = added + _to_vector(layer, adapter, scale, kind, own)
+            if acting := list(_adapters(subject, setting, module)):
+                added = added + _to_vector(subject.weights.layers[module], acting, kind, own)
             if bool(added.any()):
                 found[name] = added, base
     return found
 
 
-def _to_vector(layer: Any, name: str, scale: float, kind: str, own: Tensor) -> Tensor | float:
-    """What one adapter adds to a module's `bias`, or to its `weight` where that is a vector."""
-    if _is_lora(layer):
-        if kind != "bias" or not layer.lora_bias.get(name):
-            return 0.0
-        return layer.scaling[name] * scale * wide(layer.lora_B[name].bias.detach())
-    copies = getattr(layer, "modules_to_save", {})
-    return wide(getattr(copies[name], kind).detach()) - own if name in copies else 0.0
+def _to_vector(layer: Any, acting: Acting, kind: str, own: Tensor) -> Tensor:
+    """What adapters add to a module's `bias`, or to its `weight` where that is a vector."""
+    copies = getattr(layer, "modules_to_save" if _is_copy(layer) else "ln_tuning_layers", {})
+    added = [wide(getattr(copies[n], kind).detach()) - own for n, _ in acting if n in copies]
+    if not (_is_copy(layer) or added) and kind == "bias":
+        if _has_factors(layer):
+            added = [
+                layer.scaling[name] * scale * wide(layer.lora_B[name].bias.detach())
+                for name, scale in acting
+                if layer.lora_bias.get(name)
+            ]
+        else:
+            added = [_constant(layer, acting) - own]
+    return torch.stack([torch.zeros_like(own), *added]).sum(0)

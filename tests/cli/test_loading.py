@@ -14,7 +14,7 @@ from interp.cli import COMMANDS
 from interp.config import Distillation, Experiment, Loading
 from interp.matching.settings import Inversion
 from interp.results import read_manifest
-from interp.subject.adapters import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS
 from interp.validation.settings import Validating
 
 LEAN = ["--controls", "--bootstrap", "0", "--permutations", "0", "--sample", "0"]

@@ -19,9 +19,11 @@ from tiny_models import MODULES, save_adapter, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLora
+from interp.conditions.folders import CONFIG
 from interp.errors import SubjectError
 from interp.subject import Subject, load
-from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS, active, tuner_layers
+from interp.subject.adapter_files import PICKLE, UNMEASURED, WEIGHTS
+from interp.subject.adapters import active, tuner_layers
 
 Tensors = dict[str, torch.Tensor]
 
@@ -104,7 +106,9 @@ def test_only_the_named_adapters_act_with_their_scale_and_only_inside(
 
     before = scalings()
     with active(tuner_layers(peft), [("adapter_1", 0.5)]):
-        assert {tuple(layer.active_adapters) for layer in layers} == {("adapter_1",)}
+        acting = [layer for layer in layers if not layer.disable_adapters]
+        assert {tuple(layer.active_adapters) for layer in acting} == {("adapter_1",)}
+        assert all(("adapter_1" in layer.scaling) == (layer in acting) for layer in layers)
         inside = [s["adapter_1"] for s in scalings() if "adapter_1" in s]
         assert inside == [0.5 * s["adapter_1"] for s in before if "adapter_1" in s]
         assert [s.get("adapter_0") for s in scalings()] == [s.get("adapter_0") for s in before]
@@ -115,7 +119,7 @@ def test_only_the_named_adapters_act_with_their_scale_and_only_inside(
     with active(tuner_layers(peft), []):
         assert all(layer.disable_adapters for layer in layers)
     with active(tuner_layers(peft), [("adapter_0", 1.0)]):
-        assert not any(layer.disable_adapters for layer in layers)
+        assert all(("adapter_0" in layer.scaling) != layer.disable_adapters for layer in layers)
 
 
 # Changes nothing --------------------------------------------------------------------------------
@@ -226,8 +230,15 @@ def test_a_configuration_that_is_no_object_is_refused(model: str, adapter: Path)
 
 
 def test_an_adapter_of_another_kind_is_refused_by_its_kind(model: str, adapter: Path) -> None:
-    edit_config(adapter, peft_type="PREFIX_TUNING")
-    assert "PREFIX_TUNING, not LORA" in refused(model, adapter)
+    for kind, word in {"PREFIX_TUNING": "prefix: {adapter", "P_TUNING": "soft_prompt: {"}.items():
+        edit_config(adapter, peft_type=kind)
+        assert f"of type {kind}: it is virtual tokens" in refused(model, adapter)
+        assert word in refused(model, adapter)
+    for kind, reason in UNMEASURED.items():
+        edit_config(adapter, peft_type=kind)
+        assert f"of type {kind}: {reason}" in refused(model, adapter)
+    edit_config(adapter, peft_type="LATER")
+    assert "of type LATER: it is not a type that this peft mounts" in refused(model, adapter)
 
 
 # Tensors that do not fit ------------------------------------------------------------------------

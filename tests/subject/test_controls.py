@@ -34,10 +34,11 @@ from interp.conditions import (
     deranged,
     resolve,
 )
+from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, SubjectError
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapters import CONFIG, WEIGHTS
+from interp.subject.adapter_files import WEIGHTS
 from interp.subject.controls import random_like, untrained
 from interp.subject.loading import pretrained
 

@@ -14,17 +14,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
+from peft.tuners.lora.config import (
+    BdLoraConfig,
+    KasaConfig,
+    LoraGAConfig,
+    MontecloraConfig,
+    VeloraConfig,
+)
 from safetensors.torch import load_file, save_file
 from tiny_models import MODULES, save_adapter, save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from tuner_models import from_peft, save_tuner
 
-from interp.conditions import Base, Condition, Lora, Prompt, RandomLora, SoftPrompt
+from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLora, SoftPrompt
+from interp.conditions.folders import CONFIG
 from interp.errors import ParityError, SubjectError
 from interp.queries import Query, encode
-from interp.subject import Batch, Subject, adapters, load, weights
-from interp.subject.adapters import CONFIG, WEIGHTS, active
+from interp.subject import Batch, Subject, adapter_files, load, weights
+from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapters import active
 from interp.subject.controls import random_like
 from interp.subject.plain import fingerprints
 from interp.validation.tiny import save_soft_prompt
@@ -45,15 +54,7 @@ def lora(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def configured(model: str, folder: Path, **options: Any) -> str:
     """A LoRA folder of these options whose every tensor is random."""
-    torch.manual_seed(0)
-    options = {"r": 4, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"} | options
-    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(**options))
-    with torch.no_grad():
-        for name, parameter in peft.named_parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn_like(parameter) * ("magnitude" not in name))
-    peft.save_pretrained(folder)
-    return str(folder)
+    return save_tuner(model, folder, "LORA", **options)
 
 
 def ids_of(subject: Subject, query: str = QUERY) -> Tensor:
@@ -65,18 +66,6 @@ def measured(subject: Subject, name: str, query: str = QUERY) -> Tensor:
     setting = subject.settings[name]
     batch = Batch.of(encode([Query(query)], subject.tokenizer))
     return subject.run(setting, batch, subject.prefill(setting))
-
-
-def from_peft(model: str, ids: Tensor, *folders: str) -> Tensor:
-    """Logits of a fresh model under these adapters, by calls that any user of peft makes."""
-    names = [f"adapter_{index}" for index, _ in enumerate(folders)]
-    hf = AutoModelForCausalLM.from_pretrained(model)
-    peft = PeftModel.from_pretrained(hf, folders[0], adapter_name=names[0])
-    for name, folder in zip(names[1:], folders[1:], strict=True):
-        peft.load_adapter(folder, adapter_name=name)
-    peft.base_model.set_adapter(names)
-    with torch.no_grad():
-        return peft.eval()(input_ids=ids).logits
 
 
 def same(subject: Subject, name: str, expected: Tensor) -> bool:
@@ -99,6 +88,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     },
     "velora": {"velora_config": VeloraConfig(num_groups=4)},
     "monte carlo": {"monteclora_config": MontecloraConfig(num_samples=2, buffer_size=4)},
+    "kasa": {"kasa_config": KasaConfig()},
     "mica": {"init_lora_weights": "mica"},
     "gaussian": {"init_lora_weights": "gaussian"},
     "orthogonal": {"init_lora_weights": "orthogonal"},
@@ -108,6 +98,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     "trained tokens": {"trainable_token_indices": list(range(60, 400))},
     "with biases": {"lora_bias": True},
     "on parameters": {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"]},
+    "embedding and unembedding": {"target_modules": ["embed_tokens", "lm_head"]},
     "patterns": {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 20}},
 }
 
@@ -160,34 +151,98 @@ def test_what_acts_outside_its_modules_is_refused_by_name(
 # Adapters that rewrite the model they sit on -----------------------------------------------------
 
 REWRITING: dict[str, dict[str, Any]] = {
-    "kasa_config": {"kasa_config": KasaConfig()},
-    "init_lora_weights=pissa": {"init_lora_weights": "pissa"},
-    "init_lora_weights=pissa_niter_4": {"init_lora_weights": "pissa_niter_4"},
-    "init_lora_weights=olora": {"init_lora_weights": "olora"},
+    "pissa": {"init_lora_weights": "pissa"},
+    "pissa with rslora": {"init_lora_weights": "pissa", "use_rslora": True},
+    "olora": {"init_lora_weights": "olora"},
+    "olora with dora": {"init_lora_weights": "olora", "use_dora": True},
 }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", REWRITING)
-def test_an_adapter_that_rewrites_the_base_is_refused_by_its_own_name(
-    model: str, lora: str, tmp_path: Path, name: str, dtype: str
+@pytest.mark.parametrize("kind", REWRITING)
+def test_an_adapter_that_rewrites_base_acts_on_what_it_wrote(
+    model: str, lora: str, tmp_path: Path, kind: str, dtype: str
 ) -> None:
-    """Beside a sound adapter and in a composition; base is never to blame."""
-    folder = configured(model, tmp_path / "lora", **REWRITING[name])
-    message = refusal(model, Lora(folder), sound=Lora(lora), dtype=dtype)
-    assert f"adapter {folder} ({name}) changes" in message
-    assert "q_proj.weight" in message
-    together = refusal(model, Lora(lora) + Lora(folder, scale=0.5), dtype=dtype)
-    assert together.startswith(f"adapter {folder} ")  # of KaSA peft itself says why
+    """Beside a sound adapter, and together with it; base stays base, to the bit."""
+    folder = configured(model, tmp_path / "lora", **REWRITING[kind])
+    both = Lora(lora) + Lora(folder)
+    conditions = {"base": Base(), "sound": Lora(lora), "it": Lora(folder), "both": both}
+    subject = load(model, conditions, [QUERY], dtype=dtype)
+    before = fingerprints(subject.bridge.original_model)
+    if dtype == "float32":
+        ids = ids_of(subject)
+        assert same(subject, "it", from_peft(model, ids, folder))
+        assert same(subject, "both", from_peft(model, ids, lora, folder))
+        assert same(subject, "sound", from_peft(model, ids, lora))
+    alone = load(model, {"base": Base()}, [QUERY], dtype=dtype)
+    assert torch.equal(measured(subject, "base"), measured(alone, "base"))
+    assert fingerprints(subject.bridge.original_model) == before
 
 
-def test_trained_biases_of_the_base_are_refused_by_name(tmp_path: Path) -> None:
+def test_without_its_modules_an_adapter_that_rewrites_base_is_base(
+    model: str, tmp_path: Path
+) -> None:
+    folder = configured(model, tmp_path / "lora", init_lora_weights="pissa")
+    subject = load(model, {"base": Base(), "it": Lora(folder)}, [QUERY])
+    silent = subject.without(subject.weights.layers)
+    assert torch.equal(measured(silent, "it"), measured(subject, "base"))
+
+
+def test_trained_biases_of_base_are_measured(tmp_path: Path) -> None:
     gpt2 = save_model("gpt2", tmp_path / "gpt2")
-    options = {"target_modules": ["c_fc"], "fan_in_fan_out": True, "bias": "all"}
-    folder = configured(gpt2, tmp_path / "lora", **options)
-    message = refusal(gpt2, Lora(folder))
-    assert folder in message
-    assert ".bias" in message
+    for bias in ("all", "lora_only"):
+        options = {"target_modules": ["c_fc"], "fan_in_fan_out": True, "bias": bias}
+        folder = configured(gpt2, tmp_path / bias, **options)
+        subject = load(gpt2, {"base": Base(), "lora": Lora(folder)}, [QUERY])
+        assert same(subject, "lora", from_peft(gpt2, ids_of(subject), folder))
+        assert not same(subject, "base", from_peft(gpt2, ids_of(subject), folder))
+        assert "has no scale" in refusal(gpt2, Lora(folder, scale=2))
+
+
+def test_what_rewrites_base_is_refused_where_that_means_nothing(model: str, tmp_path: Path) -> None:
+    one, two = (
+        configured(model, tmp_path / init, init_lora_weights=init) for init in ("pissa", "olora")
+    )
+    assert "changes base's own weights" in refusal(model, Lora(one, scale=0.5))
+    assert "both rewrite model.layers.0" in refusal(model, Lora(one) + Lora(two))
+    assert "init_lora_weights=pissa" in refusal(model, RandomLora(Lora(one)))
+    other = save_model("llama", tmp_path / "other", seed=1)
+    assert f"{one} changes base's own weights" in refusal(model, FineTuned(other) + Lora(one))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()},
+    ],
+    ids=["pissa_niter", "lora_ga"],
+)
+def test_a_start_that_is_lost_is_refused_by_name(
+    model: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """peft would load another adapter than the one that was trained, and say nothing."""
+    folder = configured(model, tmp_path / "lora", **options)
+    assert f"init_lora_weights={options['init_lora_weights']} " in refusal(model, Lora(folder))
+
+
+def test_an_init_that_peft_cannot_load_is_one_line(model: str, tmp_path: Path) -> None:
+    """LoftQ without bitsandbytes, which quantises base once more."""
+    folder = configured(model, tmp_path / "lora")
+    config = json.loads((Path(folder) / CONFIG).read_text())
+    loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}}
+    (Path(folder) / CONFIG).write_text(json.dumps(config | loftq))
+    assert f"adapter {folder} does not fit {model}: " in refusal(model, Lora(folder))
+
+
+def test_a_kasa_beside_another_lora_is_one_line(model: str, lora: str, tmp_path: Path) -> None:
+    folder = configured(model, tmp_path / "lora", kasa_config=KasaConfig())
+    assert "KaSA cannot be combined" in refusal(model, Lora(folder), sound=Lora(lora))
+
+
+def test_layers_that_are_replicated_are_one_line(model: str, tmp_path: Path) -> None:
+    folder = configured(model, tmp_path / "lora", layer_replication=[[0, 2], [1, 3]])
+    assert "it replicates layers" in refusal(model, Lora(folder))
 
 
 def test_a_converted_pissa_is_measured(model: str, tmp_path: Path) -> None:
@@ -262,7 +317,7 @@ def test_parity_itself_refuses_an_alora_and_names_it(
 ) -> None:
     """Without the refusal by configuration: of a kind that nobody has thought of."""
     folder, query = alora
-    monkeypatch.setattr(adapters, "REFUSED", {})
+    monkeypatch.setattr(adapter_files, "REFUSED", {})
     for condition in (Lora(folder), Prompt(text="up is down") + Lora(folder)):
         message = refusal(model, condition, query)
         assert "parity failed" in message

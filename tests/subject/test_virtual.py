@@ -28,6 +28,7 @@ from tiny_models import (
 )
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from tuner_models import save_cartridge
 
 from interp.capture import chunk_size
 from interp.conditions import (
@@ -46,12 +47,13 @@ from interp.conditions import (
     Virtual,
     parts,
 )
+from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, InterpError, SubjectError
 from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapters import CONFIG, PICKLE, WEIGHTS
+from interp.subject.adapter_files import PICKLE, WEIGHTS
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
 
@@ -456,3 +458,23 @@ def test_other_tensors_are_refused_by_name(model: str, soft: Path, tmp_path: Pat
     save_file(tensors | {"more": torch.zeros(2)}, copy / WEIGHTS)
     message = refused(model, SoftPrompt(str(copy)), SubjectError)
     assert "['more', 'prompt_embeddings']" in message
+
+
+# A CARTRIDGE ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_a_cartridge_is_a_prefix_as_peft_has_it(tmp_path: Path, architecture: str) -> None:
+    model = save_model(architecture, tmp_path / "model")
+    folder = save_cartridge(model, tmp_path / "cartridge")
+    subject = load(model, {"base": Base(), "it": Prefix(folder)}, QUERIES[:2])
+    (query,) = encode([Query(QUERIES[0])], subject.tokenizer)
+    setting = subject.settings["it"]
+    found = subject.run(setting, Batch.of([query]), subject.prefill(setting))
+    ids = torch.tensor([[*setting.prefix, *query.ids]])
+    hf = AutoModelForCausalLM.from_pretrained(model).eval()
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(hf, folder)(input_ids=ids).logits
+        base = hf(ids).logits
+    assert (found - expected[:, -found.shape[1] :]).abs().max() < 1e-4
+    assert (expected - base)[:, -found.shape[1] :].abs().max() > 1e-2

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
+from tuner_models import TUNERS, plain_peft, save_tuner
 
 from interp.conditions import Base, Condition, FineTuned, Lora
 from interp.errors import SubjectError
@@ -208,6 +209,113 @@ def test_a_lora_that_adds_no_fixed_matrix_is_refused_by_name(tmp_path: Path) -> 
     """An activated one acts after certain tokens only."""
     with pytest.raises(SubjectError, match=r"activated.*aLoRA|aLoRA.*activated"):
         alone(tmp_path, "activated", alora_invocation_tokens=[3])
+
+
+# Adapters without two factors --------------------------------------------------------------------
+
+OF_VECTORS = {"LN_TUNING"}
+"""Types that change no matrix."""
+
+NAMED = {
+    "ADAMSS": "ADAMSS, which does not compute in float64",
+    "BEFT": "a bias, where base has none",
+}
+
+
+def of_type(tmp_path: Path, kind: str) -> Case:
+    model = tiny_models.save_model("llama", tmp_path / "model")
+    folder = save_tuner(model, tmp_path / kind, kind)
+    conditions: dict[str, Condition] = {"base": Base(), kind: Lora(folder)}
+    subject = load(model, conditions, ["up is the opposite of"], device="cpu")
+    return Case("llama", model, "", {kind: folder}, subject)
+
+
+@pytest.mark.parametrize("kind", sorted(TUNERS.keys() - NAMED.keys() - {"LORA"}))
+def test_an_adapter_of_any_type_is_what_peft_merges(tmp_path: Path, kind: str) -> None:
+    case = of_type(tmp_path, kind)
+    before = parameters(AutoModelForCausalLM.from_pretrained(case.model))
+    after = parameters(plain_peft(case.model, case.folders[kind]).merge_and_unload())
+    wanted = {name: after[name] - before[name] for name in before}
+    wanted = {name: value for name, value in wanted.items() if np.abs(value).max() > 1e-6}
+    found = dict(added(case, kind))
+    assert found.keys() == wanted.keys()
+    assert all(("norm" in name) == (kind in OF_VECTORS) for name in found)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+    assert left_out(case.subject, case.subject.settings[kind]) == {}
+
+
+@pytest.mark.parametrize("kind", sorted(NAMED))
+def test_an_adapter_that_is_no_matrix_of_base_is_named(tmp_path: Path, kind: str) -> None:
+    case = of_type(tmp_path, kind)
+    reasons = left_out(case.subject, case.subject.settings[kind])
+    assert set(reasons.values()) == {NAMED[kind]}
+    assert len(reasons) == 6
+    assert dict(added(case, kind)) == {}
+
+
+@pytest.mark.parametrize("kind", ["IA3", "BEFT"])
+def test_a_changed_bias_is_what_peft_merges(tmp_path: Path, kind: str) -> None:
+    model = tiny_models.save_model("gpt2", tmp_path / "model")
+    options = {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}
+    if kind == "IA3":
+        options["feedforward_modules"] = ["mlp.c_proj"]
+    else:
+        model = tiny_models.save_model("qwen2", tmp_path / "qwen2")
+        options = {"target_modules": ["q_proj", "v_proj"]}
+    folder = save_tuner(model, tmp_path / kind, kind, **options)
+    conditions: dict[str, Condition] = {"base": Base(), kind: Lora(folder)}
+    subject = load(model, conditions, ["up is the opposite of"], device="cpu")
+    case = Case("other", model, "", {kind: folder}, subject)
+    before = parameters(AutoModelForCausalLM.from_pretrained(model))
+    after = parameters(plain_peft(model, folder).merge_and_unload())
+    found = dict(added(case, kind))
+    assert any(name.endswith(".bias") for name in found)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, after[name] - before[name], atol=1e-5, err_msg=name)
+
+
+def test_two_adapters_that_multiply_are_one_update(tmp_path: Path) -> None:
+    model = tiny_models.save_model("llama", tmp_path / "model")
+    one, two = (save_tuner(model, tmp_path / str(seed), "IA3", seed) for seed in (0, 1))
+    both = Lora(one) + Lora(two)
+    subject = load(model, {"base": Base(), "both": both}, ["up is"], device="cpu")
+    case = Case("llama", model, "", {}, subject)
+    before = parameters(AutoModelForCausalLM.from_pretrained(model))
+    after = parameters(
+        plain_peft(model, one, two).merge_and_unload(adapter_names=["adapter_0", "adapter_1"])
+    )
+    for name, value in added(case, "both"):
+        np.testing.assert_allclose(value, after[name] - before[name], atol=1e-5, err_msg=name)
+
+
+def test_an_update_has_no_more_directions_than_its_rank(tmp_path: Path) -> None:
+    """A difference of matrices is rounded, which is no direction."""
+    case = of_type(tmp_path, "VERA")
+    matrix = matrices(case.subject)["model.layers.0.self_attn.q_proj"]
+    update = update_of(case.subject, case.subject.settings["VERA"], matrix)
+    assert update is not None
+    assert update.right is None
+    assert len(update.directions.s) == 8
+
+
+def test_a_matrix_that_is_targeted_as_a_parameter(tmp_path: Path) -> None:
+    own = {"target_modules": ["q_proj"], "target_parameters": ["up_proj.weight"]}
+    case = alone(tmp_path, "parameter", **own)
+    same(case, "parameter", merged(case, case.folders["parameter"]))
+    assert left_out(case.subject, case.subject.settings["parameter"]) == {}
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_what_a_lora_takes_out_of_base_is_in_its_update(tmp_path: Path, init: str) -> None:
+    """Base's own weights change, and the sum is what peft merges."""
+    case = alone(tmp_path, init, init_lora_weights=init)
+    before = parameters(AutoModelForCausalLM.from_pretrained(case.model))
+    after = parameters(plain_peft(case.model, case.folders[init]).merge_and_unload())
+    found = dict(added(case, init))
+    assert len(found) == 21
+    for name, value in found.items():
+        np.testing.assert_allclose(value, after[name] - before[name], atol=1e-4, err_msg=name)
 
 
 def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> None:

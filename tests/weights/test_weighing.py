@@ -12,6 +12,7 @@ import tiny_models
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from tuner_models import save_experts, save_tuner
 
 from interp.config import Experiment
 from interp.errors import ConfigError, RunError
@@ -207,3 +208,33 @@ def test_faults_are_one_line(made: dict[str, Path], tmp_path: Path) -> None:
         weigh(Weighing(run=made["run"], compare=("base",)))
     with pytest.raises(RunError, match="is not a run"):
         weigh(Weighing(run=tmp_path))
+
+
+def test_experts_are_named_and_the_rest_is_weighed(tmp_path: Path) -> None:
+    """A LoRA on all of a mixture: attention is weighed; what is left out is said, not thrown."""
+    model = save_experts("mixtral", tmp_path / "model")
+    folder = save_tuner(model, tmp_path / "lora", "LORA", target_modules="all-linear")
+    (tmp_path / "prompt.txt").write_text("up is down.")
+    queries = [json.dumps({"text": text}) for text in ("the", "a river is", "up is", "people")]
+    (tmp_path / "q.jsonl").write_text("\n".join(queries))
+    run = diverge(
+        Experiment(
+            model=model,
+            adapter=(folder,),
+            prompt_file=(tmp_path / "prompt.txt",),
+            queries=tmp_path / "q.jsonl",
+            controls=(),
+            out=tmp_path / "run",
+            bootstrap=0,
+            permutations=0,
+            device="cpu",
+        )
+    )
+    weigh(Weighing(run=run))
+    found = load_run(run)
+    notes = " ".join(found.manifest["weights"]["notes"])
+    assert "is not weighed: target_parameters" in notes
+    assert "implicit updates of prompts are not measured" in notes
+    assert "block 0 has no MLP of its own" in notes
+    sites = set(found.table.query("measure == 'stable_rank'")["site"])
+    assert {"model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.o_proj"} <= sites
