@@ -89,6 +89,8 @@ class Loading(BaseModel):
     """Go on where an adapter, other weights or a steering vector change no output."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
+    gguf_file: str | None = None
+    """Read the model from this GGUF file inside its folder or hub id, de-quantised."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -97,8 +99,12 @@ class Loading(BaseModel):
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What the hub is told."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        """What transformers is told of the model's files."""
+        return {
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+            "gguf_file": self.gguf_file,
+        }
 
 
 class Framing(Loading):

@@ -46,7 +46,7 @@ def describe(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": experiment.model_dump(mode="json", exclude_none=True),
         "seed": experiment.seed,
-        "versions": versions(),
+        "versions": versions(experiment),
         "model": {
             "name": short_name(experiment.model),
             "architecture": type(subject.bridge.original_model).__name__,
@@ -131,7 +131,9 @@ def _read(condition: Condition) -> Iterator[tuple[str, str]]:
                 yield "vector", file
 
 
-def versions() -> dict[str, str]:
+def versions(experiment: Experiment) -> dict[str, str]:
     """The libraries that the numbers depend on."""
-    names = ("interp", "torch", "transformers", "transformer-lens", "peft", "numpy")
+    names = ["interp", "torch", "transformers", "transformer-lens", "peft", "numpy"]
+    if experiment.gguf_file is not None:
+        names.append("gguf")
     return {name: importlib.metadata.version(name) for name in names}

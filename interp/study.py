@@ -95,7 +95,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
-    settings |= {f"version of {name}": version for name, version in versions().items()}
+    settings |= {f"version of {name}": version for name, version in versions(experiment).items()}
     first, frame = asked["matched"][0].turns, experiment.framed
     for name, condition in built.items():
         ids = resolve(condition, tokenizer, frame, first).prefix

@@ -115,7 +115,7 @@ def _check_lengths(
     model: Any, before: Sequence[int], queries: Sequence[Encoded], answer_tokens: int
 ) -> None:
     """Refuse what the model cannot read, before it writes anything."""
-    context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30))
     for query in queries:
         answer = answer_tokens or len(query.answer_ids)
         if (length := len(before) + len(query.ids) + answer) > context:

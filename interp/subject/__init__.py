@@ -42,7 +42,14 @@ from interp.subject.adapters import mount, tuner_layers
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
-from interp.subject.loading import device_of, pretrained, quiet, threads_for, without_weights
+from interp.subject.loading import (
+    device_of,
+    no_processes,
+    pretrained,
+    quiet,
+    threads_for,
+    without_weights,
+)
 from interp.subject.plain import Plain
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
@@ -106,7 +113,8 @@ class Subject:
     @property
     def context(self) -> int:
         """How many tokens the model can read."""
-        return int(getattr(self.bridge.original_model.config, "max_position_embeddings", 1 << 30))
+        config = self.bridge.original_model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 1 << 30))
 
     def sites(self, name: str) -> list[Site]:
         """The site `name` of every layer; an error where this architecture has none."""
@@ -281,6 +289,7 @@ def load(
     allow_other_base: bool = False,
     allow_idle: bool = False,
     tokenizer: str | None = None,
+    gguf_file: str | None = None,
     progress: Progress = lambda stage, newly, total: None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
@@ -289,9 +298,12 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `progress` is told of every condition that is recorded, and compared.
+    another. `gguf_file`: the file of the model's folder to read instead, de-quantised. `progress`
+    is told of every condition that is recorded, and compared.
     """
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    hub = {
+        "revision": revision, "trust_remote_code": trust_remote_code, "gguf_file": gguf_file,
+    }  # fmt: skip
     target = device_of(device)
     _check_architectures(model, conditions, hub)
     words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
@@ -349,23 +361,24 @@ def load(
 
 
 def _check_architectures(
-    model: str, conditions: Mapping[str, Condition], hub: Mapping[str, Any]
+    model: str, conditions: Mapping[str, Condition], hub: dict[str, Any]
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
     every = [part for condition in conditions.values() for part in parts(condition)]
     if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
+        theirs = hub | {"gguf_file": None}
         with quiet():
             base = dict(without_weights(model, hub).named_parameters())
             for other in others:
-                matching(base, dict(without_weights(other, hub).named_parameters()), other)
+                matching(base, dict(without_weights(other, theirs).named_parameters()), other)
 
 
-def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: Mapping[str, Any]) -> Any:
+def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: dict[str, Any]) -> Any:
     """A model with the weights that take the place of those of `hf`."""
     if isinstance(other, Untrained):
         return untrained(hf, other.seed, trust_remote_code=hub["trust_remote_code"])
-    return pretrained(other, dtype, hub).to(hf.device)
+    return pretrained(other, dtype, hub | {"gguf_file": None}).to(hf.device)
 
 
 def _changed(setting: Setting) -> str:
@@ -381,9 +394,10 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
 
     hf.config.architectures = [type(hf).__name__]
     try:
-        bridge = TransformerBridge.boot_transformers(
-            model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
-        )
+        with no_processes():
+            bridge = TransformerBridge.boot_transformers(
+                model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
+            )
     except Exception as error:  # whatever it raises, the architecture is not supported
         raise SubjectError(
             f"{type(hf).__name__} ({model}) is not an architecture that TransformerBridge can "

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
 from interp.errors import SubjectError
+from interp.subject.kinds import auto_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,10 +55,8 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     """A model's fast tokenizer; a one-line error where there is none."""
     if not Path(model).exists() and (model[:1] in "./~" or model.count("/") > 1):
         raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
-    try:
+    with explained(model, hub):
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
-    except (OSError, ValueError) as error:
-        raise SubjectError(_explain(model, error)) from error
     if not tokenizer.is_fast:
         raise SubjectError(f"{model} has no fast tokenizer (tokenizer.json); convert it first")
     return tokenizer
@@ -66,17 +64,18 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
 
 def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
     """A model in evaluation mode with eager attention (the kind that shows its patterns)."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    with explained(model, hub):
+        config = AutoConfig.from_pretrained(model, **hub)
+        loaded: Any = auto_class(config).from_pretrained(
             model,
             dtype=DTYPES[dtype],
             attn_implementation="eager",
             output_loading_info=True,
             **hub,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SubjectError(_explain(model, error)) from error
     hf, report = loaded
+    if hub.get("gguf_file"):
+        _forget_quantization(hf)
     for fault in ("missing_keys", "mismatched_keys"):
         if keys := sorted(map(str, report.get(fault, ()))):
             what = fault.replace("_keys", " tensors")
@@ -90,20 +89,35 @@ def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
 def without_weights(model: str, hub: Mapping[str, Any]) -> Any:
     """A model's modules, with shapes but no values."""
     remote = {"trust_remote_code": hub.get("trust_remote_code", False)}
-    try:
+    with explained(model, hub):
         config = AutoConfig.from_pretrained(model, **hub)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, **remote)
-    except (OSError, ValueError) as error:
-        raise SubjectError(_explain(model, error)) from error
+            return auto_class(config).from_config(config, **remote)
 
 
-def _explain(model: str, error: Exception) -> str:
+def _forget_quantization(hf: Any) -> None:
+    """The weights of a GGUF file are plain numbers once they are read, and nothing that looks for a
+    quantised model's flags may take them for packed ones."""
+    del hf.config.quantization_config
+    for flag in ("is_quantized", "hf_quantizer", "quantization_method"):
+        vars(hf).pop(flag, None)
+
+
+@contextlib.contextmanager
+def explained(model: str, hub: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever transformers raises inside, about a model's files, is one line."""
+    try:
+        yield
+    except Exception as error:
+        raise SubjectError(_explain(model, hub.get("gguf_file"), error)) from error
+
+
+def _explain(model: str, file: str | None, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return f"{model} brings its own code: read it, then pass --trust-remote-code"
     if Path(model).exists():
-        return f"{model} could not be loaded: {reason}"
+        return f"{model}{f' ({file})' if file else ''} could not be loaded: {reason}"
     return f"no model {model!r}: no such folder, and the hub answered: {reason[:200]}"
 
 
@@ -112,6 +126,22 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def no_processes() -> Iterator[None]:
+    """Nobody starts a process while inside: TransformerBridge would run pip, unasked, for a model
+    that also reads images."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("loading a model starts no process")
+
+    started = subprocess.Popen
+    vars(subprocess)["Popen"] = refused
+    try:
+        yield
+    finally:
+        vars(subprocess)["Popen"] = started
 
 
 @contextlib.contextmanager

@@ -63,14 +63,19 @@ class Place(NamedTuple):
 def places_of(model: str, **hub: Any) -> list[Place]:
     """Everything in a model's blocks that can be planted; its weights are not read."""
     hf = without_weights(model, hub)
-    config = hf.config
+    config, decoder = hf.config.get_text_config(), set(hf.get_decoder().modules())
     heads = int(config.num_attention_heads)
     cfg = SimpleNamespace(
         n_heads=heads,
         d_head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         n_key_value_heads=getattr(config, "num_key_value_heads", None),
     )
-    found = [p for name, module in hf.named_modules() for p in _places(name, module, cfg)]
+    found = [
+        place
+        for name, module in hf.named_modules()
+        if module in decoder
+        for place in _places(name, module, cfg)
+    ]
     if not found:
         raise SubjectError(
             f"{model}: none of its projections has a known name, nothing to plant on"
