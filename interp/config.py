@@ -90,7 +90,9 @@ class Loading(BaseModel):
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
     gguf_file: str | None = None
-    """Read the model from this GGUF file inside its folder or hub id, de-quantised."""
+    """Read the model from this GGUF file of its folder or hub id, de-quantised."""
+    quantization: Literal["int8", "int4"] | None = None
+    """Round the weights of the blocks to 8 or 4 bits (by torchao; 4 on cuda by bitsandbytes)."""
 
     @property
     def loading(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from interp.queries import Encoded
 from interp.results import HeadView, sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
+from interp.subject.quantization import PACKAGES, saved_method
 
 
 def describe(
@@ -54,6 +56,9 @@ def describe(
             "n_heads": subject.n_heads,
             "d_model": subject.d_model,
             "dtype": experiment.dtype,
+            "quantization": experiment.quantization
+            or saved_method(experiment.model, **experiment.hub)
+            or "",
         },
         "conditions": {
             name: {
@@ -136,4 +141,6 @@ def versions(experiment: Experiment) -> dict[str, str]:
     names = ["interp", "torch", "transformers", "transformer-lens", "peft", "numpy"]
     if experiment.gguf_file is not None:
         names.append("gguf")
+    if experiment.quantization is not None:
+        names += sorted({name for name in PACKAGES.values() if find_spec(name)})
     return {name: importlib.metadata.version(name) for name in names}

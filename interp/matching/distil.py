@@ -57,8 +57,12 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     for queries in groups.values():
         check_alignment(queries, prompt, tokenizer, "prompt", frame, before)
     with quiet():
-        model = pretrained(settings.model, settings.dtype, settings.hub).to(
-            device_of(settings.device)
+        model = pretrained(
+            settings.model,
+            settings.dtype,
+            settings.hub,
+            device_of(settings.device),
+            settings.quantization,
         )
     with threads_for(model.num_parameters()):
         groups = _answered(model, before, groups, settings, progress)

@@ -51,6 +51,7 @@ from interp.subject.loading import (
     without_weights,
 )
 from interp.subject.plain import Plain
+from interp.subject.quantization import Quantization, check, readable, rounded
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
@@ -290,6 +291,7 @@ def load(
     allow_idle: bool = False,
     tokenizer: str | None = None,
     gguf_file: str | None = None,
+    quantization: Quantization | None = None,
     progress: Progress = lambda stage, newly, total: None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
@@ -298,13 +300,15 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `gguf_file`: the file of the model's folder to read instead, de-quantised. `progress`
-    is told of every condition that is recorded, and compared.
+    another. `gguf_file`: the file of the model's folder to read instead, de-quantised.
+    `quantization`: int8 or int4, the bits of the weights in the blocks. `progress` is told of every
+    condition that is recorded, and compared.
     """
     hub = {
         "revision": revision, "trust_remote_code": trust_remote_code, "gguf_file": gguf_file,
     }  # fmt: skip
     target = device_of(device)
+    check(model, quantization, target, hub)
     _check_architectures(model, conditions, hub)
     words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
     asked = [query if isinstance(query, Query) else Query(query) for query in probe]
@@ -315,7 +319,7 @@ def load(
     batches = [Batch.forced([query], target) for query in encode(asked, words, frame=frame)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        hf = pretrained(model, dtype, hub).to(target)
+        hf = pretrained(model, dtype, hub, target, quantization)
         stack.enter_context(threads_for(hf.num_parameters()))
         if tokenizer is not None:
             check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), model)
@@ -376,9 +380,11 @@ def _check_architectures(
 
 def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: dict[str, Any]) -> Any:
     """A model with the weights that take the place of those of `hf`."""
+    if any(map(rounded, hf.parameters())):
+        raise SubjectError("other weights cannot take the place of quantised ones; leave them out")
     if isinstance(other, Untrained):
         return untrained(hf, other.seed, trust_remote_code=hub["trust_remote_code"])
-    return pretrained(other, dtype, hub | {"gguf_file": None}).to(hf.device)
+    return pretrained(other, dtype, hub | {"gguf_file": None}, hf.device)
 
 
 def _changed(setting: Setting) -> str:
@@ -394,7 +400,7 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
 
     hf.config.architectures = [type(hf).__name__]
     try:
-        with no_processes():
+        with no_processes(), readable(hf):
             bridge = TransformerBridge.boot_transformers(
                 model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
             )

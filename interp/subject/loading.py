@@ -22,6 +22,14 @@ from transformers.utils import logging as hf_logging
 
 from interp.errors import SubjectError
 from interp.subject.kinds import auto_class
+from interp.subject.quantization import (
+    Quantization,
+    check,
+    inner,
+    package_for,
+    rounded,
+    rounding,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,15 +70,31 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
-    """A model in evaluation mode with eager attention (the kind that shows its patterns)."""
+def pretrained(
+    model: str,
+    dtype: str,
+    hub: Mapping[str, Any],
+    device: torch.device,
+    quantization: Quantization | None = None,
+) -> Any:
+    """A model on its device, in evaluation mode, with eager attention (the kind that shows its
+    patterns); its blocks in 8 or 4 bits where `quantization` says so."""
+    saved = check(model, quantization, device, hub)
     with explained(model, hub):
         config = AutoConfig.from_pretrained(model, **hub)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        shapes = without_weights(model, hub)
+        options["quantization_config"] = rounding(quantization, device, DTYPES[dtype], shapes)
+    if quantization is not None or saved:
+        options["device_map"] = {"": device}  # packed where it runs, and not moved afterwards
+    with explained(model, hub, saved):
         loaded: Any = auto_class(config).from_pretrained(
             model,
             dtype=DTYPES[dtype],
             attn_implementation="eager",
             output_loading_info=True,
+            **options,
             **hub,
         )
     hf, report = loaded
@@ -81,9 +105,12 @@ def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
             what = fault.replace("_keys", " tensors")
             raise SubjectError(f"{model} is damaged: {len(keys)} {what} (first: {keys[0]})")
     for name, parameter in hf.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not all(torch.isfinite(part).all() for part in inner(parameter)):
             raise SubjectError(f"{model}: {name} has NaN or infinite values")
-    return hf.eval()
+    if quantization is not None and not any(map(rounded, hf.parameters())):
+        package = package_for(quantization, device)
+        raise SubjectError(f"{model} has no layer that {package} can quantise")
+    return (hf if options else hf.to(device)).eval()
 
 
 def without_weights(model: str, hub: Mapping[str, Any]) -> Any:
@@ -104,20 +131,22 @@ def _forget_quantization(hf: Any) -> None:
 
 
 @contextlib.contextmanager
-def explained(model: str, hub: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever transformers raises inside, about a model's files, is one line."""
+def explained(model: str, hub: Mapping[str, Any], method: str | None = None) -> Iterator[None]:
+    """Whatever transformers raises inside, about a model's files, is one line; `method`: how the
+    model was saved quantised."""
     try:
         yield
     except Exception as error:
-        raise SubjectError(_explain(model, hub.get("gguf_file"), error)) from error
+        how = f" (quantised by {method})" if method else ""
+        raise SubjectError(_explain(model, hub.get("gguf_file"), error, how)) from error
 
 
-def _explain(model: str, file: str | None, error: Exception) -> str:
+def _explain(model: str, file: str | None, error: Exception, how: str) -> str:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return f"{model} brings its own code: read it, then pass --trust-remote-code"
     if Path(model).exists():
-        return f"{model}{f' ({file})' if file else ''} could not be loaded: {reason}"
+        return f"{model}{f' ({file})' if file else how} could not be loaded: {reason}"
     return f"no model {model!r}: no such folder, and the hub answered: {reason[:200]}"
 
 
