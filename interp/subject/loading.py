@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 from transformers import (
@@ -86,6 +87,8 @@ def pretrained(
     if quantization is not None:
         shapes = without_weights(model, hub)
         options["quantization_config"] = rounding(quantization, device, DTYPES[dtype], shapes)
+    elif saved is None:
+        check_room(model, dtype, hub, device)
     if quantization is not None or saved:
         options["device_map"] = {"": device}  # packed where it runs, and not moved afterwards
     with explained(model, hub, saved):
@@ -111,6 +114,32 @@ def pretrained(
         package = package_for(quantization, device)
         raise SubjectError(f"{model} has no layer that {package} can quantise")
     return (hf if options else hf.to(device)).eval()
+
+
+def check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:
+    """A `SubjectError` where the weights take more memory than a device has free: a model is not
+    split over several. Passes where either is unknown."""
+    free = _free(device)
+    if free is None:
+        return
+    try:
+        shapes = without_weights(model, hub)
+    except SubjectError:  # code of its own that needs values; the weights say what else is wrong
+        return
+    needed = sum(part.numel() for part in shapes.parameters()) * DTYPES[dtype].itemsize
+    if needed > free:
+        raise SubjectError(
+            f"{model} takes {needed / 1e9:.1f} GB in {dtype}, {device} has {free / 1e9:.1f} GB "
+            "free, and a model is not split over several devices: take a smaller --dtype or "
+            "--quantization"
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that a device has free; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
 def without_weights(model: str, hub: Mapping[str, Any]) -> Any:

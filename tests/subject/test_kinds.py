@@ -3,6 +3,7 @@ the text part is measured."""
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
     DiffusionGemmaConfig,
     DistilBertConfig,
     Gemma3Config,
+    LlamaConfig,
     LlavaConfig,
     Qwen2_5_VLConfig,
     Qwen2AudioConfig,
@@ -109,6 +111,18 @@ def test_an_architecture_that_cannot_be_hooked_is_a_short_line(tmp_path: Path) -
 def test_a_library_that_hooking_needs_is_named(tmp_path: Path) -> None:
     message = refusal(Qwen2_5_VLConfig(), tmp_path)
     assert message.endswith("cannot be hooked: TransformerBridge needs torchvision for it")
+
+
+def test_a_model_above_one_device_is_one_line_before_its_weights_are_read(tmp_path: Path) -> None:
+    """No file of weights is there at all."""
+    huge = LlamaConfig(hidden_size=1 << 16, num_hidden_layers=20, num_attention_heads=64)
+    huge.save_pretrained(tmp_path)
+    tokenizer("llama").save_pretrained(tmp_path)
+    with pytest.raises(SubjectError) as caught:
+        load(str(tmp_path), {"base": Base()}, [QUERY], dtype="bfloat16", device="cpu")
+    said = str(caught.value)
+    assert re.match(rf"{tmp_path} takes \d+\.\d GB in bfloat16, cpu has \d+\.\d GB free, and", said)
+    assert "\n" not in said
 
 
 # Models that read images too --------------------------------------------------------------------
