@@ -93,6 +93,10 @@ class Loading(BaseModel):
     """Go on where an adapter, other weights or a steering vector change no output."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
+    gguf_file: str | None = None
+    """Read the model from this GGUF file of its folder or hub id, de-quantised."""
+    quantization: Literal["int8", "int4"] | None = None
+    """Round the weights of the blocks to 8 or 4 bits (by torchao; 4 on cuda by bitsandbytes)."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -101,8 +105,12 @@ class Loading(BaseModel):
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What the hub is told."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        """What transformers is told of the model's files."""
+        return {
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+            "gguf_file": self.gguf_file,
+        }
 
 
 class Framing(Loading):

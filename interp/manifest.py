@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from interp.queries import Encoded
 from interp.results import sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
+from interp.subject.quantization import PACKAGES, saved_method
 
 
 def describe(
@@ -45,7 +47,7 @@ def describe(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": experiment.model_dump(mode="json", exclude_none=True),
         "seed": experiment.seed,
-        "versions": versions(),
+        "versions": versions(experiment),
         "model": {
             "name": short_name(experiment.model),
             "architecture": type(subject.bridge.original_model).__name__,
@@ -53,6 +55,9 @@ def describe(
             "n_heads": subject.n_heads,
             "d_model": subject.d_model,
             "dtype": experiment.dtype,
+            "quantization": experiment.quantization
+            or saved_method(experiment.model, **experiment.hub)
+            or "",
         },
         "conditions": {
             name: {
@@ -129,7 +134,11 @@ def _read(condition: Condition) -> Iterator[tuple[str, str]]:
                 yield "vector", file
 
 
-def versions() -> dict[str, str]:
+def versions(experiment: Experiment) -> dict[str, str]:
     """The libraries that the numbers depend on."""
-    names = ("interp", "torch", "transformers", "transformer-lens", "peft", "numpy")
+    names = ["interp", "torch", "transformers", "transformer-lens", "peft", "numpy"]
+    if experiment.gguf_file is not None:
+        names.append("gguf")
+    if experiment.quantization is not None:
+        names += sorted({name for name in PACKAGES.values() if find_spec(name)})
     return {name: importlib.metadata.version(name) for name in names}

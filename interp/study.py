@@ -61,6 +61,7 @@ from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
+from interp.subject.quantization import saved_method
 from interp.subject.tokenizers import open_tokenizer
 from interp.sweep import SHARD, Progress, kept_labels, sweep
 from interp.tabulate import (
@@ -101,7 +102,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
-    settings |= {f"version of {name}": version for name, version in versions().items()}
+    settings |= {f"version of {name}": version for name, version in versions(experiment).items()}
     first, frame = asked["matched"][0].turns, experiment.framed
     for name, condition in built.items():
         ids = resolve(condition, tokenizer, frame, first).prefix
@@ -166,11 +167,16 @@ def _write(
 def applicable(
     experiment: Experiment, built: Mapping[str, Condition], tokenizer: Any
 ) -> dict[str, Condition]:
-    """The conditions of an experiment as far as its tokenizer has a use for them: an empty system
-    message is a control where the template writes one of its own."""
-    asked = "empty_system" in experiment.conditions
-    kept = asked or experiment.framed.writes_default(tokenizer)
-    return {name: c for name, c in built.items() if kept or name != "empty_system"}
+    """The conditions of an experiment as far as its model has a use for them: an empty system
+    message is a control where the template writes one of its own, and untrained weights where the
+    model's are not packed."""
+    useless = set()
+    if not experiment.framed.writes_default(tokenizer):
+        useless.add("empty_system")
+    if experiment.quantization or saved_method(experiment.model, **experiment.hub):
+        useless.add("untrained")
+    useless -= experiment.conditions.keys()
+    return {name: c for name, c in built.items() if name not in useless}
 
 
 def probe_run(folder: Path, name: str) -> HeadView:

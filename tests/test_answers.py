@@ -17,6 +17,7 @@ from interp import answers, study, sweep
 from interp.config import Experiment
 from interp.errors import RunError
 from interp.queries import Encoded, encode
+from interp.report import chats
 from interp.results import ANSWERS, ARRAYS, QUERIES, TABLE, load_run
 
 DATED = (
@@ -120,6 +121,18 @@ def test_a_run_keeps_every_token_and_gives_it_back(run: Path, asked: Experiment)
             assert (list(query.ids), query.n_text) == (list(row.ids), row.n_text)
             assert list(query.answer_ids) == list(row.answer_ids)
             assert query.segments["template"]
+
+
+def test_answers_that_queries_bring_are_reported_without_any_written(
+    asked: Experiment, tmp_path: Path
+) -> None:
+    (tmp_path / "q.jsonl").write_text('{"text": "hot is", "answer": "small things"}\n' * 2)
+    unwritten = {"answer_tokens": 0, "answers_from": None, "heldout": None}
+    folder = study.diverge(into(asked, tmp_path / "run", queries=tmp_path / "q.jsonl", **unwritten))
+    section = chats.section(load_run(folder))
+    assert section is not None
+    assert section["answers"] is None
+    assert section["whole"] is not None
 
 
 def test_the_first_queries_alone_have_their_own_answers(run: Path) -> None:

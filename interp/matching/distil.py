@@ -57,8 +57,12 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     for queries in groups.values():
         check_alignment(queries, prompt, tokenizer, "prompt", frame, before)
     with quiet():
-        model = pretrained(settings.model, settings.dtype, settings.hub).to(
-            device_of(settings.device)
+        model = pretrained(
+            settings.model,
+            settings.dtype,
+            settings.hub,
+            device_of(settings.device),
+            settings.quantization,
         )
     with threads_for(model.num_parameters()):
         groups = _answered(model, before, groups, settings, progress)
@@ -115,7 +119,7 @@ def _check_lengths(
     model: Any, before: Sequence[int], queries: Sequence[Encoded], answer_tokens: int
 ) -> None:
     """Refuse what the model cannot read, before it writes anything."""
-    context = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30))
     for query in queries:
         answer = answer_tokens or len(query.answer_ids)
         if (length := len(before) + len(query.ids) + answer) > context:

@@ -82,8 +82,12 @@ def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
     with quiet():
-        model = pretrained(settings.model, settings.dtype, settings.hub).to(
-            device_of(settings.device)
+        model = pretrained(
+            settings.model,
+            settings.dtype,
+            settings.hub,
+            device_of(settings.device),
+            settings.quantization,
         )
         student = with_lora(model, recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]

@@ -142,8 +142,12 @@ def train_lora(
     out = settings.out / _name(count, rank)
     with quiet():
         tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
-        model = pretrained(settings.model, settings.dtype, settings.hub).to(
-            device_of(settings.device)
+        model = pretrained(
+            settings.model,
+            settings.dtype,
+            settings.hub,
+            device_of(settings.device),
+            settings.quantization,
         )
         recipe = Recipe(
             rank=rank,

@@ -77,7 +77,8 @@ def _span(run: Run, pair: tuple[str, str | None], segment: str) -> str:
     return f"{number(rows.min())} to {number(rows.max())}" if len(rows) else ""
 
 
-def section(run: Run) -> dict[str, Table] | None:
-    """The report's tables of answers; None where a run has none."""
-    kept = {"answers": answers(run), "whole": whole(run)}
-    return {name: table for name, table in kept.items() if table.rows} or None
+def section(run: Run) -> dict[str, Table | None] | None:
+    """The report's tables of answers; None for one without rows, and where a run has neither."""
+    tables = {"answers": answers(run), "whole": whole(run)}
+    kept = {name: table if table.rows else None for name, table in tables.items()}
+    return kept if any(kept.values()) else None

@@ -41,7 +41,7 @@ def _words(run: Run) -> dict[str, Any]:
     }
     unknown = dict.fromkeys(
         ("name", "architecture", "n_layers", "n_heads", "d_model", "dtype"), "?"
-    )
+    ) | {"quantization": ""}
     return {
         "title": visible(f"{name} in {manifest.get('model', {}).get('name', 'one model')}"),
         "verdict": verdict,

@@ -46,8 +46,16 @@ from interp.subject.bases import doubt
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
 from interp.subject.insertions import Insertions, VirtualTokens
-from interp.subject.loading import device_of, pretrained, quiet, threads_for, without_weights
+from interp.subject.loading import (
+    device_of,
+    no_processes,
+    pretrained,
+    quiet,
+    threads_for,
+    without_weights,
+)
 from interp.subject.plain import Plain
+from interp.subject.quantization import Quantization, check, readable, rounded
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
@@ -113,7 +121,8 @@ class Subject:
     @property
     def context(self) -> int:
         """How many tokens the model can read."""
-        return int(getattr(self.bridge.original_model.config, "max_position_embeddings", 1 << 30))
+        config = self.bridge.original_model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 1 << 30))
 
     @property
     def cap(self) -> float | None:
@@ -316,6 +325,8 @@ def load(
     allow_other_base: bool = False,
     allow_idle: bool = False,
     tokenizer: str | None = None,
+    gguf_file: str | None = None,
+    quantization: Quantization | None = None,
     progress: Progress = lambda stage, newly, total: None,
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
@@ -324,12 +335,16 @@ def load(
     queries stand. A condition whose weights or steering give exactly base's outputs on them is an
     error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
     one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `adapter_revision`: of adapters that are hub ids. `progress` is told of every condition
-    that is recorded, and compared.
+    another. `adapter_revision`: of adapters that are hub ids. `gguf_file`: the file of the model's
+    folder to read instead, de-quantised. `quantization`: int8 or int4, the bits of the weights in
+    the blocks. `progress` is told of every condition that is recorded, and compared.
     """
     conditions = {name: located(c, adapter_revision) for name, c in conditions.items()}
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    hub = {
+        "revision": revision, "trust_remote_code": trust_remote_code, "gguf_file": gguf_file,
+    }  # fmt: skip
     target = device_of(device)
+    check(model, quantization, target, hub)
     _check_architectures(model, conditions, hub)
     words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
     asked = [query if isinstance(query, Query) else Query(query) for query in probe]
@@ -340,7 +355,7 @@ def load(
     batches = [Batch.forced([query], target) for query in encode(asked, words, frame=frame)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        hf = pretrained(model, dtype, hub).to(target)
+        hf = pretrained(model, dtype, hub, target, quantization)
         stack.enter_context(threads_for(hf.num_parameters()))
         if tokenizer is not None:
             check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), model)
@@ -399,23 +414,26 @@ def load(
 
 
 def _check_architectures(
-    model: str, conditions: Mapping[str, Condition], hub: Mapping[str, Any]
+    model: str, conditions: Mapping[str, Condition], hub: dict[str, Any]
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
     every = [part for condition in conditions.values() for part in parts(condition)]
     if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
+        theirs = hub | {"gguf_file": None}
         with quiet():
             base = dict(without_weights(model, hub).named_parameters())
             for other in others:
-                matching(base, dict(without_weights(other, hub).named_parameters()), other)
+                matching(base, dict(without_weights(other, theirs).named_parameters()), other)
 
 
-def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: Mapping[str, Any]) -> Any:
+def _other_weights(hf: Any, other: str | Untrained, dtype: str, hub: dict[str, Any]) -> Any:
     """A model with the weights that take the place of those of `hf`."""
+    if any(map(rounded, hf.parameters())):
+        raise SubjectError("other weights cannot take the place of quantised ones; leave them out")
     if isinstance(other, Untrained):
         return untrained(hf, other.seed, trust_remote_code=hub["trust_remote_code"])
-    return pretrained(other, dtype, hub).to(hf.device)
+    return pretrained(other, dtype, hub | {"gguf_file": None}, hf.device)
 
 
 def _changed(setting: Setting) -> str:
@@ -433,9 +451,10 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     if getattr(hf.config, "new_decoder_architecture", False):
         hf.config.multi_query = False  # Falcon's own code does not look at it then, the bridge does
     try:
-        bridge = TransformerBridge.boot_transformers(
-            model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
-        )
+        with no_processes(), readable(hf):
+            bridge = TransformerBridge.boot_transformers(
+                model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
+            )
     except Exception as error:  # whatever it raises, the architecture is not supported
         raise SubjectError(
             f"{type(hf).__name__} ({model}) is not an architecture that TransformerBridge can "

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from interp.errors import SubjectError
+from interp.subject.kinds import auto_class
 
 FACTORS = {"lora_A.weight": "lora_B.weight", "lora_embedding_A": "lora_embedding_B"}
 """How the two factors of a module's update are named at the end of an adapter file's keys."""
@@ -77,7 +77,7 @@ def untrained(hf: Any, seed: int, *, trust_remote_code: bool = False) -> Any:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seed(seed, "untrained"))
-        fresh: Any = AutoModelForCausalLM.from_config(
+        fresh: Any = auto_class(hf.config).from_config(
             copy.deepcopy(hf.config),
             dtype=torch.float32,
             attn_implementation="eager",

@@ -182,7 +182,7 @@ def _vector(added: Added, hf: Any) -> Tensor:
 
 
 def blocks(hf: Any) -> nn.ModuleList:
-    """The transformer blocks of a plain Hugging Face model."""
+    """The transformer blocks of a plain Hugging Face model; not those that read images."""
     depth = hf.config.get_text_config().num_hidden_layers
-    lists = (module for module in hf.modules() if isinstance(module, nn.ModuleList))
+    lists = (part for part in hf.get_decoder().modules() if isinstance(part, nn.ModuleList))
     return next(layers for layers in lists if len(layers) == depth)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
 from interp.errors import SubjectError
+from interp.subject.kinds import auto_class
+from interp.subject.quantization import (
+    Quantization,
+    check,
+    inner,
+    package_for,
+    rounded,
+    rounding,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,55 +64,118 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     """A model's fast tokenizer; a one-line error where there is none."""
     if not Path(model).exists() and (model[:1] in "./~" or model.count("/") > 1):
         raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
-    try:
+    with explained(model, hub):
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
-    except (OSError, ValueError) as error:
-        raise SubjectError(_explain(model, error)) from error
     if not tokenizer.is_fast:
         raise SubjectError(f"{model} has no fast tokenizer (tokenizer.json); convert it first")
     return tokenizer
 
 
-def pretrained(model: str, dtype: str, hub: Mapping[str, Any]) -> Any:
-    """A model in evaluation mode with eager attention (the kind that shows its patterns)."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+def pretrained(
+    model: str,
+    dtype: str,
+    hub: Mapping[str, Any],
+    device: torch.device,
+    quantization: Quantization | None = None,
+) -> Any:
+    """A model on its device, in evaluation mode, with eager attention (the kind that shows its
+    patterns); its blocks in 8 or 4 bits where `quantization` says so."""
+    saved = check(model, quantization, device, hub)
+    with explained(model, hub):
+        config = AutoConfig.from_pretrained(model, **hub)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        shapes = without_weights(model, hub)
+        options["quantization_config"] = rounding(quantization, device, DTYPES[dtype], shapes)
+    elif saved is None:
+        check_room(model, dtype, hub, device)
+    if quantization is not None or saved:
+        options["device_map"] = {"": device}  # packed where it runs, and not moved afterwards
+    with explained(model, hub, saved):
+        loaded: Any = auto_class(config).from_pretrained(
             model,
             dtype=DTYPES[dtype],
             attn_implementation="eager",
             output_loading_info=True,
+            **options,
             **hub,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SubjectError(_explain(model, error)) from error
     hf, report = loaded
+    if hub.get("gguf_file"):
+        _forget_quantization(hf)
     for fault in ("missing_keys", "mismatched_keys"):
         if keys := sorted(map(str, report.get(fault, ()))):
             what = fault.replace("_keys", " tensors")
             raise SubjectError(f"{model} is damaged: {len(keys)} {what} (first: {keys[0]})")
     for name, parameter in hf.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not all(torch.isfinite(part).all() for part in inner(parameter)):
             raise SubjectError(f"{model}: {name} has NaN or infinite values")
-    return hf.eval()
+    if quantization is not None and not any(map(rounded, hf.parameters())):
+        package = package_for(quantization, device)
+        raise SubjectError(f"{model} has no layer that {package} can quantise")
+    return (hf if options else hf.to(device)).eval()
+
+
+def check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:
+    """A `SubjectError` where the weights take more memory than a device has free: a model is not
+    split over several. Passes where either is unknown."""
+    free = _free(device)
+    if free is None:
+        return
+    try:
+        shapes = without_weights(model, hub)
+    except SubjectError:  # code of its own that needs values; the weights say what else is wrong
+        return
+    needed = sum(part.numel() for part in shapes.parameters()) * DTYPES[dtype].itemsize
+    if needed > free:
+        raise SubjectError(
+            f"{model} takes {needed / 1e9:.1f} GB in {dtype}, {device} has {free / 1e9:.1f} GB "
+            "free, and a model is not split over several devices: take a smaller --dtype or "
+            "--quantization"
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that a device has free; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
 def without_weights(model: str, hub: Mapping[str, Any]) -> Any:
     """A model's modules, with shapes but no values."""
     remote = {"trust_remote_code": hub.get("trust_remote_code", False)}
-    try:
+    with explained(model, hub):
         config = AutoConfig.from_pretrained(model, **hub)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, **remote)
-    except (OSError, ValueError) as error:
-        raise SubjectError(_explain(model, error)) from error
+            return auto_class(config).from_config(config, **remote)
 
 
-def _explain(model: str, error: Exception) -> str:
+def _forget_quantization(hf: Any) -> None:
+    """The weights of a GGUF file are plain numbers once they are read, and nothing that looks for a
+    quantised model's flags may take them for packed ones."""
+    del hf.config.quantization_config
+    for flag in ("is_quantized", "hf_quantizer", "quantization_method"):
+        vars(hf).pop(flag, None)
+
+
+@contextlib.contextmanager
+def explained(model: str, hub: Mapping[str, Any], method: str | None = None) -> Iterator[None]:
+    """Whatever transformers raises inside, about a model's files, is one line; `method`: how the
+    model was saved quantised."""
+    try:
+        yield
+    except Exception as error:
+        how = f" (quantised by {method})" if method else ""
+        raise SubjectError(_explain(model, hub.get("gguf_file"), error, how)) from error
+
+
+def _explain(model: str, file: str | None, error: Exception, how: str) -> str:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return f"{model} brings its own code: read it, then pass --trust-remote-code"
     if Path(model).exists():
-        return f"{model} could not be loaded: {reason}"
+        return f"{model}{f' ({file})' if file else how} could not be loaded: {reason}"
     return f"no model {model!r}: no such folder, and the hub answered: {reason[:200]}"
 
 
@@ -112,6 +184,22 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def no_processes() -> Iterator[None]:
+    """Nobody starts a process while inside: TransformerBridge would run pip, unasked, for a model
+    that also reads images."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("loading a model starts no process")
+
+    started = subprocess.Popen
+    vars(subprocess)["Popen"] = refused
+    try:
+        yield
+    finally:
+        vars(subprocess)["Popen"] = started
 
 
 @contextlib.contextmanager

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference accepted. The half-precision bounds allow for their rounding: both runs
-compute the same sums, but a cached prefix may be added in another order."""
+compute the same sums, but a cached prefix may be added in another order, or by another kernel.
+
+Measured on a CPU, of base, a prompt, a LoRA and both: 3e-6 in float32 and 0 in half precision on
+nine tiny architectures, 0 in all three on SmolLM2-135M (a prompt of 68 tokens). What half precision
+itself moves, against the same model in float32 (largest difference of a logit, by their root mean
+square): bfloat16 0.05 to 0.12 (SmolLM2 0.10), float16 0.007 to 0.013 (SmolLM2 0.012). That is in
+every condition and so no divergence; what it does to a measure is `interp.noise`."""
 
 
 class Reference(NamedTuple):

@@ -23,6 +23,7 @@ from torch import Tensor
 from interp.errors import SubjectError
 from interp.subject.adapter_files import Adapter
 from interp.subject.adapters import Values, fitting, holding, mount
+from interp.subject.quantization import inner
 
 CHUNK = 1 << 20
 """Numbers of 64 bits that a fingerprint takes in at a time."""
@@ -93,7 +94,7 @@ def fingerprints(hf: Any) -> dict[str, int]:
 
 def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
     """The sum of its bits, 64 at a time, times fixed random odd numbers, modulo 2^64."""
-    raw = tensor.detach().reshape(-1).view(torch.uint8)
+    raw = torch.cat([part.reshape(-1).view(torch.uint8) for part in inner(tensor)])
     whole = len(raw) // 8 * 8
     rest = torch.nn.functional.pad(raw[whole:], (0, 8 - len(raw) + whole)).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.conditions import Condition, FineTuned, Lora, Prefix, RandomLora, SoftPrompt, parts
 from interp.errors import SubjectError
 from interp.organism.language import NEUTRAL_PASSAGE
+from interp.subject.kinds import check_kind
 from interp.subject.loading import load_tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -36,11 +37,14 @@ def open_tokenizer(
     model: str, conditions: Iterable[Condition] = (), chosen: str | None = None, **hub: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of `chosen`, or else the model's; a `SubjectError` where a folder of the
-    conditions brings one with other tokens, special tokens, splits or another chat template."""
+    conditions brings one with other tokens, special tokens, splits or another chat template, and
+    for a model that is no decoder of text: this is the first that is read of it."""
+    check_kind(model, **hub)
     name = chosen or model
-    tokenizer = load_tokenizer(name, **(hub if name == model else hub | {"revision": None}))
+    theirs = hub | {"gguf_file": None}
+    tokenizer = load_tokenizer(name, **(hub if name == model else theirs | {"revision": None}))
     for folder in dict.fromkeys(folders(conditions)):
-        found = brought(folder, **hub)
+        found = brought(folder, **theirs)
         if found is not None and (what := difference(tokenizer, found)):
             raise SubjectError(
                 f"{folder} brings a tokenizer ({_size(found)}) other than that of {name} "

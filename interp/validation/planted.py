@@ -77,8 +77,13 @@ class Place(NamedTuple):
 def places_of(model: str, **hub: Any) -> list[Place]:
     """Everything in a model's blocks that can be planted; its weights are not read."""
     hf = without_weights(model, hub)
+    decoder = set(hf.get_decoder().modules())
     stacked = any(p.ndim == 3 and n.endswith("gate_up_proj") for n, p in hf.named_parameters())
-    modules = [(n, m) for n, m in hf.named_modules() if not (stacked and n.endswith(OF_EXPERTS))]
+    modules = [
+        (name, module)
+        for name, module in hf.named_modules()
+        if module in decoder and not (stacked and name.endswith(OF_EXPERTS))
+    ]
     found = [place for name, module in modules for place in _places(name, module, hf)]
     if not found:
         raise SubjectError(

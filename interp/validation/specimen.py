@@ -25,6 +25,8 @@ from interp.validation.planted import FIRST, Place, places_of, plant
 PROMPT = Prompt(text="hot is the opposite of cold.")
 TEXTS = ("up is the opposite of", "a river is wide; a hill is high", "the")
 
+HUB = ("revision", "trust_remote_code", "gguf_file")
+
 ADAPTER, BOTH = "adapter", "both"
 """Conditions of the user's own LoRA, alone and after the prompt (without one: a planted one's)."""
 
@@ -66,7 +68,7 @@ class Specimen:
 
 def open_specimen(model: str, folder: Path, adapter: str | None = None, **options: Any) -> Specimen:
     """Plant one adapter per part and per part's head in the middle block, load, check parity."""
-    hub = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+    hub = {key: options[key] for key in HUB if key in options}
     planted = chosen(places_of(model, **hub))
     adapters = {
         name: plant(model, folder / name, {place: 1.0}, seed)

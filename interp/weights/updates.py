@@ -32,6 +32,7 @@ from interp.measures import wide
 from interp.subject import Subject
 from interp.subject.adapters import active, acts
 from interp.subject.directions import Directions, of_product
+from interp.subject.quantization import unpacked
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -97,8 +98,8 @@ class Matrix(NamedTuple):
 
     @property
     def weight(self) -> Float[Tensor, "d_out d_in"]:
-        """As base has it, in the model's dtype."""
-        return self.oriented(self.parameter.detach())
+        """As base has it, in the model's dtype; a `SubjectError` where it is packed for good."""
+        return self.oriented(unpacked(self.parameter))
 
     def oriented(self, stored: Tensor) -> Float[Tensor, "d_out d_in"]:
         """What is stored like the parameter, output first."""
