@@ -63,7 +63,7 @@ def attributed(subject: Subject, plan: Sweep) -> tuple[Cell, ...]:
     heads = [
         Cell("z", site.layer, head, position)
         for position in ("all", *plan.segments, *plan.positions)
-        for site in subject.sites("z")
+        for site in subject.anatomy.sites("z")
         for head in range(heads_of(subject, "z"))
     ]
     return tuple(dict.fromkeys([*plan.cells(subject, Move(plan.a, plan.b)), *heads]))

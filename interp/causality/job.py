@@ -56,12 +56,14 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
     longest = max(len(query.forced) for query in queries)
     answer = max(1, *(len(query.answer_ids) for query in queries))
     present = segments(experiment, queries)
+    whole = ["resid_post", *settings.sites, *(["mixer_out"] if settings.sites else [])]
+    by_head = ["z", *settings.head_sites] if settings.head_sites else []
     plan = Sweep(
         a,
         b,
         BASE,
-        whole=tuple(dict.fromkeys(["resid_post", *settings.sites])),
-        by_head=tuple(dict.fromkeys(["z", *settings.head_sites])) if settings.head_sites else (),
+        whole=_present(subject, whole),
+        by_head=_present(subject, by_head),
         positions=_positions(queries, settings.positions),
         pattern=settings.pattern,
         seed=experiment.seed,
@@ -73,6 +75,11 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
     rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
     return Job(subject, plan, queries, caches, rows)
+
+
+def _present(subject: Subject, names: Sequence[str]) -> tuple[str, ...]:
+    """The sites of these names that the model has, each once."""
+    return tuple(name for name in dict.fromkeys(names) if subject.anatomy.layers(name))
 
 
 def _positions(queries: Sequence[Encoded], most: int) -> tuple[str, ...]:

@@ -291,6 +291,9 @@ def _repeat_(layers: Sequence[Any], size: int) -> None:
         if held:
             rows = torch.arange(len(held[0]), device=held[0].device)
             layer.reorder_cache(rows.repeat_interleave(size // len(rows)))
+            # The next state is written elsewhere: autograd may need the one that was read.
+            written = layer.is_recurrent_states_initialized
+            layer.is_recurrent_states_initialized = dict.fromkeys(written, False)
         elif getattr(layer, "keys", None) is not None:
             layer.batch_repeat_interleave(size // len(layer.keys))
 
