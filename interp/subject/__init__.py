@@ -209,8 +209,8 @@ class Subject:
         inside `weights.values_of(setting)` too.
         """
         size = len(batch.ids)
-        if self.anatomy.value_layers:
-            start = 0  # later blocks read the keys and values of earlier ones
+        if self.anatomy.reads_below(start):  # those below must run, for their keys and values
+            start = 0
         if last:
             columns = batch.ends[:, None] - 1
         past = setting.n_prefix
@@ -222,7 +222,7 @@ class Subject:
             _repeat_(cache.layers[start:], size)
         with (
             torch.set_grad_enabled(grad),
-            shortcuts.skipped(self.bridge.blocks[:start]),
+            shortcuts.skipped(self.bridge.blocks[:start], self.anatomy.wrapped),
             shortcuts.only_at(self.bridge.unembed, columns),
         ):
             logits = self._forward(setting, batch.ids, cache, past, hooks, start)

@@ -79,7 +79,7 @@ class Anatomy:
     of what it adds, where that is not 1 (of z: of the output projection's output in `attn_out`);
     `logits`: of the unembedding's output in the logits. `sinks`: attention rows sum to less than 1,
     the rest being a learned sink's. `mixed`: z is what the heads mix, pattern times values;
-    otherwise a gate or a norm stands between.
+    otherwise a gate or a norm stands between. `wrapped`: blocks return their output in a tuple.
     """
 
     points: Mapping[Site, Point]
@@ -89,6 +89,7 @@ class Anatomy:
     logits: float = 1.0
     sinks: bool = False
     mixed: bool = True
+    wrapped: bool = False
 
     @classmethod
     def of(cls, bridge: Any) -> Anatomy:
@@ -117,6 +118,10 @@ class Anatomy:
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers that have a site of this name."""
         return tuple(site.layer for site in self.sites(name))
+
+    def reads_below(self, layer: int) -> bool:
+        """Whether a block from this one on reads keys and values of a block below it."""
+        return any(source < layer <= reader for reader, source in self.value_layers.items())
 
     def reaching(self, layer: int, name: str | None = None) -> float:
         """The factor with which the last block's output has what a block adds at a site (without
@@ -180,7 +185,12 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
 
     asked = ("resid_pre", "resid_post", *WRITES, "v", "z", "pattern")
     hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
-    logits = subject.run(bare, batch, hooks=hooks)
+    returned: list[Any] = []
+    handle = subject.bridge.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
+    try:
+        logits = subject.run(bare, batch, hooks=hooks)
+    finally:
+        handle.remove()
     end = values[Site("resid_post", subject.n_layers - 1)]
     with torch.no_grad(), subject.weights.of(bare):
         said = subject.unembed(subject.bridge.ln_final(end))
@@ -209,6 +219,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         logits=factors([said], logits)[0],
         sinks=any(bool((pattern.sum(-1) < SUM).any()) for pattern in patterns),
         mixed=all(_mixes(anatomy, values, layer) for layer in anatomy.layers("pattern")),
+        wrapped=isinstance(returned[0], tuple),
     )
 
 

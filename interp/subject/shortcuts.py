@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def skipped(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """These blocks return what they are given, and leave the key/value cache alone.
+def skipped(blocks: Iterable[nn.Module], wrapped: bool) -> Iterator[None]:
+    """These blocks return what they are given (`wrapped`: in a tuple, as the model's blocks return
+    what they compute), and leave the key/value cache alone.
 
     The model still makes masks and positions itself, so that no architecture needs a case here. A
     bridge's block hands attributes on to the module it wraps: `forward` goes into its `__dict__`.
@@ -24,7 +25,7 @@ def skipped(blocks: Iterable[nn.Module]) -> Iterator[None]:
     passed = list(blocks)
     try:
         for block in passed:
-            block.__dict__["forward"] = _through
+            block.__dict__["forward"] = _through_wrapped if wrapped else _through
         yield
     finally:
         for block in passed:
@@ -33,6 +34,10 @@ def skipped(blocks: Iterable[nn.Module]) -> Iterator[None]:
 
 def _through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
+
+
+def _through_wrapped(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+    return (hidden_states,)
 
 
 @contextmanager
