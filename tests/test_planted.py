@@ -174,7 +174,7 @@ def queries(subject: Subject) -> list[Encoded]:
 
 def names(subject: Subject) -> list[str]:
     """The sites of `ORDER` that this architecture has."""
-    return [name for name in ORDER if Site(name, 0).hook in subject.bridge.hook_dict]
+    return [name for name in ORDER if subject.anatomy.layers(name)]
 
 
 def states(subject: Subject, condition: str, batch: Batch) -> dict[Site, Tensor]:

@@ -89,7 +89,7 @@ def petrov(specimen: Specimen) -> Reading:
     for own, pinned in zip(base.content, prompt, strict=True):
         both = own.isnan() & pinned.isnan()  # a window that holds nothing of the query
         apart.append(float((pinned - own).abs().masked_fill(both, 0.0).max()))
-    scores = largest(float(s[s.isfinite()].abs().max()) for s in base.scores)
+    scores = largest([0.0, *(float(s[s.isfinite()].abs().max()) for s in base.scores)])
     rounding = torch.finfo(specimen.subject.dtype).eps * scores
     return Reading(largest(apart), max(1e-6, rounding))
 

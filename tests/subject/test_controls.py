@@ -42,6 +42,8 @@ from interp.subject.adapter_files import WEIGHTS
 from interp.subject.controls import random_like, untrained
 from interp.subject.loading import pretrained
 
+CPU = torch.device("cpu")
+
 QUERIES = ["hot is the opposite", "a river"]
 LABELS = st.lists(st.sampled_from("abcd"), max_size=9)
 Tensors = dict[str, Tensor]
@@ -365,7 +367,7 @@ def test_a_random_lora_is_like_a_lora(like: Any) -> None:
 
 
 def test_untrained_is_a_saved_fresh_model(case: Case, tmp_path: Path) -> None:
-    fresh = untrained(pretrained(case.model, "float32", {}), 0)
+    fresh = untrained(pretrained(case.model, "float32", {}, CPU), 0)
     expected = plain(fresh, case)
     assert (logits_of(case.subject, "untrained") - expected).abs().max() < 1e-4
     fresh.save_pretrained(tmp_path / "fresh")
@@ -377,7 +379,7 @@ def test_untrained_is_a_saved_fresh_model(case: Case, tmp_path: Path) -> None:
 
 
 def test_untrained_weights_are_their_seed_s_and_no_one_else_s(model: str) -> None:
-    hf = pretrained(model, "float32", {})
+    hf = pretrained(model, "float32", {}, CPU)
     before = {name: p.clone() for name, p in hf.named_parameters()}
     torch.manual_seed(1)
     expected = torch.randn(3)
@@ -395,8 +397,8 @@ def test_untrained_weights_are_their_seed_s_and_no_one_else_s(model: str) -> Non
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_untrained_weights_are_rounded_like_the_model(model: str, dtype: str) -> None:
-    full = untrained(pretrained(model, "float32", {}), 0)
-    loaded = pretrained(model, dtype, {})
+    full = untrained(pretrained(model, "float32", {}, CPU), 0)
+    loaded = pretrained(model, dtype, {}, CPU)
     half = untrained(loaded, 0)
     for a, b in zip(full.parameters(), half.parameters(), strict=True):
         assert torch.equal(a.to(b.dtype), b)

@@ -57,6 +57,8 @@ from interp.subject.adapter_files import PICKLE, WEIGHTS
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
 
+CPU = torch.device("cpu")
+
 QUERIES = ["hot is the opposite", "a river", "people walked along the road and talked"]
 PROMPT = Prompt(text="up is the opposite of down")
 LONG = 12
@@ -185,7 +187,7 @@ def test_virtual_tokens_count_as_positions(case: Case) -> None:
 
 
 def test_reading_them_leaves_the_model_as_it_was(case: Case) -> None:
-    hf = pretrained(case.model, "float32", {})
+    hf = pretrained(case.model, "float32", {}, CPU)
     ids = torch.tensor([case.queries[0].ids])
     before = {name: p.clone() for name, p in hf.named_parameters()}
     config, modules = hf.config.to_dict(), [name for name, _ in hf.named_modules()]
