@@ -28,7 +28,7 @@ from interp.conditions import (
     parts,
 )
 from interp.design import BASE
-from interp.errors import ConfigError, SubjectError
+from interp.errors import ConfigError
 from interp.measures import NOISE
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
@@ -153,17 +153,20 @@ def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
         rows, errors = prompted.measure(
             job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
         )
-    except SubjectError as error:
-        note = f"implicit updates of prompts are not measured: {error}"
+    except Exception as error:  # whatever it raises, the MLPs are others than assumed
+        note = f"implicit updates of prompts are not measured: {' '.join(str(error).split())[:200]}"
         return Found(as_table([]), {}, [note])
     limit = NOISE[job.subject.dtype]
+    open_ones = {name: error for name, error in errors.items() if not error <= limit}
     notes = [
-        f"{name} as an update of the weights misses a block's output by {error:.1g} of it "
-        f"(rounding: {limit:g}): do not trust its implicit updates"
-        for name, error in errors.items()
-        if error > limit
+        f"implicit updates of {name} are not measured: they miss a block's output by {error:.1g} "
+        f"of it (rounding: {limit:g})"
+        for name, error in open_ones.items()
     ]
-    return Found(as_table(rows), {"prompts": job.prompts, "identity": errors}, notes)
+    table = as_table(rows)
+    table = table[~table["condition"].isin(open_ones)]
+    prompts = [name for name in job.prompts if name not in open_ones]
+    return Found(table, {"prompts": prompts, "identity": errors}, notes)
 
 
 def _distinct(job: Job) -> tuple[list[str], list[str]]:

@@ -106,8 +106,23 @@ def _of_specimen(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterat
     for check in chosen(only, identities.CHECKS):
         if reason := specimen.withheld.get(identities.OF.get(check, "")):
             yield Outcome(check, name, Reading(math.nan, 0.0), 0.0, reason)
+        elif check == "implicit update":
+            yield _implicit_update(name, specimen)
         else:
             yield from _each((check,), name, {check: identities.CHECKS[check]}, specimen)
+
+
+def _implicit_update(name: str, specimen: Specimen) -> Outcome:
+    """`interp weights` leaves it out where it does not hold, or where the MLPs are experts."""
+    start, check = time.perf_counter(), "implicit update"
+    reading, reason = Reading(math.nan, 0.0), ""
+    try:
+        reading = identities.CHECKS[check](specimen)
+        if not reading.passed:
+            reason = f"an updated block is {reading.value:.1g} from the block with the prompt"
+    except Exception as error:  # whatever it raises, the MLPs are others than assumed
+        reason = " ".join(str(error).split())[:160]
+    return Outcome(check, name, reading, time.perf_counter() - start, reason)
 
 
 def _capabilities(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:

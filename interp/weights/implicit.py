@@ -37,7 +37,7 @@ Delta = Callable[[Tensor], Tensor]
 
 Key = TypeVar("Key")
 
-STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+STREAM = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
 
 
 class Projections(NamedTuple):
@@ -105,7 +105,8 @@ class States(NamedTuple):
 
     def beside(self, layer: int) -> Float[Tensor, "token d_model"]:
         """What a block adds its MLP's output to (also of a parallel block)."""
-        return self.stream[Site("resid_pre", layer)] + self.stream[Site("attn_out", layer)]
+        mixed = next(s for s in self.stream if s in (Site(n, layer) for n in STREAM[1:3]))
+        return self.stream[Site("resid_pre", layer)] + self.stream[mixed]
 
 
 def observe(
@@ -137,7 +138,7 @@ def observe(
                 seen.read[path], seen.gave[path] = pick(x), pick(y)
 
             with hooked(modules, note):
-                sites = dict.fromkeys((s for name in STREAM for s in subject.sites(name)), pick)
+                sites = {s: pick for s in subject.anatomy.points if s.name in STREAM}
                 seen.stream.update(capture(subject, setting, batch, cache, sites).values)
             parts.append(seen)
     return States(
