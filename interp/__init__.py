@@ -10,9 +10,14 @@ Names are imported when they are first used: `import interp` costs nothing.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+for _talkative in ("torchao", "torch.utils._pytree"):
+    # peft imports torchao where it is installed, which then tells of kernels that no run here uses.
+    logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 _HOMES = {
     "Site": "names",

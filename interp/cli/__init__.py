@@ -7,7 +7,6 @@ flags.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -46,8 +45,6 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    for talkative in ("torchao", "torch.utils._pytree"):  # of what no run here uses, when imported
-        logging.getLogger(talkative).setLevel(logging.ERROR)
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -19,6 +19,7 @@ from interp.causal.settings import Patching
 from interp.causality import job, patch, stages
 from interp.config import Experiment
 from interp.errors import ConfigError, InterpError, RunError
+from interp.report import text_table, write
 from interp.results import INTERCHANGE, MANIFEST, TABLE, load_run, read_manifest
 from interp.study import diverge
 
@@ -297,6 +298,27 @@ def test_a_limit_only_takes_away(run: Path, limit: int, n: int) -> None:
     patch(Patching(run=run, **QUICK, limit=limit))
     assert read_manifest(run)["interchange"]["n"] == n
     assert table(run)["n"].max() == n
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_every_so_many_layers_are_those_of_all(run: Path, quick: Path, every: int) -> None:
+    """The last layer always, with the numbers that it has among all; words and pages follow."""
+    patch(Patching(run=run, **QUICK, every=every))
+    place = ["measure", "condition", "reference", "site", "layer", "head", "position"]
+    some, all_of_them = (
+        found[found["measure"].isin(["damage", "recovery"])].set_index(place)
+        for found in (table(run), table(quick))
+    )
+    layers = sorted(set(some.index.get_level_values("layer").dropna()))
+    assert layers == list(range(LAYERS))[::-every][::-1]
+    assert some.index.isin(all_of_them.index).all()
+    expected = all_of_them.loc[some.index, ["value", "n"]]
+    close(some[["value", "n"]], expected, 1e-4)
+    depths = table(run).query("units == 'layer'")["value"].dropna()
+    assert set(depths) <= set(layers)
+    assert f"at layer {layers[0]}" in read_manifest(run)["interchange"]["verdict"]
+    assert text_table(load_run(run))
+    assert write(run).exists()
 
 
 def test_without_intervals_and_tests(run: Path) -> None:
