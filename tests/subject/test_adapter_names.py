@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from tiny_models import MODULES, save_adapter, save_model, save_prefix, save_soft_prompt
+from tiny_models import save_prefix, save_soft_prompt
 
 from interp.conditions import (
     CONFIG,
@@ -34,23 +34,6 @@ from interp.subject.bases import Relation, relation
 
 QUERY = "hot is"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model("llama", tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def sound(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters") / "sound"
-    return Path(save_adapter(model, folder, MODULES["llama"]["q"]))
-
-
-@pytest.fixture
-def adapter(sound: Path, tmp_path: Path) -> Path:
-    """A sound adapter of one's own."""
-    return Path(shutil.copytree(sound, tmp_path / "adapter"))
 
 
 @pytest.fixture
@@ -189,8 +172,8 @@ def test_virtual_tokens_have_subfolders_too(model: str, tmp_path: Path, kind: An
         ("org/model-GPTQ-Int4", "org/model"),
         ("org/model-AWQ", "org/model"),
         ("unsloth/Meta-Llama-3.1-8B-bnb-4bit", "meta-llama/Llama-3.1-8B"),
-        (f"/home/me/.cache/huggingface/hub/models--org--model/snapshots/{COMMIT}", "org/model"),
-        ("org/model", f"/root/hub/models--org--model/snapshots/{COMMIT}/"),
+        (f"/data/me/.cache/huggingface/hub/models--org--model/snapshots/{COMMIT}", "org/model"),
+        ("org/model", f"/data/hub/models--org--model/snapshots/{COMMIT}/"),
     ],
 )
 def test_a_model_is_known_by_all_of_its_names(trained_on: str, base: str) -> None:

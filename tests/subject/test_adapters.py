@@ -28,23 +28,6 @@ from interp.subject.adapters import active, tuner_layers
 Tensors = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model("llama", tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def sound(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters") / "sound"
-    return Path(save_adapter(model, folder, MODULES["llama"]["q"]))
-
-
-@pytest.fixture
-def adapter(sound: Path, tmp_path: Path) -> Path:
-    """A sound adapter of one's own, to be broken."""
-    return Path(shutil.copytree(sound, tmp_path / "adapter"))
-
-
 def opened(model: str, adapter: Path, **options: Any) -> Subject:
     conditions: dict[str, Condition] = {"base": Base(), "lora": Lora(str(adapter))}
     return load(model, conditions, ["hot is"], **options)

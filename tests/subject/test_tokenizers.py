@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,6 @@ from interp.subject.tokenizers import difference, open_tokenizer
 
 QUERY = "hot is the opposite"
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model("llama", tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def sound(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters") / "sound"
-    return Path(save_adapter(model, folder, MODULES["llama"]["q"]))
-
-
-@pytest.fixture
-def adapter(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "adapter"))
 
 
 def words_of(model: str) -> Any:
