@@ -17,23 +17,25 @@ from pathlib import Path
 
 from interp.errors import ConfigError
 
-SITES = (
-    "resid_pre",
-    "resid_mid",
-    "resid_post",
-    "attn_out",
-    "mixer_out",
-    "mlp_out",
-    "per_layer_out",
-    "q",
-    "k",
-    "v",
-    "z",
-    "attn_scores",
-    "pattern",
-)
-"""Site names. `mixer_out`: what a block's linear attention, state space or convolution writes, in
-the place of attention; `per_layer_out`: what a block's per-layer embedding writes (Gemma 4)."""
+HOOKS = {
+    "resid_pre": ("hook_in",),
+    "resid_mid": ("hook_resid_mid",),
+    "resid_post": ("hook_out",),
+    "attn_out": ("hook_attn_out",),
+    "mixer_out": tuple(f"{name}.hook_out" for name in ("linear_attn", "conv", "mamba", "mixer")),
+    "mlp_out": ("hook_mlp_out",),
+    "per_layer_out": ("post_per_layer_input_norm.hook_out",),
+    "q": ("attn.hook_q",),
+    "k": ("attn.hook_k",),
+    "v": ("attn.v_norm.hook_out", "attn.hook_v"),
+    "z": ("attn.hook_z",),
+    "attn_scores": ("attn.hook_attn_scores",),
+    "pattern": ("attn.hook_pattern",),
+}
+"""Site name -> TransformerLens's hook in a block, the first that is there; in computing order.
+
+`mixer_out`: what a block's linear attention, state space or convolution writes in the place of
+attention; `per_layer_out`: what its per-layer embedding writes (Gemma 4)."""
 
 OUTPUT = "output"
 """The site of what the model says: its next-token distribution."""
@@ -41,14 +43,14 @@ OUTPUT = "output"
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One activation of one block: a name of `SITES` and a 0-based layer."""
+    """One activation of one block: a name of `HOOKS` and a 0-based layer."""
 
     name: str
     layer: int
 
     def __post_init__(self) -> None:
-        if self.name not in SITES:
-            raise ConfigError(f"unknown site {self.name!r}: choose from {', '.join(SITES)}")
+        if self.name not in HOOKS:
+            raise ConfigError(f"unknown site {self.name!r}: choose from {', '.join(HOOKS)}")
 
     def __str__(self) -> str:
         return f"L{self.layer}.{self.name}"

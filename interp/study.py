@@ -43,7 +43,7 @@ from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import Plan, Tally
-from interp.names import SITES, Head
+from interp.names import HOOKS, Head
 from interp.noise import floor
 from interp.probe import head_view
 from interp.queries import Encoded, Query, read_queries
@@ -323,7 +323,7 @@ def make_plan(
 
 def layers_of(subject: Subject) -> dict[str, tuple[int, ...]]:
     """The layers of every site in tables: a bias stands where its head does."""
-    layers = {name: subject.anatomy.layers(name) for name in SITES}
+    layers = {name: subject.anatomy.layers(name) for name in HOOKS}
     return {**layers, "attn_bias": layers["z"]}
 
 

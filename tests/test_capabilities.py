@@ -18,6 +18,7 @@ from interp import Experiment, Run, diverge, load_run
 from interp.capabilities import MEASURES, measures
 from interp.errors import SubjectError
 from interp.names import Head
+from interp.plots.terms import TOTAL, terms
 from interp.report import text_table, write
 from interp.study import probe_run
 from interp.validation import architectures
@@ -99,6 +100,19 @@ def test_layers_without_heads_have_what_they_have(name: str, run_of: Callable[..
     assert run.arrays["gram_z"]["layer"].values.tolist() == [1]
     assert run.manifest["head_view"]["head"].startswith("L1")
     assert write(run.path).exists()
+
+
+@pytest.mark.parametrize("name", ["lfm2", "gemma4", "granite"])
+def test_the_bars_of_an_influence_add_up_to_its_total(
+    name: str, run_of: Callable[..., Run]
+) -> None:
+    run = run_of(name, ["q_proj", "v_proj"])
+    for pair in (("prompt", "base"), ("lora", "base"), ("prompt", "lora")):
+        *parts, total = terms(run, pair)
+        assert total.kind == TOTAL
+        assert sum(part.value for part in parts) == pytest.approx(total.value, abs=1e-4)
+    sites = {"lfm2": "mixer 0", "gemma4": "per-layer input 3", "granite": "MLP 2"}
+    assert sites[name] in {part.name for part in parts}
 
 
 def test_before_an_adapter_nothing_differs_in_a_layer_without_heads(

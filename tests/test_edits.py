@@ -34,7 +34,7 @@ from interp.edits import (
     zero,
 )
 from interp.errors import ConfigError
-from interp.names import SITES, Site
+from interp.names import HOOKS, Site
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
 
@@ -69,7 +69,7 @@ def hooked(value: Tensor, *edits: Edit | Placed) -> Tensor:
     return hook(value)
 
 
-@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("name", HOOKS)
 def test_a_change_sees_heads_before_positions(name: str) -> None:
     seen: list[Tensor] = []
 

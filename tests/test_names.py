@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import ConfigError
-from interp.names import SITES, Head, Site
+from interp.names import HOOKS, Head, Site
 
 NUMBERS = st.integers(0, 200)
 
@@ -29,9 +29,14 @@ def test_what_is_not_a_head_is_refused_with_an_example(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
-@given(st.sampled_from(SITES), NUMBERS)
+@given(st.sampled_from(sorted(HOOKS)), NUMBERS)
 def test_a_site_is_printed_with_its_layer(name: str, layer: int) -> None:
     assert str(Site(name, layer)) == f"L{layer}.{name}"
+
+
+def test_every_site_has_hooks_of_its_own() -> None:
+    hooks = [hook for found in HOOKS.values() for hook in found]
+    assert len(set(hooks)) == len(hooks) >= len(HOOKS)
 
 
 def test_an_unknown_site_is_refused_and_the_known_are_listed() -> None:

@@ -15,7 +15,7 @@ from interp.queries import Encoded
 class Cell(NamedTuple):
     """A place of an interchange.
 
-    `site`: a name of `interp.names.SITES`; `head`: None for the whole site, a key/value head for
+    `site`: a name of `interp.names.HOOKS`; `head`: None for the whole site, a key/value head for
     `k` and `v`; `position`: `all` tokens of query and answer; a segment (`query`, `template`,
     `answer`); `last`, the token before the answer; or an index within the query's text counted
     from its start (`0`, `1`, ...).

@@ -27,7 +27,7 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("resid_post", "attn_out", "mlp_out")
+COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,13 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+WHOLE = {
+    "mixer_out": ("mixer", "attention"),
+    "mlp_out": ("MLP", "MLP"),
+    "per_layer_out": ("per-layer input", "MLP"),
+}
+"""Sites that a block writes as a whole -> the bar's name, and the kind that it is drawn as."""
+
 LATE = ("steering", "norm", "softcap", "logit_bias")
 OTHER, TOTAL = "embedding, norm and the like", "total"
 
@@ -52,7 +59,8 @@ def terms(run: Run, pair: Pair, queries: str = "matched") -> list[Term]:
         heads = here[here["site"].isin(["z", "attn_bias"])]["value"]
         if len(heads):
             found.append(Term(f"attention {layer}", "attention", layer, float(heads.sum())))
-        found += [Term(f"MLP {layer}", "MLP", layer, v) for v in _values(here, "mlp_out")]
+        for site, (name, kind) in WHOLE.items():
+            found += [Term(f"{name} {layer}", kind, layer, v) for v in _values(here, site)]
     for site in LATE:
         found += [
             Term(site.replace("_", " "), OTHER, None, v) for v in _values(frame, site) if v != 0

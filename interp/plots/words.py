@@ -42,6 +42,7 @@ HEAD_SITES = {
 SITES = {
     "resid_post": "residual stream",
     "attn_out": "attention output",
+    "mixer_out": "mixer output",
     "mlp_out": "MLP output",
     "z": "head outputs",
     "pattern": "attention patterns",

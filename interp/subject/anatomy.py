@@ -20,27 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.conditions import Setting
-from interp.names import Site
+from interp.names import HOOKS, Site
 
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
-
-HOOKS = {
-    "resid_pre": ("hook_in",),
-    "resid_mid": ("hook_resid_mid",),
-    "resid_post": ("hook_out",),
-    "attn_out": ("hook_attn_out",),
-    "mixer_out": tuple(f"{name}.hook_out" for name in ("linear_attn", "conv", "mamba", "mixer")),
-    "mlp_out": ("hook_mlp_out",),
-    "per_layer_out": ("post_per_layer_input_norm.hook_out",),
-    "q": ("attn.hook_q",),
-    "k": ("attn.hook_k",),
-    "v": ("attn.v_norm.hook_out", "attn.hook_v"),
-    "z": ("attn.hook_z",),
-    "attn_scores": ("attn.hook_attn_scores",),
-    "pattern": ("attn.hook_pattern",),
-}
-"""Site name -> TransformerLens's hook in a block, the first that is there."""
 
 WRITES = ("attn_out", "mixer_out", "mlp_out", "per_layer_out")
 """What a block adds to the residual stream."""
