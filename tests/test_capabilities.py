@@ -14,7 +14,7 @@ import torch
 from tiny_models import save_adapter, save_model, tokenizer
 from transformers.models.llama import modeling_llama
 
-from interp import Experiment, Run, diverge, load_run
+from interp import Experiment, Patching, Run, diverge, load_run, patch
 from interp.capabilities import MEASURES, measures
 from interp.errors import SubjectError
 from interp.names import Head
@@ -113,6 +113,29 @@ def test_the_bars_of_an_influence_add_up_to_its_total(
         assert sum(part.value for part in parts) == pytest.approx(total.value, abs=1e-4)
     sites = {"lfm2": "mixer 0", "gemma4": "per-layer input 3", "granite": "MLP 2"}
     assert sites[name] in {part.name for part in parts}
+
+
+def test_states_are_exchanged_where_a_model_has_them(run_of: Callable[..., Run]) -> None:
+    """Attributions too: gradients pass the convolutions' own caches."""
+    run = patched(run_of("lfm2", ["q_proj", "v_proj"]))
+    damage = run.table[(run.table["measure"] == "damage") & (run.table["position"] == "all")]
+    by_site = damage.groupby("site")["layer"].unique().map(sorted).to_dict()
+    assert by_site == {"resid_post": [0, 1, 2], "attn_out": [1], "mixer_out": [0, 2], "z": [1],
+                       "pattern": [1]}  # fmt: skip
+    assert run.manifest["interchange"]["notes"] == []
+
+
+def test_what_a_model_does_not_read_back_is_not_patched(run_of: Callable[..., Run]) -> None:
+    """Gemma 4 runs its own attention: a pattern that is put there would do nothing, damage 0."""
+    run = patched(run_of("gemma4", ["q_proj", "v_proj"]))
+    assert "pattern" not in set(run.table.loc[run.table["measure"] == "damage", "site"])
+    (note,) = run.manifest["interchange"]["notes"]
+    assert note.startswith("pattern is not patched")
+
+
+def patched(run: Run) -> Run:
+    quick = {"positions": 0, "greedy": 0, "ablate": (), "bootstrap": 0, "permutations": 0}
+    return load_run(patch(Patching(run=run.path, sites=("attn_out",), **quick)))
 
 
 def test_before_an_adapter_nothing_differs_in_a_layer_without_heads(

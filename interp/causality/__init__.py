@@ -88,7 +88,7 @@ def find(
         "verdict": verdict(table, pair, plan.base, job.subject.n_layers),
         "best_layers": best_layers(moves, pair, plan.base, scale, keys, plan.seed),
         **more,
-        "notes": notes,
+        "notes": [*job.notes, *notes],
     }
     tables += [ablation.rows(c, parts[c], left, scale) for c, left in without.items()]
     return pd.concat([table, *tables], ignore_index=True), findings

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
+
 from interp.answers import encode_again
+from interp.capture import capture
 from interp.causal.interchange import Sweep, rows_within
 from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
+from interp.edits import Edit, zero
 from interp.errors import ConfigError
 from interp.queries import Encoded
 from interp.statistics import position_labels
 from interp.study import open_subject, read_groups, reopen, segments, silent
-from interp.subject import Subject
+from interp.subject import Batch, Subject
 from interp.sweep import SHARD, Progress
 
 
@@ -26,6 +31,7 @@ class Job(NamedTuple):
     queries: Sequence[Encoded]
     caches: Mapping[str, Any]
     rows: int
+    notes: Sequence[str] = ()
 
     @property
     def chunk(self) -> int:
@@ -56,7 +62,8 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
     longest = max(len(query.forced) for query in queries)
     answer = max(1, *(len(query.answer_ids) for query in queries))
     present = segments(experiment, queries)
-    whole = ["resid_post", *settings.sites, *(["mixer_out"] if settings.sites else [])]
+    beside = ["mixer_out"] if "attn_out" in settings.sites else []  # in the place of attention
+    whole = ["resid_post", *settings.sites, *beside]
     by_head = ["z", *settings.head_sites] if settings.head_sites else []
     plan = Sweep(
         a,
@@ -74,7 +81,20 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
     names = plan.conditions
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
     rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
-    return Job(subject, plan, queries, caches, rows)
+    inert = [name for name in plan.by_head if not _acts(subject, name, queries[0], caches[BASE])]
+    notes = [f"{name} is not patched: this model goes on with its own value" for name in inert]
+    plan = replace(plan, by_head=tuple(name for name in plan.by_head if name not in inert))
+    return Job(subject, plan, queries, caches, rows, notes)
+
+
+def _acts(subject: Subject, name: str, query: Encoded, cache: Any) -> bool:
+    """Whether what is put at a site moves the model's output."""
+    batch, base = Batch.forced([query], subject.device), subject.settings[BASE]
+    nothing = [Edit(site, zero()) for site in subject.sites(name)]
+    plain, without = (
+        capture(subject, base, batch, cache, {}, edits).logits for edits in ((), nothing)
+    )
+    return not torch.equal(plain, without)
 
 
 def _present(subject: Subject, names: Sequence[str]) -> tuple[str, ...]:
