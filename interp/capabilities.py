@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from interp.batch import Batch, Tokens
 from interp.capture import capture, keep
@@ -81,13 +80,12 @@ def find(subject: Subject, queries: Sequence[Encoded], base: str = "base") -> di
     else:
         raise SubjectError(f"the states of {subject.name} cannot be read: {reason}")
     changes = [change.error for seen in observed.values() for change in seen.changes]
-    target = last[base].logits.argmax(-1)
     if "scores" not in withheld and (reason := _not_scores(observed.values(), subject)):
         withheld["scores"] = reason
     errors: dict[str, Callable[[], float]] = {
         "change decomposition": lambda: _largest(changes),
         "lens": lambda: _largest(_lens_errors(subject, batch.answer, last)),
-        "influence": lambda: _largest(_influence_errors(subject, batch.answer, last, target)),
+        "influence": lambda: _largest(influence_errors(subject, batch.answer, last, base)),
     }
     for name, error in errors.items():
         if name not in withheld and (reason := _tried(error, subject)):
@@ -164,8 +162,10 @@ def _lens_errors(
         )
 
 
-def _influence_errors(
-    subject: Subject, tokens: Tokens, last: Mapping[str, LastStates], target: Tensor
+def influence_errors(
+    subject: Subject, tokens: Tokens, last: Mapping[str, LastStates], base: str = "base"
 ) -> Iterator[float]:
+    """How far the terms of base's top tokens are from adding up to their logits, by condition."""
+    target = last[base].logits.argmax(-1)
     for name, setting in subject.settings.items():
         yield closing_error(influence(subject, setting, tokens, last[name], target))

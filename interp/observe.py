@@ -153,8 +153,8 @@ def _prefix_values(subject: Subject, cache: Any, layer: int) -> Tensor:
     there is no prefix, which mixes to 0."""
     if cache is None:
         return torch.zeros(1, 1, 0, 1, device=subject.device, dtype=subject.dtype)
-    source = subject.anatomy.value_layers.get(layer, layer)
-    return _per_head(subject, cache.layers[source].values)
+    source = subject.anatomy.values_of(layer)
+    return _per_head(subject, cache.layers[source.layer].values)
 
 
 def _per_head(subject: Subject, values: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _head_runs(subject: Subject, got: Captured) -> list[HeadRun]:
     anatomy, runs = subject.anatomy, []
     for layer in anatomy.layers("pattern"):
         pattern = got.values[Site("pattern", layer)]
-        values = got.values[Site("v", anatomy.value_layers.get(layer, layer))]
+        values = got.values[anatomy.values_of(layer)]
         z = got.values[Site("z", layer)]
         run = HeadRun(
             pattern.rows.content,

@@ -283,10 +283,6 @@ def _damage(own: Effects, scale: Scale) -> Float[ndarray, "replicate layer"]:
         return (total.numerator / total.denominator)[..., 0]
 
 
-def _whole(index: ndarray) -> ndarray:
-    return np.nan_to_num(index).astype(int)
-
-
 def _depth_row(
     measure: str,
     source: str,
@@ -296,8 +292,8 @@ def _depth_row(
     scale: Scale,
 ) -> dict[str, object]:
     """`layers`: those of the curve; at none of them is one beyond the last."""
-    index = depth(curve, scale.tolerance)
-    found = np.where(np.isnan(index), np.nan, np.append(layers, layers[-1] + 1)[_whole(index)])
+    stops = [*layers, layers[-1] + 1]
+    found = np.interp(depth(curve, scale.tolerance), range(len(stops)), stops)  # NaN stays NaN
     never = found[0] > layers[-1]
     ends = (found[0], *percentile_interval(found[1:]))
     value, low, high = (np.nan if never else float(x) for x in ends)

@@ -164,7 +164,7 @@ def validate(words: Sequence[str]) -> None:
         from interp.validation import architectures
 
         for row in architectures.table(architectures.named(settings.only)):
-            rich.print(row.line)
+            print(row.line, flush=True)
         return
     from interp.validation.outcome import summary, table
     from interp.validation.running import validate as run

@@ -25,13 +25,13 @@ from interp.config import Distillation
 from interp.errors import QueryError, RunError
 from interp.generating import Sampling
 from interp.matching.lora import Example, Progress, Recipe, Source, silent, train, with_lora
-from interp.matching.plain import ROWS, read, write
+from interp.matching.plain import ROWS, opened, read, write
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.queries import Encoded, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths
-from interp.subject.loading import device_of, pretrained, quiet, threads_for
+from interp.subject.loading import threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 LOG = "distil.json"
@@ -56,14 +56,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     before, start = (resolve(c, tokenizer, frame, turns).prefix for c in (prompt, Base()))
     for queries in groups.values():
         check_alignment(queries, prompt, tokenizer, "prompt", frame, before)
-    with quiet():
-        model = pretrained(
-            settings.model,
-            settings.dtype,
-            settings.hub,
-            device_of(settings.device),
-            settings.quantization,
-        )
+    model = opened(settings.model, settings)
     with threads_for(model.num_parameters()):
         groups = _answered(model, before, groups, settings, progress)
         recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})

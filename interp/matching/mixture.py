@@ -20,9 +20,10 @@ from interp.errors import ConfigError
 from interp.matching.bench import BASE, Bench
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
+from interp.matching.plain import opened
 from interp.matching.settings import Emulation
 from interp.queries import Query
-from interp.subject.loading import device_of, pretrained, quiet
+from interp.subject.loading import quiet
 
 RECIPE = Recipe(
     rank=8,
@@ -82,14 +83,7 @@ def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
     with quiet():
-        model = pretrained(
-            settings.model,
-            settings.dtype,
-            settings.hub,
-            device_of(settings.device),
-            settings.quantization,
-        )
-        student = with_lora(model, recipe)
+        student = with_lora(opened(settings.model, settings), recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]
     some = [
         Example(

@@ -21,15 +21,23 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from interp.capture import chunks
+from interp.config import Loading
 from interp.generating import Draw, Sampling, ends
 from interp.queries import Encoded
 from interp.subject.insertions import blocks
+from interp.subject.loading import device_of, pretrained, quiet
 from interp.subject.shortcuts import picked
 
 ROWS = 32
 """Sequences in one forward pass without gradients."""
 
 Ids = Sequence[int]
+
+
+def opened(model: str, how: Loading) -> Any:
+    """A plain model on its device, opened in silence."""
+    with quiet():
+        return pretrained(model, how.dtype, how.hub, device_of(how.device), how.quantization)
 
 
 class Read(NamedTuple):

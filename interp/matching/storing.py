@@ -27,13 +27,14 @@ from interp.conditions import Base, Lora, Prompt, Setting, prefix_body, resolve
 from interp.errors import ConfigError
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
+from interp.matching.plain import opened
 from interp.matching.recall import certain, right, taught
 from interp.matching.settings import Emulation
 from interp.matching.virtual import Kind, Tuning, after_virtual, as_virtual, initial, tune
 from interp.queries import Encoded, Query, encode
 from interp.statistics import generator_of
 from interp.subject import Subject, load
-from interp.subject.loading import device_of, pretrained, quiet, threads_for
+from interp.subject.loading import quiet, threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 TEXT, SOFT, PREFIX, LORA = "text", "soft prompt", "prefix", "LoRA"
@@ -142,13 +143,7 @@ def train_lora(
     out = settings.out / _name(count, rank)
     with quiet():
         tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
-        model = pretrained(
-            settings.model,
-            settings.dtype,
-            settings.hub,
-            device_of(settings.device),
-            settings.quantization,
-        )
+        model = opened(settings.model, settings)
         recipe = Recipe(
             rank=rank,
             alpha=2 * rank,

@@ -377,35 +377,13 @@ def load(
                 fine_tuned[other] = matching(parameters, values, str(other))
             its = {name: s for name, s in settings.items() if s.model == other}
             references |= record.under(Plain(plain, model, allow_other_base), its)
-        idle = [
-            (f"condition {name} changes nothing: its {what} the outputs of base", setting)
-            for name, setting in settings.items()
-            if (what := _changed(setting))
-            and parity.equals_base(hf, setting, references[name], record)
-        ]
-        if idle and not allow_idle:
-            note, setting = idle[0]
-            raise SubjectError(
-                f"{note} on the queries probed{parity.acting(setting)}; check that it is trained, "
-                "scaled and meant for these queries, or pass --allow-idle"
-            )
-        adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
-        each = [(adapter, 1.0) for adapter in adapters]
-        mounted = mount(hf, each, model, allow_other_base=allow_other_base)
-        weights = Weights(
-            parameters,
-            fine_tuned,
-            mounted.peft,
-            dict(zip(adapters, mounted.names, strict=True)),
-            tuner_layers(mounted.peft),
-            rewritten=dict(zip(adapters, mounted.rewritten, strict=True)),
-        )
-        for setting in settings.values():
-            weights.check(setting)
-        bridge = _boot(hf, model, words)
-        notes = [note for note, _ in idle]
+        notes = _idle(hf, settings, references, record, allow_idle)
+        weights = _mounted(hf, parameters, fine_tuned, settings, model, allow_other_base)
         if not allow_other_base:
-            notes += filter(None, (doubt(folder_of(adapter), model) for adapter in adapters))
+            notes += filter(
+                None, (doubt(folder_of(adapter), model) for adapter in weights.adapters)
+            )
+        bridge = _boot(hf, model, words)
         anatomy = Anatomy.of(bridge)
         subject = Subject(
             model, bridge, words, settings, weights, notes, anatomy, insertions, frame
@@ -414,6 +392,53 @@ def load(
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
             progress(LOADING, 1, total)
         return replace(subject, anatomy=ask(subject, batches[-1]))
+
+
+def _idle(
+    hf: Any,
+    settings: Mapping[str, Setting],
+    references: Mapping[str, Sequence[parity.Reference]],
+    record: parity.Recorder,
+    allowed: bool,
+) -> list[str]:
+    """Notes on the conditions that change nothing; a `SubjectError` where that is not `allowed`."""
+    notes = []
+    for name, setting in settings.items():
+        what = _changed(setting)
+        if not what or not parity.equals_base(hf, setting, references[name], record):
+            continue
+        notes.append(f"condition {name} changes nothing: its {what} the outputs of base")
+        if not allowed:
+            raise SubjectError(
+                f"{notes[0]} on the queries probed{parity.acting(setting)}; check that it is "
+                "trained, scaled and meant for these queries, or pass --allow-idle"
+            )
+    return notes
+
+
+def _mounted(
+    hf: Any,
+    parameters: dict[str, Any],
+    fine_tuned: dict[str | Untrained, dict[str, Tensor]],
+    settings: Mapping[str, Setting],
+    model: str,
+    allow_other_base: bool,
+) -> Weights:
+    """Every adapter of the settings on one model, each for the weights that it acts on."""
+    adapters = dict.fromkeys(a for setting in settings.values() for a, _ in setting.adapters)
+    each = [(adapter, 1.0) for adapter in adapters]
+    mounted = mount(hf, each, model, allow_other_base=allow_other_base)
+    weights = Weights(
+        parameters,
+        fine_tuned,
+        mounted.peft,
+        dict(zip(adapters, mounted.names, strict=True)),
+        tuner_layers(mounted.peft),
+        rewritten=dict(zip(adapters, mounted.rewritten, strict=True)),
+    )
+    for setting in settings.values():
+        weights.check(setting)
+    return weights
 
 
 def _check_architectures(

@@ -102,6 +102,10 @@ class Anatomy:
         """The layers that have a site of this name."""
         return tuple(site.layer for site in self.sites(name))
 
+    def values_of(self, layer: int) -> Site:
+        """The values that a layer's heads mix."""
+        return Site("v", self.value_layers.get(layer, layer))
+
     def reads_below(self, layer: int) -> bool:
         """Whether a block from this one on reads keys and values of a block below it."""
         return any(source < layer <= reader for reader, source in self.value_layers.items())
@@ -227,7 +231,7 @@ def factors(parts: Sequence[Tensor], whole: Tensor) -> list[float]:
 def _mixes(anatomy: Anatomy, values: Mapping[Site, Tensor], layer: int) -> bool:
     """Whether z is pattern times values, up to the number format's rounding."""
     pattern, z = values[Site("pattern", layer)], values[Site("z", layer)]
-    own = values[Site("v", anatomy.value_layers.get(layer, layer))]
+    own = values[anatomy.values_of(layer)]
     mixed = pattern @ own.repeat_interleave(z.shape[1] // own.shape[1], dim=1)
     bound = torch.finfo(z.dtype).eps ** 0.5 * z.float().square().mean().sqrt()
     return mixed.shape == z.shape and bool((mixed - z).abs().max() <= bound)

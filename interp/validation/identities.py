@@ -14,13 +14,13 @@ from collections.abc import Callable
 import torch
 
 from interp import edits
+from interp.capabilities import influence_errors
 from interp.capture import capture, keep
 from interp.causal.interchange import Sweep, no_op
 from interp.edits import Edit
 from interp.measures import NOISE
 from interp.measures.attention import content_js
 from interp.names import Site
-from interp.readout import closing_error, influence
 from interp.subject.parity import TOLERANCE
 from interp.validation.outcome import Reading, largest
 from interp.validation.planted import first_difference, located, states
@@ -113,12 +113,7 @@ def change_sum(specimen: Specimen) -> Reading:
 
 def influence_sum(specimen: Specimen) -> Reading:
     """What heads, MLPs, embedding and norm contribute adds up to the logit, in every condition."""
-    subject, tokens, last = specimen.subject, specimen.batch.answer, specimen.last
-    target = last["base"].logits.argmax(-1)
-    errors = [
-        closing_error(influence(subject, setting, tokens, last[name], target))
-        for name, setting in subject.settings.items()
-    ]
+    errors = influence_errors(specimen.subject, specimen.batch.answer, specimen.last)
     return Reading(largest(errors), _bound(specimen, 1e-4))
 
 

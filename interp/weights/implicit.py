@@ -105,8 +105,9 @@ class States(NamedTuple):
 
     def beside(self, layer: int) -> Float[Tensor, "token d_model"]:
         """What a block adds its MLP's output to (also of a parallel block)."""
-        mixed = next(s for s in self.stream if s in (Site(n, layer) for n in STREAM[1:3]))
-        return self.stream[Site("resid_pre", layer)] + self.stream[mixed]
+        written = (Site(name, layer) for name in ("attn_out", "mixer_out"))
+        mixed = next(self.stream[site] for site in written if site in self.stream)
+        return self.stream[Site("resid_pre", layer)] + mixed
 
 
 def observe(
