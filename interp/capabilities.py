@@ -39,6 +39,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
         "content_js_no_sink",
     ),
     "scores": ("sim_am", "sim_am_delta"),
+    "routing": ("router_js", "expert_overlap"),
     "pinned inputs": ("petrov_residual", "rewiring_share"),
     "change decomposition": CHANGES,
     "lens": ("lens_js", "lens_kl", "answer_information", "decision_depth"),
@@ -67,6 +68,8 @@ def find(subject: Subject, queries: Sequence[Encoded], base: str = "base") -> di
     batch = Batch.forced(queries, subject.device)
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     withheld = _with_consequences(dict(subject.withheld))
+    if subject.anatomy.layers("router") and not subject.anatomy.link:
+        withheld["routing"] = "the weights of its experts do not follow from its router's logits"
     if reason := _tried(lambda: _pinned_error(subject, batch, base, caches[base]), subject):
         withheld = _with_consequences(withheld | {"pinned inputs": reason})
     for step in (None, *STEPS):

@@ -5,8 +5,8 @@ Head(layer=5, head=3)
 >>> str(Site("resid_post", 2))
 'L2.resid_post'
 
-The vocabulary is TransformerLens's; `mixer_out` and `per_layer_out` are ours. Where a model has a
-site is found at load (`interp.subject.anatomy`). Torch-free.
+The vocabulary is TransformerLens's; `mixer_out`, `per_layer_out` and `router` are ours. Where a
+model has a site is found at load (`interp.subject.anatomy`). Torch-free.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ HOOKS = {
     "mixer_out": tuple(f"{name}.hook_out" for name in ("linear_attn", "conv", "mamba", "mixer")),
     "mlp_out": ("hook_mlp_out",),
     "per_layer_out": ("post_per_layer_input_norm.hook_out",),
+    "router": (),
     "q": ("attn.hook_q",),
     "k": ("attn.hook_k",),
     "v": ("attn.v_norm.hook_out", "attn.hook_v"),
@@ -35,7 +36,8 @@ HOOKS = {
 """Site name -> TransformerLens's hook in a block, the first that is there; in computing order.
 
 `mixer_out`: what a block's linear attention, state space or convolution writes in the place of
-attention; `per_layer_out`: what its per-layer embedding writes (Gemma 4)."""
+attention; `per_layer_out`: what its per-layer embedding writes (Gemma 4); `router`: what a mixture
+of experts gives to each of them, found by its modules (`interp.subject.routers`)."""
 
 OUTPUT = "output"
 """The site of what the model says: its next-token distribution."""

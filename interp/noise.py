@@ -34,6 +34,7 @@ DIVERGENCES = frozenset(
         "content_js",
         "content_js_no_sink",
         "petrov_residual",
+        "router_js",
         "damage",
         "ablation_damage",
     }
@@ -61,9 +62,10 @@ COUNTED = frozenset(
         "answer_agreement",
         "own_agreement",
         "own_difference",
+        "expert_overlap",
     }
 )
-"""Made of which token comes first: rounding moves them only where two tokens tie."""
+"""Made of which token or expert comes first: rounding moves them only where two tie."""
 
 REACH, SCORES = 2.0, 6.0
 """How many times `NOISE` a value moves by at most: 2, since it compares two states or rows; 6 for
@@ -90,7 +92,7 @@ def floor(
       metric on the sphere). Of changes from base `eps` is relative to the change: those below
       `noise` have no direction (NaN);
     - entropies, log-probabilities, logits and ratios without a bound: `eps (1 + the larger size)`;
-    - counts of which token comes first: 0.
+    - counts of which token or expert comes first: 0.
 
     `tests/measures/test_noise.py` measures it: in float32 every value of other computations of the
     same thing lies within a quarter of its floor (scores: within it), in bfloat16 against float32

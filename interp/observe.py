@@ -22,7 +22,7 @@ from interp.capture import Captured, Reader, capture, keep
 from interp.conditions import Setting
 from interp.edits import Edit
 from interp.edits import replace as replace_by
-from interp.measures import NOISE
+from interp.measures import NOISE, wide
 from interp.measures.attention import (
     AttentionRows,
     Changes,
@@ -32,11 +32,13 @@ from interp.measures.attention import (
     read_rows,
     read_scores,
 )
+from interp.measures.routing import Routing
 from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
 from interp.readout import SITES as READ
 from interp.readout import LastStates
 from interp.subject import Batch, Subject
+from interp.subject.routers import LINKS
 
 
 class PatternRead(NamedTuple):
@@ -62,7 +64,7 @@ def observe(
     for name, setting in subject.settings.items():
         heads = name == base or not subject.anatomy.mixed
         heads &= "change decomposition" not in withheld
-        read = _own_run(subject, setting, caches[name], bare, heads, withheld)
+        read = _own_run(subject, setting, caches[name], bare, heads, withheld, len(batch.ids))
         runs[name] = capture(subject, setting, batch, caches[name], read)
     observed = {name: _observed(subject, run) for name, run in runs.items()}
     if "pinned inputs" not in withheld:
@@ -108,13 +110,18 @@ def _own_run(
     bare: Setting,
     heads: bool,
     withheld: Collection[str],
+    size: int,
 ) -> dict[Site, Reader]:
-    """What is read of a condition's own run; `heads`: also what its heads read, as base's."""
+    """What is read of a condition's own run of `size` queries; `heads`: also what its heads read,
+    as base's."""
     names = {*STATE_SITES, *READ, "resid_pre", *(["v"] if heads else [])}
     points = subject.anatomy.points
     read: dict[Site, Reader] = {site: keep for site in points if site.name in names}
     if "scores" not in withheld:
         read |= {site: read_scores for site in points if site.name == "attn_scores"}
+    if "routing" not in withheld:
+        reader = partial(_read_routing, size=size, link=subject.anatomy.link)
+        read |= dict.fromkeys(subject.anatomy.sites("router"), reader)
     if "patterns" not in withheld:
         read |= _patterns(subject, setting, cache if heads else None, bare, heads)
     return read
@@ -134,6 +141,11 @@ def _patterns(
         )
         for layer in subject.anatomy.layers("pattern")
     }
+
+
+def _read_routing(routed: Tensor, *, size: int, link: str) -> Routing:
+    numbers, weights = routed.unflatten(0, (size, -1)).unbind(-1)
+    return Routing(LINKS[link](wide(numbers)), weights != 0)
 
 
 def _read_pattern(
@@ -213,6 +225,7 @@ def _observed(subject: Subject, got: Captured) -> Observed:
         states={name: found for name in STATE_SITES if (found := layers(name))},
         rows=[read.rows for read in layers("pattern")],
         scores=layers("attn_scores"),
+        routing=layers("router"),
     )
 
 

@@ -41,6 +41,7 @@ from interp.validation import architectures
 
 MODELS = (
     "gpt_oss", "gemma4", "deepseek_v3", "qwen3_5", "cohere2", "falcon", "falcon_grouped", "bitnet",
+    "mixtral",
 )  # fmt: skip
 WITHHELD = {"gemma4": {"scores"}}
 """What cannot be right: Gemma 4 runs its own attention, which shows patterns only."""
@@ -140,6 +141,7 @@ PECULIAR: dict[str, Callable[[States], bool]] = {
     "deepseek_v3": lambda s: s.values.shape[-1] < tiny_models.D_HEAD,
     "qwen3_5": lambda s: s.heads == (1,) and s.mixers == (0, 2) and gated(s),
     "cohere2": lambda s: not s.sink.any() and not gated(s),
+    "mixtral": lambda s: s.routers == (0, 1, 2) and s.chosen.sum(-1).max() == 2,
     "bitnet": lambda s: gated(s),
 }
 """What there must be in the states of an architecture."""

@@ -36,6 +36,8 @@ UNITS = {
     "content_js_no_sink": "nats",
     "sim_am": "cosine",
     "sim_am_delta": "cosine",
+    "router_js": "nats",
+    "expert_overlap": "share",
     "rewiring_share": "share",
     "petrov_residual": "nats",
     "change_pattern": "share",

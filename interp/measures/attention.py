@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.measures import wide
+from interp.measures.output import js_of_rows
 
 MASKED = -1e30
 """Scores below are masked keys (TransformerLens holds them at about -3.4e38, not -inf)."""
@@ -81,9 +82,7 @@ def without_first(content: Content) -> Content:
 
 def content_js(p: Content, q: Content) -> Rows:
     """Jensen-Shannon divergence of two content patterns, row by row, nats, `[0, ln 2]`."""
-    middle = (p + q) / 2
-    terms = torch.special.xlogy(p, p / middle) + torch.special.xlogy(q, q / middle)
-    return (0.5 * terms.where(middle > 0, 0.0).sum(-1)).clamp(min=0) + _undefined(p, q)
+    return js_of_rows(p, q)
 
 
 def read_scores(scores: Pattern) -> Content:
@@ -206,8 +205,3 @@ def change_shares(
     error = float((gap / scale.where(scale > 0, 1.0)).masked_fill(undefined, 0.0).max())
     shares = [(term * change).sum(-1) for term in terms]
     return Changes((shares[0], shares[1], shares[2], shares[3]), whole, error)
-
-
-def _undefined(*patterns: Tensor) -> Tensor:
-    """0, or NaN where a row is not a distribution."""
-    return sum(pattern.sum(-1) * 0.0 for pattern in patterns)  # type: ignore[return-value]

@@ -31,6 +31,16 @@ def js_divergence(
     return _blockwise(_js, p, q)
 
 
+def js_of_rows(
+    p: Float[Tensor, "*row choice"], q: Float[Tensor, "*row choice"]
+) -> Float[Tensor, "*row"]:
+    """The same of rows of probabilities; NaN where one is no distribution."""
+    middle = (p + q) / 2
+    terms = torch.special.xlogy(p, p / middle) + torch.special.xlogy(q, q / middle)
+    undefined = p.sum(-1) * 0.0 + q.sum(-1) * 0.0
+    return (0.5 * terms.where(middle > 0, 0.0).sum(-1)).clamp(min=0) + undefined
+
+
 def top1_agreement(
     p: Float[Tensor, "*token d_vocab"], q: Float[Tensor, "*token d_vocab"]
 ) -> Bool[Tensor, "*token"]:

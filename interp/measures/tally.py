@@ -20,9 +20,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.batch import Tokens
-from interp.measures import NOISE, attention, state
+from interp.measures import NOISE, attention, routing, state
 from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
+from interp.measures.routing import Routing
 from interp.names import OUTPUT
 from interp.noise import floor
 from interp.significance import SignFlip
@@ -101,7 +102,8 @@ class Plan:
 class Observed:
     """One condition's values on one chunk, every list by the layers that have the site.
 
-    `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention. Of the runs
+    `states`: site name -> `[batch, (head,) query_pos, d]`. `rows`, `scores`: attention. `routing`:
+    of mixtures of experts. Of the runs
     pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
     and `changes`, what its heads' changes are made of (both empty for base). `base_weights`:
     content patterns of base's weights at the condition's inputs, where it has its own.
@@ -111,6 +113,7 @@ class Observed:
     states: dict[str, list[Tensor]]
     rows: list[AttentionRows]
     scores: list[Tensor]
+    routing: list[Routing] = field(default_factory=list)
     pinned: list[Tensor] = field(default_factory=list)
     changes: list[Changes] = field(default_factory=list)
     base_weights: list[Tensor] = field(default_factory=list)
@@ -232,6 +235,8 @@ def values(
         yield from _attention(observed, plan)
     if observed[plan.base].scores:
         yield from _scores(observed, plan, noise)
+    if observed[plan.base].routing:
+        yield from _routing(observed, plan)
     for name, seen in observed.items():
         if seen.pinned:
             yield from _pinned(name, seen, observed[plan.base], plan.base, noise)
@@ -366,6 +371,14 @@ def _scores(observed: Mapping[str, Observed], plan: Plan, noise: float) -> Itera
             yield Key("sim_am_delta", a, b, "attn_scores"), delta, 1.0
 
 
+def _routing(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
+    for a, b in plan.pairs:
+        x, y = (list(zip(*observed[name].routing, strict=True)) for name in (a, b))
+        yield Key("router_js", a, b, "router"), _by_layer(routing.router_js, x[0], y[0]), 1.0
+        same = _by_layer(routing.expert_overlap, x[1], y[1])
+        yield Key("expert_overlap", a, b, "router"), same, 1.0
+
+
 def _pinned(
     name: str, seen: Observed, base: Observed, base_name: str, noise: float
 ) -> Iterator[Values]:
@@ -394,5 +407,5 @@ def _changes(name: str, changes: Sequence[Changes], base_name: str) -> Iterator[
 
 
 def _by_layer(function: Callable[..., Tensor], *layers: Sequence[Tensor]) -> Tensor:
-    """`function` of every layer's tensors, stacked as `[batch, layer, head, query_pos]`."""
+    """`function` of every layer's tensors, stacked as `[batch, layer, (head,) query_pos]`."""
     return torch.stack([function(*tensors) for tensors in zip(*layers, strict=True)], dim=1)

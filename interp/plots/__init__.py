@@ -13,7 +13,7 @@ conditions, n, interval, seed and the match certificate. Torch-free.
 from interp.plots.ablation import ablation
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
-from interp.plots.by_layer import layers
+from interp.plots.by_layer import layers, routing
 from interp.plots.carriers import carriers
 from interp.plots.changes import head_changes
 from interp.plots.curves import Curves, curves
@@ -63,6 +63,7 @@ __all__ = [
     "layer_position",
     "layers",
     "output",
+    "routing",
     "scorecard",
     "similarity",
     "spectra",

@@ -88,6 +88,7 @@ def layers(
     position: str = "last",
     measures: Sequence[str] = ("relative_l2", "delta_alignment"),
     queries: str = "matched",
+    sites: Sequence[str] = COLUMNS,
 ) -> go.Figure:
     """Measures of whole layers against depth: headline, its null, and both sides against base.
 
@@ -96,10 +97,8 @@ def layers(
     run has no such rows.
     """
     pairs = reading.main_pairs(run.manifest)
-    cells = {
-        (m, s): Panel.of(run, m, s, pairs, position, queries) for m in measures for s in COLUMNS
-    }
-    sites = [s for s in COLUMNS if any(cells[m, s].lines for m in measures)]
+    cells = {(m, s): Panel.of(run, m, s, pairs, position, queries) for m in measures for s in sites}
+    sites = [s for s in sites if any(cells[m, s].lines for m in measures)]
     kept = [m for m in measures if any(cells[m, s].lines for s in sites)]
     if not kept:
         raise reading.NotMeasured(
@@ -133,6 +132,12 @@ def layers(
         legend=True,
         left=72,
     )
+
+
+def routing(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
+    """How far routers of a mixture of experts are apart, by layer: their distributions over
+    experts, and which they choose. Raises `NotMeasured` for a model without experts."""
+    return layers(run, position, ("router_js", "expert_overlap"), queries, ("router",))
 
 
 def where(position: str) -> str:

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from interp.plots.ablation import ablation
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
-from interp.plots.by_layer import layers
+from interp.plots.by_layer import layers, routing
 from interp.plots.carriers import carriers
 from interp.plots.changes import head_changes
 from interp.plots.embedding import condition_embedding
@@ -41,6 +41,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "layers": layers,
     "segments": segments,
     "answer_tokens": answer_tokens,
+    "routing": routing,
     "divergence": divergence,
     "embedding": condition_embedding,
     "influence": waterfall,

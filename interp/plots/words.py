@@ -44,6 +44,7 @@ SITES = {
     "attn_out": "attention output",
     "mixer_out": "mixer output",
     "mlp_out": "MLP output",
+    "router": "mixture of experts",
     "z": "head outputs",
     "pattern": "attention patterns",
 }
@@ -64,6 +65,8 @@ NAMES = {
     "content_entropy_no_sink": "content entropy without the sink",
     "sim_am": "score similarity (cosine)",
     "sim_am_delta": "score-change similarity (cosine)",
+    "router_js": "router JS divergence",
+    "expert_overlap": "overlap of chosen experts",
     "rewiring_share": "re-wiring share",
     "petrov_residual": "re-wiring no prefix can do",
     "change_pattern": "pattern",

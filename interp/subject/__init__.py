@@ -38,7 +38,7 @@ from interp.conditions import (
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
 from interp.queries import Query, encode
-from interp.subject import parity, shortcuts
+from interp.subject import parity, routers, shortcuts
 from interp.subject.adapter_files import folder_of
 from interp.subject.adapters import mend_norms, mount, tuner_layers
 from interp.subject.anatomy import Anatomy, ask
@@ -254,7 +254,7 @@ class Subject:
         size, length = ids.shape
         first = past + setting.shift
         positions = torch.arange(first, first + length, device=ids.device)
-        points = [
+        points: list[tuple[Any, Callable[..., Any]]] = [
             (
                 self.anatomy.points[Site("resid_post", layer)].hook,
                 _as_hook(partial(torch.add, vector)),
@@ -262,11 +262,15 @@ class Subject:
             for layer, vector in self.steering(setting)
             if layer >= start
         ]
+        shown = []
         for site, hook in (hooks or {}).items():
             point = self.anatomy.points[site]
             as_hook = _in_place if site.name == "resid_mid" else _as_hook
-            points.append((point.hook, as_hook(point.seen(hook))))
-        with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points):
+            if point.module is not None:
+                shown.append((point.module, point.seen(hook)))
+            else:
+                points.append((point.hook, as_hook(point.seen(hook))))
+        with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points), routers.read(shown):
             return self.bridge(
                 ids,
                 attention_mask=torch.ones(size, past + length, device=ids.device),

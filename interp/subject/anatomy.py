@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.conditions import Setting
 from interp.names import HOOKS, Site
+from interp.subject import routers
 
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
@@ -28,27 +29,28 @@ if TYPE_CHECKING:
 WRITES = ("attn_out", "mixer_out", "mlp_out", "per_layer_out")
 """What a block adds to the residual stream."""
 
-View = Callable[[Tensor], Tensor]
+View = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Point:
     """A site's hook, and how its value is turned to `[batch, query_pos, head, d_head]` and back,
-    where the model has it otherwise."""
+    where the model has it otherwise. `module`: whose output is read instead of a hook's value."""
 
     hook: str
     inward: View | None = None
     outward: View | None = None
+    module: nn.Module | None = None
 
     def seen(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
         """The hook, on the value turned; what it returns is turned back."""
-        if self.inward is None or self.outward is None:
+        if self.inward is None:
             return hook
         inward, outward = self.inward, self.outward
 
         def turned(value: Tensor) -> Tensor | None:
             new = hook(inward(value))
-            return None if new is None else outward(new)
+            return new if new is None or outward is None else outward(new)
 
         return turned
 
@@ -63,6 +65,8 @@ class Anatomy:
     `logits`: of the unembedding's output in the logits. `sinks`: attention rows sum to less than 1,
     the rest being a learned sink's. `mixed`: z is what the heads mix, pattern times values;
     otherwise a gate or a norm stands between. `wrapped`: blocks return their output in a tuple.
+    `link`: how routers' logits become shares of experts (a name of `routers.LINKS`); "" where they
+    are not understood.
     """
 
     points: Mapping[Site, Point]
@@ -73,6 +77,7 @@ class Anatomy:
     sinks: bool = False
     mixed: bool = True
     wrapped: bool = False
+    link: str = ""
 
     @classmethod
     def of(cls, bridge: Any) -> Anatomy:
@@ -86,6 +91,8 @@ class Anatomy:
                 known = (f"blocks.{layer}.{hook}" for hook in hooks)
                 if found := next((hook for hook in known if hook in bridge.hook_dict), None):
                     points[Site(name, layer)] = Point(found, *_views(name, heads, bridge.cfg))
+            if router := routers.router_of(block):
+                points[Site("router", layer)] = Point("", routers.routed, module=router)
         shared = _value_layers(bridge)
         read = {
             site: p
@@ -170,7 +177,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
 
         return keep
 
-    asked = ("resid_pre", "resid_post", *WRITES, "v", "z", "pattern")
+    asked = ("resid_pre", "resid_post", *WRITES, "v", "z", "pattern", "router")
     hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
     returned: list[Any] = []
     handle = subject.bridge.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
@@ -198,7 +205,10 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
                 out = block.attn.o.original_component(_flat(values[Site("z", layer)]))
             [by] = factors([out], values[Site("attn_out", layer)])
             written |= {Site("z", layer): by} if by != 1 else {}
-    patterns = [value for site, value in values.items() if site.name == "pattern"]
+    patterns, routed = (
+        [value for site, value in values.items() if site.name == name]
+        for name in ("pattern", "router")
+    )
     return replace(
         anatomy,
         stream=tuple(stream),
@@ -207,6 +217,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         sinks=any(bool((pattern.sum(-1) < SUM).any()) for pattern in patterns),
         mixed=all(_mixes(anatomy, values, layer) for layer in anatomy.layers("pattern")),
         wrapped=isinstance(returned[0], tuple),
+        link=routers.link_of(routed),
     )
 
 

@@ -61,6 +61,17 @@ FALCON = {
 PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 400}
 STATE_SPACE = {"mamba_d_state": 4, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 4}
 
+GEMMA4 = {
+    **GQA,
+    **PER_LAYER,
+    "num_hidden_layers": 4,
+    "sliding_window": 8,
+    "layer_types": [*ALTERNATING[:2], *ALTERNATING[:2]],
+    "num_kv_shared_layers": 2,
+    "global_head_dim": 2 * D_HEAD,
+    "num_global_key_value_heads": 1,
+}
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (kind.__name__, settings) for name, (kind, settings) in tiny.CONFIGS.items()},
     "gpt_j": ("GPTJConfig", {**OLD, **SPREAD, "rotary_dim": 4}),
@@ -135,17 +146,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_5": ("Qwen3_5TextConfig", {**GQA, **LINEAR}),
     "gemma": ("GemmaConfig", GQA),
-    "gemma4": (
+    "gemma4": ("Gemma4TextConfig", GEMMA4),
+    "gemma4_moe": (
         "Gemma4TextConfig",
         {
-            **GQA,
-            **PER_LAYER,
-            "num_hidden_layers": 4,
-            "sliding_window": 8,
-            "layer_types": [*ALTERNATING[:2], *ALTERNATING[:2]],
-            "num_kv_shared_layers": 2,
-            "global_head_dim": 2 * D_HEAD,
-            "num_global_key_value_heads": 1,
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
         },
     ),
     "olmo": ("OlmoConfig", GROUPED),

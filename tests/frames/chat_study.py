@@ -144,12 +144,13 @@ class Case:
 
     def written(self, group: str) -> dict[str, list[tuple[int, ...]]]:
         """What every condition answers by itself."""
-        if not self.experiment.answer_tokens:
+        n_tokens = self.experiment.answer_tokens
+        if not n_tokens:
             return {}
         if group not in self.told:
             model, queries = self.experiment.model, self.cuts("base", group)
             self.told[group] = {
-                name: [reference.write(model, c, q.ids, N_TOKENS, self.stop) for q in queries]
+                name: [reference.write(model, c, q.ids, n_tokens, self.stop) for q in queries]
                 for name, c in self.prefixed.items()
             }
         return self.told[group]

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import reference
 import tiny_models
-from frames.chat_study import CASES, MAX_POSITIONS, N_TOKENS, Case, make
+from frames.chat_study import CASES, MAX_POSITIONS, Case, make
 from frames.styles import system
 from reference import Condition, Key, Value
 from transformers import AutoTokenizer
@@ -224,7 +224,7 @@ def test_kept_states_are_the_reference(compared: Compared) -> None:
 
 # SmolLM2 -----------------------------------------------------------------------------------------
 
-CAPITALS = ["What is the capital of France?", "Name a color."]
+ASKED = ["What is the capital of France?", "Name a color.", "How many days has a week?"]
 STYLE = "You answer in one word, in French."
 
 
@@ -232,7 +232,7 @@ STYLE = "You answer in one word, in French."
 def real(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("smollm2")
     lora = tiny_models.save_adapter(smollm2, folder / "lora", ["q_proj", "v_proj"], layers=[12])
-    lines = [json.dumps({"text": text}) for text in CAPITALS]
+    lines = [json.dumps({"text": text}) for text in ASKED]
     (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "system.txt").write_text(STYLE)
     experiment = Experiment(
@@ -244,7 +244,7 @@ def real(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
         chat=True,
         controls=(),
         answers_from="prompt",
-        answer_tokens=N_TOKENS,
+        answer_tokens=6,
         device="cpu",
         batch_size=2,
         bootstrap=0,
@@ -256,7 +256,7 @@ def real(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Compared:
         experiment,
         AutoTokenizer.from_pretrained(smollm2),
         {},
-        {"matched": [(text, None) for text in CAPITALS]},
+        {"matched": [(text, None) for text in ASKED]},
         {"prompt": ([system(STYLE)], "")},
         {"base": Condition(), "prompt": Condition(), "lora": Condition(adapter=lora)},
         [2],

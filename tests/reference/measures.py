@@ -173,6 +173,12 @@ PAIRED: dict[tuple[str, str], Callable[[States, States], Array]] = {
     ("content_js", "pattern"): lambda a, b: js(a.content, b.content),
     ("sim_am", "attn_scores"): lambda a, b: cosine(unmasked(a.scores), unmasked(b.scores)),
 }
+ROUTED: dict[tuple[str, str], Callable[[States, States], Array]] = {
+    ("router_js", "router"): lambda a, b: js(a.shares, b.shares),
+    ("expert_overlap", "router"): lambda a, b: (a.chosen & b.chosen).sum(-1) / a.chosen.sum(-1),
+}
+"""For models with a mixture of experts."""
+
 for _site in STATES:
     PAIRED["cosine", _site] = lambda a, b, s=_site: cosine(getattr(a, s), getattr(b, s))
     PAIRED["relative_l2", _site] = lambda a, b, s=_site: relative_l2(getattr(a, s), getattr(b, s))

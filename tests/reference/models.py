@@ -13,7 +13,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from .numbers import Array, double
+from .numbers import Array, double, softmax
 
 
 @functools.lru_cache(maxsize=32)
@@ -71,6 +71,33 @@ def head_layers(model: Any) -> tuple[int, ...]:
 def mixer_layers(model: Any) -> tuple[int, ...]:
     """Those whose tokens are mixed by a recurrence."""
     return tuple(i for i in range(len(blocks(model))) if i not in head_layers(model))
+
+
+def router_layers(model: Any) -> tuple[int, ...]:
+    """Those with a mixture of experts."""
+    found = [getattr(block, "mlp", None) for block in blocks(model)]
+    return tuple(i for i, mlp in enumerate(found) if hasattr(mlp, "experts"))
+
+
+SIGMOID = ("deepseek_v3", "glm4_moe")
+"""Kinds of models that score every expert by itself, and choose by scores with a correction."""
+
+
+def route(model: Any, layer: int, x: Array) -> tuple[Array, Array]:
+    """`[pos, expert]` each: the router's distribution, and whether it chooses an expert."""
+    mlp = blocks(model)[layer].mlp
+    router = next(getattr(mlp, name) for name in ("gate", "router") if hasattr(mlp, name))
+    logits = x @ double(router.weight).T
+    if getattr(router, "bias", None) is not None:
+        logits = logits + double(router.bias)
+    order, k = logits, router.top_k
+    shares = softmax(logits)
+    if model.config.model_type in SIGMOID:
+        scores = 1 / (1 + np.exp(-logits))
+        order = scores + double(router.e_score_correction_bias)
+        shares = scores / scores.sum(-1, keepdims=True)
+    least = np.sort(order, axis=-1)[:, -k, None]
+    return shares, order >= least
 
 
 def output_projection(block: Any) -> Any:
@@ -235,6 +262,8 @@ def watched(model: Any, seen: Seen) -> Any:
         for name, module in named.items():
             handles.append(module.register_forward_hook(seen.output(name, layer)))
         before = [(block, seen.input("resid_pre", layer))]
+        if layer in router_layers(model):
+            before.append((block.mlp, seen.input("mlp_in", layer)))
         if layer in head_layers(model):
             before.append((output_projection(block), seen.input("z", layer)))
             before.append((attention(block), seen.keyword("rotary", layer)))

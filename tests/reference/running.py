@@ -21,6 +21,8 @@ from .models import (
     mixer_layers,
     open_model,
     pinned,
+    route,
+    router_layers,
     steered,
     watched,
 )
@@ -40,7 +42,8 @@ class States:
     `[layer, head, pos, pos]` before the softmax, over the query's own keys, NaN where masked.
     Narrower heads than others are filled up with zeros, which no measure sees. What belongs to
     heads has `heads`, the layers that have some, and `mixer_out` those that have a recurrence
-    instead; `per_layer_out` is of all layers or none. `z` is what the output projection reads,
+    instead; `per_layer_out` is of all layers or none. `shares` and `chosen` `[layer, pos, expert]`
+    are of `routers`, the layers with a mixture of experts. `z` is what the output projection reads,
     `mixed` what the heads mix; between them may stand a gate or a norm.
     `end`: how many tokens stand before the answer; the rows that predict it begin one before.
     `own_sink`: the model has no BOS, so the query's first token is base's sink.
@@ -66,6 +69,9 @@ class States:
     mixers: tuple[int, ...]
     mixer_out: Array
     per_layer_out: Array
+    routers: tuple[int, ...] = ()
+    shares: Array | None = None
+    chosen: Array | None = None
     own_sink: bool = False
     base_inputs: Array | None = None
     base_weights: Array | None = None
@@ -99,6 +105,8 @@ class States:
         """The layers that have a site."""
         if site == "mixer_out":
             return self.mixers
+        if site == "router":
+            return self.routers
         if site in ("attn_out", "attn_bias", "attn_scores", "pattern", "z"):
             return self.heads
         return tuple(range(len(self.resid_post)))
@@ -263,7 +271,19 @@ def run(
         mixers=mixer_layers(model),
         mixer_out=stacked("mixer_out"),
         per_layer_out=stacked("per_layer_out"),
+        **routing(model, done.seen, length),
     )
+
+
+def routing(model: Any, seen: Seen, length: int) -> dict[str, Any]:
+    """What routers make of the rows, computed anew from what enters the experts' layers."""
+    layers = router_layers(model)
+    if not layers:
+        return {}
+    entering = [double(seen["mlp_in", i]).reshape(-1, seen["mlp_in", i].shape[-1]) for i in layers]
+    found = [route(model, i, x) for i, x in zip(layers, entering, strict=True)]
+    shares, chosen = (np.stack([each[part][-length:] for each in found]) for part in (0, 1))
+    return {"routers": layers, "shares": shares, "chosen": chosen}
 
 
 def biased(logits: Array, condition: Condition, end: int | None = None) -> Array:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import families, geometry, measures, readout
-from .measures import ALONE, ALONE_WITHOUT_BOS, CHANGED, PAIRED, PAIRED_WITHOUT_BOS
+from .measures import ALONE, ALONE_WITHOUT_BOS, CHANGED, PAIRED, PAIRED_WITHOUT_BOS, ROUTED
 from .numbers import (
     STILL,
     Array,
@@ -48,6 +48,7 @@ def alone_rows(study: Study) -> Table:
 def paired_rows(study: Study) -> Table:
     table: Table = {}
     named = PAIRED if study.has_bos else PAIRED | PAIRED_WITHOUT_BOS
+    named = named | ROUTED if study.observed["base"][0].routers else named
     for a, b in study.pairs:
         for name, paired in named.items():
             errors = None
