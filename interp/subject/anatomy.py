@@ -88,9 +88,10 @@ class Anatomy:
             for name, hooks in HOOKS.items():
                 if name == "mixer_out" and heads is not None:
                     continue
-                known = (f"blocks.{layer}.{hook}" for hook in hooks)
+                known = (f"blocks.{layer}.{hook}" for hook in hooks if _called(hook, heads))
                 if found := next((hook for hook in known if hook in bridge.hook_dict), None):
-                    points[Site(name, layer)] = Point(found, *_views(name, heads, bridge.cfg))
+                    views = _views(name, found, heads, bridge.cfg)
+                    points[Site(name, layer)] = Point(found, *views)
             if router := routers.router_of(block):
                 points[Site("router", layer)] = Point("", routers.routed, module=router)
         shared = _value_layers(bridge)
@@ -125,14 +126,30 @@ class Anatomy:
         return math.prod(self.stream[layer + 1 :], start=own)
 
 
-def _views(name: str, attention: Any, cfg: Any) -> tuple[View, View] | tuple[()]:
-    """Latent attention (DeepSeek) has heads before positions, and z in rows of another width."""
+def _called(hook: str, attention: Any) -> bool:
+    """Hooks behind the norms of queries and keys are there without any norm, too."""
+    return not hook.endswith("_normed") or _norm_of(hook, attention) is not None
+
+
+def _norm_of(hook: str, attention: Any) -> Any:
+    """The norm of the queries or keys of which a hook shows the result."""
+    return getattr(attention, f"{hook.removesuffix('_normed')[-1]}_norm", None)
+
+
+def _views(name: str, hook: str, attention: Any, cfg: Any) -> tuple[View, View] | tuple[()]:
+    """Latent attention (DeepSeek) has heads before positions, and z in rows of another width. So
+    have norms of every head's query and key by itself; norms of all together see rows."""
     from transformer_lens.model_bridge.generalized_components.mla_attention import (
         MLAAttentionBridge,
     )
 
-    if name == "q" and getattr(cfg, "gated_q_proj", False):  # a head's query, and its gate
-        return _rows_of(cfg.n_heads), _rows_of(2 * cfg.n_heads)
+    if hook.endswith("_normed"):
+        by_head = _norm_of(hook, attention).original_component.weight.shape[-1] == cfg.d_head
+        rows = (
+            (lambda value: value.unflatten(2, (-1, cfg.d_head))),
+            (lambda value: value.flatten(2)),
+        )
+        return (_turned, _turned) if by_head else rows
     if not isinstance(attention, MLAAttentionBridge):
         return ()
     if name in ("q", "k", "v"):

@@ -4,10 +4,9 @@
     table = interchange_rows(folder, everything, answers, moves, all_cells(folder, ["0"], ["z"]))
 
 A cell's values under the source replace those of the target's run on the query's tokens and its
-forced answer's; the rest runs under the target's own prefix and weights. Queries, keys and values
-are what TransformerLens reads at `hook_q`, `hook_k`, `hook_v`: the projections' outputs, before the
-norm of a head and before the rotary embedding; keys and values once for every group of heads that
-shares them.
+forced answer's; the rest runs under the target's own prefix and weights. Queries and keys are
+behind the norm of a head, where there is one, and before the rotary embedding; keys and values once
+for every group of heads that shares them.
 """
 
 from __future__ import annotations
@@ -88,19 +87,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """These columns of what a module gives out, or of what it takes in."""
+    """These columns of what a module gives out, or of what it takes in; `heads_first`: as `[head,
+    pos, d_head]`."""
 
     module: Any
     columns: list[int]
     takes_in: bool = False
+    heads_first: bool = False
 
     def hook(self, change: Callable[[torch.Tensor], None]) -> Any:
-        """`change` sees a copy of `[pos, width]` and may write into it."""
+        """`change` sees a copy of `[pos, width]`, heads side by side, and may write into it."""
 
         def edited(hidden: torch.Tensor) -> torch.Tensor:
-            hidden = hidden.clone()
-            change(hidden[0])
-            return hidden
+            heads = hidden[0].transpose(0, 1) if self.heads_first else hidden[0]
+            rows = heads.flatten(1).clone()
+            change(rows)
+            new = rows.view(heads.shape)
+            return (new.transpose(0, 1) if self.heads_first else new)[None]
 
         def before(module: Any, args: Any, kwargs: Any) -> Any:
             if args:
@@ -134,6 +137,9 @@ def projection(model: Any, block: Any, site: str, head: int | None) -> Place:
     inside, config = attention(block), model.config
     n = n_heads(config) if site == "q" else kv_heads(config)
     columns = head_columns(config, head, n)
+    if hasattr(inside, f"{site}_norm"):
+        heads_first = config.model_type.startswith("gemma3")
+        return Place(getattr(inside, f"{site}_norm"), columns, heads_first=heads_first)
     if hasattr(inside, f"{site}_proj"):
         return Place(getattr(inside, f"{site}_proj"), columns)
     if hasattr(inside, "query_key_value"):  # q, k, v of one head stand side by side
