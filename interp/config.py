@@ -188,6 +188,9 @@ class Experiment(Framing):
     """Queries whose states are kept for the geometry measures (0: none)."""
     max_positions: int = Field(default=32, ge=0)
     """How many query positions get rows of their own (`last` and `mean` always cover all)."""
+    keys_values: bool = False
+    """Compare keys and values as well, by key/value head: the query's own, and those of what
+    precedes it, where two conditions have as many."""
     lens: bool = True
     """Read the logit lens: an unembedding per layer and answer token, dear where the vocabulary is
     large."""

@@ -54,19 +54,21 @@ def observe(
     caches: Mapping[str, Any],
     base: str,
     withheld: Collection[str] = (),
+    sites: Sequence[str] = STATE_SITES,
 ) -> tuple[dict[str, Observed], dict[str, LastStates]]:
     """Run every condition on a batch; what the measures take of it, and what the readout takes.
 
-    `withheld`: what is not read, of `interp.capabilities.MEASURES`.
+    `withheld`: what is not read, of `interp.capabilities.MEASURES`; `sites`: whose states are.
     """
     bare = subject.settings[base]
     runs = {}
     for name, setting in subject.settings.items():
         heads = name == base or not subject.anatomy.mixed
         heads &= "change decomposition" not in withheld
-        read = _own_run(subject, setting, caches[name], bare, heads, withheld, len(batch.ids))
+        read = {s: keep for s in subject.anatomy.points if s.name in sites}
+        read |= _own_run(subject, setting, caches[name], bare, heads, withheld, len(batch.ids))
         runs[name] = capture(subject, setting, batch, caches[name], read)
-    observed = {name: _observed(subject, run) for name, run in runs.items()}
+    observed = {name: _observed(subject, run, sites) for name, run in runs.items()}
     if "pinned inputs" not in withheld:
         _pin_(observed, subject, batch, caches, base, runs, "change decomposition" not in withheld)
     tokens = batch.answer
@@ -112,9 +114,9 @@ def _own_run(
     withheld: Collection[str],
     size: int,
 ) -> dict[Site, Reader]:
-    """What is read of a condition's own run of `size` queries; `heads`: also what its heads read,
-    as base's."""
-    names = {*STATE_SITES, *READ, "resid_pre", *(["v"] if heads else [])}
+    """What is read of a condition's own run of `size` queries beside its states; `heads`: also what
+    its heads read, as base's."""
+    names = {*READ, "resid_pre", *(["v"] if heads else [])}
     points = subject.anatomy.points
     read: dict[Site, Reader] = {site: keep for site in points if site.name in names}
     if "scores" not in withheld:
@@ -216,13 +218,13 @@ def _head_runs(subject: Subject, got: Captured) -> list[HeadRun]:
     return runs
 
 
-def _observed(subject: Subject, got: Captured) -> Observed:
+def _observed(subject: Subject, got: Captured, sites: Sequence[str]) -> Observed:
     def layers(name: str) -> list[Any]:
         return [got.values[site] for site in subject.anatomy.sites(name) if site in got.values]
 
     return Observed(
         logits=got.logits,
-        states={name: found for name in STATE_SITES if (found := layers(name))},
+        states={name: found for name in sites if (found := layers(name))},
         rows=[read.rows for read in layers("pattern")],
         scores=layers("attn_scores"),
         routing=layers("router"),

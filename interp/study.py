@@ -42,7 +42,7 @@ from interp.manifest import describe, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
-from interp.measures.tally import Plan, Tally
+from interp.measures.tally import KEYS_VALUES, STATE_SITES, Plan, Tally
 from interp.names import HOOKS, Head
 from interp.noise import floor
 from interp.probe import head_view
@@ -73,6 +73,7 @@ from interp.tabulate import (
     rows,
     states,
 )
+from interp.tabulate.contexts import context_rows
 from interp.tabulate.families import family_rows
 from interp.tabulate.geometry import geometry_rows
 
@@ -149,6 +150,10 @@ def _write(
         kept = states(tallies["matched"], plan, subject.n_layers, label)
         arrays["states_resid_post" if label == "last" else f"states_resid_post_{label}"] = kept
         parts.append(geometry_rows(kept, design, groups["matched"], plan, label))
+    if experiment.keys_values:
+        caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+        layers = subject.anatomy.layers("k")
+        parts.append(context_rows(caches, layers, plan.pairs))
     parts.append(own_rows(written, plan.certified, groups, plan.replicates, plan.seed))
     manifest = describe(experiment, subject, built, design, groups)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
@@ -310,6 +315,7 @@ def make_plan(
             position_labels(longest, experiment.max_positions, present, answer if present else 0)
         ),
         longest_answer=max(1, answer),
+        sites=(*STATE_SITES, *(KEYS_VALUES if experiment.keys_values else ())),
         lens=experiment.lens,
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,

@@ -80,7 +80,7 @@ def measure_chunk(
     """Every measure on one chunk of queries; `first` is the number of its first query."""
     batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
-    observed, last = observe(subject, batch, caches, plan.base, plan.withheld)
+    observed, last = observe(subject, batch, caches, plan.base, plan.withheld, plan.sites)
     logits = {name: seen.logits for name, seen in observed.items()}
     apart = output.between(logits, (*plan.pairs, *plan.certified))
     measured = tally.measure(observed, apart, plan, scale)

@@ -149,14 +149,20 @@ def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
     sign flips over queries against the random difference, Benjamini-Hochberg over a site's layers
     and segments.
     """
+    table = measured_rows(effects, scale, base)
+    depths = pd.DataFrame(list(_depths(by_move(effects), scale, base)))
+    return pd.concat([table, depths], ignore_index=True).assign(queries="matched")
+
+
+def measured_rows(effects: Sequence[Effects], scale: Scale, base: str = "") -> pd.DataFrame:
+    """The rows of every place alone."""
     moves = by_move(effects)
     parts = [
         columns((own.source, own.target), own.cells, measure, estimate, p)
         for own in effects
         for measure, estimate, p in _measures(own, moves, scale, base)
     ]
-    depths = pd.DataFrame(list(_depths(moves, scale, base)))
-    return pd.concat([*parts, depths], ignore_index=True).assign(queries="matched")
+    return pd.concat(parts, ignore_index=True)
 
 
 Measured = tuple[str, Estimate, ndarray | None]

@@ -116,7 +116,7 @@ def heads_of(subject: Subject, site: str) -> int:
     return int(fewer or subject.n_heads)
 
 
-def partners(keys: Sequence[str], seed: int) -> list[int]:
+def partners(keys: Sequence[object], seed: int | str) -> list[int]:
     """For every query another one, each used once: neighbours on a random circle."""
     order = generator_of(f"partners:{seed}:{len(keys)}").permutation(len(keys))
     found = np.empty(len(keys), np.int64)

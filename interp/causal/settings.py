@@ -39,6 +39,9 @@ class Patching(BaseModel):
     """Segments at which each head's `z` is replaced too, which costs as much as at all tokens."""
     positions: int = Field(default=8, ge=0)
     """How many query positions are replaced one by one (0: only all at once)."""
+    contexts: bool = True
+    """Exchange the keys and values of what precedes the query, where the two conditions have as
+    many of them and not the same."""
     attribution: bool = True
     """Estimate every change of the answer to first order too, and that of every head at every
     position: the price of one backward pass per condition."""

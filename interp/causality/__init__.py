@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causal import ablation, attribution, effects, function_vectors
+from interp.causal import ablation, attribution, contexts, effects, function_vectors
+from interp.causal.contexts import Contexts
 from interp.causal.effects import Pairs, Scale, by_move, halves, matched
 from interp.causal.findings import best_layers, by_segment, carrying, plain, verdict
 from interp.causal.greedy import greedy
@@ -21,7 +22,13 @@ from interp.causal.interchange import Move
 from interp.causal.ranking import heads_of, how_many, strongest, won
 from interp.causal.settings import Patching
 from interp.causality.job import Job, prepare
-from interp.causality.stages import ablated, estimated, exchanged, refuse_noise
+from interp.causality.stages import (
+    ablated,
+    contexts_exchanged,
+    estimated,
+    exchanged,
+    refuse_noise,
+)
 from interp.measures import NOISE
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
@@ -65,6 +72,14 @@ def find(
     table = effects.rows(found, scale, plan.base)
     tables: list[pd.DataFrame] = []
     more: dict[str, Any] = {}
+    swap = (
+        Contexts.of(job.subject, plan.a, plan.b, job.caches, settings.every, plan.seed)
+        if settings.contexts
+        else None
+    )
+    if swap is not None:
+        swapped = contexts.rows(contexts_exchanged(job, swap, store, progress), scale)
+        tables.append(swapped)
     if settings.attribution:
         estimates = estimated(job, store, progress)
         tables.append(attribution.rows_of(estimates, scale))

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from interp.capture import chunks
+from interp.causal import contexts
 from interp.causal.ablation import Ablated, Part, ablate
 from interp.causal.attribution import Attribution, attribute, attributed
+from interp.causal.cells import Cell
+from interp.causal.contexts import Contexts
 from interp.causal.effects import Effects
 from interp.causal.interchange import Move, interchange, no_op, partners
 from interp.causality.job import Job
@@ -41,7 +44,20 @@ def exchanged(job: Job, store: Store, progress: Progress) -> list[Effects]:
         return {_key(effects): _packed(effects, numbers) for effects in found}
 
     total = _sharded("interchange", compute, job, store, progress)
-    return [_unpacked(job, move, total) for move in job.plan.moves]
+    cells = {move: job.plan.cells(job.subject, move) for move in job.plan.moves}
+    return [_unpacked(move, its, _rows(total, _key(move))) for move, its in cells.items()]
+
+
+def contexts_exchanged(job: Job, plan: Contexts, store: Store, progress: Progress) -> list[Effects]:
+    """What stands before the query, exchanged in all queries' runs."""
+
+    def compute(numbers: Sequence[int]) -> Tally:
+        here = [job.queries[i] for i in numbers]
+        found = contexts.exchange(job.subject, plan, here, job.caches)
+        return {_context(effects): _packed(effects, numbers) for effects in found}
+
+    total = _sharded("contexts", compute, job, store, progress)
+    return [_unpacked(move, plan.cells, _rows(total, _context(move))) for move in plan.moves]
 
 
 def estimated(job: Job, store: Store, progress: Progress) -> list[Attribution]:
@@ -127,6 +143,10 @@ def _key(move: Move | Effects) -> Key:
     return Key("interchange", move.source, move.target, move.control)
 
 
+def _context(move: Move | Effects) -> Key:
+    return Key("contexts", move.source, move.target, move.control)
+
+
 def _packed(effects: Effects, numbers: Sequence[int]) -> PerQuery:
     """One row per query: three numbers per cell, then the three of the query itself."""
     own = (effects.apart, effects.source_odds, effects.target_odds)
@@ -134,8 +154,6 @@ def _packed(effects: Effects, numbers: Sequence[int]) -> PerQuery:
     return PerQuery.of(numbers, np.column_stack([*by_cell, *own]))
 
 
-def _unpacked(job: Job, move: Move, total: Tally) -> Effects:
-    cells = job.plan.cells(job.subject, move)
-    values = _rows(total, _key(move))
+def _unpacked(move: Move, cells: tuple[Cell, ...], values: np.ndarray) -> Effects:
     by_cell = np.split(values[:, :-3], 3, axis=1)
     return Effects(*move, cells, *by_cell, *values[:, -3:].T)

@@ -32,6 +32,9 @@ from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
 STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 """Sites whose states are compared, in the layers that have them."""
 
+KEYS_VALUES = ("k", "v")
+"""Those that are compared too where asked for."""
+
 Pair = tuple[str, str]
 
 
@@ -71,8 +74,8 @@ class Plan:
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
     the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
     `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read;
-    `withheld`: what this model does not allow to measure (`interp.capabilities`); `layers`: site ->
-    the layers that have it;
+    `sites`: whose states are compared; `withheld`: what this model does not allow to measure
+    (`interp.capabilities`); `layers`: site -> the layers that have it;
     `noise`: the size of rounding in the model's number format (`interp.noise`).
     """
 
@@ -93,6 +96,7 @@ class Plan:
     permutations: int
     seed: int
     batch_size: int
+    sites: tuple[str, ...] = STATE_SITES
     noise: float = 0.0
     withheld: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
+from interp.plots.interchange_contexts import interchange_contexts
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
@@ -56,6 +57,7 @@ __all__ = [
     "implicit",
     "influence_heads",
     "interchange",
+    "interchange_contexts",
     "interchange_heads",
     "interchange_overlap",
     "interchange_positions",

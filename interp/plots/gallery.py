@@ -25,6 +25,7 @@ from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
 from interp.plots.information import answer_information
 from interp.plots.interchange import interchange
+from interp.plots.interchange_contexts import interchange_contexts
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
@@ -64,6 +65,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "head_view": lambda run: head_view(HeadView.of(run), run),
     "interchange": interchange,
     "interchange_segments": interchange_segments,
+    "interchange_contexts": interchange_contexts,
     "interchange_positions": interchange_positions,
     "interchange_heads": interchange_heads,
     "interchange_patterns": lambda run: interchange_heads(run, "pattern"),

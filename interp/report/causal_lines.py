@@ -143,6 +143,7 @@ def _lines(of: Patched) -> Iterator[str]:
     yield f"{interchange.depth(of)} {interchange.no_op(of)}".strip()
     yield from _best(of)
     yield from _segments(of)
+    yield from _contexts(of)
     yield from _heads(of)
     yield from _greedy(of)
     yield from _function_vectors(of)
@@ -186,6 +187,15 @@ def _segments(of: Patched) -> Iterator[str]:
             f"{found[0]['n']}): {'; '.join(said)}. Late states of the answer's tokens are nearly "
             "the output itself."
         )
+
+
+def _contexts(of: Patched) -> Iterator[str]:
+    """What the exchange of keys, values and both costs, one line per direction."""
+    table = interchange.contexts(of)
+    for move in dict.fromkeys(row[0].text for row in table.rows):
+        own = [row for row in table.rows if row[0].text == move]
+        said = ", ".join(f"{row[1].text} {_full(row[2])}" for row in own)
+        yield f"Context, {move}, exchanged in all layers, damage [nats]: {said}."
 
 
 def _full(cell: Cell) -> str:

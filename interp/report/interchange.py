@@ -119,6 +119,28 @@ def by_layer(of: Patched) -> Table:
     return Table(words, ["layer", *(c.title for c in wanted)], rows, stacked=True)
 
 
+PARTS = {"k": "keys", "v": "values", "kv": "both"}
+"""What of a context is exchanged -> what it is called."""
+
+
+def contexts(of: Patched) -> Table:
+    """What precedes the query, exchanged in all layers at once."""
+    rows = []
+    for source, target in (of.pair, of.pair[::-1]):
+        for site, name in PARTS.items():
+            frames = [
+                of.rows(measure, source, target, site, "context")
+                for measure in ("damage", "damage_random_difference", "recovery")
+            ]
+            damage, control, won = (frame[frame["layer"].isna()] for frame in frames)
+            if len(damage):
+                cells = [value(damage), value(control), value(won)]
+                rows.append([Cell(arrow(source, target)), Cell(name), *cells])
+    words = "Keys and values of what precedes the query, exchanged in all layers"
+    columns = ["move", "exchanged", "damage [nats]", "control: random difference", "recovery"]
+    return Table(f"{words}; n = {of.found['n']} matched queries.", columns, rows)
+
+
 def depth(of: Patched) -> str:
     """From which layer on the states do each other's work, in words; "" where not measured."""
     frame = of.rows("state_equivalence_depth", *of.pair)

@@ -121,6 +121,7 @@ def _causal(run: Run) -> dict[str, Any] | None:
         "layers": interchange.by_layer(of),
         "best": interchange.best_layers(of),
         "segments": interchange.segments(of),
+        "contexts": interchange.contexts(of),
         "heads": interchange.heads(of),
         "overlaps": interchange.overlaps(of),
         "greedy": interchange.greedy(of),

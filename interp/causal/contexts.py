@@ -1,0 +1,157 @@
+"""Contexts exchanged: the keys and values of what precedes the query, each apart or together.
+
+    plan = Contexts.of(subject, "prefix_0", "prefix_1", caches)   # None where they cannot be
+    effects = exchange(subject, plan, chunk, caches)
+    rows(effects, scale)
+
+Two contexts of as many tokens (two prefix tunings, a prompt under two weights) give a query as many
+keys and values. One condition's are put into the other's run, in one layer or in all of them: are
+keys exchangeable between tasks, and values not (2508.17032)?
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.capture import capture
+from interp.causal.cells import Cell
+from interp.causal.effects import CONTROLS, Effects, Scale, measured_rows
+from interp.causal.interchange import Move, States, observe, partners
+from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
+from interp.edits import Edit, replace
+from interp.names import Site
+from interp.queries import Encoded
+from interp.statistics import generator_of
+from interp.subject import Batch, Subject
+
+PARTS = {"k": ("keys",), "v": ("values",), "kv": ("keys", "values")}
+"""What is exchanged: keys, values, both."""
+
+ONE, WHOLE = "context", "whole context"
+"""Positions of a cell: the context in one layer, and in all of them."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Two conditions with as many keys before the query, and the layers at which they are
+    exchanged one by one; `every`: the layers that have keys."""
+
+    a: str
+    b: str
+    layers: tuple[int, ...]
+    every: tuple[int, ...]
+    seed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        a: str,
+        b: str,
+        caches: Mapping[str, Any],
+        every: int = 1,
+        seed: int = 0,
+    ) -> Contexts | None:
+        """None where there is nothing to exchange: no context, or another length, or the same."""
+        layers = subject.anatomy.layers("k")
+        if caches[a] is None or caches[b] is None or not layers:
+            return None
+        pairs = [(caches[a].layers[i], caches[b].layers[i]) for i in layers]
+        if any(x.keys.shape != y.keys.shape for x, y in pairs):
+            return None
+        if all(torch.equal(x.keys, y.keys) and torch.equal(x.values, y.values) for x, y in pairs):
+            return None
+        return cls(a, b, layers[::-every][::-1], layers, seed)
+
+    @property
+    def moves(self) -> list[Move]:
+        """Both directions, and their controls."""
+        own = [Move(self.a, self.b), Move(self.b, self.a)]
+        return [*own, *(move._replace(control=c) for move in own for c in CONTROLS)]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Keys, values and both: in every layer by itself, and in all at once."""
+        each = [Cell(site, layer, None, ONE) for site in PARTS for layer in self.layers]
+        return (*each, *(Cell(site, self.every[0], None, WHOLE) for site in PARTS))
+
+    def cache(self, move: Move, cell: Cell, caches: Mapping[str, Any]) -> Any:
+        """The target's context with a cell's part of the source's in its place."""
+        mixed, source = copy.deepcopy(caches[move.target]), caches[move.source]
+        for layer in [cell.layer] if cell.position == ONE else self.every:
+            for part in PARTS[cell.site]:
+                own, new = (getattr(c.layers[layer], part) for c in (mixed, source))
+                if move.control:
+                    name = f"context:{self.seed}:{part}:{layer}"
+                    new = own + _as_long(_step(own, new, move.control, name), new - own)
+                setattr(mixed.layers[layer], part, new.clone())
+        return mixed
+
+
+def _step(own: Tensor, new: Tensor, control: str, name: str) -> Tensor:
+    """Where a control goes: anywhere, or along what the two contexts differ by at another token."""
+    if control == "random_direction":
+        noise = generator_of(name).standard_normal(own.shape)
+        return torch.tensor(noise, device=own.device, dtype=own.dtype)
+    others = partners(range(own.shape[-2]), name)
+    return (new - own)[..., others, :]
+
+
+def _as_long(step: Tensor, difference: Tensor) -> Tensor:
+    """A step of every token's key or value, as long as the difference."""
+    length = step.norm(dim=-1, keepdim=True)
+    tiny = torch.finfo(length.dtype).tiny
+    return step / length.clamp(min=tiny) * difference.norm(dim=-1, keepdim=True)
+
+
+def exchange(
+    subject: Subject, plan: Contexts, chunk: Sequence[Encoded], caches: Mapping[str, Any]
+) -> list[Effects]:
+    """Every move at every cell, on one chunk of queries."""
+    batch = Batch.forced(chunk, subject.device)
+    tokens = batch.answer
+    states = observe(subject, batch, caches, (plan.a, plan.b), ())
+    targets = targets_of(chunk, states[plan.b].logits)
+    said = {name: own.logits for name, own in states.items()}
+    found = []
+    for move in plan.moves:
+        measured = np.empty((3, len(chunk), len(plan.cells)))
+        for number, cell in enumerate(plan.cells):
+            cache = plan.cache(move, cell, caches)
+            row = _run(subject, batch, move.target, states[move.target], cell.layer, cache)
+            measured[0, :, number] = sequence_kl(said[move.target], row, tokens).cpu()
+            measured[1, :, number] = sequence_kl(said[move.source], row, tokens).cpu()
+            measured[2, :, number] = sequence_odds(row, targets, tokens).cpu()
+        a, b = said[move.source], said[move.target]
+        apart = sequence_kl(a, b, tokens)
+        odds = (sequence_odds(logits, targets, tokens) for logits in (a, b))
+        own = [values.cpu().numpy() for values in (apart, *odds)]
+        found.append(Effects(*move, plan.cells, *measured, *own))
+    return found
+
+
+def _run(
+    subject: Subject, batch: Batch, target: str, own: States, layer: int, cache: Any
+) -> Tensor:
+    """The target's logits after another context; blocks below the layer are as they were."""
+    entry = Site("resid_pre", layer)
+    setting, columns = subject.settings[target], batch.answer.columns
+    edits = [Edit(entry, replace(own.values[entry]))]
+    got = capture(subject, setting, batch, cache, {}, edits, start=layer, columns=columns)
+    return batch.answer.pick_rows(got.logits)
+
+
+def rows(effects: Sequence[Effects], scale: Scale) -> pd.DataFrame:
+    """Damage, recovery and their controls, at position `context`; of all layers at once, the layer
+    is null. `p_adjusted` as in `interp.causal.effects.rows`."""
+    table = measured_rows(effects, scale)
+    table.loc[table["position"] == WHOLE, "layer"] = pd.NA
+    return table.assign(position=ONE, queries="matched")
