@@ -72,7 +72,9 @@ within the query counted from its start; with answers or a chat frame a segment:
 or one of these rows (`answer_0`, ...). Of an interchange,
 `condition` is whose values were put into `reference`'s run, at `site` and `position` (`all`: every
 token of query and answer; else a segment, `last`, or an index within the query's text), and what it
-does is summed over the answer's tokens.
+does is summed over the answer's tokens. At position `context` are the keys and values of what
+precedes the query: of their distances `queries`, `n` and the interval are null, of an exchange in
+all layers at once `layer` is.
 `queries`: `matched` or `heldout`. `value`: NaN where the measure is undefined, `n` then says on
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
 no test was made. Of weights alone, `queries` and `n` are null, `site` is a module's path (`path:q`:
