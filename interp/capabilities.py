@@ -10,6 +10,7 @@ or two in every condition, before anything is measured. What fails is left out b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from interp.edits import Edit, replace
 from interp.errors import SubjectError
 from interp.measures import NOISE, wide
 from interp.measures.attention import CHANGES
+from interp.measures.scores import SPLIT
 from interp.measures.tally import Observed
 from interp.observe import observe
 from interp.queries import Encoded
@@ -42,6 +44,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "routing": ("router_js", "expert_overlap"),
     "pinned inputs": ("petrov_residual", "rewiring_share"),
     "change decomposition": CHANGES,
+    "score split": SPLIT,
     "lens": ("lens_js", "lens_kl", "answer_information", "decision_depth"),
     "influence": ("influence",),
 }
@@ -51,7 +54,7 @@ CLOSING = 10.0
 """An identity that is out by more than so many times the rounding of the dtype does not hold."""
 
 
-STEPS = ("change decomposition", "pinned inputs", "scores", "patterns")
+STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "patterns")
 """What is left out, one more at a time, where a run that reads everything fails."""
 
 
@@ -60,10 +63,15 @@ def measures(withheld: Iterable[str]) -> set[str]:
     return {measure for name in withheld for measure in MEASURES[name]}
 
 
-def find(subject: Subject, queries: Sequence[Encoded], base: str = "base") -> dict[str, str]:
+def find(
+    subject: Subject,
+    queries: Sequence[Encoded],
+    base: str = "base",
+    unasked: frozenset[str] = frozenset(),
+) -> dict[str, str]:
     """Names of `MEASURES` -> why they are withheld, tried on `queries` in every condition.
 
-    `SubjectError` where not even states can be read.
+    `unasked` are not tried. `SubjectError` where not even states can be read.
     """
     batch = Batch.forced(queries, subject.device)
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
@@ -76,24 +84,31 @@ def find(subject: Subject, queries: Sequence[Encoded], base: str = "base") -> di
         if step is not None:
             withheld = _with_consequences({step: reason} | withheld)
         try:
-            observed, last = observe(subject, batch, caches, base, withheld)
+            unread = unasked.union(withheld)
+            observed, last = observe(subject, batch, caches, base, unread)
             break
         except Exception as raised:  # whatever it raises, the architecture is another than assumed
             reason = _said(raised)
     else:
         raise SubjectError(f"the states of {subject.name} cannot be read: {reason}")
     changes = [change.error for seen in observed.values() for change in seen.changes]
+    splits = [split.error for seen in observed.values() for split in seen.splits]
     if "scores" not in withheld and (reason := _not_scores(observed.values(), subject)):
-        withheld["scores"] = reason
+        withheld = _with_consequences(withheld | {"scores": reason})
+    if "score split" not in unasked.union(withheld) and _tried(
+        lambda: _turned(subject, batch, base, caches[base]), subject
+    ):
+        withheld["score split"] = "its queries and keys are shown behind the rotary embedding"
     errors: dict[str, Callable[[], float]] = {
         "change decomposition": lambda: _largest(changes),
+        "score split": lambda: _largest(splits),
         "lens": lambda: _largest(_lens_errors(subject, batch.answer, last)),
         "influence": lambda: _largest(influence_errors(subject, batch.answer, last, base)),
     }
     for name, error in errors.items():
-        if name not in withheld and (reason := _tried(error, subject)):
+        if name not in unasked.union(withheld) and (reason := _tried(error, subject)):
             withheld[name] = reason
-    return withheld
+    return {name: reason for name, reason in withheld.items() if name not in unasked}
 
 
 def open_sum(error: float, subject: Subject) -> str:
@@ -117,17 +132,19 @@ def _said(error: Exception) -> str:
 
 
 NEEDS = {
-    "scores": "patterns",
-    "pinned inputs": "patterns",
-    "change decomposition": "pinned inputs",
+    "scores": ("patterns",),
+    "pinned inputs": ("patterns",),
+    "change decomposition": ("pinned inputs",),
+    "score split": ("scores", "pinned inputs"),
 }
 """What compares, or splits, what another one reads."""
 
 
 def _with_consequences(withheld: dict[str, str]) -> dict[str, str]:
-    for name, needed in NEEDS.items():
-        if needed in withheld:
-            withheld.setdefault(name, f"{needed} are withheld")
+    for name, needs in NEEDS.items():
+        for needed in needs:
+            if needed in withheld:
+                withheld.setdefault(name, f"{needed} are withheld")
     return withheld
 
 
@@ -143,6 +160,21 @@ def _pinned_error(subject: Subject, batch: Batch, base: str, cache: Any) -> floa
     edits = [Edit(site, replace(own.values[site])) for site in sites]
     pinned = capture(subject, setting, batch, cache, {}, edits)
     return lens_error(own.logits.flatten(0, 1), pinned.logits.flatten(0, 1))
+
+
+def _turned(subject: Subject, batch: Batch, base: str, cache: Any) -> float:
+    """How far base's queries and keys move with their position alone, every block's input being
+    what it is: those behind a rotary embedding cannot be put beside another run's."""
+    bare = subject.settings[base]
+    stream = subject.sites("resid_pre")
+    sites = [*subject.sites("q"), *subject.sites("k")]
+    own = capture(subject, bare, batch, cache, dict.fromkeys([*stream, *sites], keep))
+    edits = [Edit(site, replace(own.values[site])) for site in stream]
+    moved = capture(
+        subject, dataclasses.replace(bare, shift=1), batch, cache, dict.fromkeys(sites, keep), edits
+    )
+    pairs = [(own.values[site], moved.values[site]) for site in sites]
+    return _largest([float((x - y).abs().max() / x.abs().max()) for x, y in pairs])
 
 
 def _not_scores(observed: Iterable[Observed], subject: Subject) -> str:

@@ -194,6 +194,9 @@ class Experiment(Framing):
     lens: bool = True
     """Read the logit lens: an unembedding per layer and answer token, dear where the vocabulary is
     large."""
+    score_split: bool = False
+    """Split the change of every head's scores into what its queries' inputs, its keys' inputs and
+    its weights do: seven more runs for a condition with weights of its own, three for another."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
@@ -202,6 +205,12 @@ class Experiment(Framing):
     """Go on with an unfinished run in `out`."""
     overwrite: bool = False
     """Replace what is in `out`."""
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """The groups of measures (`interp.capabilities`) that are not asked for."""
+        asked = {"lens": self.lens, "score split": self.score_split}
+        return frozenset(name for name, wanted in asked.items() if not wanted)
 
     def build(self) -> dict[str, Condition]:
         """All conditions by name, in the order in which they are shown; `base` is always first."""

@@ -33,6 +33,7 @@ from interp.measures.attention import (
     read_scores,
 )
 from interp.measures.routing import Routing
+from interp.measures.scores import PLAYERS, Coalition, coalitions, split_scores
 from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
 from interp.readout import SITES as READ
@@ -46,6 +47,10 @@ class PatternRead(NamedTuple):
 
     rows: AttentionRows
     from_prefix: Tensor | None
+
+
+Sources = dict[tuple[bool, bool], Captured]
+"""Runs, by whether weights and inputs are a condition's (else base's)."""
 
 
 def observe(
@@ -65,12 +70,15 @@ def observe(
     for name, setting in subject.settings.items():
         heads = name == base or not subject.anatomy.mixed
         heads &= "change decomposition" not in withheld
-        read = {s: keep for s in subject.anatomy.points if s.name in sites}
+        split = ("q", "k") if "score split" not in withheld else ()
+        read = {s: keep for s in subject.anatomy.points if s.name in (*sites, *split)}
         read |= _own_run(subject, setting, caches[name], bare, heads, withheld, len(batch.ids))
         runs[name] = capture(subject, setting, batch, caches[name], read)
     observed = {name: _observed(subject, run, sites) for name, run in runs.items()}
     if "pinned inputs" not in withheld:
-        _pin_(observed, subject, batch, caches, base, runs, "change decomposition" not in withheld)
+        sources = _pin_(observed, subject, batch, caches, base, runs, withheld)
+        if "score split" not in withheld:
+            _split_(observed, subject, batch, caches[base], base, sources)
     tokens = batch.answer
     last = {n: LastStates.of(r.values, r.logits, tokens) for n, r in runs.items()}
     return observed, last
@@ -83,16 +91,25 @@ def _pin_(
     caches: Mapping[str, Any],
     base: str,
     runs: Mapping[str, Captured],
-    changes: bool,
-) -> None:
-    """Add what the runs at pinned inputs tell, and with `changes` what heads' changes are of."""
+    withheld: Collection[str],
+) -> dict[str, Sources]:
+    """Add what the runs at pinned inputs tell: re-wiring, and what heads' changes are of. Returns
+    the runs in which weights or inputs are a condition's."""
     bare, plain = subject.settings[base], runs[base]
+    changes, split = (name not in withheld for name in ("change decomposition", "score split"))
+    sources: dict[str, Sources] = {
+        name: {(True, True): run, (False, False): plain, (False, True): run}
+        for name, run in runs.items()
+    }
     before = _head_runs(subject, plain) if changes else []
     for name, setting in subject.settings.items():
         if name == base:
             continue
-        pinned = _pinned(subject, batch, setting, bare, caches[name], plain, heads=changes)
+        pinned = _pinned(
+            subject, batch, setting, bare, caches[name], plain, heads=changes, split=split
+        )
         observed[name] = replace(observed[name], pinned=_contents(subject, pinned))
+        sources[name][True, False] = pinned
         if changes:
             own = observed[name].states["z"]
             if not subject.anatomy.mixed:
@@ -101,8 +118,52 @@ def _pin_(
             observed[name] = replace(observed[name], changes=shares)
     for name, setting in subject.settings.items():  # after the others: weights are switched once
         if setting.weights != bare.weights:
-            inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name], heads=False)
+            inputs = _pinned(subject, batch, bare, bare, caches[base], runs[name], split=split)
             observed[name] = replace(observed[name], base_weights=_contents(subject, inputs))
+            sources[name][False, True] = inputs
+    return sources
+
+
+def _split_(
+    observed: dict[str, Observed],
+    subject: Subject,
+    batch: Batch,
+    cache: Any,
+    base: str,
+    sources: Mapping[str, Sources],
+) -> None:
+    """Add what the changes of the heads' scores are of."""
+    bare = subject.settings[base]
+    for name, setting in subject.settings.items():
+        if name == base:
+            continue
+        members = coalitions(PLAYERS if setting.weights != bare.weights else PLAYERS[:2])
+        scores = {m: _scores_of(subject, batch, cache, bare, sources[name], m) for m in members}
+        splits = []
+        for layer, own in enumerate(observed[name].scores):
+            here = {m: found[layer] for m, found in scores.items()}
+            splits.append(split_scores(here, own, NOISE[own.dtype]))
+        observed[name] = replace(observed[name], splits=splits)
+
+
+def _scores_of(
+    subject: Subject,
+    batch: Batch,
+    cache: Any,
+    bare: Setting,
+    sources: Sources,
+    members: Coalition,
+) -> list[Tensor]:
+    """The scores, layer by layer, of queries and keys of which these members are a condition's, in
+    a run of base's: what precedes the query and the model's own weights do not reach them."""
+    sites = subject.sites("attn_scores")
+    edits = [
+        Edit(site, replace_by(sources["weights" in members, side in members].values[site]))
+        for name, side in (("q", "query"), ("k", "key"))
+        for site in subject.sites(name)
+    ]
+    got = capture(subject, bare, batch, cache, dict.fromkeys(sites, read_scores), edits, last=True)
+    return [got.values[site] for site in sites]
 
 
 def _own_run(
@@ -184,14 +245,15 @@ def _pinned(
     cache: Any,
     source: Captured,
     *,
-    heads: bool,
+    heads: bool = False,
+    split: bool = False,
 ) -> Captured:
     """A setting's patterns where every block's input is that of another run; with `heads`, also
-    what its heads read and mix."""
+    what its heads read and mix, with `split` their queries and keys."""
     inputs = [Edit(site, replace_by(source.values[site])) for site in subject.sites("resid_pre")]
     read = _patterns(subject, setting, cache if heads else None, bare, heads)
-    if heads:
-        read |= {site: keep for site in subject.anatomy.points if site.name in ("v", "z")}
+    names = (*(("v", "z") if heads else ()), *(("q", "k") if split else ()))
+    read |= {site: keep for site in subject.anatomy.points if site.name in names}
     return capture(subject, setting, batch, cache, read, inputs, last=True)
 
 

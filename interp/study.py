@@ -240,7 +240,7 @@ def prepare(
     design = Design.of(built, experiment.families, experiment.compare)
     groups = encode_groups(subject, built, asked)
     by_length = sorted(groups["matched"], key=lambda query: len(query.ids))
-    withheld = find(subject, [by_length[0], by_length[-1]], BASE)
+    withheld = find(subject, [by_length[0], by_length[-1]], BASE, experiment.unasked)
     _fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
     written: Written = {}
     if experiment.answer_tokens:
@@ -316,13 +316,13 @@ def make_plan(
         ),
         longest_answer=max(1, answer),
         sites=(*STATE_SITES, *(KEYS_VALUES if experiment.keys_values else ())),
-        lens=experiment.lens,
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
         noise=NOISE[subject.dtype],
         withheld=withheld,
+        unasked=experiment.unasked,
         layers=layers_of(subject),
     )
 

@@ -80,7 +80,7 @@ def measure_chunk(
     """Every measure on one chunk of queries; `first` is the number of its first query."""
     batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
-    observed, last = observe(subject, batch, caches, plan.base, plan.withheld, plan.sites)
+    observed, last = observe(subject, batch, caches, plan.base, plan.unread, plan.sites)
     logits = {name: seen.logits for name, seen in observed.items()}
     apart = output.between(logits, (*plan.pairs, *plan.certified))
     measured = tally.measure(observed, apart, plan, scale)
@@ -88,8 +88,8 @@ def measure_chunk(
     read = Readouts(
         subject, plan, scale.answers, last, scale.targets.where(scale.targets >= 0, said)
     )
-    lenses = _lenses(read, measured) if plan.lens and "lens" not in plan.withheld else ()
-    terms = _influences(read, measured) if "influence" not in plan.withheld else ()
+    lenses = _lenses(read, measured) if "lens" not in plan.unread else ()
+    terms = _influences(read, measured) if "influence" not in plan.unread else ()
     for found in (lenses, terms):
         tally.collect(found, plan, scale.at_answer(), measured)
     _keep(measured, plan, observed, apart, scale, range(first, first + len(chunk)))
@@ -217,9 +217,13 @@ def _keep(
             key = Key("states", name, "", f"resid_post {label}")
             measured[key] = PerQuery.of([numbers[i] for i in rows], states)
     for name, seen in observed.items():
-        if seen.changes:
-            errors = [change.error for change in seen.changes]
-            measured[Key("closing_error", name, "", "change_decomposition")] = Largest.of(errors)
+        for identity, parts in (
+            ("change_decomposition", seen.changes),
+            ("score_split", seen.splits),
+        ):
+            if parts:
+                key = Key("closing_error", name, "", identity)
+                measured[key] = Largest.of([part.error for part in parts])
 
 
 def kept_labels(labels: Sequence[str]) -> list[str]:

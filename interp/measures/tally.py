@@ -24,6 +24,7 @@ from interp.measures import NOISE, attention, routing, state
 from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
 from interp.measures.routing import Routing
+from interp.measures.scores import SPLIT, ScoreSplit
 from interp.names import OUTPUT
 from interp.noise import floor
 from interp.significance import SignFlip
@@ -73,9 +74,9 @@ class Plan:
     families; `kept`: the conditions whose states are kept at the queries numbered `sample`;
     `speaker`: the condition whose top token is the target of a query without an answer; `against`:
     the token over which its lead is split, or None; `bos`: whether every sequence begins with one;
-    `longest_answer`: tokens of the longest answer; `lens`: whether the logit lens is read;
-    `sites`: whose states are compared; `withheld`: what this model does not allow to measure
-    (`interp.capabilities`); `layers`: site -> the layers that have it;
+    `longest_answer`: tokens of the longest answer; `sites`: whose states are compared; `withheld`:
+    what this model does not allow to measure (`interp.capabilities`), `unasked`: what nobody asked
+    for; `layers`: site -> the layers that have it;
     `noise`: the size of rounding in the model's number format (`interp.noise`).
     """
 
@@ -91,7 +92,6 @@ class Plan:
     bos: bool
     labels: tuple[str, ...]
     longest_answer: int
-    lens: bool
     replicates: int
     permutations: int
     seed: int
@@ -99,7 +99,13 @@ class Plan:
     sites: tuple[str, ...] = STATE_SITES
     noise: float = 0.0
     withheld: Mapping[str, str] = field(default_factory=dict)
+    unasked: frozenset[str] = frozenset()
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Groups of measures that are left out."""
+        return self.unasked.union(self.withheld)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ class Observed:
     of mixtures of experts. Of the runs
     pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
     and `changes`, what its heads' changes are made of (both empty for base). `base_weights`:
-    content patterns of base's weights at the condition's inputs, where it has its own.
+    content patterns of base's weights at the condition's inputs, where it has its own. `splits`:
+    what the heads' scores change by.
     """
 
     logits: Tensor
@@ -121,6 +128,7 @@ class Observed:
     pinned: list[Tensor] = field(default_factory=list)
     changes: list[Changes] = field(default_factory=list)
     base_weights: list[Tensor] = field(default_factory=list)
+    splits: list[ScoreSplit] = field(default_factory=list)
 
     @property
     def content(self) -> list[Tensor]:
@@ -246,6 +254,8 @@ def values(
             yield from _pinned(name, seen, observed[plan.base], plan.base, noise)
         if seen.changes:
             yield from _changes(name, seen.changes, plan.base)
+        if seen.splits:
+            yield from _splits(name, seen.splits, plan.base)
 
 
 def _outputs(apart: Mapping[Pair, Between], pairs: Sequence[Pair]) -> Iterator[Values]:
@@ -408,6 +418,14 @@ def _changes(name: str, changes: Sequence[Changes], base_name: str) -> Iterator[
     for i, term in enumerate(attention.CHANGES):
         share = torch.stack([change.shares[i] for change in changes], dim=1)
         yield Key(term, name, base_name, "z"), share, whole
+
+
+def _splits(name: str, splits: Sequence[ScoreSplit], base_name: str) -> Iterator[Values]:
+    """The terms of the change of the heads' scores."""
+    whole = torch.stack([split.whole for split in splits], dim=1)
+    for i, term in enumerate(SPLIT):
+        share = torch.stack([split.shares[i] for split in splits], dim=1)
+        yield Key(term, name, base_name, "attn_scores"), share, whole
 
 
 def _by_layer(function: Callable[..., Tensor], *layers: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers, routing
 from interp.plots.carriers import carriers
-from interp.plots.changes import head_changes
+from interp.plots.changes import head_changes, score_changes
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
@@ -66,6 +66,7 @@ __all__ = [
     "layers",
     "output",
     "routing",
+    "score_changes",
     "scorecard",
     "similarity",
     "spectra",

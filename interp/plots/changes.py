@@ -1,13 +1,14 @@
-"""What a head's change from base is made of: pattern, values, prefix and inputs, for both sides.
+"""What a head's change from base is made of, for both sides: its output's, and its scores'.
 
     head_changes(run).show()
+    score_changes(run).show()
 
-The four shares of a head sum to one; with cancellation some are above one and some below zero.
+The shares of a head sum to one; with cancellation some are above one and some below zero.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,42 +23,81 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-TERMS = ("change_pattern", "change_value", "change_prefix", "change_input")
+
+class Split(NamedTuple):
+    """What is split: the site and the name of its closing check, the terms, and their words."""
+
+    site: str
+    check: str
+    terms: tuple[str, ...]
+    title: str
+    words: str
+
+
+OUTPUT = Split(
+    "z",
+    "change_decomposition",
+    ("change_pattern", "change_value", "change_prefix", "change_input"),
+    "What each head's change from base is made of, layer by head",
+    "Shares of a head's output change that come from its content pattern, its values, the prefix's "
+    "mass and values (all at base's inputs), and its inputs; the four sum to 1",
+)
+SCORES = Split(
+    "attn_scores",
+    "score_split",
+    ("score_query", "score_key", "score_weights", "score_interaction"),
+    "What the change of each head's scores from base is made of, layer by head",
+    "Shares of the change of a head's pre-softmax scores over the query's own keys: what the "
+    "queries' inputs, the keys' inputs and the weights do, averaged over all orders (Shapley); the "
+    "three sum to 1. Only together: what none does alone, contained in the three in equal parts",
+)
 
 
 def head_changes(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """Layer x head, one row per side of the headline and one column per term, on one scale.
+    """The output's change: layer x head, one row per side of the headline and one column per term,
+    on one scale. Raises `NotMeasured` when the run has no change decomposition."""
+    return _drawn(run, OUTPUT, position, queries)
 
-    Raises `NotMeasured` when the run has no change decomposition.
-    """
+
+def score_changes(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
+    """The same of the scores' change. Raises `NotMeasured` without `--score-split`."""
+    return _drawn(run, SCORES, position, queries)
+
+
+def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
+    terms = split.terms
     pairs = [p for p in reading.main_pairs(run.manifest) if p[1] == reading.base_name(run.manifest)]
     frames = {
-        (pair, term): _rows(run, term, pair, position, queries) for pair in pairs for term in TERMS
+        (pair, term): _rows(run, term, split.site, pair, position, queries)
+        for pair in pairs
+        for term in terms
     }
-    shown = [p for p in pairs if any(len(frames[p, t]) for t in TERMS)][:2]
+    shown = [p for p in pairs if any(len(frames[p, t]) for t in terms)][:2]
     if not shown:
-        raise reading.NotMeasured(f"this run has no change decomposition at position {position}")
+        raise reading.NotMeasured(
+            f"this run has no {split.check.replace('_', ' ')} at position {position}"
+        )
     model = run.manifest["model"]
     shape = (int(model["n_layers"]), int(model["n_heads"]))
     figure = make_subplots(
         len(shown),
-        len(TERMS),
+        len(terms),
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.02,
         vertical_spacing=0.08,
-        column_titles=[NAMES[t] for t in TERMS],
+        column_titles=[NAMES[t] for t in terms],
         row_titles=[label(pair_name(p)) for p in shown],
     )
     figure.update_annotations(font={"size": 13})
     figure.for_each_annotation(lambda a: a.update(font={"size": 11}), {"textangle": 90})
     panels = []
     for row, pair in enumerate(shown, 1):
-        for column, term in enumerate(TERMS, 1):
+        for column, term in enumerate(terms, 1):
             frame = frames[pair, term]
             grid = Grid.of(pair, frame, frame["head"], shape)
             panels.append(grid)
-            fixed = {"measure": term, "site": "z", "position": position, "queries": queries}
+            fixed = {"measure": term, "site": split.site, "position": position, "queries": queries}
             figure.add_trace(grids.cells(grid, fixed, "head"), row=row, col=column)
             if grid.holes.any():
                 figure.add_trace(grids.undefined(grid, fixed, "head"), row=row, col=column)
@@ -71,18 +111,18 @@ def head_changes(run: Run, position: str = "last", queries: str = "matched") -> 
     return style.finish(
         figure,
         run.manifest,
-        title="What each head's change from base is made of, layer by head",
+        title=split.title,
         pairs=shown,
         queries=queries,
-        note=_note(run, cut, position),
+        note=_note(run, split, cut, position),
         plot=len(shown) * min(330, max(130, 16 * shape[0])),
         legend=any(g.holes.any() for g in panels),
         right=104,
     )
 
 
-def _rows(run: Run, term: str, pair: Pair, position: str, queries: str) -> pd.DataFrame:
-    frame = reading.rows(run, term, "z", pair, position, queries)
+def _rows(run: Run, term: str, site: str, pair: Pair, position: str, queries: str) -> pd.DataFrame:
+    frame = reading.rows(run, term, site, pair, position, queries)
     return frame[frame["head"].notna()]
 
 
@@ -100,12 +140,11 @@ def _scale(figure: go.Figure, panels: list[Grid]) -> float | None:
     return top if largest > top else None
 
 
-def _note(run: Run, cut: float | None, position: str) -> str:
+def _note(run: Run, split: Split, cut: float | None, position: str) -> str:
     checks = run.manifest.get("checks") or {}
-    closing = checks.get("change_decomposition")
+    closing = checks.get(split.check)
     parts = [
-        "Shares of a head's output change that come from its content pattern, its values, the "
-        "prefix's mass and values (all at base's inputs), and its inputs; the four sum to 1"
+        split.words
         + (f" (largest closing error {number(closing, 2)})" if closing is not None else ""),
         f"Shares beyond {number(cut)} have the colour of the scale's end" if cut else "",
         "One colour scale for all panels",

@@ -16,7 +16,7 @@ from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers, routing
 from interp.plots.carriers import carriers
-from interp.plots.changes import head_changes
+from interp.plots.changes import head_changes, score_changes
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.geometry import dimensions, similarity
@@ -58,6 +58,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "heads_rewiring_share": lambda run: head_map(run, "rewiring_share"),
     "heads_petrov_residual": lambda run: head_map(run, "petrov_residual"),
     "changes": head_changes,
+    "scores": score_changes,
     "heads_prefix_mass": lambda run: head_map(run, "prefix_mass"),
     "positions_resid_post": lambda run: layer_position(run, "relative_l2", "resid_post"),
     "positions_attn_out": lambda run: layer_position(run, "relative_l2", "attn_out"),

@@ -67,7 +67,7 @@ def planned(subject: Subject, **fields: object) -> Plan:
         "base": "base", "pairs": tuple(pairs), "certified": (), "controls": {}, "members": (),
         "kept": (), "sample": frozenset(), "speaker": "base", "against": None,
         "bos": bool(subject.settings["base"].n_prefix), "labels": ("last", "mean"),
-        "longest_answer": 1, "lens": True, "replicates": 0, "permutations": 0, "seed": 0,
+        "longest_answer": 1, "replicates": 0, "permutations": 0, "seed": 0,
         "batch_size": len(TEXTS),
         "noise": NOISE[subject.dtype],
     } | fields)  # fmt: skip

@@ -60,7 +60,7 @@ def geometry(labels: str | None = "mixed", headline: bool = True) -> Made:
     plan = Plan(**{
         "base": "base", "pairs": (), "certified": (), "controls": {}, "members": (),
         "kept": tuple(kept), "sample": frozenset(SAMPLE), "speaker": "base", "against": None,
-        "bos": True, "labels": ("last",), "longest_answer": 1, "lens": True, "replicates": 0,
+        "bos": True, "labels": ("last",), "longest_answer": 1, "replicates": 0,
         "permutations": 0, "seed": SEED, "batch_size": 1, "noise": 1e-5,
     })  # fmt: skip
     rows = geometry_rows(states, Design.of(built, {}), queries, plan, "last")

@@ -214,7 +214,7 @@ def plan(sample: frozenset[int], kept: tuple[str, ...] = ("base",), **fields: An
     return Plan(**{
         "base": "base", "pairs": (), "certified": (), "controls": {}, "members": (), "kept": kept,
         "sample": sample, "speaker": "base", "against": None, "bos": True, "labels": LABELS,
-        "longest_answer": 1, "lens": True, "replicates": 0, "permutations": 0, "seed": 3,
+        "longest_answer": 1, "replicates": 0, "permutations": 0, "seed": 3,
         "batch_size": 1, "noise": 1e-5,
     } | fields)  # fmt: skip
 
