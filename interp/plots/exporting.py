@@ -8,12 +8,15 @@ One browser serves all figures of a call and is gone afterwards; nothing is fetc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import gc
 import importlib.util
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,12 +80,37 @@ def _pictures(
     if path is None:
         return {}, "no PNG or SVG: no Chromium or Chrome found on PATH"
     try:
+        with _hushed():
+            return asyncio.run(_render(figures, path, endings)), None
+    except (Exception, asyncio.CancelledError) as error:  # whatever it does, the numbers are there
+        first = error.args[0] if error.args else ""
+        reason = str(first[0] if isinstance(first, tuple) and first else first).strip()
+        reason = reason.splitlines()[0] if reason else type(error).__name__
+        return {}, f"no PNG or SVG: the browser failed ({reason})"
+
+
+TALKATIVE = ("asyncio", "choreographer", "kaleido")
+"""Loggers of what drives the browser."""
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """What a browser that dies leaves behind says nothing, neither now nor when it is collected as
+    garbage: tasks that nobody awaits, pipes of a loop that is closed."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return asyncio.run(_render(figures, path, endings)), None
-    except Exception as error:  # whatever the browser does, JSON and CSV are there
-        reason = str(error).strip().splitlines()[:1]
-        return {}, f"no PNG or SVG: the browser failed ({''.join(reason) or type(error).__name__})"
+            yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 SCALES = {"png": 2, "svg": 1}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +47,44 @@ def test_csv_holds_what_json_draws(run: Run, tmp_path: Path) -> None:
     assert set(numbers["condition"]) == {"prompt", "neutral"}
     document = json.loads((tmp_path / "map.json").read_text())
     assert document["layout"]["meta"]["caption"] == figure.layout.meta["caption"]
+
+
+KILLED = """
+import sys, threading, time
+from pathlib import Path
+import plotly.graph_objects as go
+import psutil
+from interp.plots.exporting import export
+
+def kill():
+    myself = psutil.Process()
+    until = time.monotonic() + 60
+    while not myself.children(recursive=True) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(float(sys.argv[1]))
+    for process in myself.children(recursive=True):
+        process.kill()
+
+killer = threading.Thread(target=kill)
+killer.start()
+figures = {str(i): go.Figure(go.Scatter(y=[1, i])) for i in range(200)}
+print(len(export(figures, Path(sys.argv[2]))))
+killer.join()
+"""
+
+
+@pytest.mark.skipif(NO_BROWSER, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("after", [0.0, 3.0])
+def test_a_browser_that_dies_costs_the_pictures_and_one_line(after: float, tmp_path: Path) -> None:
+    """While it starts, or while it draws: nothing more is said, not even when Python ends."""
+    pytest.importorskip("kaleido")
+    command = [sys.executable, "-c", KILLED, str(after), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0
+    assert done.stdout.split() == ["400"]
+    said = [line for line in done.stderr.splitlines() if line]
+    assert len(said) == 1
+    assert "the browser failed" in said[0]
 
 
 @pytest.mark.skipif(NO_BROWSER, reason="no Chromium or Chrome on PATH")
