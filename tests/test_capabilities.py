@@ -59,6 +59,7 @@ def made(model: str, folder: Path, targets: list[str]) -> Run:
         prompt_file=(folder / "prompt.txt",),
         queries=folder / "queries.jsonl",
         controls=("neutral",),
+        score_split=True,
         out=folder / "run",
         bootstrap=20,
         permutations=0,
@@ -152,7 +153,9 @@ def test_before_an_adapter_nothing_differs_in_a_layer_without_heads(
 def test_a_model_whose_attention_is_not_hooked_has_the_rest(run_of: Callable[..., Run]) -> None:
     run = run_of("nemotron_h", ["q_proj", "o_proj"])
     withheld = run.manifest["withheld"]
-    assert set(withheld) == {"patterns", "scores", "pinned inputs", "change decomposition"}
+    assert set(withheld) == {
+        "patterns", "scores", "pinned inputs", "change decomposition", "score split",
+    }  # fmt: skip
     assert not set(run.table["measure"]) & measures(withheld)
     assert {"relative_l2", "influence", "lens_js", "kl_divergence"} <= set(run.table["measure"])
     assert layers(run, "relative_l2", "mixer_out") == [0, 1, 2]
@@ -196,5 +199,5 @@ def test_where_the_stream_is_no_sum_influence_alone_is_withheld(tmp_path: Path) 
     assert set(run.manifest["withheld"]) == {"influence"}
     assert "do not add up" in run.manifest["withheld"]["influence"]
     every = {m for group in MEASURES.values() for m in group if not m.endswith("no_sink")}
-    assert every - set(run.table["measure"]) == {"influence"}
+    assert every - set(run.table["measure"]) == {"influence", *MEASURES["routing"]}
     check_said(run)

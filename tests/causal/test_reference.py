@@ -144,6 +144,7 @@ def library_rows(
         sites=patching.sites(model),
         head_sites=case.by_head,
         pattern=case.pattern,
+        contexts=False,  # see test_contexts.py
         head_segments=SEGMENTS[case.asked],
         positions=2,
         greedy=0,

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import Condition
 from reference.attention import projected, rotated, to_all_heads
-from reference.models import attention, blocks, open_model
+from reference.models import attention, blocks, head_layers, open_model
 from reference.running import forward, run
-from tiny_models import TEXT, all_targets, preceding, save_adapter, save_model, separator_of
-from transformers import AutoTokenizer
+from tiny_models import TEXT, preceding, save_adapter, separator_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import Experiment, Run, diverge, load_run, plots
 from interp.capabilities import find
@@ -142,11 +142,18 @@ class Case:
     ids: list[list[int]]
 
 
-@pytest.fixture(scope="module", params=["gpt2", "neox", "llama", "qwen3", "gemma2", "phi3"])
+MODELS = (
+    "gpt2", "neox", "llama", "qwen3", "gemma2", "phi3", "gpt_oss", "qwen3_5", "cohere2", "falcon",
+    "bitnet",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    model = save_model(request.param, folder / "model")
-    lora = save_adapter(model, folder / "lora", all_targets(request.param))
+    model = architectures.save_model(request.param, folder / "model")
+    layers = architectures.linear_layers(AutoModelForCausalLM.from_pretrained(model))
+    lora = save_adapter(model, folder / "lora", layers)
     words = AutoTokenizer.from_pretrained(model)
     between = separator_of(words)
     (folder / "queries.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
@@ -177,19 +184,25 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(load_run(diverge(experiment)), model, conditions, ids)
 
 
-def turned(model: Any, seen: Any, layer: int, n_heads: int, n: int) -> tuple[np.ndarray, ...]:
-    """A pass's queries and keys of the last n rows `[head, pos, d_head]`, before any rotation."""
-    q, k, _ = projected(model, layer, seen, n_heads)
+def read(model: Any, seen: Any, layer: int, n_heads: int, n: int) -> tuple[np.ndarray, ...]:
+    """A pass's queries and keys of the last n rows, `[head, pos, d_head]`."""
+    if ("given", layer) in seen:  # behind the rotary embedding: all passes have the same positions
+        q, k = (part.double().numpy() for part in seen["given", layer][:2])
+    else:
+        q, k, _ = projected(model, layer, seen, n_heads)
     return q[:, -n:], to_all_heads(k[:, -n:], n_heads)
 
 
 def score(model: Any, seen: Any, layer: int, q: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Scores of queries and keys on the last rows of a pass, masked keys 0."""
     inside, n = attention(blocks(model)[layer]), q.shape[1]
-    if (rotary := seen["rotary", layer]) is not None:
+    scale = getattr(inside, "scaling", q.shape[-1] ** -0.5)
+    if ("given", layer) in seen:
+        scale = seen["given", layer].scale
+    elif (rotary := seen["rotary", layer]) is not None:
         cos, sin = (part[0, -n:].double().numpy() for part in rotary)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
-    scores = q @ k.swapaxes(-1, -2) * getattr(inside, "scaling", q.shape[-1] ** -0.5)
+    scores = q @ k.swapaxes(-1, -2) * scale
     if cap := getattr(inside, "attn_logit_softcapping", None):
         scores = np.tanh(scores / cap) * cap
     return np.tril(scores)
@@ -214,9 +227,9 @@ def split_of(case: Case, name: str, ids: list[int]) -> dict[str, np.ndarray]:
     players = PLAYERS if name != "prompt" else PLAIN
     config = models[False].config
     found: dict[str, list[np.ndarray]] = {}
-    for layer in range(config.num_hidden_layers):
+    for layer in head_layers(models[False]):
         parts = {
-            source: turned(models[source[0]], seen, layer, config.num_attention_heads, len(ids))
+            source: read(models[source[0]], seen, layer, config.num_attention_heads, len(ids))
             for source, seen in passes.items()
         }
         game = {}
@@ -240,6 +253,7 @@ def split_of(case: Case, name: str, ids: list[int]) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ["prompt", "lora", "both"])
 def test_every_share_is_the_reference(case: Case, name: str) -> None:
     parts = [split_of(case, name, ids) for ids in case.ids]
+    plain = open_model(case.model, *case.conditions["base"].weights)
     table = case.run.table[case.run.table["measure"].isin(SPLIT)]
     table = table[(table["condition"] == name) & (table["reference"] == "base")]
     assert {*table["measure"]} == {*SPLIT}
@@ -247,7 +261,7 @@ def test_every_share_is_the_reference(case: Case, name: str) -> None:
     for _, row in table.iterrows():
         rows = {"last": slice(-1, None), "mean": slice(None)}.get(row["position"])
         at = slice(int(row["position"]), int(row["position"]) + 1) if rows is None else rows
-        place = (row["layer"], row["head"], at)
+        place = (head_layers(plain).index(row["layer"]), row["head"], at)
         wholes = [np.atleast_1d(part["whole"][place]) for part in parts]
         tops = [np.atleast_1d(part[row["measure"]][place]) for part in parts]
         known = [~np.isnan(whole) for whole in wholes]
@@ -258,17 +272,16 @@ def test_every_share_is_the_reference(case: Case, name: str) -> None:
         elif not np.isnan(row["value"]):
             assert row["value"] == pytest.approx(above / below, abs=2e-4), row.to_dict()
             compared += 1
-    assert compared > 100
+    assert compared > 50
 
 
 def test_a_prompts_change_is_all_inputs_and_a_loras_first_is_all_weights(case: Case) -> None:
     table = case.run.table[case.run.table["reference"].fillna("") == "base"]
-    shares = table[table["measure"] == "score_weights"]
-    prompt = shares[(shares["condition"] == "prompt") & shares["value"].notna()]
-    assert (prompt["value"] == 0).all()
-    first = shares[(shares["condition"] == "lora") & (shares["layer"] == 0)]
-    assert first["value"].dropna().tolist() == pytest.approx([1] * first["value"].notna().sum())
-    assert first["value"].notna().any()
+    shares = table[(table["measure"] == "score_weights") & table["value"].notna()]
+    assert (shares.loc[shares["condition"] == "prompt", "value"] == 0).all()
+    first = shares.loc[(shares["condition"] == "lora") & (shares["layer"] == 0), "value"]
+    assert first.tolist() == pytest.approx([1] * len(first))
+    assert len(first) or "qwen3_5" in case.model  # whose first layer has no heads
     assert case.run.manifest["checks"]["score_split"] < 1e-5
 
 
