@@ -21,10 +21,10 @@ from interp.capture import chunks
 from interp.conditions import Condition
 from interp.errors import RunError
 from interp.generating import Sampling, generate
-from interp.measures import UNITS
 from interp.measures.tally import Key
 from interp.names import OUTPUT
 from interp.queries import Encoded, Query
+from interp.registry import MEASURES
 from interp.results import QUERIES, read_manifest, token_hash
 from interp.statistics import PerQuery, pooled
 from interp.store import Store
@@ -159,7 +159,7 @@ def own_rows(
                     "ci_low": float(low),
                     "ci_high": float(high),
                     "n": int(n),
-                    "units": UNITS[measure],
+                    "units": MEASURES[measure].units,
                 }
 
 

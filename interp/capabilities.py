@@ -21,34 +21,15 @@ from interp.capture import capture, keep
 from interp.edits import Edit, replace
 from interp.errors import SubjectError
 from interp.measures import NOISE, wide
-from interp.measures.attention import CHANGES
-from interp.measures.scores import SPLIT
 from interp.measures.tally import Observed
 from interp.observe import observe
 from interp.queries import Encoded
 from interp.readout import LastStates, closing_error, influence, lens, lens_error
+from interp.registry import MEASURES, grouped
 from interp.subject import Subject
 
-MEASURES: dict[str, tuple[str, ...]] = {
-    "patterns": (
-        "prefix_mass",
-        "prefix_mass_no_sink",
-        "entropy",
-        "entropy_no_sink",
-        "content_entropy",
-        "content_entropy_no_sink",
-        "content_js",
-        "content_js_no_sink",
-    ),
-    "scores": ("sim_am", "sim_am_delta"),
-    "routing": ("router_js", "expert_overlap"),
-    "pinned inputs": ("petrov_residual", "rewiring_share"),
-    "change decomposition": CHANGES,
-    "score split": SPLIT,
-    "lens": ("lens_js", "lens_kl", "answer_information", "decision_depth"),
-    "influence": ("influence",),
-}
-"""What can be withheld -> its measures. States and outputs follow from parity alone."""
+GROUPS = tuple(dict.fromkeys(m.group for m in MEASURES.values() if m.group))
+"""What can be withheld. States and outputs follow from parity alone."""
 
 CLOSING = 10.0
 """An identity that is out by more than so many times the rounding of the dtype does not hold."""
@@ -60,7 +41,7 @@ STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "patt
 
 def measures(withheld: Iterable[str]) -> set[str]:
     """The measures of these groups."""
-    return {measure for name in withheld for measure in MEASURES[name]}
+    return {measure for name in withheld for measure in grouped(name)}
 
 
 def find(
@@ -69,7 +50,7 @@ def find(
     base: str = "base",
     unasked: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Names of `MEASURES` -> why they are withheld, tried on `queries` in every condition.
+    """Names of `GROUPS` -> why they are withheld, tried on `queries` in every condition.
 
     `unasked` are not tried. `SubjectError` where not even states can be read.
     """

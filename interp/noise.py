@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from interp.registry import MEASURES
+
 NOISE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 """Relative size under which a change of a state between two runs is rounding, by the model's
 number format: a few times what one block's arithmetic loses. The direction of such a change is
@@ -23,49 +25,6 @@ undefined, not small."""
 RESOLUTION = 1e-7
 """What is found as the root of a sum in float64 (distances, divergences, angles) is known no better
 than this, whatever the model's format: a few times the root of float64's own rounding."""
-
-DIVERGENCES = frozenset(
-    {
-        "kl_divergence",
-        "js_divergence",
-        "sequence_kl",
-        "lens_js",
-        "lens_kl",
-        "content_js",
-        "content_js_no_sink",
-        "petrov_residual",
-        "router_js",
-        "damage",
-        "ablation_damage",
-    }
-)
-COSINES = frozenset({"cosine", "delta_alignment", "sim_aou", "sim_am", "sim_am_delta"})
-UNBOUNDED = frozenset(
-    {
-        "entropy",
-        "entropy_no_sink",
-        "content_entropy",
-        "content_entropy_no_sink",
-        "answer_information",
-        "influence",
-        "delta_norm_ratio",
-        "attribution",
-        "answer_change",
-    }
-)
-COUNTED = frozenset(
-    {
-        "accuracy",
-        "top1_agreement",
-        "rec2ftp",
-        "decision_depth",
-        "answer_agreement",
-        "own_agreement",
-        "own_difference",
-        "expert_overlap",
-    }
-)
-"""Made of which token or expert comes first: rounding moves them only where two tie."""
 
 REACH, SCORES = 2.0, 6.0
 """How many times `NOISE` a value moves by at most: 2, since it compares two states or rows; 6 for
@@ -101,13 +60,14 @@ def floor(
     size = (SCORES if measure in ("sim_am", "sim_am_delta") else REACH) * max(noise, RESOLUTION)
     a, b = np.asarray(value, dtype=float), np.asarray(other, dtype=float)
     with np.errstate(invalid="ignore"):
-        if measure in COUNTED:
+        rounding = MEASURES[measure].rounding if measure in MEASURES else "ratio"
+        if rounding == "count":
             return np.zeros(np.broadcast_shapes(a.shape, b.shape))
-        if measure in DIVERGENCES:
+        if rounding == "divergence":
             return size * (np.sqrt(a) + np.sqrt(b))
-        if measure in COSINES:
+        if rounding == "cosine":
             return size / 2 * (np.sqrt(1 - a**2) + np.sqrt(1 - b**2))
-        if measure in UNBOUNDED:
+        if rounding == "unbounded":
             return size * (1 + np.maximum(np.abs(a), np.abs(b)))
     return np.full(np.broadcast_shapes(a.shape, b.shape), size)
 

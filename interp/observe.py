@@ -63,7 +63,7 @@ def observe(
 ) -> tuple[dict[str, Observed], dict[str, LastStates]]:
     """Run every condition on a batch; what the measures take of it, and what the readout takes.
 
-    `withheld`: what is not read, of `interp.capabilities.MEASURES`; `sites`: whose states are.
+    `withheld`: what is not read, of `interp.capabilities.GROUPS`; `sites`: whose states are.
     """
     bare = subject.settings[base]
     runs = {}

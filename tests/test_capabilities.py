@@ -15,10 +15,11 @@ from tiny_models import save_adapter, save_model, tokenizer
 from transformers.models.llama import modeling_llama
 
 from interp import Experiment, Patching, Run, diverge, load_run, patch
-from interp.capabilities import MEASURES, measures
+from interp.capabilities import measures
 from interp.errors import SubjectError
 from interp.names import Head
 from interp.plots.terms import TOTAL, terms
+from interp.registry import MEASURES, grouped
 from interp.report import text_table, write
 from interp.study import probe_run
 from interp.validation import architectures
@@ -198,6 +199,6 @@ def test_where_the_stream_is_no_sum_influence_alone_is_withheld(tmp_path: Path) 
     )
     assert set(run.manifest["withheld"]) == {"influence"}
     assert "do not add up" in run.manifest["withheld"]["influence"]
-    every = {m for group in MEASURES.values() for m in group if not m.endswith("no_sink")}
-    assert every - set(run.table["measure"]) == {"influence", *MEASURES["routing"]}
+    every = {n for n, m in MEASURES.items() if m.group and not n.endswith("no_sink")}
+    assert every - set(run.table["measure"]) == {"influence", *grouped("routing")}
     check_said(run)

@@ -20,8 +20,8 @@ from numpy import ndarray
 
 from interp.causal.cells import Cell, Place
 from interp.errors import ConfigError
-from interp.measures import UNITS
 from interp.noise import floor, zero
+from interp.registry import MEASURES
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
 from interp.statistics import (
     Estimate,
@@ -244,7 +244,7 @@ def columns(
             "ci_high": high,
             "n": n,
             "p_adjusted": np.full(len(value), np.nan) if p is None else p,
-            "units": UNITS[measure],
+            "units": MEASURES[measure].units,
         }
     )
 
@@ -313,7 +313,7 @@ def _depth_row(
         "ci_low": low,
         "ci_high": high,
         "n": len(scale.weights),
-        "units": UNITS[measure],
+        "units": MEASURES[measure].units,
     }
 
 

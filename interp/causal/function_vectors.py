@@ -25,14 +25,14 @@ from interp.causal.joint import approach, divided
 from interp.causal.patching import Patch
 from interp.conditions import Setting
 from interp.edits import Edit
-from interp.measures import UNITS
 from interp.names import Head, Site
 from interp.queries import Encoded
 from interp.readout import Frozen
+from interp.registry import MEASURES
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
 
-MEASURES = ("function_vector_recovery", "function_vector_null", "function_vector_random")
+VECTORS = ("function_vector_recovery", "function_vector_null", "function_vector_random")
 """The condition's vector; base's own, of the same heads; a random one as long as the first."""
 
 
@@ -93,7 +93,7 @@ def rows_of(
     selection: Bool[ndarray, " query"],
     scale: Scale,
 ) -> pd.DataFrame:
-    """Rows of a run's table: recovery by layer at which the vectors of `MEASURES` are added."""
+    """Rows of a run's table: recovery by layer at which the vectors of `VECTORS` are added."""
     here, there = divided(queries, selection)
     own, null = (function_vector(subject, c, here, caches, rows, heads) for c in move[:2])
     drawn = generator_of(f"function_vector:{move.source}").standard_normal(len(own))
@@ -110,7 +110,7 @@ def rows_of(
     found = approach(subject, move, there, caches, rows, patches)
     estimate = found.estimate(scale.half(~selection))
     columns = zip(*(column[:, 0] for column in estimate), strict=True)
-    places = [(layer, measure) for layer in layers for measure in MEASURES]
+    places = [(layer, measure) for layer in layers for measure in VECTORS]
     return pd.DataFrame(_rows(move, places, columns))
 
 
@@ -130,5 +130,5 @@ def _rows(
             "ci_low": low,
             "ci_high": high,
             "n": n,
-            "units": UNITS[measure],
+            "units": MEASURES[measure].units,
         }

@@ -19,7 +19,7 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-DAMAGE, KEPT, CHANGE = MEASURES = ("ablation_damage", "ablation_kept", "ablation_change")
+DAMAGE, KEPT, CHANGE = EFFECTS = ("ablation_damage", "ablation_kept", "ablation_change")
 NEEDED = 0.05
 """Share of the LoRA's whole effect (its own KL from the condition without it) that a needed part's
 absence costs: more than this. Elsewhere too 0.95 of an effect is all of it (the scorecard's
@@ -29,7 +29,7 @@ TELLING = 0.1
 """A by-product's least share of the LoRA's internal change; the output does not need it."""
 
 BLOCK, EVERY = "block", "every"
-NUMBERS = tuple(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high"))
+NUMBERS = tuple(f"{m}{end}" for m in EFFECTS for end in ("", "_low", "_high"))
 
 
 def needed(kept: Any) -> Any:
@@ -69,7 +69,7 @@ class Parts:
     @classmethod
     def of(cls, run: Run, condition: str, queries: str = "matched") -> Parts:
         """A part that was not measured is an empty frame."""
-        table = run.table[run.table["measure"].isin(MEASURES) & (run.table["queries"] == queries)]
+        table = run.table[run.table["measure"].isin(EFFECTS) & (run.table["queries"] == queries)]
         table = table[table["condition"] == condition]
         kept = table[table["measure"] == KEPT]
         block = kept[kept["site"] == BLOCK].sort_values("layer")
@@ -107,7 +107,7 @@ def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per part, a column per measure and end of its interval."""
     keyed = frame.set_index(["site", "position"])
     found = keyed.loc[keyed["measure"] == DAMAGE, ["layer", "n"]]
-    for measure in MEASURES:
+    for measure in EFFECTS:
         part = keyed.loc[keyed["measure"] == measure, ["value", "ci_low", "ci_high"]]
         names = (measure, f"{measure}_low", f"{measure}_high")
         found = found.join(part.set_axis(names, axis=1).astype(float))

@@ -21,7 +21,7 @@ from interp.plots.lines import Look
 from interp.plots.panels import Drawing, Place
 from interp.plots.shares import share_range, thin_lines
 from interp.plots.text import label, number
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 
 MOST = 2
@@ -111,7 +111,7 @@ def _kept(block: _Block) -> None:
 
 def _layers(block: _Block, place: Place, ends: list[float], colour: str) -> None:
     ticks = style.integer_ticks(int(block.run.manifest["model"]["n_layers"]), most=12)
-    x, y = style.axis("layer (from 0)", **ticks), style.axis(NAMES[KEPT], range=ends)
+    x, y = style.axis("layer (from 0)", **ticks), style.axis(MEASURES[KEPT].title, range=ends)
     axes = block.drawing.add(place, f"{block.prefix}without a layer, and with it alone", x, y)
     looks = {
         "off": Look("without the layer", colour),
@@ -126,7 +126,7 @@ def _first(block: _Block, place: Place, ends: list[float], colour: str) -> None:
     frame = block.parts.first
     ticks = style.integer_ticks(int(frame["directions"].max()) + 1, most=8)
     x = style.axis("directions kept", **ticks)
-    y = style.axis(NAMES[KEPT], range=ends)
+    y = style.axis(MEASURES[KEPT].title, range=ends)
     prefix = "" if block.parts.blocks else block.prefix
     axes = block.drawing.add(place, f"{prefix}with the largest directions", x, y)
     look = Look("with the largest directions of every module", colour, "dash", "square")
@@ -142,7 +142,7 @@ def _directions(block: _Block, place: Place, colour: str, most: int = 10) -> Non
     ends = [*frame[[KEPT, f"{KEPT}_low", f"{KEPT}_high"]].to_numpy(float).ravel(), 1.0]
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     room = 0.08 * (high - low)
-    x = style.axis(NAMES[KEPT], range=[low - room, high + room], nticks=4)
+    x = style.axis(MEASURES[KEPT].title, range=[low - room, high + room], nticks=4)
     look = {"tickmode": "array", "tickvals": list(range(len(names)))}
     look |= {"ticktext": [label(n, 24) for n in names], "range": [len(names) - 0.4, -0.6]}
     axes = block.drawing.add(place, "without one direction", x, style.axis(None, **look))

@@ -21,7 +21,8 @@ from interp.plots import bands, lines, reading, style
 from interp.plots.bands import Band
 from interp.plots.lines import Look
 from interp.plots.text import Pair, label
-from interp.plots.words import COSINES, NAMES, SIGNED, SITES, title
+from interp.plots.words import SITES, title
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def layers(
         draw(figure, run, panels, row, named)
         look_of_row(figure, row, measure, panels)
     x_axes(figure, run, len(kept))
-    first = " and ".join(NAMES.get(m, m) for m in kept)
+    first = " and ".join(MEASURES[m].title for m in kept)
     return style.finish(
         figure,
         run.manifest,
@@ -181,10 +182,10 @@ def look_of_row(figure: go.Figure, row: int, measure: str, panels: Sequence[Pane
 def limits(measure: str, panels: Sequence[Panel]) -> dict[str, object]:
     """Signed measures keep zero in the middle, the others start there."""
     zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
-    if measure in COSINES:
+    if MEASURES[measure].rounding == "cosine":
         return {"range": [-1.05, 1.05], **zero}
     low, high = (f(panel.ends()[i] for panel in panels) for i, f in enumerate((min, max)))
-    if measure in SIGNED or low < 0:
+    if MEASURES[measure].signed or low < 0:
         room = 0.06 * (high - low)
         return {"range": [min(low, 0) - room, max(high, 0) + room], **zero}
     return {"range": [0, 1.08 * high or 1]}

@@ -27,7 +27,7 @@ from interp.plots.ablated import (
 )
 from interp.plots.panels import Drawing, Place, beside
 from interp.plots.text import label
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +47,8 @@ def marks(frame: pd.DataFrame, condition: str, names: Sequence[str]) -> go.Scatt
     columns = (*NUMBERS, "n")
     custom = np.stack([frame[c].to_numpy(float, na_value=np.nan) for c in columns], axis=1)
     hover = "".join(
-        f"<br>{NAMES[m]} %{{customdata[{i}]:.3g}}, interval %{{customdata[{i + 1}]:.3g}} to "
-        f"%{{customdata[{i + 2}]:.3g}}"
+        f"<br>{MEASURES[m].title} %{{customdata[{i}]:.3g}}, interval "
+        f"%{{customdata[{i + 1}]:.3g}} to %{{customdata[{i + 2}]:.3g}}"
         for m, i in ((DAMAGE, 0), (KEPT, 3), (CHANGE, 6))
     )
     layers = [None if number != number else int(number) for number in frame["layer"].astype(float)]

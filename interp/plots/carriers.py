@@ -19,7 +19,7 @@ from interp.plots.named import UNTESTED
 from interp.plots.panels import Drawing, Place
 from interp.plots.shares import CUT, is_cut, share_range, thin_lines
 from interp.plots.text import label
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def carriers(run: Run) -> go.Figure:
     if not (joint or vectors):
         raise reading.NotMeasured("this run has no heads patched together and no function vectors")
     frames = [*curves, *(frame for _, frame in vectors)]
-    y = style.axis(NAMES["recovery"], range=share_range(frames))
+    y = style.axis(MEASURES["recovery"].title, range=share_range(frames))
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, _HEIGHT)
     half = (drawing.width - _GAP) / 2
     if joint:

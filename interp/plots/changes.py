@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 from interp.plots import grids, reading, style
 from interp.plots.grids import Grid
 from interp.plots.text import Pair, label, number, pair_name
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
         shared_yaxes=True,
         horizontal_spacing=0.02,
         vertical_spacing=0.08,
-        column_titles=[NAMES[t] for t in terms],
+        column_titles=[MEASURES[t].title for t in terms],
         row_titles=[label(pair_name(p)) for p in shown],
     )
     figure.update_annotations(font={"size": 13})

@@ -18,7 +18,8 @@ from interp.plots import by_layer, grids, lines, reading, style
 from interp.plots.grids import Grid
 from interp.plots.lines import Look
 from interp.plots.text import Pair, label
-from interp.plots.words import NAMES, SITES
+from interp.plots.words import SITES
+from interp.registry import MEASURES
 from interp.results import Run
 from interp.significance import ALPHA
 
@@ -180,7 +181,11 @@ def _scale(figure: go.Figure, panels: list[Grid]) -> None:
     step = max(1, round(top / 4))
     ticks = [t for t in range(-12, 13, step) if abs(t) <= top] if top >= 1 else [-0.5, 0, 0.5]
     names = [f"{2.0**t:.3g}" for t in ticks]
-    title = {"text": f"{NAMES[MEASURE]} (log scale)", "side": "right", "font": {"size": 12}}
+    title = {
+        "text": f"{MEASURES[MEASURE].title} (log scale)",
+        "side": "right",
+        "font": {"size": 12},
+    }
     look = {"thickness": 14, "outlinewidth": 0, "x": 1.01, "tickvals": ticks, "ticktext": names}
     bar = {"title": title, **look}
     figure.update_layout(

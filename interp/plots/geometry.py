@@ -17,7 +17,8 @@ from interp.plots import bands, by_layer, lines, reading, style
 from interp.plots.bands import Band
 from interp.plots.by_layer import Panel
 from interp.plots.text import Pair, label
-from interp.plots.words import NAMES, title
+from interp.plots.words import units
+from interp.registry import MEASURES
 from interp.results import Run
 from interp.significance import ALPHA
 
@@ -91,7 +92,7 @@ def _figure(
         len(kept),
         shared_yaxes=not own_axis,
         horizontal_spacing=0.055 if own_axis else 0.025,
-        subplot_titles=[label(NAMES.get(m, m)) for m in kept],
+        subplot_titles=[label(MEASURES[m].title) for m in kept],
     )
     figure.update_annotations(font={"size": 13})
     by_layer.draw(figure, run, list(kept.values()), 1, set())
@@ -101,7 +102,7 @@ def _figure(
         figure.update_yaxes(by_layer.limits(measure, shared), col=column)
     if not own_axis:
         frame = next(iter(next(iter(kept.values())).lines.values()))
-        unit = title("", frame).strip(" []")
+        unit = units(frame).strip(" []")
         figure.update_yaxes(title_text=label(f"{what} [{unit}]" if unit else what), col=1)
     by_layer.x_axes(figure, run, 1)
     found: list[Band] = [band for panel in kept.values() for band in panel.bands]

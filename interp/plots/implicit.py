@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from interp.plots import reading, style
 from interp.plots.text import label
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def implicit(run: Run) -> go.Figure:
     """Effective rank, cosine, overlaps by layer. Raises `NotMeasured` without them."""
     of = prompts(run)
     measures = [m for m in PANELS if "overlap" not in m or of.adapter]
-    titles = [label(NAMES[measure]) for measure in measures]
+    titles = [label(MEASURES[measure].title) for measure in measures]
     figure = make_subplots(1, len(measures), column_titles=titles, horizontal_spacing=0.055)
     figure.update_annotations(font={"size": 12})
     shown: set[str] = set()

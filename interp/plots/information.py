@@ -15,7 +15,8 @@ from interp.names import OUTPUT
 from interp.plots import bands, by_layer, lines, reading, style
 from interp.plots.by_layer import Panel
 from interp.plots.text import Pair, label
-from interp.plots.words import NAMES, title
+from interp.plots.words import units
+from interp.registry import MEASURES
 from interp.results import Run
 
 SITE = "resid_post"
@@ -39,7 +40,10 @@ def answer_information(run: Run, queries: str = "matched") -> go.Figure:
     if not kept:
         raise reading.NotMeasured("this run has no logit-lens rows")
     figure = make_subplots(
-        1, len(kept), horizontal_spacing=0.07, subplot_titles=[label(NAMES[m]) for m in kept]
+        1,
+        len(kept),
+        horizontal_spacing=0.07,
+        subplot_titles=[label(MEASURES[m].title) for m in kept],
     )
     figure.update_annotations(font={"size": 13})
     by_layer.draw(figure, run, list(kept.values()), 1, set())
@@ -47,7 +51,7 @@ def answer_information(run: Run, queries: str = "matched") -> go.Figure:
     figure.update_yaxes(style.axis(None))
     for column, (measure, panel) in enumerate(kept.items(), 1):
         frame = next(iter(panel.lines.values()))
-        unit = label(title("", frame).strip(" []"))
+        unit = label(units(frame).strip(" []"))
         figure.update_yaxes(by_layer.limits(measure, [panel]), title_text=unit, col=column)
     by_layer.x_axes(figure, run, 1)
     found = [band for panel in kept.values() for band in panel.bands]

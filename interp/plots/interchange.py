@@ -19,7 +19,7 @@ from interp.plots import by_layer, exchanges, lines, reading, style
 from interp.plots.exchanges import Curve, Place, depth, headings, rank, shown_pairs, sides
 from interp.plots.symlog import Symlog
 from interp.plots.text import label, pair_name
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 from interp.significance import ALPHA
 
@@ -117,8 +117,8 @@ def _axes(
     for place, least in (((1, 3), 0.0), ((2, 3), 1.0)):
         most = max([least, *(float(np.nanmax(c.ends)) for c in panels[place])])
         looks[place] = {"range": [0, 1.08 * (most or 1)]}
-    titles = {(1, 1): "damage [nats]", (2, 1): "recovery", (1, 3): NAMES["relative_l2"]}
-    titles[2, 3] = NAMES["relative_damage"]
+    titles = {(1, 1): "damage [nats]", (2, 1): "recovery", (1, 3): MEASURES["relative_l2"].title}
+    titles[2, 3] = MEASURES["relative_damage"].title
     for (row, column), look in looks.items():
         figure.update_yaxes({**look, "title_text": titles.get((row, column))}, row=row, col=column)
         if (row, column) not in (*_DAMAGE, (1, 3)):

@@ -21,7 +21,7 @@ from interp.plots.named import UNTESTED
 from interp.plots.panels import Place, beside
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label, number
-from interp.plots.words import title
+from interp.plots.words import units
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _cloud(run: Run, finding: dict[str, Any], pair: Pair, base: str) -> Cloud | 
         return None
     heads = [Head(int(layer), int(head)) for layer, head in both.index]
     under = np.stack([_numbers(both, suffix) for suffix in ("", "_other")])
-    axis = f"{finding['by']}{title('', frames[0])}"
+    axis = f"{finding['by']}{units(frames[0])}"
     groups, named = _groups(finding, [str(h) for h in heads], pair)
     return Cloud(finding, measure, axis, heads, under, groups, named)
 

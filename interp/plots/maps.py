@@ -18,6 +18,8 @@ from plotly.subplots import make_subplots
 from interp.plots import reading, style
 from interp.plots.grids import Grid, cells, dots, key, undefined
 from interp.plots.text import Pair, label
+from interp.plots.words import units
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def head_map(
     `pairs`: these instead, as far as the run has them. A dot marks cells that were tested and
     whose corrected p is above 0.05.
     """
-    site = site or reading.HEAD_SITES[measure]
+    site = site or MEASURES[measure].head
     frame = reading.rows(run, measure, site, position=position, queries=queries)
     frame = frame[frame["head"].notna()]
     usual = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
@@ -49,7 +51,7 @@ def head_map(
         raise reading.NotMeasured(f"this run has no {measure} of the pairs asked for")
     ticks = style.integer_ticks(shape[1])
     figure = _panels(run, measure, grids, "head", "head (from 0)", ticks, frame)
-    name = reading.NAMES.get(measure, measure)
+    name = MEASURES[measure].title
     where = f" of head outputs ({site})" if site == "z" else ""
     return _finished(figure, run, grids, f"{name}{where}, layer by head", position, queries)
 
@@ -66,7 +68,7 @@ def layer_position(
     shape = (int(run.manifest["model"]["n_layers"]), ticks["tickvals"][-1] + 1)
     grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
     figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
-    title = f"{reading.NAMES.get(measure, measure)} of {site}, layer by query position"
+    title = f"{MEASURES[measure].title} of {site}, layer by query position"
     return _finished(figure, run, grids, title, "each, and last", queries)
 
 
@@ -138,7 +140,7 @@ def _panels(
         if _tested(grid):
             figure.add_trace(dots(grid), row=1, col=at)
     low, high, scale = style.colour_range([g.cells["value"] for g in grids], measure)
-    bar_title = label(reading.NAMES.get(measure, measure) + reading.units(frame))
+    bar_title = label(MEASURES[measure].title + units(frame))
     bar = {
         "title": {"text": bar_title, "side": "right", "font": {"size": 12}},
         "thickness": 14,

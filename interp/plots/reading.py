@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.plots.text import Pair, number, pair_name
-from interp.plots.words import HEAD_SITES, NAMES, SIGNED, units
 from interp.results import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["HEAD_SITES", "NAMES", "SIGNED", "units"]
 
 Manifest = Mapping[str, Any]
 

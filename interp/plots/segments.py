@@ -16,7 +16,8 @@ from interp.names import OUTPUT
 from interp.plots import by_layer, lines, reading, style
 from interp.plots.by_layer import Panel
 from interp.plots.text import Pair, label
-from interp.plots.words import NAMES, title
+from interp.plots.words import title
+from interp.registry import MEASURES
 from interp.results import Run
 from interp.statistics import SEGMENTS
 
@@ -88,7 +89,9 @@ def answer_tokens(run: Run, queries: str = "matched") -> go.Figure:
     panels = {m: found for m, found in panels.items() if found}
     if not panels:
         raise reading.NotMeasured("this run has no rows by token of the answer")
-    heads = [label(NAMES[m] + (f", layer {last}" if m == "relative_l2" else "")) for m in panels]
+    heads = [
+        label(MEASURES[m].title + (f", layer {last}" if m == "relative_l2" else "")) for m in panels
+    ]
     figure = make_subplots(1, len(panels), horizontal_spacing=0.09, subplot_titles=heads)
     figure.update_annotations(font={"size": 13})
     named: set[str] = set()

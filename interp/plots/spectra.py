@@ -18,7 +18,7 @@ from interp.plots.grids import Grid
 from interp.plots.panels import Drawing, Place
 from interp.plots.text import label
 from interp.plots.weighed import INTRUDERS, NORM, RANK, Weighed, weighed
-from interp.plots.words import NAMES
+from interp.registry import MEASURES
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _maps(
             x = style.axis(None, **module_ticks(kinds), showgrid=False)
             y_title = "layer (from 0)" if column == 0 else None
             y = style.axis(y_title, **style.integer_ticks(depth), showgrid=False)
-            heading = f"{label(name, 20)}: {NAMES[measure]}"
+            heading = f"{label(name, 20)}: {MEASURES[measure].title}"
             drawing.draw([trace], drawing.add(place, heading, x, y))
             if row == 0:
                 bar = drawing.bar(place)

@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from interp.plots import reading
 from interp.plots.reading import Manifest
 from interp.plots.text import Pair, label, lines, pair_name, wrapped
+from interp.registry import MEASURES
 
 WIDTH = 1000
 INK, MUTED, GRID, UNDEFINED = "#222222", "#5F5F5F", "#E7E7E7", "#B4B4B4"
@@ -87,7 +88,7 @@ def colour_range(values: Sequence[np.ndarray], measure: str) -> tuple[float, flo
     flat = flat[np.isfinite(flat)]
     top = float(np.abs(flat).max()) if flat.size else 0.0
     top = top if top > 0 else 1.0
-    if measure in reading.SIGNED or (flat.size and flat.min() < 0):
+    if MEASURES[measure].signed or (flat.size and flat.min() < 0):
         return -top, top, DIVERGING
     return 0.0, top, SEQUENTIAL
 

@@ -20,7 +20,7 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-NORM, RANK, INTRUDERS = MEASURES = ("relative_norm", "stable_rank", "intruder_dimensions")
+NORM, RANK, INTRUDERS = OF_UPDATES = ("relative_norm", "stable_rank", "intruder_dimensions")
 SIDES = {"left": "what is written (output space)", "right": "what is read (input space)"}
 
 
@@ -55,11 +55,11 @@ class Weighed:
         return own if condition is None else own[own["condition"] == condition]
 
     def matrices(self, condition: str) -> pd.DataFrame:
-        """One row per matrix and part of a fused one: `MEASURES` (NaN where not measured), `site`,
-        `layer`, and what `modules.named` adds."""
+        """One row per matrix and part of a fused one: `OF_UPDATES` (NaN where not measured),
+        `site`, `layer`, and what `modules.named` adds."""
         keyed = ["site", "layer"]
         found = None
-        for measure in MEASURES:
+        for measure in OF_UPDATES:
             own = self.rows(measure, condition)
             own = own[own["head"].isna()].set_index(keyed)["value"].rename(measure).to_frame()
             found = own if found is None else found.join(own)

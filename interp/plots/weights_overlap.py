@@ -143,7 +143,7 @@ def _scales(drawing: Drawing, upper: float, lower: float) -> None:
         values = [np.asarray(t.z) for t in drawing.figure.data if t.coloraxis == name]
         if not values or not height:
             continue
-        low, high, scale = style.colour_range(values, "subspace_overlap")
+        low, high, scale = style.colour_range(values, "subspace_overlap_left")
         bar = drawing.bar(Place(0, top, drawing.width, height))
         look = {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
         drawing.figure.layout[name] = look

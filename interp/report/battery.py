@@ -16,7 +16,8 @@ from interp.plots.families import MEASURE, between
 from interp.plots.geometry import DIMENSIONS, SIMILARITIES
 from interp.plots.named import UNTESTED, Largest, at_least, largest
 from interp.plots.text import Pair, number, pair_name, visible
-from interp.plots.words import NAMES, SITES
+from interp.plots.words import SITES
+from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
 from interp.results import Run
 
@@ -219,10 +220,12 @@ def geometry(run: Run, position: str = "last") -> Table:
     if pair is not None:
         for measure in SIMILARITIES:
             both = [p for p in (pair, null) if p is not None]
-            wanted += [(measure, p, f"{NAMES[measure]}, {pair_name(p)}") for p in both]
-            wanted.append((f"{measure}_chance", pair, f"{NAMES[measure]}, chance"))
+            wanted += [(measure, p, f"{MEASURES[measure].title}, {pair_name(p)}") for p in both]
+            wanted.append((f"{measure}_chance", pair, f"{MEASURES[measure].title}, chance"))
         sides: list[Pair] = [(str(side), None) for side in pair]
-        wanted += [(DIMENSIONS[0], s, f"{NAMES[DIMENSIONS[0]]} dimension, {s[0]}") for s in sides]
+        wanted += [
+            (DIMENSIONS[0], s, f"{MEASURES[DIMENSIONS[0]].title} dimension, {s[0]}") for s in sides
+        ]
     frames = [
         (title, reading.rows(run, measure, "resid_post", two, position))
         for measure, two, title in wanted

@@ -9,7 +9,8 @@ from __future__ import annotations
 from interp.names import OUTPUT
 from interp.plots import reading
 from interp.plots.text import number, pair_name, visible
-from interp.plots.words import NAMES
+from interp.plots.words import units
+from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
 from interp.results import Run
 from interp.statistics import SEGMENTS
@@ -52,7 +53,7 @@ def whole(run: Run) -> Table:
             if any(len(frame) for frame in found):
                 name = visible(reading.role(pair, run.manifest))
                 rows.append([Cell(name), Cell(group), *map(value, found)])
-    titles = [NAMES[m] + reading.units(part[part["measure"] == m]) for m in measures]
+    titles = [MEASURES[m].title + units(part[part["measure"] == m]) for m in measures]
     words = "Whole answers. Forced: all conditions read the same answer. Own: what each writes."
     return Table(words, ["pair", "queries", *titles], rows)
 

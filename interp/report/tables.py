@@ -15,6 +15,8 @@ from interp.names import OUTPUT, Head
 from interp.plots import reading
 from interp.plots.named import UNTESTED, Largest, at_least, largest, standing
 from interp.plots.text import Pair, number, pair_name, visible
+from interp.plots.words import units
+from interp.registry import MEASURES
 from interp.results import HeadView, Run
 from interp.significance import ALPHA
 
@@ -162,7 +164,7 @@ def _short(measure: str) -> str:
 
 
 def _title(part: pd.DataFrame, measure: str) -> str:
-    return reading.NAMES[measure] + reading.units(part[part["measure"] == measure])
+    return MEASURES[measure].title + units(part[part["measure"] == measure])
 
 
 def _top_heads(run: Run, position: str) -> list[Largest]:

@@ -13,32 +13,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from interp.measures import UNITS
 from interp.measures.certificate import Tolerance, certificate
 from interp.measures.tally import Key, Plan, Tally, test_of
 from interp.names import Head
 from interp.noise import floor
 from interp.queries import Encoded
+from interp.registry import MEASURES
 from interp.significance import SignFlip, benjamini_hochberg, standing
 from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
-
-AT_ANSWER = (
-    "accuracy",
-    "rec2ftp",
-    "lens_js",
-    "lens_kl",
-    "answer_information",
-    "decision_depth",
-    "influence",
-)
-"""Measures of the tokens that predict an answer: they have no other positions."""
-
-BY_QUERY = ("sequence_kl", "answer_agreement", "own_agreement", "own_difference")
-"""Measures of a whole answer."""
-
-HEADLINES = {("relative_l2", "resid_post"), ("content_js", "pattern")}
-"""Maps that claim the most: their p is corrected by max-T, which bounds the chance of one false
-cell; all others by Benjamini-Hochberg, which bounds the share of false cells."""
 
 
 def rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
@@ -46,7 +28,7 @@ def rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
     hundreds of thousands."""
     parts: dict[str, list[np.ndarray]] = {}
     for key, accumulator in sorted(tally.items()):
-        if key.measure in UNITS and isinstance(accumulator, Ratio):
+        if key.measure in MEASURES and isinstance(accumulator, Ratio):
             for name, column in _columns(tally, key, accumulator, labels).items():
                 parts.setdefault(name, []).append(column)
     return pd.DataFrame(
@@ -59,9 +41,10 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """The cells of one measure of one pair at one site, `label` varying fastest."""
     value, low, high, n = accumulator.compute()
-    if key.measure in BY_QUERY:
+    where = MEASURES[key.measure].position
+    if where == "answer":
         labels = ["answer"]
-    elif key.measure in AT_ANSWER:
+    elif where == "answer token":
         labels = answer_labels(labels)
     p = np.full(value.shape, np.nan)
     if (tested := corrected(tally, key)) is not None:
@@ -75,7 +58,7 @@ def _columns(
         "condition": key.condition,
         "reference": key.reference or None,
         "site": key.site,
-        "units": UNITS[key.measure],
+        "units": MEASURES[key.measure].units,
     }
     return (
         {name: column.ravel() for name, column in columns.items()}
@@ -102,7 +85,7 @@ def corrected(tally: Tally, key: Key) -> np.ndarray | None:
     if not isinstance(test, SignFlip) or len(test.sums) < 2:
         return None
     found = test.compute()
-    if (key.measure, key.site) in HEADLINES:
+    if MEASURES[key.measure].max_t == key.site:
         return found.p_max_t
     return benjamini_hochberg(found.p)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from interp.measures import UNITS
 from interp.measures.state import cosine, gram, relative_l2
+from interp.registry import MEASURES
 
 DISTANCES = {"relative_l2": relative_l2, "cosine": cosine}
 PARTS = {"k": "keys", "v": "values"}
@@ -44,5 +44,5 @@ def context_rows(
                             "head": head,
                             "position": "context",
                             "value": value,
-                            "units": UNITS[measure],
+                            "units": MEASURES[measure].units,
                         }

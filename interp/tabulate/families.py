@@ -19,8 +19,8 @@ from interp.families import (
     permuted_f,
     permuted_index,
 )
-from interp.measures import UNITS
 from interp.measures.tally import Tally
+from interp.registry import MEASURES
 from interp.statistics import Ratio
 
 RELABELLINGS = 10_000
@@ -62,7 +62,12 @@ def family_rows(
                 bounds["divergence_index"] = _intervals(g[1:], groups, noise)
             for measure, permuted in found.items():
                 about: dict[str, Any] = {"measure": measure, "condition": a, "reference": b}
-                about |= {"site": key.site, "queries": queries, "n": n, "units": UNITS[measure]}
+                about |= {
+                    "site": key.site,
+                    "queries": queries,
+                    "n": n,
+                    "units": MEASURES[measure].units,
+                }
                 yield from _rows(about, permuted, bounds.get(measure), labels)
 
 

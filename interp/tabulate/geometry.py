@@ -16,10 +16,10 @@ from scipy.spatial.distance import pdist, squareform
 
 from interp.design import BASE, Design
 from interp.geometry import Result, paired, probe, single
-from interp.measures import UNITS
 from interp.measures.tally import Plan
 from interp.noise import floor
 from interp.queries import Encoded
+from interp.registry import MEASURES
 from interp.significance import benjamini_hochberg
 
 ByLayer = Callable[[np.ndarray, np.ndarray], Mapping[str, Result]]
@@ -93,14 +93,14 @@ def _rows(
                 "ci_low": result.ci_low,
                 "ci_high": result.ci_high,
                 "p_adjusted": p[layer],
-                "units": UNITS[measure],
+                "units": MEASURES[measure].units,
             }
             yield place | {
                 "measure": f"{measure}_chance",
                 "value": result.chance,
                 "ci_low": result.chance_low,
                 "ci_high": result.chance_high,
-                "units": UNITS[measure],
+                "units": MEASURES[measure].units,
             }
             if b is not None:
                 value = result.calibrated

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp import organism
-from interp.capabilities import MEASURES
+from interp.capabilities import GROUPS
 from interp.errors import ConfigError, ParityError
 from interp.names import short_name
 from interp.subject.loading import quiet, threads_for
@@ -127,7 +127,7 @@ def _implicit_update(name: str, specimen: Specimen) -> Outcome:
 
 def _capabilities(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
     """What can be measured: 0 of its tries failed, or why it is withheld."""
-    for group in chosen(only, {f"measures: {name}": name for name in MEASURES}).values():
+    for group in chosen(only, {f"measures: {name}": name for name in GROUPS}).values():
         reason = specimen.withheld.get(group, "")
         yield Outcome(f"measures: {group}", name, Reading(0.0, 0.0), 0.0, reason)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from interp.causal.ablation import layer_of
-from interp.measures import UNITS, wide
+from interp.measures import wide
+from interp.registry import MEASURES
 from interp.subject import Subject
 from interp.weights import spectra
 from interp.weights.settings import Weighing
@@ -65,7 +66,7 @@ def _whole(matrix: Any, settings: Weighing) -> bool:
 
 def _row(measure: str, condition: str, value: float, **place: Any) -> Row:
     names = {"measure": measure, "condition": condition, "value": value}
-    return {**names, "units": UNITS[measure], **place}
+    return {**names, "units": MEASURES[measure].units, **place}
 
 
 def _of_piece(

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.causal.ablation import layer_of
-from interp.measures import UNITS, wide
+from interp.measures import wide
 from interp.queries import Encoded
+from interp.registry import MEASURES
 from interp.subject import Subject
 from interp.weights import spectra, stacked
 from interp.weights.implicit import (
@@ -106,7 +107,7 @@ def _image(module: nn.Module, x: Float[Tensor, "query d_in"]) -> Float[Tensor, "
 
 def _row(measure: str, case: Case, found: Interval, **place: Any) -> Row:
     site = {"site": case.path, "layer": layer_of(case.path), "position": "last"}
-    names = {"measure": measure, "units": UNITS[measure]}
+    names = {"measure": measure, "units": MEASURES[measure].units}
     return names | found._asdict() | site | place
 
 

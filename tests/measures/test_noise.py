@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.conditions import Base, Lora, Prompt
-from interp.measures import NOISE, UNITS, noise, tally
+from interp.measures import NOISE, noise, tally
 from interp.measures.output import between
 from interp.measures.tally import Key, Plan
-from interp.noise import COSINES, COUNTED, DIVERGENCES, UNBOUNDED, floor, settled, zero
+from interp.noise import floor, settled, zero
 from interp.observe import observe
 from interp.queries import Encoded, Query, encode
+from interp.registry import MEASURES
 from interp.significance import SignFlip
 from interp.statistics import Ratio
 from interp.subject import Batch, Subject, load
@@ -127,7 +128,7 @@ def beyond(x: Values, y: Values, size: float) -> dict[str, np.ndarray]:
     for key, a in x.items():
         b = y[key]
         known = np.isfinite(a) & np.isfinite(b)
-        if key.measure not in COUNTED and known.any():
+        if MEASURES[key.measure].rounding != "count" and known.any():
             a, b = a[known], b[known]
             room = np.maximum(floor(key.measure, size, a, b), 1e-300)
             found.setdefault(key.measure, []).append(np.abs(a - b) / room)
@@ -185,14 +186,13 @@ def test_what_a_prompt_cannot_do_is_no_finding(paths: list[str]) -> None:
 # The rule itself --------------------------------------------------------------------------------
 
 
-def test_every_measure_that_is_tested_has_a_rule() -> None:
-    kinds = (DIVERGENCES, COSINES, UNBOUNDED, COUNTED)
-    assert sum(map(len, kinds)) == len(frozenset.union(*kinds))
-    for measure, units in UNITS.items():
-        if units == "nats" and not measure.endswith(("random_direction", "random_difference")):
-            assert measure in DIVERGENCES | UNBOUNDED, measure
-        if units == "cosine" and not measure.startswith("implicit"):
-            assert measure in COSINES, measure
+def test_every_measure_has_the_rule_of_its_kind() -> None:
+    """What is in nats is a divergence or has no bound, but for controls, which are not ranked."""
+    for name, measure in MEASURES.items():
+        if measure.units == "nats" and not name.endswith(("random_direction", "random_difference")):
+            assert measure.rounding in ("divergence", "unbounded"), name
+        if measure.units == "cosine" and not name.startswith("implicit"):
+            assert measure.rounding == "cosine", name
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-2])

@@ -10,7 +10,7 @@ import pytest
 from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
 from interp.plots import reading
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, MEASURES, NEEDED, TELLING, Parts
+from interp.plots.ablated import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts
 from interp.plots.ablation import ablation
 from interp.plots.panels import Drawing, Place, beside
 from interp.plots.tidy import tidy
@@ -22,7 +22,7 @@ def with_table(run: Run, table: pd.DataFrame) -> Run:
 
 
 def rows(run: Run, **keys: Any) -> pd.DataFrame:
-    table = run.table[run.table["measure"].isin(MEASURES)]
+    table = run.table[run.table["measure"].isin(EFFECTS)]
     for name, value in keys.items():
         table = table[table[name] == value]
     return table
@@ -30,7 +30,7 @@ def rows(run: Run, **keys: Any) -> pd.DataFrame:
 
 def ablated(run: Run, conditions: list[str], **keys: Any) -> Run:
     """The run with its ablations given to these conditions, narrowed to some."""
-    others = run.table[~run.table["measure"].isin(MEASURES)]
+    others = run.table[~run.table["measure"].isin(EFFECTS)]
     own = rows(run, **keys)
     return with_table(run, pd.concat([others, *(own.assign(condition=c) for c in conditions)]))
 
@@ -44,7 +44,7 @@ def test_every_number_of_a_part_is_the_tables(run: Run) -> None:
     drawn = tidy(ablation(run))
     parts = drawn[drawn["site"].astype(str).str.startswith("model.")]
     assert len(parts) == 4 * len(MODULES) + 10
-    for measure in MEASURES:
+    for measure in EFFECTS:
         both = parts.merge(rows(run, measure=measure), on=["site", "position"])
         assert len(both) == len(parts)
         for end, column in (("", "value"), ("_low", "ci_low"), ("_high", "ci_high")):
@@ -77,7 +77,7 @@ def test_lines_and_maps_carry_the_table(run: Run) -> None:
 
 def test_the_most_damaging_modules_and_the_by_products_are_named(run: Run) -> None:
     table = run.table.copy()
-    module = table["measure"].isin(MEASURES) & table["site"].str.startswith("model.")
+    module = table["measure"].isin(EFFECTS) & table["site"].str.startswith("model.")
     off = module & (table["position"] == "off").fillna(False)
 
     def put(measure: str, value: float, site: str | None = None) -> None:

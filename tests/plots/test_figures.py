@@ -13,11 +13,20 @@ from interp import plots
 from interp.plots import reading
 from interp.plots.gallery import RECIPES
 from interp.plots.tidy import tidy
+from interp.registry import MEASURES
 from interp.results import HeadView, Run
 from interp.statistics import SEGMENTS
 
-ANSWERED = {"segments", "answer_tokens", "interchange_segments"}
-"""Figures of answers of several tokens, which the synthetic run has not."""
+ABSENT = {
+    "segments",
+    "answer_tokens",
+    "interchange_segments",
+    "interchange_contexts",
+    "routing",
+    "scores",
+}
+"""Figures of what the synthetic run has not: answers of several tokens, experts, split scores,
+exchanged contexts."""
 
 KEYS = ["condition", "reference", "layer", "head"]
 
@@ -61,7 +70,7 @@ def test_panels_share_one_scale_and_signed_measures_are_centred(run: Run) -> Non
         top = max(np.nanmax(np.abs(trace.z)) for trace in panels)
         scale = figure.layout.coloraxis
         assert scale.cmax == pytest.approx(top)
-        assert scale.cmin == pytest.approx(-top if measure in reading.SIGNED else 0)
+        assert scale.cmin == pytest.approx(-top if MEASURES[measure].signed else 0)
 
 
 def test_the_null_stands_beside_the_headline(run: Run) -> None:
@@ -140,7 +149,7 @@ def test_head_view_needs_only_a_manifest(run: Run) -> None:
     [{"n_layers": 1, "n_heads": 1, "tokens": ["a"]}, {"n_layers": 40, "n_heads": 2, "seed": 1}],
 )
 def test_small_and_deep_models_are_drawn(make_run: Callable[..., Run], shape: dict) -> None:
-    assert set(plots.figures(make_run(**shape))) == set(RECIPES) - ANSWERED
+    assert set(plots.figures(make_run(**shape))) == set(RECIPES) - ABSENT
 
 
 def test_what_was_not_measured_is_left_out_or_named(make_run: Callable[..., Run]) -> None:
@@ -156,7 +165,7 @@ def test_what_was_not_measured_is_left_out_or_named(make_run: Callable[..., Run]
 def test_without_a_headline_conditions_are_compared_with_base(run: Run) -> None:
     manifest = {**run.manifest, "headline": None, "null_pair": None, "certificates": []}
     drawn = plots.figures(Run(run.path, run.table, run.arrays, manifest))
-    assert set(drawn) == set(RECIPES) - ANSWERED - {"geometry"}  # only the headline's pairs have it
+    assert set(drawn) == set(RECIPES) - ABSENT - {"geometry"}  # only the headline's pairs have it
     assert "NOT CERTIFIED" in drawn["layers"].layout.meta["caption"]
 
 

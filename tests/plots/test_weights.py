@@ -13,7 +13,7 @@ from interp import plots
 from interp.plots import reading
 from interp.plots.modules import named
 from interp.plots.tidy import tidy
-from interp.plots.weighed import MEASURES, SIDES, weighed
+from interp.plots.weighed import OF_UPDATES, SIDES, weighed
 from interp.results import Run
 
 
@@ -40,7 +40,7 @@ def test_lines_carry_every_singular_value_of_whole_matrices(run: Run) -> None:
     np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", OF_UPDATES)
 def test_maps_carry_the_table_and_share_a_scale_with_the_control(run: Run, measure: str) -> None:
     figure = plots.spectra(run)
     drawn = tidy(figure)
@@ -60,7 +60,7 @@ def test_maps_carry_the_table_and_share_a_scale_with_the_control(run: Run, measu
 
 def test_intruders_that_were_not_counted_have_no_map(run: Run) -> None:
     drawn = tidy(plots.spectra(without(run, "intruder_dimensions")))
-    assert set(drawn["measure"]) == {"singular_value", *MEASURES[:2]}
+    assert set(drawn["measure"]) == {"singular_value", *OF_UPDATES[:2]}
 
 
 @pytest.mark.parametrize("side", SIDES)

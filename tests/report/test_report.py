@@ -16,8 +16,8 @@ from interp.plots.gallery import RECIPES
 from interp.report import text_table, write, write_probe
 from interp.results import HeadView, RunError, load_run
 
-ANSWERED = 3
-"""Figures of answers of several tokens, which the synthetic run has not."""
+ABSENT = 6
+"""Figures of what the synthetic run has not: answers, experts, split scores, contexts."""
 
 
 def body(path: Path) -> str:
@@ -29,7 +29,7 @@ def body(path: Path) -> str:
 def test_the_manifest_vouches_for_report_and_figures(folder: Path) -> None:
     files = load_run(folder).manifest["files"]
     assert "report.html" in files
-    assert sum(name.startswith("figures/") for name in files) == 2 * (len(RECIPES) - ANSWERED)
+    assert sum(name.startswith("figures/") for name in files) == 2 * (len(RECIPES) - ABSENT)
 
 
 def test_size(folder: Path) -> None:

@@ -14,9 +14,9 @@ from scipy.stats import false_discovery_control
 from interp.conditions import Base, Condition, Lora, Neutral, Prompt, Shifted
 from interp.design import Design
 from interp.geometry import PAIRED, SINGLE, Result, paired, probe, single
-from interp.measures import UNITS
 from interp.measures.tally import Plan
 from interp.queries import Encoded
+from interp.registry import MEASURES
 from interp.tabulate.geometry import geometry_rows
 
 LAYERS, SEED = 3, 3
@@ -110,7 +110,7 @@ def test_every_row_has_its_place_once(made: Made) -> None:
     assert all(layers == [*range(LAYERS)] for layers in counts)
     for measure, units in zip(made.table["measure"], made.table["units"], strict=True):
         plain = measure.removesuffix("_chance")
-        assert units == ("share" if measure.endswith("_calibrated") else UNITS[plain])
+        assert units == ("share" if measure.endswith("_calibrated") else MEASURES[plain].units)
 
 
 def results(made: Made, measure: str, a: str, b: str | None) -> list[Result]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from interp.measures import UNITS
 from interp.measures.tally import Key, Plan, Tally
+from interp.registry import MEASURES
 from interp.significance import SignFlip, sign_vectors
 from interp.statistics import Largest, PerQuery, Ratio, position_weights
 from interp.tabulate import closing_errors, corrected, rows, states
@@ -110,7 +110,7 @@ def by_loop(tally: Tally) -> list[dict[str, Any]]:
                     "reference": key.reference or None, "site": key.site,
                     "layer": (*place, None, None)[0], "head": (*place, None, None)[1],
                     "position": position, "queries": "matched",
-                    "value": value, "n": n, "units": UNITS[key.measure],
+                    "value": value, "n": n, "units": MEASURES[key.measure].units,
                     "ci_low": estimate.ci_low[(*place, label)],
                     "ci_high": estimate.ci_high[(*place, label)],
                     "p_adjusted": p[(*place, label)] if tested else np.nan,
