@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check figures organism smollm2 chat-study architectures clean
+.PHONY: demo test check figures organism smollm2 chat-study architectures metrics clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -31,6 +31,9 @@ chat-study: smollm2
 
 architectures: $(READY)
 	$(BIN)/python recipes/architectures.py
+
+metrics: $(READY)
+	$(BIN)/python recipes/metrics.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

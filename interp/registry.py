@@ -75,300 +75,329 @@ def _readout(
     )
 
 
-MEASURES: dict[str, Measure] = {
-    # output
-    "kl_divergence": Measure(
-        "KL divergence", "nats", "KL(condition ‖ reference) of next-token distributions",
-        rounding="divergence", position="token",
-    ),
-    "js_divergence": Measure(
-        "JS divergence", "nats", "½KL(p‖m) + ½KL(q‖m) of next-token distributions, m = (p + q)/2",
-        "Lin 1991, doi:10.1109/18.61115", rounding="divergence", position="token",
-    ),
-    "top1_agreement": Measure(
-        "top-1 agreement", "share", "both put the same token first", rounding="count",
-        position="token",
-    ),
-    "sequence_kl": Measure(
-        "sequence KL, forced", "nats", "KL summed over the tokens of a forced answer",
-        rounding="divergence", position="answer",
-    ),
-    "answer_agreement": Measure(
-        "whole answers the same, forced", "share", "both put every token of a forced answer first",
-        rounding="count", position="answer",
-    ),
-    "own_agreement": Measure(
-        "own answers the same", "share", "both write the same answer", rounding="count",
-        position="answer",
-    ),
-    "own_difference": Measure(
-        "first token where own answers part", "tokens", "tokens before two own answers differ",
-        rounding="count", position="answer",
-    ),
-    "accuracy": Measure(
-        "accuracy", "share", "the answer's token comes first", rounding="count",
-        position="answer token",
-    ),
-    "rec2ftp": Measure(
-        "Rec2FTP", "share", "of what is wrong in base and right in the reference, the part that is "
-        "right in the condition", DAI, rounding="count", position="answer token",
-    ),
-    # states
-    "relative_l2": Measure(
-        "relative L2 distance", "ratio", "‖x_a − x_b‖ / ½(‖x_a‖ + ‖x_b‖) per token", head="z",
-        position="token", max_t="resid_post",
-    ),
-    "cosine": Measure(
-        "cosine similarity", "cosine", "cosine of x_a and x_b per token", head="z",
-        rounding="cosine", signed=True, position="token",
-    ),
-    "delta_alignment": Measure(
-        "delta alignment (cosine)", "cosine", "cos(x_a − x_base, x_b − x_base): do both push the "
-        "same way?", head="z", rounding="cosine", signed=True, position="token",
-    ),
-    "delta_norm_ratio": Measure(
-        "delta norm ratio", "ratio", "‖x_a − x_base‖ / ‖x_b − x_base‖", head="z",
-        rounding="unbounded", position="token",
-    ),
-    "sim_aou": Measure(
-        "SimAOU (cosine)", "cosine", "delta alignment of attention outputs on the unit sphere", DAI,
-        rounding="cosine", signed=True, position="token",
-    ),
-    # attention
-    "prefix_mass": _patterns(
-        "prefix mass", "share", "attention on everything before the query"
-    ),
-    "prefix_mass_no_sink": _patterns(
-        "prefix mass without the sink", "share", "the same, the first key left out"
-    ),
-    "entropy": _patterns("attention entropy", "nats", "−Σ p ln p of a whole row", "unbounded"),
-    "entropy_no_sink": _patterns(
-        "attention entropy without the sink", "nats", "the same, the first key left out",
-        "unbounded",
-    ),
-    "content_entropy": _patterns(
-        "content entropy", "nats", "−Σ p ln p of a row over the query's own keys", "unbounded"
-    ),
-    "content_entropy_no_sink": _patterns(
-        "content entropy without the sink", "nats", "the same, the query's first token left out",
-        "unbounded",
-    ),
-    "content_js": _patterns(
-        "content JS divergence", "nats", "JS divergence of rows over the query's own keys",
-        "divergence", max_t="pattern",
-    ),
-    "content_js_no_sink": _patterns(
-        "content JS divergence without the sink", "nats",
-        "the same, the query's first token left out", "divergence",
-    ),
-    "sim_am": Measure(
-        "score similarity (cosine)", "cosine", "cosine of rows of pre-softmax scores", DAI,
-        "attn_scores", "cosine", True, "token", "scores",
-    ),
-    "sim_am_delta": Measure(
-        "score-change similarity (cosine)", "cosine", "the same of changes from base",
-        "after Deutch et al. 2311.07772", "attn_scores", "cosine", True, "token", "scores",
-    ),
-    "router_js": Measure(
-        "router JS divergence", "nats", "JS divergence of a router's distributions over experts",
-        rounding="divergence", position="token", group="routing",
-    ),
-    "expert_overlap": Measure(
-        "overlap of chosen experts", "share", "|A ∩ B| / k of the experts that a token goes to",
-        rounding="count", position="token", group="routing",
-    ),
-    "rewiring_share": _share(
-        "re-wiring share", "part of the content JS from base that the weights bring about, "
-        "Shapley-averaged over both orders", "pattern", "pinned inputs", signed=False,
-    ),
-    "petrov_residual": Measure(
-        "re-wiring no prefix can do", "nats", "content JS from base at base's inputs, under the "
-        "condition's weights and prefix: 0 for every prefix", PETROV, "pattern", "divergence",
-        position="token", group="pinned inputs",
-    ),
-    "change_pattern": _share(
-        "pattern", "of a head's output change: other attention, at base's inputs", "z",
-        "change decomposition",
-    ),
-    "change_value": _share(
-        "values", "of a head's output change: other values, at base's inputs", "z",
-        "change decomposition",
-    ),
-    "change_prefix": _share(
-        "prefix", "of a head's output change: the prefix's mass and values, at base's inputs", "z",
-        "change decomposition", PETROV,
-    ),
-    "change_input": _share(
-        "inputs", "of a head's output change: changed inputs", "z", "change decomposition"
-    ),
-    "score_query": _share(
-        "queries' inputs", "of the change of a head's scores: its queries' inputs (Shapley)",
-        "attn_scores", "score split",
-    ),
-    "score_key": _share(
-        "keys' inputs", "of the change of a head's scores: its keys' inputs (Shapley)",
-        "attn_scores", "score split",
-    ),
-    "score_weights": _share(
-        "weights", "of the change of a head's scores: its weights (Shapley)", "attn_scores",
-        "score split",
-    ),
-    "score_interaction": _share(
-        "only together", "of the change of a head's scores: what none of the three does alone",
-        "attn_scores", "score split",
-    ),
-    # readout
-    "lens_js": _readout(
-        "logit-lens JS divergence", "nats", "JS divergence of two logit lenses", "divergence"
-    ),
-    "lens_kl": _readout(
-        "logit-lens KL to own output", "nats", "KL(own output ‖ logit lens of a layer)",
-        "divergence",
-    ),
-    "answer_information": _readout(
-        "information on the answer", "nats", "log-probability of the answer in the logit lens",
-        "unbounded",
-    ),
-    "decision_depth": _readout(
-        "decision depth", "layer", "first layer from which the top token stays", "count"
-    ),
-    "influence": Measure(
-        "influence on the answer's logit", "logits", "a write's part in the change of the answer's "
-        "logit, the final norm's scale frozen", head="z", rounding="unbounded", signed=True,
-        position="answer token", group="influence",
-    ),
-    # geometry of queries
-    "linear_cka": Measure(
-        "linear CKA (debiased)", "share", "centred kernel alignment of two clouds of queries, "
-        "debiased", "Murphy et al. 2405.01012",
-    ),
-    "procrustes_distance": Measure(
-        "Procrustes distance", "distance", "√(2 − 2‖X'Y‖_*) of centred clouds of norm 1",
-        "Williams et al. 2110.14739",
-    ),
-    "mutual_knn": Measure(
-        "mutual kNN", "share", "shared part of the k nearest neighbours by cosine",
-        "Huh et al. 2405.07987",
-    ),
-    "probe_transfer": Measure(
-        "probe transfer", "ratio", "accuracy of a linear probe on the other condition, over that "
-        "on its own",
-    ),
-    "intrinsic_dimension": Measure(
-        "TwoNN", "dimensions", "N / Σ ln(r₂/r₁)", "Facco et al. 1803.06992"
-    ),
-    "gride_2": Measure("Gride, scale 2", "dimensions", "Gride at neighbours 2 and 4",
-                       "Denti et al. 2104.13832"),
-    "gride_4": Measure("Gride, scale 4", "dimensions", "Gride at neighbours 4 and 8",
-                       "Denti et al. 2104.13832"),
-    "gride_8": Measure("Gride, scale 8", "dimensions", "Gride at neighbours 8 and 16",
-                       "Denti et al. 2104.13832"),
-    # families
-    "divergence_index": Measure(
-        "divergence index", "ratio", "distance between families over distance within them",
-        head="z",
-    ),
-    "permanova_f": Measure(
-        "PERMANOVA pseudo-F", "ratio", "variance between families over variance within them",
-        "Anderson 2001, doi:10.1111/j.1442-9993.2001.01070.pp.x",
-    ),
-    # interchange
-    "damage": Measure(
-        "damage", "nats", "KL(own output ‖ output with the other's value)", rounding="divergence"
-    ),
-    "damage_random_direction": Measure(
-        "damage, random direction", "nats", "the same of a step as long in a random direction"
-    ),
-    "damage_random_difference": Measure(
-        "damage, random difference", "nats", "the same of a step as long along an unrelated "
-        "query's difference"
-    ),
-    "relative_damage": Measure(
-        "relative damage", "ratio", "damage over that of base's value in its place"
-    ),
-    "recovery": Measure(
-        "recovery", "share", "1 − KL(source ‖ patched) / KL(source ‖ target)", signed=True
-    ),
-    "recovery_random_direction": Measure(
-        "recovery, random direction", "share", "the same of a step as long in a random direction"
-    ),
-    "recovery_random_difference": Measure(
-        "recovery, random difference", "share", "the same of a step as long along an unrelated "
-        "query's difference"
-    ),
-    "answer_change": Measure(
-        "change of the answer's log-odds", "nats", "log-odds of the answer, patched − own",
-        rounding="unbounded", signed=True,
-    ),
-    "answer_recovery": Measure(
-        "recovery of the answer's log-odds", "share", "answer change over the source's lead"
-    ),
-    "interchange_depth": Measure(
-        "interchange depth", "layer", "first layer from which damage stays within tolerance"
-    ),
-    "state_equivalence_depth": Measure(
-        "state-equivalence depth", "layer", "the same, in both directions"
-    ),
-    "function_vector_recovery": Measure(
-        "recovery by the function vector", "share", "recovery in base by the summed mean outputs "
-        "of the strongest heads", "Todd et al. 2310.15213",
-    ),
-    "function_vector_null": Measure(
-        "recovery by base's vector", "share", "the same of base's own mean outputs"
-    ),
-    "function_vector_random": Measure(
-        "recovery by a random vector", "share", "the same of a random vector of that norm"
-    ),
-    "attribution": Measure(
-        "attribution (first order)", "nats", "gradient of the answer's log-odds times the step",
-        rounding="unbounded", signed=True,
-    ),
-    "ablation_damage": Measure(
-        "damage", "nats", "KL(own output ‖ output without a part of the LoRA)",
-        rounding="divergence",
-    ),
-    "ablation_kept": Measure("effect kept", "share", "of the LoRA's effect without that part"),
-    "ablation_change": Measure(
-        "internal change", "ratio", "relative L2 distance of states without that part"
-    ),
-    # weights
-    "singular_value": Measure("singular value", "norm", "of the LoRA's update of a matrix"),
-    "relative_norm": Measure("relative norm", "ratio", "‖ΔW‖ / ‖W‖ (Frobenius)"),
-    "stable_rank": Measure("stable rank", "dimensions", "‖ΔW‖_F² / ‖ΔW‖₂²"),
-    "intruder_dimensions": Measure(
-        "intruder dimensions", "count", "leading singular vectors of W + ΔW unlike all of W's",
-        "Shuttleworth et al. 2410.21228",
-    ),
-    "subspace_overlap_left": Measure(
-        "overlap of what is written", "share", "‖U₁'U₂‖_F² / r of two updates' output spaces"
-    ),
-    "subspace_overlap_left_chance": Measure("chance", "share", "the same of random spaces"),
-    "subspace_overlap_right": Measure(
-        "overlap of what is read", "share", "‖V₁'V₂‖_F² / r of two updates' input spaces"
-    ),
-    "subspace_overlap_right_chance": Measure("chance", "share", "the same of random spaces"),
-    "implicit_rank": Measure(
-        "effective rank", "dimensions", "of a prompt's implicit updates, stacked over queries",
-        DHERIN,
-    ),
-    "implicit_rank_chance": Measure("chance", "dimensions", "the same, moved in random directions"),
-    "implicit_rank_shuffled": Measure("shuffled", "dimensions", "the same of shuffled tokens"),
-    "implicit_cosine": Measure(
-        "mean cosine of two queries' updates", "cosine", "of a prompt's implicit updates", DHERIN
-    ),
-    "implicit_cosine_chance": Measure("chance", "cosine", "the same, moved in random directions"),
-    "implicit_cosine_shuffled": Measure("shuffled", "cosine", "the same of shuffled tokens"),
-    "implicit_overlap_left": Measure(
-        "overlap with the LoRA, written", "share", "of implicit updates and the LoRA's", DHERIN
-    ),
-    "implicit_overlap_left_chance": Measure("chance", "share", "the same of random spaces"),
-    "implicit_overlap_left_random": Measure("random LoRA", "share", "the same of a random LoRA"),
-    "implicit_overlap_right": Measure(
-        "overlap with the LoRA, read", "share", "of implicit updates and the LoRA's", DHERIN
-    ),
-    "implicit_overlap_right_chance": Measure("chance", "share", "the same of random spaces"),
+SECTIONS: dict[str, dict[str, Measure]] = {
+    "Output": {
+        "kl_divergence": Measure(
+            "KL divergence", "nats", "KL(condition ‖ reference) of next-token distributions",
+            rounding="divergence", position="token",
+        ),
+        "js_divergence": Measure(
+            "JS divergence", "nats",
+            "½KL(p‖m) + ½KL(q‖m) of next-token distributions, m = (p + q)/2",
+            "Lin 1991, doi:10.1109/18.61115", rounding="divergence", position="token",
+        ),
+        "top1_agreement": Measure(
+            "top-1 agreement", "share", "both put the same token first", rounding="count",
+            position="token",
+        ),
+        "sequence_kl": Measure(
+            "sequence KL, forced", "nats", "KL summed over the tokens of a forced answer",
+            rounding="divergence", position="answer",
+        ),
+        "answer_agreement": Measure(
+            "whole answers the same, forced", "share",
+            "both put every token of a forced answer first",
+            rounding="count", position="answer",
+        ),
+        "own_agreement": Measure(
+            "own answers the same", "share", "both write the same answer", rounding="count",
+            position="answer",
+        ),
+        "own_difference": Measure(
+            "first token where own answers part", "tokens", "tokens before two own answers differ",
+            rounding="count", position="answer",
+        ),
+        "accuracy": Measure(
+            "accuracy", "share", "the answer's token comes first", rounding="count",
+            position="answer token",
+        ),
+        "rec2ftp": Measure(
+            "Rec2FTP", "share",
+            "of what is wrong in base and right in the reference, the part that is "
+            "right in the condition", DAI, rounding="count", position="answer token",
+        ),
+    },
+    "States": {
+        "relative_l2": Measure(
+            "relative L2 distance", "ratio", "‖x_a − x_b‖ / ½(‖x_a‖ + ‖x_b‖) per token", head="z",
+            position="token", max_t="resid_post",
+        ),
+        "cosine": Measure(
+            "cosine similarity", "cosine", "cosine of x_a and x_b per token", head="z",
+            rounding="cosine", signed=True, position="token",
+        ),
+        "delta_alignment": Measure(
+            "delta alignment (cosine)", "cosine",
+            "cos(x_a − x_base, x_b − x_base): do both push the "
+            "same way?", head="z", rounding="cosine", signed=True, position="token",
+        ),
+        "delta_norm_ratio": Measure(
+            "delta norm ratio", "ratio", "‖x_a − x_base‖ / ‖x_b − x_base‖", head="z",
+            rounding="unbounded", position="token",
+        ),
+        "sim_aou": Measure(
+            "SimAOU (cosine)", "cosine", "delta alignment of attention outputs on the unit sphere",
+            DAI,
+            rounding="cosine", signed=True, position="token",
+        ),
+    },
+    "Attention and routing": {
+        "prefix_mass": _patterns(
+            "prefix mass", "share", "attention on everything before the query"
+        ),
+        "prefix_mass_no_sink": _patterns(
+            "prefix mass without the sink", "share", "the same, the first key left out"
+        ),
+        "entropy": _patterns("attention entropy", "nats", "−Σ p ln p of a whole row", "unbounded"),
+        "entropy_no_sink": _patterns(
+            "attention entropy without the sink", "nats", "the same, the first key left out",
+            "unbounded",
+        ),
+        "content_entropy": _patterns(
+            "content entropy", "nats", "−Σ p ln p of a row over the query's own keys", "unbounded"
+        ),
+        "content_entropy_no_sink": _patterns(
+            "content entropy without the sink", "nats",
+            "the same, the query's first token left out",
+            "unbounded",
+        ),
+        "content_js": _patterns(
+            "content JS divergence", "nats", "JS divergence of rows over the query's own keys",
+            "divergence", max_t="pattern",
+        ),
+        "content_js_no_sink": _patterns(
+            "content JS divergence without the sink", "nats",
+            "the same, the query's first token left out", "divergence",
+        ),
+        "sim_am": Measure(
+            "score similarity (cosine)", "cosine", "cosine of rows of pre-softmax scores", DAI,
+            "attn_scores", "cosine", True, "token", "scores",
+        ),
+        "sim_am_delta": Measure(
+            "score-change similarity (cosine)", "cosine", "the same of changes from base",
+            "after Deutch et al. 2311.07772", "attn_scores", "cosine", True, "token", "scores",
+        ),
+        "router_js": Measure(
+            "router JS divergence", "nats",
+            "JS divergence of a router's distributions over experts",
+            rounding="divergence", position="token", group="routing",
+        ),
+        "expert_overlap": Measure(
+            "overlap of chosen experts", "share", "|A ∩ B| / k of the experts that a token goes to",
+            rounding="count", position="token", group="routing",
+        ),
+        "rewiring_share": _share(
+            "re-wiring share", "part of the content JS from base that the weights bring about, "
+            "Shapley-averaged over both orders", "pattern", "pinned inputs", signed=False,
+        ),
+        "petrov_residual": Measure(
+            "re-wiring no prefix can do", "nats",
+            "content JS from base at base's inputs, under the "
+            "condition's weights and prefix: 0 for every prefix", PETROV, "pattern", "divergence",
+            position="token", group="pinned inputs",
+        ),
+        "change_pattern": _share(
+            "pattern", "of a head's output change: other attention, at base's inputs", "z",
+            "change decomposition",
+        ),
+        "change_value": _share(
+            "values", "of a head's output change: other values, at base's inputs", "z",
+            "change decomposition",
+        ),
+        "change_prefix": _share(
+            "prefix", "of a head's output change: the prefix's mass and values, at base's inputs",
+            "z",
+            "change decomposition", PETROV,
+        ),
+        "change_input": _share(
+            "inputs", "of a head's output change: changed inputs", "z", "change decomposition"
+        ),
+        "score_query": _share(
+            "queries' inputs", "of the change of a head's scores: its queries' inputs (Shapley)",
+            "attn_scores", "score split",
+        ),
+        "score_key": _share(
+            "keys' inputs", "of the change of a head's scores: its keys' inputs (Shapley)",
+            "attn_scores", "score split",
+        ),
+        "score_weights": _share(
+            "weights", "of the change of a head's scores: its weights (Shapley)", "attn_scores",
+            "score split",
+        ),
+        "score_interaction": _share(
+            "only together", "of the change of a head's scores: what none of the three does alone",
+            "attn_scores", "score split",
+        ),
+    },
+    "Readout": {
+        "lens_js": _readout(
+            "logit-lens JS divergence", "nats", "JS divergence of two logit lenses", "divergence"
+        ),
+        "lens_kl": _readout(
+            "logit-lens KL to own output", "nats", "KL(own output ‖ logit lens of a layer)",
+            "divergence",
+        ),
+        "answer_information": _readout(
+            "information on the answer", "nats", "log-probability of the answer in the logit lens",
+            "unbounded",
+        ),
+        "decision_depth": _readout(
+            "decision depth", "layer", "first layer from which the top token stays", "count"
+        ),
+        "influence": Measure(
+            "influence on the answer's logit", "logits",
+            "a write's part in the change of the answer's "
+            "logit, the final norm's scale frozen", head="z", rounding="unbounded", signed=True,
+            position="answer token", group="influence",
+        ),
+    },
+    "Geometry of queries": {
+        "linear_cka": Measure(
+            "linear CKA (debiased)", "share", "centred kernel alignment of two clouds of queries, "
+            "debiased", "Murphy et al. 2405.01012",
+        ),
+        "procrustes_distance": Measure(
+            "Procrustes distance", "distance", "√(2 − 2‖X'Y‖_*) of centred clouds of norm 1",
+            "Williams et al. 2110.14739",
+        ),
+        "mutual_knn": Measure(
+            "mutual kNN", "share", "shared part of the k nearest neighbours by cosine",
+            "Huh et al. 2405.07987",
+        ),
+        "probe_transfer": Measure(
+            "probe transfer", "ratio",
+            "accuracy of a linear probe on the other condition, over that "
+            "on its own",
+        ),
+        "intrinsic_dimension": Measure(
+            "TwoNN", "dimensions", "N / Σ ln(r₂/r₁)", "Facco et al. 1803.06992"
+        ),
+        "gride_2": Measure("Gride, scale 2", "dimensions", "Gride at neighbours 2 and 4",
+                           "Denti et al. 2104.13832"),
+        "gride_4": Measure("Gride, scale 4", "dimensions", "Gride at neighbours 4 and 8",
+                           "Denti et al. 2104.13832"),
+        "gride_8": Measure("Gride, scale 8", "dimensions", "Gride at neighbours 8 and 16",
+                           "Denti et al. 2104.13832"),
+    },
+    "Families": {
+        "divergence_index": Measure(
+            "divergence index", "ratio", "distance between families over distance within them",
+            head="z",
+        ),
+        "permanova_f": Measure(
+            "PERMANOVA pseudo-F", "ratio", "variance between families over variance within them",
+            "Anderson 2001, doi:10.1111/j.1442-9993.2001.01070.pp.x",
+        ),
+    },
+    "Interchange and ablation": {
+        "damage": Measure(
+            "damage", "nats", "KL(own output ‖ output with the other's value)",
+            rounding="divergence"
+        ),
+        "damage_random_direction": Measure(
+            "damage, random direction", "nats", "the same of a step as long in a random direction"
+        ),
+        "damage_random_difference": Measure(
+            "damage, random difference", "nats", "the same of a step as long along an unrelated "
+            "query's difference"
+        ),
+        "relative_damage": Measure(
+            "relative damage", "ratio", "damage over that of base's value in its place"
+        ),
+        "recovery": Measure(
+            "recovery", "share", "1 − KL(source ‖ patched) / KL(source ‖ target)", signed=True
+        ),
+        "recovery_random_direction": Measure(
+            "recovery, random direction", "share",
+            "the same of a step as long in a random direction"
+        ),
+        "recovery_random_difference": Measure(
+            "recovery, random difference", "share", "the same of a step as long along an unrelated "
+            "query's difference"
+        ),
+        "answer_change": Measure(
+            "change of the answer's log-odds", "nats", "log-odds of the answer, patched − own",
+            rounding="unbounded", signed=True,
+        ),
+        "answer_recovery": Measure(
+            "recovery of the answer's log-odds", "share", "answer change over the source's lead"
+        ),
+        "interchange_depth": Measure(
+            "interchange depth", "layer", "first layer from which damage stays within tolerance"
+        ),
+        "state_equivalence_depth": Measure(
+            "state-equivalence depth", "layer", "the same, in both directions"
+        ),
+        "function_vector_recovery": Measure(
+            "recovery by the function vector", "share",
+            "recovery in base by the summed mean outputs "
+            "of the strongest heads", "Todd et al. 2310.15213",
+        ),
+        "function_vector_null": Measure(
+            "recovery by base's vector", "share", "the same of base's own mean outputs"
+        ),
+        "function_vector_random": Measure(
+            "recovery by a random vector", "share", "the same of a random vector of that norm"
+        ),
+        "attribution": Measure(
+            "attribution (first order)", "nats", "gradient of the answer's log-odds times the step",
+            rounding="unbounded", signed=True,
+        ),
+        "ablation_damage": Measure(
+            "damage", "nats", "KL(own output ‖ output without a part of the LoRA)",
+            rounding="divergence",
+        ),
+        "ablation_kept": Measure("effect kept", "share", "of the LoRA's effect without that part"),
+        "ablation_change": Measure(
+            "internal change", "ratio", "relative L2 distance of states without that part"
+        ),
+    },
+    "Weights": {
+        "singular_value": Measure("singular value", "norm", "of the LoRA's update of a matrix"),
+        "relative_norm": Measure("relative norm", "ratio", "‖ΔW‖ / ‖W‖ (Frobenius)"),
+        "stable_rank": Measure("stable rank", "dimensions", "‖ΔW‖_F² / ‖ΔW‖₂²"),
+        "intruder_dimensions": Measure(
+            "intruder dimensions", "count", "leading singular vectors of W + ΔW unlike all of W's",
+            "Shuttleworth et al. 2410.21228",
+        ),
+        "subspace_overlap_left": Measure(
+            "overlap of what is written", "share", "‖U₁'U₂‖_F² / r of two updates' output spaces"
+        ),
+        "subspace_overlap_left_chance": Measure("chance", "share", "the same of random spaces"),
+        "subspace_overlap_right": Measure(
+            "overlap of what is read", "share", "‖V₁'V₂‖_F² / r of two updates' input spaces"
+        ),
+        "subspace_overlap_right_chance": Measure("chance", "share", "the same of random spaces"),
+        "implicit_rank": Measure(
+            "effective rank", "dimensions", "of a prompt's implicit updates, stacked over queries",
+            DHERIN,
+        ),
+        "implicit_rank_chance": Measure("chance", "dimensions",
+            "the same, moved in random directions"),
+        "implicit_rank_shuffled": Measure("shuffled", "dimensions", "the same of shuffled tokens"),
+        "implicit_cosine": Measure(
+            "mean cosine of two queries' updates", "cosine", "of a prompt's implicit updates",
+            DHERIN
+        ),
+        "implicit_cosine_chance": Measure("chance", "cosine",
+            "the same, moved in random directions"),
+        "implicit_cosine_shuffled": Measure("shuffled", "cosine", "the same of shuffled tokens"),
+        "implicit_overlap_left": Measure(
+            "overlap with the LoRA, written", "share", "of implicit updates and the LoRA's", DHERIN
+        ),
+        "implicit_overlap_left_chance": Measure("chance", "share", "the same of random spaces"),
+        "implicit_overlap_left_random": Measure("random LoRA", "share",
+            "the same of a random LoRA"),
+        "implicit_overlap_right": Measure(
+            "overlap with the LoRA, read", "share", "of implicit updates and the LoRA's", DHERIN
+        ),
+        "implicit_overlap_right_chance": Measure("chance", "share", "the same of random spaces"),
+    },
 }  # fmt: skip
-"""Measure -> its record, in the order in which a reader meets them."""
+"""Section of the documentation -> its measures, in the order in which a reader meets them."""
+
+MEASURES: dict[str, Measure] = {k: v for part in SECTIONS.values() for k, v in part.items()}
+"""Measure -> its record."""
 
 
 def named(**fields: str | bool) -> frozenset[str]:

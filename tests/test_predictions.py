@@ -1,4 +1,4 @@
-"""Every control comes out as METRICS.md predicts, on the bundled model: instruction against LoRA.
+"""Every control comes out as it must, on the bundled model: instruction against LoRA.
 
 A control says nothing unless it is known to come out: neutral text and a random LoRA of the same
 size leave the output, a logit bias leaves every state, positions and order alone do little.

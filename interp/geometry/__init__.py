@@ -1,4 +1,4 @@
-"""Geometry over queries (METRICS.md, section 2): how the states of many queries lie together.
+"""Geometry over queries (docs/metrics.md): how the states of many queries lie together.
 
     states = {"prompt": x, "lora": y}              # [query, d_model], rows paired, any float dtype
     paired(x, y, seed=0)["linear_cka"].calibrated  # 1 = identical, 0 = row pairing broken

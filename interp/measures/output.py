@@ -1,4 +1,4 @@
-"""Divergence of next-token distributions (METRICS.md, section 1). Logits in, nats per token out."""
+"""Divergence of next-token distributions (docs/metrics.md). Logits in, nats per token out."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ EXPECTED = {
     "logit_bias": "output pulled towards that of a side, states those of base to the bit",
     "untrained": "the same architecture, nothing learnt: farther than anything that was",
 }
-"""What METRICS.md says of each control."""
+"""What each control is there for."""
 
 BOUNDS = {"influence": 1e-4, "change_decomposition": 1e-5, "lens": 1e-4}
 _IDENTITIES = {

@@ -1,0 +1,44 @@
+"""Write the tables of measures into the documentation, from their records.
+
+python recipes/metrics.py         # docs/metrics.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interp.registry import SECTIONS, Measure
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+HEADINGS = ("measure", "units", "definition", "source")
+
+
+def table(section: str) -> str:
+    """The measures of a section, a line each."""
+    lines = [HEADINGS, ("---",) * 4, *(row(*item) for item in SECTIONS[section].items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def row(name: str, measure: Measure) -> tuple[str, str, str, str]:
+    """The cells of one measure; a bar would end a cell."""
+    return f"`{name}`", measure.units, measure.definition.replace("|", "\\|"), measure.source
+
+
+def page(text: str) -> str:
+    """The page with every section's table between its marks."""
+    for section in SECTIONS:
+        begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
+        before, mark, rest = text.partition(begin)
+        if not mark:
+            raise ValueError(f"{PAGE.name} has no place for {section}: {begin.strip()}")
+        text = f"{before}{begin}{table(section)}{end}{rest.partition(end)[2]}"
+    return text
+
+
+def main() -> None:
+    """Replace what stands between the marks."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
