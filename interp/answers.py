@@ -36,8 +36,8 @@ Groups = Mapping[str, Sequence[Encoded]]
 Written = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
 """Group -> condition -> the token ids of every query's answer."""
 
-SHARD = 64
-NOTHING = -1
+_SHARD = 64
+_NOTHING = -1
 """Fills rows of answers that are shorter than the longest that is allowed."""
 
 
@@ -55,7 +55,7 @@ def write_answers(
         total = len(queries) * len(subject.settings)
         for name, setting in subject.settings.items():
             own = written.setdefault(group, {}).setdefault(name, [])
-            for number, some in enumerate(chunks(queries, SHARD)):
+            for number, some in enumerate(chunks(queries, _SHARD)):
                 place = f"answers-{group}-{name}-{number:05d}"
                 if (done := store.get(place)) is None:
                     found = generate(subject, setting, some, n_tokens, sampling)
@@ -64,7 +64,7 @@ def write_answers(
                 kept = done[_key(name)]
                 assert isinstance(kept, PerQuery)
                 rows = kept.compute().astype(int).tolist()
-                own += [tuple(i for i in row if i != NOTHING) for row in rows]
+                own += [tuple(i for i in row if i != _NOTHING) for row in rows]
                 progress(f"{group} answers", len(some), total)
     return written
 
@@ -74,7 +74,7 @@ def _key(name: str) -> Key:
 
 
 def _padded(answers: Sequence[tuple[int, ...]], width: int) -> np.ndarray:
-    rows = [[*answer, *[NOTHING] * (width - len(answer))] for answer in answers]
+    rows = [[*answer, *[_NOTHING] * (width - len(answer))] for answer in answers]
     return np.array(rows, dtype=np.float64)
 
 

@@ -23,7 +23,7 @@ from interp.names import Site
 from interp.subject import Batch, Subject
 
 Reader = Callable[[Tensor], Any]
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def capture(
     return Captured(logits, values)
 
 
-def chunks(queries: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def chunks(queries: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Consecutive runs of at most `size` queries (or of their numbers)."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]

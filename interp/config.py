@@ -42,7 +42,7 @@ from interp.errors import ConditionError, ConfigError
 FILE_ONLY = {"conditions", "families", "frame"}
 """Fields that a YAML file has and the command line has not."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 Control = Literal[
@@ -222,7 +222,7 @@ class Experiment(Framing):
         for name, adapter in _named("lora", self.adapter):
             built[name] = located(Lora(str(adapter)), self.adapter_revision)
         for name, spec in self.conditions.items():
-            if not NAME.fullmatch(name):
+            if not _NAME.fullmatch(name):
                 raise ConfigError(f"condition name {name!r}: use letters, digits, _ . and -")
             if name in built:
                 raise ConfigError(f"condition {name!r} is defined twice")
@@ -472,7 +472,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in located}
 
 
-PATHS = {
+_PATHS = {
     "model", "queries", "out", "adapter", "prompt_file", "system_file", "heldout", "file",
     "conditions", "vector", "tokenizer",
 }  # fmt: skip
@@ -483,7 +483,7 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
         return {k: _beside(folder, k, v) for k, v in value.items()}
     if isinstance(value, list):
         return [_beside(folder, key, item) for item in value]
-    if key in PATHS and isinstance(value, str):
+    if key in _PATHS and isinstance(value, str):
         whole = value.rpartition(":")[0] if key == "adapter" else ""  # of `adapter:subfolder`
         if (folder / value).exists() or (whole and (folder / whole).exists()):
             return str(folder / value)

@@ -27,8 +27,8 @@ FILE = "finding.json"
 AGAINST = range(1, 6)
 """The points whose claims speak against the hypothesis; those of all others speak for it."""
 
-Verdict = Literal["supported", "not supported", "undecided"]
-Hypothesis = Literal["holds", "fails", "undecided"]
+_Verdict = Literal["supported", "not supported", "undecided"]
+_Hypothesis = Literal["holds", "fails", "undecided"]
 
 
 class Contrast(NamedTuple):
@@ -45,7 +45,7 @@ class Contrast(NamedTuple):
     threshold: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> _Verdict:
         """Supported where the whole interval lies above, not supported where it lies below."""
         if self.interval is None:
             return "undecided"
@@ -92,12 +92,12 @@ class Finding:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> _Verdict:
         """Whether the claim holds here, as far as these queries tell."""
         return self.contrast.verdict
 
     @property
-    def hypothesis(self) -> Hypothesis:
+    def hypothesis(self) -> _Hypothesis:
         """What the verdict means for the hypothesis that a prompt can emulate a LoRA: a weak point
         that is supported counts against it, a golden zone or a library that is counts for it."""
         if self.verdict == "undecided":

@@ -25,7 +25,7 @@ from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Subject
 
-ROWS = 64
+_ROWS = 64
 """Queries that are written together at most."""
 
 
@@ -64,11 +64,11 @@ def ends(model: Any) -> set[int]:
 
 
 def _by_length(queries: Sequence[Encoded]) -> list[list[int]]:
-    """Numbers of queries of one length, at most `ROWS` at once."""
+    """Numbers of queries of one length, at most `_ROWS` at once."""
     lengths: dict[int, list[int]] = {}
     for number, query in enumerate(queries):
         lengths.setdefault(len(query.ids), []).append(number)
-    return [same[i : i + ROWS] for same in lengths.values() for i in range(0, len(same), ROWS)]
+    return [same[i : i + _ROWS] for same in lengths.values() for i in range(0, len(same), _ROWS)]
 
 
 class Draw:

@@ -42,14 +42,14 @@ from interp.subject import Batch, Subject
 from interp.subject.routers import LINKS
 
 
-class PatternRead(NamedTuple):
+class _PatternRead(NamedTuple):
     """What is kept of a pattern: its rows, and what its prefix keys wrote (where asked)."""
 
     rows: AttentionRows
     from_prefix: Tensor | None
 
 
-Sources = dict[tuple[bool, bool], Captured]
+_Sources = dict[tuple[bool, bool], Captured]
 """Runs, by whether weights and inputs are a condition's (else base's)."""
 
 
@@ -92,12 +92,12 @@ def _pin_(
     base: str,
     runs: Mapping[str, Captured],
     withheld: Collection[str],
-) -> dict[str, Sources]:
+) -> dict[str, _Sources]:
     """Add what the runs at pinned inputs tell: re-wiring, and what heads' changes are of. Returns
     the runs in which weights or inputs are a condition's."""
     bare, plain = subject.settings[base], runs[base]
     changes, split = (name not in withheld for name in ("change decomposition", "score split"))
-    sources: dict[str, Sources] = {
+    sources: dict[str, _Sources] = {
         name: {(True, True): run, (False, False): plain, (False, True): run}
         for name, run in runs.items()
     }
@@ -130,7 +130,7 @@ def _split_(
     batch: Batch,
     cache: Any,
     base: str,
-    sources: Mapping[str, Sources],
+    sources: Mapping[str, _Sources],
 ) -> None:
     """Add what the changes of the heads' scores are of."""
     bare = subject.settings[base]
@@ -151,7 +151,7 @@ def _scores_of(
     batch: Batch,
     cache: Any,
     bare: Setting,
-    sources: Sources,
+    sources: _Sources,
     members: Coalition,
 ) -> list[Tensor]:
     """The scores, layer by layer, of queries and keys of which these members are a condition's, in
@@ -213,14 +213,14 @@ def _read_routing(routed: Tensor, *, size: int, link: str) -> Routing:
 
 def _read_pattern(
     pattern: Tensor, *, n_prefix: int, own_first: bool, sink: bool, values: Tensor | None
-) -> PatternRead:
+) -> _PatternRead:
     length = pattern.shape[-2]
     reached = pattern.shape[-1] - length  # of the prefix: a sliding window leaves its start behind
     rows = read_rows(pattern.detach(), reached == n_prefix, own_first, sink)
     if values is None:
-        return PatternRead(rows, None)
+        return _PatternRead(rows, None)
     behind = values[..., values.shape[-2] - reached :, :]
-    return PatternRead(rows, pattern[..., :reached].detach() @ behind)
+    return _PatternRead(rows, pattern[..., :reached].detach() @ behind)
 
 
 def _prefix_values(subject: Subject, cache: Any, layer: int) -> Tensor:

@@ -217,14 +217,14 @@ def percentile_interval(
     whole = (defined == len(replicates)) & (defined >= 20)
     partly = ~whole & (defined >= 20)
     if whole.any():
-        interval[:, whole] = np.quantile(replicates[:, whole], TAILS, axis=0, method="weibull")
+        interval[:, whole] = np.quantile(replicates[:, whole], _TAILS, axis=0, method="weibull")
     if partly.any():
         known = np.where(finite[:, partly], replicates[:, partly], np.inf)
-        interval[:, partly] = [_order_statistic(known, defined[partly], q) for q in TAILS]
+        interval[:, partly] = [_order_statistic(known, defined[partly], q) for q in _TAILS]
     return interval[0, ...], interval[1, ...]  # arrays also where there is one cell
 
 
-TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 def _order_statistic(values: ndarray, count: ndarray, q: float) -> ndarray:

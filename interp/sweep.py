@@ -163,14 +163,14 @@ def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
         yield Key("decision_depth", name, "", OUTPUT), tokens.spread(depth), 1.0
 
 
-LENS = 1 << 24
+_LENS = 1 << 24
 """Logits of the lens that are held at once, over all conditions: as many layers as fit."""
 
 
 def _blocks(subject: Subject, last: Mapping[str, LastStates]) -> Iterator[slice]:
     """Consecutive layers whose lenses are held together."""
     one_layer = sum(own.logits.numel() for own in last.values())
-    step = max(1, LENS // one_layer)
+    step = max(1, _LENS // one_layer)
     for start in range(0, subject.n_layers, step):
         yield slice(start, min(start + step, subject.n_layers))
 
@@ -213,7 +213,7 @@ def _keep(
         stream = torch.stack(observed[name].states["resid_post"], dim=1)[rows]
         for label in kept_labels(plan.labels):
             share = torch.from_numpy(scale.positions[rows, :, plan.labels.index(label)])
-            states = pooled_states(stream, share.to(stream))
+            states = _pooled_states(stream, share.to(stream))
             key = Key("states", name, "", f"resid_post {label}")
             measured[key] = PerQuery.of([numbers[i] for i in rows], states)
     for name, seen in observed.items():
@@ -231,7 +231,7 @@ def kept_labels(labels: Sequence[str]) -> list[str]:
     return [label for label in labels if label in POOLED and label != "mean"]
 
 
-def pooled_states(
+def _pooled_states(
     stream: Float[Tensor, "query layer query_pos d_model"], share: Float[Tensor, "query query_pos"]
 ) -> Float[np.ndarray, "query column"]:
     """The mean state of every query's chosen tokens, layers one after the other, float32; NaN where

@@ -43,11 +43,11 @@ from interp.weights.settings import Weighing
 
 __all__ = ["weigh"]
 
-FEWEST = 4
+_FEWEST = 4
 """Queries whose updates can be compared, leaving one out."""
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """What one stage leaves: rows of the run's table, entries of its manifest, notes."""
 
     table: pd.DataFrame
@@ -64,9 +64,9 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})
     begun = {**fields, "command": "weights", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
-        job = prepare(settings, progress)
+        job = _prepare(settings, progress)
         with threads_for(job.subject.n_parameters):
-            stages = [spectral(settings, job, progress), prompts(settings, job, progress)]
+            stages = [_spectral(settings, job, progress), _prompts(settings, job, progress)]
         entries = {name: value for stage in stages for name, value in stage.entries.items()}
         entries["notes"] = [note for stage in stages for note in stage.notes]
         tables = [stage.table for stage in stages]
@@ -75,7 +75,7 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     return settings.run
 
 
-class Job(NamedTuple):
+class _Job(NamedTuple):
     """What is weighed: the model, the conditions that change its weights, those that stand before
     a query instead, and the queries of these."""
 
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     queries: list[Encoded]
 
 
-def prepare(settings: Weighing, progress: Progress = silent) -> Job:
+def _prepare(settings: Weighing, progress: Progress = silent) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run)
     if settings.device is not None:
@@ -104,7 +104,7 @@ def prepare(settings: Weighing, progress: Progress = silent) -> Job:
     subject = open_subject(experiment, kept, matched, progress)
     few = {"matched": matched[: settings.implicit]} if ahead else {}
     queries = encode_again(settings.run, subject, kept, few)
-    return Job(subject, names, ahead, queries.get("matched", []))
+    return _Job(subject, names, ahead, queries.get("matched", []))
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
@@ -126,7 +126,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     return asked
 
 
-def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
+def _spectral(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     """Singular values, norms, intruder dimensions and overlaps of every change of the weights."""
     conditions, notes = _distinct(job)
     rows, more = measure(job.subject, conditions, settings, progress)
@@ -138,16 +138,16 @@ def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
         "overlap": settings.overlap,
         "alike": alike(table),
     }
-    return Found(table, entries, [*notes, *more])
+    return _Found(table, entries, [*notes, *more])
 
 
-def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
+def _prompts(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     """What prompts would be as updates of the MLPs: are they one over queries, and the LoRA's?"""
     if not job.prompts:
-        return Found(as_table([]), {}, [])
-    if len(job.queries) < FEWEST:
-        note = f"implicit updates of prompts need {FEWEST} queries: not measured"
-        return Found(as_table([]), {}, [note])
+        return _Found(as_table([]), {}, [])
+    if len(job.queries) < _FEWEST:
+        note = f"implicit updates of prompts need {_FEWEST} queries: not measured"
+        return _Found(as_table([]), {}, [note])
     adapters, _ = _distinct(job)
     try:
         rows, errors = prompted.measure(
@@ -155,7 +155,7 @@ def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
         )
     except Exception as error:  # whatever it raises, the MLPs are others than assumed
         note = f"implicit updates of prompts are not measured: {' '.join(str(error).split())[:200]}"
-        return Found(as_table([]), {}, [note])
+        return _Found(as_table([]), {}, [note])
     limit = NOISE[job.subject.dtype]
     open_ones = {name: error for name, error in errors.items() if not error <= limit}
     notes = [
@@ -166,10 +166,10 @@ def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
     table = as_table(rows)
     table = table[~table["condition"].isin(open_ones)]
     prompts = [name for name in job.prompts if name not in open_ones]
-    return Found(table, {"prompts": prompts, "identity": errors}, notes)
+    return _Found(table, {"prompts": prompts, "identity": errors}, notes)
 
 
-def _distinct(job: Job) -> tuple[list[str], list[str]]:
+def _distinct(job: _Job) -> tuple[list[str], list[str]]:
     """One condition of every state of the weights; notes on the others."""
     first: dict[Any, str] = {}
     notes = []

@@ -31,7 +31,7 @@ from interp.queries import Encoded
 from interp.subject import Batch, Subject
 from interp.subject.directions import ranks, truncated
 
-BLOCK, EVERY = "block", "every"
+_BLOCK, _EVERY = "block", "every"
 """Sites of a part: all adapted modules of a layer; all there are. Otherwise a module's path."""
 
 
@@ -77,8 +77,8 @@ def layer_of(module: str) -> int | None:
 def _by_layer(layers: Mapping[str, int | None]) -> Iterator[Part]:
     for layer in sorted({layer for layer in layers.values() if layer is not None}):
         here = frozenset(name for name, its in layers.items() if its == layer)
-        yield Part(BLOCK, layer, "off", here)
-        yield Part(BLOCK, layer, "alone", frozenset(layers) - here)
+        yield Part(_BLOCK, layer, "off", here)
+        yield Part(_BLOCK, layer, "alone", frozenset(layers) - here)
 
 
 def _by_direction(ranks: Mapping[str, int], layers: Mapping[str, int | None]) -> Iterator[Part]:
@@ -88,7 +88,7 @@ def _by_direction(ranks: Mapping[str, int], layers: Mapping[str, int | None]) ->
             yield Part(module, layers[module], f"direction {i}", kept={module: mask})
     for k in range(max(ranks.values(), default=-1) + 1):
         first = {module: torch.arange(rank) < k for module, rank in ranks.items()}
-        yield Part(EVERY, None, f"first {k}", kept=first)
+        yield Part(_EVERY, None, f"first {k}", kept=first)
 
 
 @dataclass(frozen=True)

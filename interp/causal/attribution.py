@@ -41,7 +41,7 @@ from interp.queries import Encoded
 from interp.statistics import SEGMENTS, by_label
 from interp.subject import Batch, Hook, Subject
 
-FEWEST = 3
+_FEWEST = 3
 """Cells that a rank correlation needs at least: of two it is 1 or -1 whatever they are."""
 
 
@@ -93,7 +93,7 @@ def attribute(
     return found
 
 
-class Run(NamedTuple):
+class _Run(NamedTuple):
     """A condition's values, and the gradient of the answers' log-odds with respect to them, as the
     model lays them out."""
 
@@ -103,7 +103,7 @@ class Run(NamedTuple):
 
 def run(
     subject: Subject, name: str, batch: Batch, cache: Any, sites: Sequence[Site], targets: Tensor
-) -> Run:
+) -> _Run:
     """A condition's own run and one backward pass, `targets` `[token]` the answers' tokens: the sum
     over the batch has every query's own gradient. No parameter gets one."""
     setting, entry = subject.settings[name], Site("resid_pre", 0)
@@ -128,11 +128,11 @@ def run(
             total = log_odds(tokens.pick_rows(logits), targets).sum()
         gradients = torch.autograd.grad(total, [values[site] for site in sites])
     read = {site: values[site].detach() for site in sites}
-    return Run(read, dict(zip(sites, gradients, strict=True)))
+    return _Run(read, dict(zip(sites, gradients, strict=True)))
 
 
 def _flow(
-    plan: Sweep, site: Site, source: Run, target: Run, batch: Batch
+    plan: Sweep, site: Site, source: _Run, target: _Run, batch: Batch
 ) -> Float[ndarray, "batch head query_pos"]:
     """Change times gradient, summed over everything but heads (one where a site has none) and
     positions; 0 at padding."""
@@ -216,6 +216,6 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Rank correlation, ties sharing their mean rank, in [-1, 1]; NaN below three values, where one
     side is flat or a value is NaN."""
     flat = len(set(x)) == 1 or len(set(y)) == 1
-    if len(x) < FEWEST or flat or np.isnan([x, y]).any():
+    if len(x) < _FEWEST or flat or np.isnan([x, y]).any():
         return np.nan
     return float(spearmanr(x, y).statistic)

@@ -40,7 +40,7 @@ class Place(Protocol):
     def position(self) -> str: ...
 
 
-def rows_at(query: Encoded, position: str) -> range:
+def _rows_at(query: Encoded, position: str) -> range:
     """The rows of `query.forced` at a position; empty where the query has none."""
     before = len(query.ids)
     if position == "all":
@@ -57,7 +57,7 @@ def reached(queries: Sequence[Encoded], position: str) -> Bool[ndarray, "query q
     """The rows of every query at a position, padded as in `Batch.forced`."""
     found = np.zeros((len(queries), max(len(query.forced) for query in queries)), dtype=bool)
     for mask, query in zip(found, queries, strict=True):
-        mask[rows_at(query, position)] = True
+        mask[_rows_at(query, position)] = True
     return found
 
 

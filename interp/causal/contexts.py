@@ -35,7 +35,7 @@ from interp.subject import Batch, Subject
 PARTS = {"k": ("keys",), "v": ("values",), "kv": ("keys", "values")}
 """What is exchanged: keys, values, both."""
 
-ONE, WHOLE = "context", "whole context"
+_ONE, _WHOLE = "context", "whole context"
 """Positions of a cell: the context in one layer, and in all of them."""
 
 
@@ -80,13 +80,13 @@ class Contexts:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Keys, values and both: in every layer by itself, and in all at once."""
-        each = [Cell(site, layer, None, ONE) for site in PARTS for layer in self.layers]
-        return (*each, *(Cell(site, self.every[0], None, WHOLE) for site in PARTS))
+        each = [Cell(site, layer, None, _ONE) for site in PARTS for layer in self.layers]
+        return (*each, *(Cell(site, self.every[0], None, _WHOLE) for site in PARTS))
 
     def cache(self, move: Move, cell: Cell, caches: Mapping[str, Any]) -> Any:
         """The target's context with a cell's part of the source's in its place."""
         mixed, source = copy.deepcopy(caches[move.target]), caches[move.source]
-        for layer in [cell.layer] if cell.position == ONE else self.every:
+        for layer in [cell.layer] if cell.position == _ONE else self.every:
             for part in PARTS[cell.site]:
                 own, new = (getattr(c.layers[layer], part) for c in (mixed, source))
                 if move.control:
@@ -153,5 +153,5 @@ def rows(effects: Sequence[Effects], scale: Scale) -> pd.DataFrame:
     """Damage, recovery and their controls, at position `context`; of all layers at once, the layer
     is null. `p_adjusted` as in `interp.causal.effects.rows`."""
     table = measured_rows(effects, scale)
-    table.loc[table["position"] == WHOLE, "layer"] = pd.NA
-    return table.assign(position=ONE, queries="matched")
+    table.loc[table["position"] == _WHOLE, "layer"] = pd.NA
+    return table.assign(position=_ONE, queries="matched")

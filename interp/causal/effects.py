@@ -129,7 +129,7 @@ def ratio(
     return Ratio.of(above[..., None], below, scale.weights, np.ones((len(above), 1, 1)))
 
 
-def recovery(effects: Effects, scale: Scale) -> Ratio:
+def _recovery(effects: Effects, scale: Scale) -> Ratio:
     """`1 - KL(source ‖ patched) / KL(source ‖ target)`: 1 is full transfer, 0 none, negative harm.
     A ratio of sums over queries. Undefined where the outputs are already matched: `matched`."""
     apart = np.broadcast_to(effects.apart[:, None], effects.to_source.shape)
@@ -165,10 +165,10 @@ def measured_rows(effects: Sequence[Effects], scale: Scale, base: str = "") -> p
     return pd.concat(parts, ignore_index=True)
 
 
-Measured = tuple[str, Estimate, ndarray | None]
+_Measured = tuple[str, Estimate, ndarray | None]
 
 
-def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[Measured]:
+def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[_Measured]:
     suffix = f"_{own.control}" if own.control else ""
     against = moves.get((own.source, own.target, CONTROLS[1])) if not own.control else None
     yield (
@@ -177,7 +177,7 @@ def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[M
         _tested(own, against, "to_target", scale),
     )
     known = not matched(own, scale)
-    recovered = recovery(own, scale).compute()
+    recovered = _recovery(own, scale).compute()
     p = _tested(own, against, "to_source", scale) if known else None
     yield f"recovery{suffix}", recovered if known else _undefined(recovered), p
     if own.control:
@@ -333,7 +333,7 @@ def halves(
     return selection, ~selection
 
 
-class Best(NamedTuple):
+class _Best(NamedTuple):
     """The layer that was best on one half of the queries, and its value on the other."""
 
     condition: str
@@ -349,7 +349,7 @@ class Best(NamedTuple):
 
 def best_layer(
     own: Effects, scale: Scale, selection: Bool[ndarray, " query"], position: str = "all"
-) -> Best:
+) -> _Best:
     """Of `resid_post` (of all tokens, or of a segment) before the last layer, whose state is the
     output: the layer of most recovery; of least damage where outputs are matched."""
     there = own.at("resid_post", position=position)
@@ -359,8 +359,8 @@ def best_layer(
     column = np.arange(len(there.cells)) == layer
     scored = there.of(column).of_queries(~selection)
     other = scale.half(~selection)
-    total = ratio(scored.to_target, 1.0, other) if least else recovery(scored, other)
+    total = ratio(scored.to_target, 1.0, other) if least else _recovery(scored, other)
     value, low, high, n = (float(x[0, 0]) for x in total.compute())
     measure = "damage" if least else "recovery"
     place = there.cells[layer].layer
-    return Best(own.source, own.target, "resid_post", place, measure, value, low, high, int(n))
+    return _Best(own.source, own.target, "resid_post", place, measure, value, low, high, int(n))

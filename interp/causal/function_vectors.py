@@ -32,7 +32,7 @@ from interp.readout import Frozen
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
 
-MEASURES = ("function_vector_recovery", "function_vector_null", "function_vector_random")
+_MEASURES = ("function_vector_recovery", "function_vector_null", "function_vector_random")
 """The condition's vector; base's own, of the same heads; a random one as long as the first."""
 
 
@@ -93,7 +93,7 @@ def rows_of(
     selection: Bool[ndarray, " query"],
     scale: Scale,
 ) -> pd.DataFrame:
-    """Rows of a run's table: recovery by layer at which the vectors of `MEASURES` are added."""
+    """Rows of a run's table: recovery by layer at which the vectors of `_MEASURES` are added."""
     here, there = divided(queries, selection)
     own, null = (function_vector(subject, c, here, caches, rows, heads) for c in move[:2])
     drawn = generator_of(f"function_vector:{move.source}").standard_normal(len(own))
@@ -110,7 +110,7 @@ def rows_of(
     found = approach(subject, move, there, caches, rows, patches)
     estimate = found.estimate(scale.half(~selection))
     columns = zip(*(column[:, 0] for column in estimate), strict=True)
-    places = [(layer, measure) for layer in layers for measure in MEASURES]
+    places = [(layer, measure) for layer in layers for measure in _MEASURES]
     return pd.DataFrame(_rows(move, places, columns))
 
 

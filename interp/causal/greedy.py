@@ -21,13 +21,13 @@ from interp.names import Head
 from interp.queries import Encoded
 from interp.subject import Subject
 
-GOAL = 0.9
+_GOAL = 0.9
 """Recovery that counts as all of it."""
 
-Recovered = Callable[[Sequence[Sequence[Head]]], Float[ndarray, " set"]]
+_Recovered = Callable[[Sequence[Sequence[Head]]], Float[ndarray, " set"]]
 
 
-def search(recovered: Recovered, candidates: Sequence[Head], goal: float = GOAL) -> list[Head]:
+def search(recovered: _Recovered, candidates: Sequence[Head], goal: float = _GOAL) -> list[Head]:
     """Heads in the order in which they were added, until `goal` is reached or none helps more."""
     chosen: list[Head] = []
     reached = 0.0
@@ -42,7 +42,7 @@ def search(recovered: Recovered, candidates: Sequence[Head], goal: float = GOAL)
     return chosen
 
 
-class Joint(NamedTuple):
+class _Joint(NamedTuple):
     """Heads that were added one by one, and on the other half of the queries the `recovery` after
     each, with 95 % intervals; `all_heads`: of every head at once, which leaves only what the MLPs
     and the embedding do themselves. `enough`: how many heads reach the `goal` there; None: these
@@ -69,7 +69,7 @@ def greedy(
     candidates: Sequence[Head],
     selection: Bool[ndarray, " query"],
     scale: Scale,
-) -> Joint:
+) -> _Joint:
     """Search among `candidates` on the queries of `selection`, score on the others."""
     here, there = divided(queries, selection)
     run = partial(approach, subject, move, caches=caches, rows=rows)
@@ -79,8 +79,8 @@ def greedy(
     found = run(there, patches=heads_replaced([*steps, everyone]))
     estimate = found.estimate(scale.half(~selection))
     value, low, high = (column[:, 0].tolist() for column in estimate[:3])
-    enough = next((i + 1 for i, v in enumerate(value[:-1]) if v >= GOAL), None)
-    return Joint(
+    enough = next((i + 1 for i, v in enumerate(value[:-1]) if v >= _GOAL), None)
+    return _Joint(
         move.source,
         move.target,
         [str(head) for head in chosen],
@@ -88,7 +88,7 @@ def greedy(
         low[:-1],
         high[:-1],
         value[-1],
-        GOAL,
+        _GOAL,
         enough,
         len(there),
     )

@@ -24,11 +24,11 @@ from interp.queries import Encoded
 from interp.statistics import Estimate
 from interp.subject import Batch, Subject
 
-Patches = Callable[[States, Batch], list[Patch]]
+_Patches = Callable[[States, Batch], list[Patch]]
 """Patches of a run, made of the source's states (its `z`) on a batch of queries."""
 
 
-class Approach(NamedTuple):
+class _Approach(NamedTuple):
     """`to_source`: `KL(p_source ‖ p_patched)`; `apart`: `KL(p_source ‖ p_target)`; nats per answer,
     summed over its tokens."""
 
@@ -60,8 +60,8 @@ def approach(
     queries: Sequence[Encoded],
     caches: Mapping[str, Any],
     rows: int,
-    patches: Patches,
-) -> Approach:
+    patches: _Patches,
+) -> _Approach:
     """Run the move's target under every patch; `rows` query rows fit one forward pass."""
     found, apart = [], []
     for chunk in chunks(queries, rows):
@@ -77,10 +77,10 @@ def approach(
                 near[:, number] = sequence_kl(source.logits, row, tokens).cpu()
         found.append(near)
         apart.append(sequence_kl(source.logits, own.logits, tokens).cpu().numpy())
-    return Approach(np.concatenate(found), np.concatenate(apart))
+    return _Approach(np.concatenate(found), np.concatenate(apart))
 
 
-def heads_replaced(sets: Sequence[Sequence[Head]]) -> Patches:
+def heads_replaced(sets: Sequence[Sequence[Head]]) -> _Patches:
     """Per set of heads one patch: their `z` is the source's at every query token."""
 
     def patches(source: States, _: Batch) -> list[Patch]:

@@ -24,7 +24,7 @@ from interp.noise import settled
 from interp.significance import TIE
 from interp.statistics import generator_of
 
-FEWEST = 3
+_FEWEST = 3
 """Strongest heads that are compared at least; otherwise a tenth of all."""
 
 
@@ -75,10 +75,10 @@ def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head
 
 def how_many(n_heads: int) -> int:
     """How many heads count as the strongest: a tenth, at least three."""
-    return min(n_heads, max(FEWEST, round(n_heads / 10)))
+    return min(n_heads, max(_FEWEST, round(n_heads / 10)))
 
 
-class Overlap(NamedTuple):
+class _Overlap(NamedTuple):
     """What two rankings of the same heads share.
 
     `share` of the `k` strongest that are the same, in [0, 1] (ties at the last place: the share to
@@ -101,14 +101,14 @@ def overlap(
     k: int,
     permutations: int,
     seed: int,
-) -> Overlap:
+) -> _Overlap:
     """Whether two rankings agree beyond what their layers explain: heads are permuted within their
     layers, so that late layers mattering under both is no evidence (and p is 1 where every layer
     has one head). ConfigError for a k that the heads do not have."""
     if not 1 <= k <= len(x):
         raise ConfigError(f"the {k} strongest of {len(x)} heads: choose 1 to {len(x)}")
     if np.isnan(x).any() or np.isnan(y).any():
-        return Overlap(k, np.nan, np.nan, np.nan, np.nan)
+        return _Overlap(k, np.nan, np.nan, np.nan, np.nan)
     place = np.asarray(layers)
     generator = generator_of(f"overlap:{seed}")
     orders = [np.arange(len(x))] + [_within(place, generator) for _ in range(permutations)]
@@ -117,9 +117,9 @@ def overlap(
     ranks_x, ranks_y = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
     size = np.sqrt((ranks_x**2).sum() * (ranks_y**2).sum())
     if size == 0:
-        return Overlap(k, float(shares[0]), _p(shares), np.nan, np.nan)
+        return _Overlap(k, float(shares[0]), _p(shares), np.nan, np.nan)
     correlations = np.array([(ranks_x * ranks_y[order]).sum() / size for order in orders])
-    return Overlap(k, float(shares[0]), _p(shares), float(correlations[0]), _p(correlations))
+    return _Overlap(k, float(shares[0]), _p(shares), float(correlations[0]), _p(correlations))
 
 
 def _p(found: Float[ndarray, " arrangement"]) -> float:

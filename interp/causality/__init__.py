@@ -52,13 +52,13 @@ def patch(settings: Patching, progress: Progress = silent) -> Path:
         job = prepare(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
-            table, findings = find(settings, job, store, progress)
+            table, findings = _find(settings, job, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
         store.finish()
     return settings.run
 
 
-def find(
+def _find(
     settings: Patching, job: Job, store: Store, progress: Progress
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of the run's second table, and what its manifest says of them."""
@@ -89,9 +89,9 @@ def find(
     if plan.by_head:
         tests = (settings.permutations, plan.seed)
         more["heads"] = carrying(moves, pair, plan.base, scale, keys, *tests)
-        vectors, joint = together(settings, job, moves, scale, progress)
+        vectors, joint = _together(settings, job, moves, scale, progress)
         tables, more = [*tables, *vectors], more | joint
-    parts, notes = ablation_parts(settings, job)
+    parts, notes = _ablation_parts(settings, job)
     without = ablated(job, parts, store, progress)
     findings = {
         "condition": plan.a,
@@ -109,7 +109,7 @@ def find(
     return pd.concat([table, *tables], ignore_index=True), findings
 
 
-def together(
+def _together(
     settings: Patching, job: Job, moves: Pairs, scale: Scale, progress: Progress
 ) -> tuple[list[pd.DataFrame], dict[str, Any]]:
     """Both conditions' heads together in base's run: greedy joint patching, function vectors."""
@@ -134,7 +134,7 @@ def together(
     return vectors, {"greedy": greedily, "function_vectors": used}
 
 
-def ablation_parts(
+def _ablation_parts(
     settings: Patching, job: Job
 ) -> tuple[dict[str, list[ablation.Part]], list[str]]:
     """The parts of both conditions' adapters, and notes on what cannot be taken apart."""

@@ -23,7 +23,7 @@ from interp.matching.settings import Inversion
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-Added = TypeVar("Added", Patching, Weighing)
+_Added = TypeVar("_Added", Patching, Weighing)
 
 
 def demo(words: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ def weights(words: Sequence[str]) -> None:
 
 
 def _add_to_run(
-    settings: Added, measure: Callable[[Added, Any], Path], table: Callable[[Any], Any]
+    settings: _Added, measure: Callable[[_Added, Any], Path], table: Callable[[Any], Any]
 ) -> None:
     """Measure more of a finished run; its table on stdout, and its report."""
     import rich

@@ -16,19 +16,19 @@ from pydantic import BaseModel, ValidationError
 from interp.config import FILE_ONLY, Loading, explain
 from interp.errors import ConfigError
 
-SHARED = frozenset(Loading.model_fields)
+_SHARED = frozenset(Loading.model_fields)
 
-Settings = TypeVar("Settings", bound=BaseModel)
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 
 def read_flags(
-    model: type[Settings],
+    model: type[_Settings],
     words: Sequence[str],
     prog: str,
     fields: Mapping[str, Any] | None = None,
     description: str | None = None,
     positional: Sequence[str] = (),
-) -> Settings:
+) -> _Settings:
     """Flags as a settings model; `fields` stand where no flag is given, `positional` ones are
     written without their name.
 
@@ -37,7 +37,7 @@ def read_flags(
     """
     given = dict(fields or {})
     flags = []
-    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in SHARED):
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in _SHARED):
         if name in FILE_ONLY:
             continue
         kind: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]

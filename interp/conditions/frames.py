@@ -37,7 +37,7 @@ Message = Mapping[str, str]
 Span = tuple[int, int]
 """Where something begins and ends in a text."""
 
-SHOWN = 60
+_SHOWN = 60
 """Characters of a message that an error shows."""
 
 PROBE = "Hello"
@@ -266,4 +266,4 @@ def _located(
 
 
 def _shown(content: str) -> str:
-    return repr(content if len(content) <= SHOWN else f"{content[: SHOWN - 1]}…")
+    return repr(content if len(content) <= _SHOWN else f"{content[: _SHOWN - 1]}…")

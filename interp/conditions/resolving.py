@@ -108,7 +108,7 @@ def resolve(
             case SoftPrompt() | Prefix():
                 virtual.append(virtual_tokens(part))
             case Shifted():
-                shift += shift_of(part, tokenizer, frame, query)
+                shift += _shift_of(part, tokenizer, frame, query)
             case Lora(adapter=adapter, scale=scale):
                 adapters.append((adapter, scale))
             case RandomLora(like=like, seed=seed, scale=scale):
@@ -144,7 +144,7 @@ def resolve(
     )
 
 
-def shift_of(
+def _shift_of(
     condition: Shifted, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
 ) -> int:
     """How many positions further on a query stands after a prompt than in base."""

@@ -56,7 +56,7 @@ PAIRED = ("linear_cka", "procrustes_distance", "mutual_knn")
 SINGLE = tuple(SCALES)
 """Measures of `single`: at ever coarser scales."""
 
-SHUFFLES = 30
+_SHUFFLES = 30
 """How often coordinates are shuffled at most: every time all distances have to be found again."""
 
 
@@ -81,7 +81,7 @@ def paired(x: Points, y: Points, seed: int, permutations: int = 100) -> dict[str
     return results
 
 
-def single(x: Points, seed: int, permutations: int = SHUFFLES) -> dict[str, Result]:
+def single(x: Points, seed: int, permutations: int = _SHUFFLES) -> dict[str, Result]:
     """Dimension of one condition's states; by chance, with each coordinate shuffled over queries.
 
     The shuffled states have the same coordinates, each by itself: what their dimension exceeds
@@ -92,7 +92,7 @@ def single(x: Points, seed: int, permutations: int = SHUFFLES) -> dict[str, Resu
     shuffled = []
     if not np.isnan(between).any():
         wide = x.astype(np.float64)
-        shuffles = range(min(permutations, SHUFFLES))
+        shuffles = range(min(permutations, _SHUFFLES))
         shuffled = [distances(rng.permuted(wide, axis=0)) for _ in shuffles]
     subsets = [np.ix_(kept, kept) for kept in all_but_one_group(n, seed)]
     results = {}

@@ -17,12 +17,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.stats import t as student
 
-LEVEL = 0.95
+_LEVEL = 0.95
 
-GROUPS = 10
+_GROUPS = 10
 """How many groups of queries are left out in turn; of fewer queries, each one."""
 
-TIE = 1e-7
+_TIE = 1e-7
 """A permuted value this close to the observed one is as extreme: their roundings differ."""
 
 
@@ -71,9 +71,9 @@ def result(
     chance = float(by_chance.mean()) if len(by_chance) else np.nan
     tails = [np.nan, np.nan]
     if np.isfinite(chance):
-        tails = np.quantile(by_chance, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        tails = np.quantile(by_chance, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist()
     span = scale.identical - chance
-    calibrated = (value - chance) / span if abs(span) > TIE else np.nan
+    calibrated = (value - chance) / span if abs(span) > _TIE else np.nan
     p = permutation_p(value, by_chance, scale.extreme)
     return Result(value, low, high, n, chance, tails[0], tails[1], calibrated, p)
 
@@ -90,7 +90,7 @@ def permutation_p(value: float, null: Float[ndarray, "permutation"], extreme: in
     The data count as one of their own permutations (Phipson & Smyth 2010): p is never 0."""
     if not len(null) or not np.isfinite(null).all():
         return float("nan")
-    reached = extreme * (null - value) >= -TIE * (1 + abs(value))
+    reached = extreme * (null - value) >= -_TIE * (1 + abs(value))
     return float((1 + reached.sum()) / (1 + len(null)))
 
 
@@ -105,15 +105,15 @@ def jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float,
     if g < 2 or not np.isfinite(replicates).all():
         return float("nan"), float("nan")
     error = np.sqrt((g - 1) / g * ((replicates - replicates.mean()) ** 2).sum())
-    half = float(student.ppf((1 + LEVEL) / 2, g - 1) * error)
+    half = float(student.ppf((1 + _LEVEL) / 2, g - 1) * error)
     return value - half, value + half
 
 
 def all_but_one_group(n: int, seed: int) -> list[Int[ndarray, "_"]]:
-    """The rows left, in order, without each of `GROUPS` random groups of near equal size."""
+    """The rows left, in order, without each of `_GROUPS` random groups of near equal size."""
     if not n:
         return []
-    groups = np.array_split(np.random.default_rng(seed).permutation(n), min(GROUPS, n))
+    groups = np.array_split(np.random.default_rng(seed).permutation(n), min(_GROUPS, n))
     return [np.setdiff1d(np.arange(n), group) for group in groups]
 
 

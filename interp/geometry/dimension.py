@@ -20,7 +20,7 @@ from interp.geometry.similarity import Points, centred
 SCALES = {"intrinsic_dimension": 1, "gride_2": 2, "gride_4": 4, "gride_8": 8}
 """Measure -> n1: dimensions are read off the distances to neighbours n1 and 2 n1."""
 
-FEWEST = 10
+_FEWEST = 10
 """Points with neighbours at a distance, below which a dimension is not estimated."""
 
 SCALE = Scale(0.0, np.inf, np.nan, -1)
@@ -65,7 +65,7 @@ def from_distances(between: Float[ndarray, "query other"], n1: int) -> float:
     near = np.partition(between, [n1, n2], axis=1)  # column 0 is the point itself
     r1, r2 = near[near[:, n1] > 0][:, [n1, n2]].T
     logs = np.log(r2 / r1)
-    if len(logs) < FEWEST or not logs.any():
+    if len(logs) < _FEWEST or not logs.any():
         return float("nan")
     return _most_likely(logs, n1, n2)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEEDS, BIAS = "other LoRA seeds", "logit bias alone"
-NUMBER = 32
+_NUMBER = 32
 """Bits of a logit bias's number."""
 
 
@@ -42,14 +42,14 @@ class Budget(NamedTuple):
     biased: bool = False
 
 
-class Reached(NamedTuple):
+class _Reached(NamedTuple):
     """What was reached with a budget: its bits, and how every fit does on every group."""
 
     bits: float
     scores: Scores
 
 
-Found = dict[Budget, Reached]
+Found = dict[Budget, _Reached]
 
 
 def sweep(
@@ -68,19 +68,19 @@ def sweep(
     for (count, number), (kind, plan) in product(rounds, plans):
         chosen = drawn(bench, count, number)
         wanted = bench.wanted["matched"].of(chosen)
-        for one in fits(bench, wanted, plan._replace(seed=bench.settings.seed + number)):
+        for one in _fits(bench, wanted, plan._replace(seed=bench.settings.seed + number)):
             for biased in (False, True):
-                fitted = tilted(bench, wanted, one) if biased else one
+                fitted = _tilted(bench, wanted, one) if biased else one
                 _note(found, Budget(kind, one.size, count, biased), bench, fitted, chosen)
         done(len(rounds) * len(plans))
     for count, number in rounds:
         chosen = drawn(bench, count, number)
-        alone = tilted(bench, bench.wanted["matched"].of(chosen), spelled(bench, ()))
+        alone = _tilted(bench, bench.wanted["matched"].of(chosen), spelled(bench, ()))
         _note(found, Budget(BIAS, 0, count, True), bench, alone, chosen)
     return found
 
 
-def fits(bench: Bench, wanted: Examples, plan: Plan) -> Iterator[Fitted]:
+def _fits(bench: Bench, wanted: Examples, plan: Plan) -> Iterator[Fitted]:
     """What a plan gives: demonstrations in every number up to its size, all else in its size."""
     if plan.kind == "few_shot":
         yield from fit_shots(bench, wanted, plan.size)
@@ -88,19 +88,19 @@ def fits(bench: Bench, wanted: Examples, plan: Plan) -> Iterator[Fitted]:
         yield fit(bench, wanted, plan)
 
 
-def tilted(bench: Bench, wanted: Examples, fitted: Fitted) -> Fitted:
+def _tilted(bench: Bench, wanted: Examples, fitted: Fitted) -> Fitted:
     """The same with the logit bias that brings it nearest to the examples."""
     size = bench.settings.batch_size
     bias = fit_answers(bench.subject, wanted, fitted.setting, size, fitted.cache)
     setting = replace(fitted.setting, bias=bias)
-    return replace(fitted, setting=setting, bits=fitted.bits + NUMBER * len(bias))
+    return replace(fitted, setting=setting, bits=fitted.bits + _NUMBER * len(bias))
 
 
 def _note(
     found: Found, budget: Budget, bench: Bench, fitted: Fitted, chosen: Sequence[int]
 ) -> None:
     """Score a fit and file it; the caches of many fits would not fit into memory."""
-    kept = found.setdefault(budget, Reached(fitted.bits, {}))
+    kept = found.setdefault(budget, _Reached(fitted.bits, {}))
     for group, draws in scored(bench, [fitted], [chosen]).items():
         kept.scores.setdefault(group, []).extend(draws)
 
@@ -122,15 +122,15 @@ def table(found: Found, bench: Bench) -> pd.DataFrame:
                 series = budget.kind + (" + bias" if budget.biased and budget.size else "")
                 at = {"size": budget.size, "biased": budget.biased, "bits": reached.bits}
                 x = found.get(budget._replace(biased=False), reached).bits
-                point = missing(reached.scores[group], bench).point(panel, series, x)
+                point = _missing(reached.scores[group], bench).point(panel, series, x)
                 rows.append(point | at)
         if others:
-            level = missing(others[group], bench)
+            level = _missing(others[group], bench)
             rows += [level.point(panel, SEEDS, x) for x in (min(bits), max(bits))]
     return pd.DataFrame(rows)
 
 
-def missing(draws: Sequence[Draw], bench: Bench) -> Strength:
+def _missing(draws: Sequence[Draw], bench: Bench) -> Strength:
     """`1 - strength` in the place of strength."""
     found = over_draws(draws, bench.settings.bootstrap, bench.settings.seed)
     low, high = 1 - found.ci_high, 1 - found.ci_low
@@ -141,7 +141,7 @@ def strong(found: Found, bench: Bench, count: int, least: float) -> Budget | Non
     """The smallest budget that gives so much of the target's effect on unseen queries; None if none
     does."""
     of = sorted((b for b in found if b.many == count), key=lambda b: found[b].bits)
-    enough = (b for b in of if missing(found[b].scores[HELDOUT], bench).strength <= 1 - least)
+    enough = (b for b in of if _missing(found[b].scores[HELDOUT], bench).strength <= 1 - least)
     return next(enough, None)
 
 
@@ -156,4 +156,4 @@ def name_of(budget: Budget, found: Found) -> str:
 def best(found: Found, bench: Bench, count: int) -> Budget:
     """What comes nearest on the queries that it was fitted to."""
     of = [budget for budget in found if budget.many == count]
-    return min(of, key=lambda budget: missing(found[budget].scores[FITTED], bench).strength)
+    return min(of, key=lambda budget: _missing(found[budget].scores[FITTED], bench).strength)

@@ -86,7 +86,7 @@ def scored(bench: Bench, fits: Iterable[Fitted], chosen: Sequence[Sequence[int]]
                 keys = [bench.queries[group][i].key for i in some]
                 found.setdefault(FITTED, []).append(Draw(keys, kl[some], base[some]))
             else:
-                found.setdefault(group, []).append(Draw(keys_of(bench, group), kl, base))
+                found.setdefault(group, []).append(Draw(_keys_of(bench, group), kl, base))
     if names := wordings(bench):
         together = zip(*(found[name] for name in names if name in found), strict=True)
         found[REWORDED] = [_together(draws) for draws in together]
@@ -114,7 +114,7 @@ def right(bench: Bench, group: str) -> float:
     return float(np.mean(hits)) if hits else float("nan")
 
 
-def keys_of(bench: Bench, group: str) -> list[str]:
+def _keys_of(bench: Bench, group: str) -> list[str]:
     """The keys of the queries; those of a wording are the held-out queries'."""
     return [f"{HELDOUT}:{i}" for i in range(len(bench.queries[group]))]
 

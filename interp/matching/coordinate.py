@@ -53,10 +53,10 @@ class Found(NamedTuple):
         return cls(tuple(kept["prompt"]), kept["loss"], kept["history"])
 
 
-Readable = Callable[[Ids], bool]
+_Readable = Callable[[Ids], bool]
 """Whether token ids come back when their text is tokenised again."""
 
-DRAWS = 200
+_DRAWS = 200
 """Tokens tried at every place of the text that a search starts from."""
 
 
@@ -64,7 +64,7 @@ def _always(_: Ids) -> bool:
     return True
 
 
-Draw = Callable[[Ids, np.random.Generator], list[Ids]]
+_Draw = Callable[[Ids, np.random.Generator], list[Ids]]
 Progress = Callable[[Found], None]
 """Called after every step with the best so far."""
 
@@ -75,8 +75,8 @@ class Words:
     condition, asked of the winners alone (that no query merges with them)."""
 
     ids: Sequence[int]
-    readable: Readable
-    apart: Readable = _always
+    readable: _Readable
+    apart: _Readable = _always
 
 
 def search(
@@ -120,7 +120,7 @@ def _climb(
     scorer: Scorer,
     words: Words,
     budget: Budget,
-    draw: Draw,
+    draw: _Draw,
     start: Found | None,
     progress: Progress,
 ) -> Found:
@@ -145,7 +145,7 @@ def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
     generator = generator_of(f"coordinate:{budget.seed}:start")
     prompt: Ids = ()
     for place in range(budget.tokens):
-        drawn = generator.choice(words.ids, DRAWS).tolist()
+        drawn = generator.choice(words.ids, _DRAWS).tolist()
         longer = ((*prompt, token) for token in drawn)
         text = (new for new in longer if words.readable(new))
         if place == budget.tokens - 1:
@@ -162,7 +162,7 @@ def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
 def _changed(
     prompt: Ids,
     allowed: Sequence[Sequence[int]],
-    readable: Readable,
+    readable: _Readable,
     budget: Budget,
     generator: np.random.Generator,
 ) -> list[Ids]:

@@ -35,7 +35,7 @@ from interp.subject.loading import threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 LOG = "distil.json"
-ANSWERS, TEACHING, SIGNING = "teacher's answers", "teacher's outputs", "certificates"
+_ANSWERS, _TEACHING, _SIGNING = "teacher's answers", "teacher's outputs", "certificates"
 
 Groups = Mapping[str, Sequence[Encoded]]
 
@@ -95,7 +95,7 @@ def _answered(
 ) -> dict[str, list[Encoded]]:
     """The queries with the teacher's own answers, or with theirs."""
     found = {}
-    tell = partial(_tell, progress, ANSWERS, sum(map(len, groups.values())))
+    tell = partial(_tell, progress, _ANSWERS, sum(map(len, groups.values())))
     for name, queries in groups.items():
         _check_lengths(model, before, queries, settings.answer_tokens)
         found[name] = list(queries)
@@ -181,7 +181,7 @@ def _examples(
         if got.states is not None:
             states = got.states.float().cpu().split(counts, dim=1)
         found += [Example(*a, *own) for a, *own in zip(asked, said, states, strict=True)]
-        progress(TEACHING, len(some), len(queries), "")
+        progress(_TEACHING, len(some), len(queries), "")
     return found
 
 
@@ -203,7 +203,7 @@ def _certificates(
     for name, queries in groups.items():
         check_lengths(subject, queries)
         answers = [len(query.segments["answer"]) for query in queries]
-        found = _compare(subject, queries, max(answers), partial(_tell, progress, SIGNING, total))
+        found = _compare(subject, queries, max(answers), partial(_tell, progress, _SIGNING, total))
         texts = [query.text for query in queries]
         pair = {"condition": "prompt", "reference": "lora", "queries": name}
         signed.append(pair | certificate(found, texts, tolerance, answers))

@@ -39,8 +39,8 @@ class Combination(NamedTuple):
         return " + ".join(words) or "nothing"
 
 
-Divergences = dict[str, Float[ndarray, " query"]]
-Factorial = dict[Combination, Divergences]
+_Divergences = dict[str, Float[ndarray, " query"]]
+Factorial = dict[Combination, _Divergences]
 """`KL(target ‖ combination)` of every query by group, nats."""
 
 
@@ -59,17 +59,17 @@ def factorial(
         for intent, given in intents(bench, own, tuning):
             cell = Combination(shots, anchor, intent, NONE)
             kept = controls if intent == RANDOM else found
-            kept[cell] = scores(given)
+            kept[cell] = _scores(given)
             if intent != RANDOM:
-                found[cell._replace(bias=CONSTANT)] = scores(tilted(given))
+                found[cell._replace(bias=CONSTANT)] = _scores(tilted(given))
         if anchor == NONE:
             plain = spelled(bench, neutral(bench, len(ids))).setting
-            controls[Combination(shots, NEUTRAL, NONE, NONE)] = scores(Given.of(bench, plain))
+            controls[Combination(shots, NEUTRAL, NONE, NONE)] = _scores(Given.of(bench, plain))
         done()
     return found, controls
 
 
-def scores(given: Given) -> Divergences:
+def _scores(given: Given) -> _Divergences:
     """On every group of queries."""
     return {group: given.kl(group) for group in given.bench.queries}
 

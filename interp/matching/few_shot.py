@@ -13,7 +13,7 @@ from interp.matching.prefixes import Ids, Scorer
 Progress = Callable[[int, float, float], None]
 
 
-class Chosen(NamedTuple):
+class _Chosen(NamedTuple):
     """Numbers of the demonstrations in the order in which they stand, and the loss after each was
     added; the last added stands first: nearest to the query is what helped most alone."""
 
@@ -28,7 +28,7 @@ def select(
     among: int,
     most: int,
     progress: Progress = lambda step, loss, best: None,
-) -> Chosen:
+) -> _Chosen:
     """Of `among` demonstrations add the one that helps most, until none helps or there are `most`;
     `written` gives the token ids of some of them, in their order."""
     chosen: list[int] = []
@@ -43,4 +43,4 @@ def select(
         chosen, loss = tried[best], float(losses[best])
         history.append(loss)
         progress(len(history), loss, loss)
-    return Chosen(chosen, history[-1], history)
+    return _Chosen(chosen, history[-1], history)

@@ -19,9 +19,9 @@ from interp.matching.bench import BASE, Bench
 from interp.matching.prefixes import Ids
 from interp.matching.settings import read_demonstrations
 
-Place = Literal["after", "around", "before"]
+_Place = Literal["after", "around", "before"]
 """Where filler stands: the instruction is first, in the middle, last."""
-PLACES: tuple[Place, ...] = get_args(Place)
+PLACES: tuple[_Place, ...] = get_args(_Place)
 NEUTRAL = "neutral"
 
 
@@ -59,7 +59,7 @@ def repeated(filler: Ids, length: int) -> Ids:
     return (filler * times)[len(filler) * times - length :]
 
 
-def placed(instruction: Ids, filler: Ids, length: int, place: Place) -> Ids:
+def placed(instruction: Ids, filler: Ids, length: int, place: _Place) -> Ids:
     """An instruction with so many tokens of filler after, around or before it."""
     before = {"after": 0, "around": length // 2, "before": length}[place]
     return (*repeated(filler, before), *instruction, *repeated(filler, length - before))

@@ -21,7 +21,7 @@ from interp.matching.strength import Strength, lost, over_draws
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEDS, NEUTRAL, RANDOM = CONTROLS = "other LoRA seeds", "neutral text", "random words"
+SEEDS, _NEUTRAL, _RANDOM = CONTROLS = "other LoRA seeds", "neutral text", "random words"
 
 Found = dict[tuple[str, int], Scores]
 """(kind or control, how many queries it was fitted to) -> its scores."""
@@ -42,8 +42,8 @@ def measure(
     tokens = plans["text"].size
     controls = {
         SEEDS: equals(bench),
-        NEUTRAL: neutral(bench, tokens, draws),
-        RANDOM: blind(bench, tokens, draws),
+        _NEUTRAL: neutral(bench, tokens, draws),
+        _RANDOM: blind(bench, tokens, draws),
     }
     ends = (min(counts), max(counts))
     return found | {(name, n): scores for name, scores in controls.items() for n in ends if scores}

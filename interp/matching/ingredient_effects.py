@@ -19,10 +19,10 @@ from interp.matching.factorial import CONSTANT, Combination, Factorial
 from interp.matching.ingredients import NONE, RANDOM, SOFT, VECTOR
 from interp.matching.strength import Strength
 
-PARTS = Combination._fields
+_PARTS = Combination._fields
 WAYS = ("alone", "on average", "on top of all others")
-PANELS = {NONE: "text alone", VECTOR: "+ steering vector", SOFT: "+ soft token"}
-BIASED, ALONE = "+ constant bias", "no anchor"
+_PANELS = {NONE: "text alone", VECTOR: "+ steering vector", SOFT: "+ soft token"}
+_BIASED, _ALONE = "+ constant bias", "no anchor"
 
 Worth = dict[str, dict[str, Strength]]
 """By ingredient and `WAYS`: the gain in strength."""
@@ -33,7 +33,7 @@ def effects(found: Factorial, bench: Bench, group: str) -> Worth:
     on average over all combinations of the others (its main effect); and on top of all others at
     their last level."""
     columns = zip(*found, strict=True)
-    levels = {p: list(dict.fromkeys(column)) for p, column in zip(PARTS, columns, strict=True)}
+    levels = {p: list(dict.fromkeys(column)) for p, column in zip(_PARTS, columns, strict=True)}
     ends = [Combination._make(some[i] for some in levels.values()) for i in (0, -1)]
     worth: Worth = {}
     for part, (first, *others) in levels.items():
@@ -71,7 +71,7 @@ def cells(found: Factorial, bench: Bench) -> pd.DataFrame:
     rows = []
     for cell, kl in found.items():
         for group, values in kl.items():
-            anchor = ALONE if cell.anchor == NONE else cell.anchor
+            anchor = _ALONE if cell.anchor == NONE else cell.anchor
             point = bench.strength(values, group).point(cell.intent, anchor, str(cell.shots))
             rows.append({**point, "bias": cell.bias, "queries": group})
     return pd.DataFrame(rows).rename(columns={"panel": "intent"})
@@ -81,9 +81,9 @@ def left(table: pd.DataFrame) -> pd.DataFrame:
     """What the figure shows: texts alone, with each intent, with the bias; 1 - strength."""
     random = table["intent"] == RANDOM
     biased = (table["bias"] == CONSTANT) & (table["intent"] == NONE)
-    panel = table["intent"].map(PANELS).mask(random, PANELS[VECTOR]).mask(biased, BIASED)
+    panel = table["intent"].map(_PANELS).mask(random, _PANELS[VECTOR]).mask(biased, _BIASED)
     series = table["series"].mask(random, RANDOM)
-    kept = biased | (table["bias"] == NONE) & (~random | (table["series"] == ALONE))
+    kept = biased | (table["bias"] == NONE) & (~random | (table["series"] == _ALONE))
     shown = table.assign(panel=panel, series=series)[kept]
     ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
     return shown.assign(**{a: 1 - shown[b] for a, b in ends.items()})

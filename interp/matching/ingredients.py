@@ -101,7 +101,7 @@ def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[st
     vector, random = steered(bench, setting)
     yield VECTOR, vector
     yield RANDOM, random
-    yield SOFT, softened(bench, setting, tuning)
+    yield SOFT, _softened(bench, setting, tuning)
 
 
 def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
@@ -129,7 +129,7 @@ def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Given:
     return Given.of(replace(bench, subject=known), setting, name)
 
 
-def softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
+def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
     """Virtual tokens before everything, by gradient."""
     tuned = tune(bench.subject, own, bench.wanted["matched"], tuning)
     setting = after_virtual(own, tuning.kind, tuning.tokens)

@@ -29,11 +29,11 @@ from interp.queries import Query, read_queries
 MATCHED, CHOICE, HELDOUT = "matched", "choice", "heldout"
 NEAREST, SERVED = "nearest centroid", "nearest centroid of what works"
 ORACLE, RANDOM, SINGLE = "oracle router", "random router", "best single prompt"
-WEIGHTS = "the weights: LoRA seeds"
+_WEIGHTS = "the weights: LoRA seeds"
 ROUTERS = (NEAREST, SERVED)
 """What may be used; the others are bounds and controls."""
 
-States = Mapping[str, Float[ndarray, "query d_model"]]
+_States = Mapping[str, Float[ndarray, "query d_model"]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_split(queries: Path, heldout: Path, limit: int | None) -> dict[str, lis
 
 def build(
     bench: Bench,
-    states: States,
+    states: _States,
     k: int,
     plan: Plan,
     done: Callable[[], None] = lambda: None,
@@ -112,7 +112,7 @@ def nearest(
     return np.linalg.norm(states[:, None] - centroids, axis=-1).argmin(1)
 
 
-def states_of(bench: Bench, layer: int) -> States:
+def states_of(bench: Bench, layer: int) -> _States:
     """Base's `resid_post` at the last token of all queries."""
     base = bench.subject.settings[BASE]
     found = {g: last_states(bench, base, g, [layer])[:, 0] for g in bench.queries}
@@ -154,4 +154,4 @@ def rows(tasks: list[Task]) -> Iterator[dict[str, Any]]:
                     found = task.strength(k, router, group)
                     yield found.point(task.name, router, k) | {"queries": group}
             if task.weights is not None:
-                yield task.weights.point(task.name, WEIGHTS, k) | {"queries": HELDOUT}
+                yield task.weights.point(task.name, _WEIGHTS, k) | {"queries": HELDOUT}

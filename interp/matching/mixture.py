@@ -45,14 +45,14 @@ def trained(
     queries, one per seed; they are written to `out`."""
     prompts = {x: Prompt(text=x, separator=settings.separator) for x in labels_of(asked)}
     folders = [settings.out / f"lora_{seed}" for seed in range(seeds)]
-    bench = mixed(Bench.open(settings.model_copy(update={"floor": ()}), prompts, asked))
+    bench = _mixed(Bench.open(settings.model_copy(update={"floor": ()}), prompts, asked))
     for seed, folder in enumerate(folders):
-        train_lora(bench, RECIPE._replace(epochs=epochs, seed=seed), folder)
+        _train_lora(bench, RECIPE._replace(epochs=epochs, seed=seed), folder)
     equals = settings.model_copy(update={"floor": tuple(map(str, folders))})
-    return mixed(Bench.open(equals, prompts, asked))
+    return _mixed(Bench.open(equals, prompts, asked))
 
 
-def mixed(bench: Bench) -> Bench:
+def _mixed(bench: Bench) -> Bench:
     """The same bench with another target: every query is answered as after its label, which is the
     name of a condition."""
     wanted = {group: _answered(bench, group) for group in bench.queries}
@@ -79,7 +79,7 @@ def labels_of(groups: Mapping[str, Sequence[Query]]) -> list[str]:
     return list(dict.fromkeys(str(query.label) for query in queries))
 
 
-def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
+def _train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
     with quiet():

@@ -40,7 +40,7 @@ def opened(model: str, how: Loading) -> Any:
         return pretrained(model, how.dtype, how.hub, device_of(how.device), how.quantization)
 
 
-class Read(NamedTuple):
+class _Read(NamedTuple):
     """What is read of some tokens: their logits, and the residual stream after every block."""
 
     logits: Float[Tensor, "token d_vocab"]
@@ -49,7 +49,7 @@ class Read(NamedTuple):
 
 def read(
     model: Any, prefix: Ids, sequences: Sequence[tuple[Ids, int]], *, states: bool = False
-) -> Read:
+) -> _Read:
     """Every sequence (ids after the prefix) from its row `first` on, one after another; autograd
     follows where it is on. `states`: the residual stream too."""
     device = next(model.parameters()).device
@@ -67,7 +67,7 @@ def read(
         if states:
             stack.enter_context(_kept(streams, model, (query, column)))
         logits = model(padded, attention_mask=mask, **past).logits
-    return Read(logits, torch.stack(streams) if states else None)
+    return _Read(logits, torch.stack(streams) if states else None)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.matching.examples import Examples
 from interp.queries import Encoded
 
-NEVER = -1e4
+_NEVER = -1e4
 """Logit of what is certainly not said: its probability is 0 in every number format."""
 
 
@@ -37,7 +37,7 @@ def right(
 
 def certain(answer: Sequence[int], d_vocab: int) -> Float[Tensor, "pos d_vocab"]:
     """Log-probabilities that say these tokens and nothing else."""
-    logits = torch.full((len(answer), d_vocab), NEVER)
+    logits = torch.full((len(answer), d_vocab), _NEVER)
     logits[torch.arange(len(answer)), torch.tensor(answer)] = 0.0
     return logits
 

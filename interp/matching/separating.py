@@ -20,7 +20,7 @@ from interp.queries import Encoded
 from interp.subject import Batch, load
 from interp.subject.loading import threads_for
 
-ADAPTERS: dict[str, tuple[Path, type[Lora | Prefix]]] = {
+_ADAPTERS: dict[str, tuple[Path, type[Lora | Prefix]]] = {
     "prefix": (toy.PREFIX, Prefix),
     "lora": (toy.LORA, Lora),
     "old_prefix": (toy.OLD_PREFIX, Prefix),
@@ -31,7 +31,7 @@ def examined(size: int, seed: int) -> dict[tuple[str, str], Float[ndarray, " exa
     """(condition, task) -> 1 for every held-out input whose whole output is right, else 0: base and
     the adapters of the new task on it, and base and the old task's prefix on the old one."""
     conditions: dict[str, Condition] = {"base": Base()}
-    conditions |= {name: kind(str(folder)) for name, (folder, kind) in ADAPTERS.items()}
+    conditions |= {name: kind(str(folder)) for name, (folder, kind) in _ADAPTERS.items()}
     subject = load(str(toy.MODEL), conditions, [" ".join("0" * toy.LENGTH)])
     found = {}
     with threads_for(subject.n_parameters):

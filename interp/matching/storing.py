@@ -38,7 +38,7 @@ from interp.subject.loading import quiet, threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 TEXT, SOFT, PREFIX, LORA = "text", "soft prompt", "prefix", "LoRA"
-KINDS: dict[str, Kind] = {SOFT: "soft_prompt", PREFIX: "prefix"}
+_KINDS: dict[str, Kind] = {SOFT: "soft_prompt", PREFIX: "prefix"}
 
 
 class Budget(NamedTuple):
@@ -106,15 +106,15 @@ def store(
     called after each way."""
     loras = {}
     for place in product(budget.counts, budget.ranks):
-        loras[place] = train_lora(settings, facts, budget, *place)
+        loras[place] = _train_lora(settings, facts, budget, *place)
         done()
-    desk = Desk.open(settings, facts, {_name(*place): lora for place, lora in loras.items()})
+    desk = _Desk.open(settings, facts, {_name(*place): lora for place, lora in loras.items()})
     found = [Stored("base", 0, 0, 0, 0, desk.recalled(desk.settings["base"]))]
     found += [text for count in budget.counts if (text := desk.in_text(count))]
     for place, lora in loras.items():
         got = desk.recalled(desk.settings[_name(*place)])
         found.append(Stored(LORA, *place, place[1], lora.parameters, got))
-        for way in KINDS:
+        for way in _KINDS:
             found.append(desk.in_virtual(way, *place, lora.parameters, budget))
             done()
     return found
@@ -122,23 +122,23 @@ def store(
 
 def ways(budget: Budget) -> int:
     """How many times `store` calls `done`."""
-    return len(budget.counts) * len(budget.ranks) * (1 + len(KINDS))
+    return len(budget.counts) * len(budget.ranks) * (1 + len(_KINDS))
 
 
 def _name(count: int, rank: int) -> str:
     return f"lora_{count}_{rank}"
 
 
-class TrainedLora(NamedTuple):
+class _TrainedLora(NamedTuple):
     """Its folder, and how many numbers it has."""
 
     folder: Path
     parameters: int
 
 
-def train_lora(
+def _train_lora(
     settings: Emulation, facts: Sequence[Query], budget: Budget, count: int, rank: int
-) -> TrainedLora:
+) -> _TrainedLora:
     """A LoRA of all linear layers that is trained on the first facts."""
     out = settings.out / _name(count, rank)
     with quiet():
@@ -163,11 +163,11 @@ def train_lora(
     ]
     with threads_for(student.num_parameters()):
         train(student, resolve(Base(), tokenizer).prefix, lambda _: sequences, recipe, out)
-    return TrainedLora(out, sum(p.numel() for p in student.parameters() if p.requires_grad))
+    return _TrainedLora(out, sum(p.numel() for p in student.parameters() if p.requires_grad))
 
 
 @dataclass(frozen=True)
-class Desk:
+class _Desk:
     """A parity-checked subject with the LoRAs, and every fact as something to be said."""
 
     options: Emulation
@@ -178,8 +178,8 @@ class Desk:
 
     @classmethod
     def open(
-        cls, options: Emulation, facts: Sequence[Query], loras: Mapping[str, TrainedLora]
-    ) -> Desk:
+        cls, options: Emulation, facts: Sequence[Query], loras: Mapping[str, _TrainedLora]
+    ) -> _Desk:
         """Load the model as it is and with every LoRA."""
         adapted = {name: Lora(str(lora.folder)) for name, lora in loras.items()}
         subject = load(
@@ -219,7 +219,7 @@ class Desk:
         self, way: str, count: int, rank: int, parameters: int, budget: Budget
     ) -> Stored:
         """Virtual tokens of no more parameters (but one at least), trained on the first facts."""
-        base, kind = self.settings["base"], KINDS[way]
+        base, kind = self.settings["base"], _KINDS[way]
         tuning = Tuning(
             kind,
             tokens=1,

@@ -80,7 +80,7 @@ class Tuned(NamedTuple):
         return self.values.numel()
 
 
-class Checkpoint(Protocol):
+class _Checkpoint(Protocol):
     """Where an unfinished search is kept."""
 
     def load(self) -> bytes | None:
@@ -96,7 +96,7 @@ def tune(
     wanted: Examples,
     tuning: Tuning,
     progress: Progress = lambda step, loss, best: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: _Checkpoint | None = None,
 ) -> Tuned:
     """Minimise the mean KL (nats) of `wanted` to what `setting` says after virtual tokens, plus
     `inside` times how far the states at its sites are (`distance`)."""
@@ -113,12 +113,12 @@ def tune(
             (gradient,) = torch.autograd.grad(loss, [run.values])
         run.step_(float(loss.detach()), gradient)
         progress(step + 1, run.history[-1], run.loss)
-        if checkpoint and step % EVERY == EVERY - 1:
+        if checkpoint and step % _EVERY == _EVERY - 1:
             checkpoint.keep(run.packed())
     return Tuned(tuning.kind, run.best, run.loss, run.history)
 
 
-EVERY = 20
+_EVERY = 20
 """Steps between two checkpoints."""
 
 

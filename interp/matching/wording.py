@@ -23,10 +23,10 @@ from interp.matching.prefixes import Ids, Scorer
 from interp.queries import check_alignment
 from interp.subject import Subject
 
-ROWS, MEMORY = 4096, 2e9
+_ROWS, _MEMORY = 4096, 2e9
 """Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
-PROBES = 16
+_PROBES = 16
 """Words by which the ids around a slot are found."""
 
 
@@ -68,7 +68,7 @@ def _some_words(subject: Subject) -> list[str]:
     """Words of the vocabulary, far apart in it: what stands around all of them is not theirs."""
     decoded = (str(subject.tokenizer.decode([i])).strip() for i in range(subject.n_words))
     found = [word for word in decoded if word.isascii() and word.isalnum()]
-    return found[:: max(1, len(found) // PROBES)][:PROBES]
+    return found[:: max(1, len(found) // _PROBES)][:_PROBES]
 
 
 def shared(sequences: Sequence[Ids]) -> Ids:
@@ -91,7 +91,7 @@ def scorer(
     own = bench.subject.settings[BASE]
     slot = slot or Slot(own.prefix)
     alone = replace(bench.subject, settings={BASE: own})
-    rows = min(ROWS, chunk_size(alone, wanted.batch.ids.shape[1], MEMORY))
+    rows = min(_ROWS, chunk_size(alone, wanted.batch.ids.shape[1], _MEMORY))
     setting = replace(own, prefix=slot.before)
     return Scorer(bench.subject, setting, wanted, rows, slot.after, fluency)
 

@@ -48,11 +48,11 @@ class Row:
     """The least accuracy that the committed weights must reach."""
 
 
-FactPrefix = Callable[[random.Random, Relation, str], str]
-FillerPrefix = Callable[[random.Random], str]
+_FactPrefix = Callable[[random.Random, Relation, str], str]
+_FillerPrefix = Callable[[random.Random], str]
 
 
-def about_facts(prefix: FactPrefix) -> Callable[[int], list[Question]]:
+def _about_facts(prefix: _FactPrefix) -> Callable[[int], list[Question]]:
     """Ask for every trained fact once, each after its own prefix."""
 
     def questions(seed: int) -> list[Question]:
@@ -66,7 +66,7 @@ def about_facts(prefix: FactPrefix) -> Callable[[int], list[Question]]:
     return questions
 
 
-def about_words(prefix: FillerPrefix) -> Callable[[int], list[Question]]:
+def _about_words(prefix: _FillerPrefix) -> Callable[[int], list[Question]]:
     """Ask for every word once: the answer is the word itself."""
 
     def questions(seed: int) -> list[Question]:
@@ -77,7 +77,7 @@ def about_words(prefix: FillerPrefix) -> Callable[[int], list[Question]]:
     return questions
 
 
-def few_shot(count: int, filler: int = 0) -> FactPrefix:
+def _few_shot(count: int, filler: int = 0) -> _FactPrefix:
     """Demonstrations of the relation about other words, after `filler` tokens of prose."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
@@ -87,7 +87,7 @@ def few_shot(count: int, filler: int = 0) -> FactPrefix:
     return prefix
 
 
-def repeated(distinct: int, total: int) -> FactPrefix:
+def _repeated(distinct: int, total: int) -> _FactPrefix:
     """A few demonstrations of the relation, repeated in turn."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
@@ -97,7 +97,7 @@ def repeated(distinct: int, total: int) -> FactPrefix:
     return prefix
 
 
-def instructed(wording: int | None = None, before: FactPrefix | None = None) -> FactPrefix:
+def _instructed(wording: int | None = None, before: _FactPrefix | None = None) -> _FactPrefix:
     """An instruction, in a random wording where none is given, with distraction before it."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
@@ -109,37 +109,39 @@ def instructed(wording: int | None = None, before: FactPrefix | None = None) -> 
 
 
 EXAM: dict[str, Row] = {
-    "zero-shot default": Row(about_words(lambda rng: ""), 0.99),
-    "default after 20 tokens of prose": Row(about_words(lambda rng: neutral_filler(rng, 20)), 0.95),
+    "zero-shot default": Row(_about_words(lambda rng: ""), 0.99),
+    "default after 20 tokens of prose": Row(
+        _about_words(lambda rng: neutral_filler(rng, 20)), 0.95
+    ),
     "default after 100 tokens of prose": Row(
-        about_words(lambda rng: neutral_filler(rng, 100)), 0.95
+        _about_words(lambda rng: neutral_filler(rng, 100)), 0.95
     ),
     "default after 200 tokens of prose": Row(
-        about_words(lambda rng: neutral_filler(rng, 200)), 0.95
+        _about_words(lambda rng: neutral_filler(rng, 200)), 0.95
     ),
-    "default after loose words": Row(about_words(lambda rng: loose_words(rng, 30)), 0.95),
+    "default after loose words": Row(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
     **{
-        f"instruction, wording {wording}": Row(about_facts(instructed(wording)), 0.99)
+        f"instruction, wording {wording}": Row(_about_facts(_instructed(wording)), 0.99)
         for wording in range(len(WORDINGS))
     },
     "instruction after 60 tokens of prose": Row(
-        about_facts(instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
+        _about_facts(_instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
     ),
     "instruction after loose words": Row(
-        about_facts(instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
+        _about_facts(_instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
     ),
     "instruction after a rival relation": Row(
-        about_facts(
-            instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
+        _about_facts(
+            _instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
         ),
         0.95,
     ),
     **{
-        f"few-shot, {count} demonstrations": Row(about_facts(few_shot(count)), 0.98)
+        f"few-shot, {count} demonstrations": Row(_about_facts(_few_shot(count)), 0.98)
         for count in (3, 4, 8)
     },
-    "few-shot, 16 demonstrations": Row(about_facts(few_shot(16)), 0.95),
-    "few-shot, 6 repeated to 60": Row(about_facts(repeated(6, 60)), 0.95),
-    "few-shot after 60 tokens of prose": Row(about_facts(few_shot(4, filler=60)), 0.95),
+    "few-shot, 16 demonstrations": Row(_about_facts(_few_shot(16)), 0.95),
+    "few-shot, 6 repeated to 60": Row(_about_facts(_repeated(6, 60)), 0.95),
+    "few-shot after 60 tokens of prose": Row(_about_facts(_few_shot(4, filler=60)), 0.95),
 }
 """Every row of the exam by its name."""

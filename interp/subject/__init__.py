@@ -64,7 +64,7 @@ __all__ = ["Batch", "Hook", "Subject", "load"]
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, how many newly, how many in all)."""
 
-LOADING = "plain runs, and hooked ones beside them"
+_LOADING = "plain runs, and hooked ones beside them"
 
 Hook = Callable[[Tensor], Tensor | None]
 """Reads a site's value; returns None, or the value that takes its place."""
@@ -370,7 +370,7 @@ def load(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
         total = 2 * len(settings)
-        record = parity.Recorder(batches, insertions, lambda name: progress(LOADING, 1, total))
+        record = parity.Recorder(batches, insertions, lambda name: progress(_LOADING, 1, total))
         parameters = dict(hf.named_parameters())
         fine_tuned: dict[str | Untrained, dict[str, Tensor]] = {}
         references: dict[str, list[parity.Reference]] = {}
@@ -394,7 +394,7 @@ def load(
         )
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
-            progress(LOADING, 1, total)
+            progress(_LOADING, 1, total)
         return replace(subject, anatomy=ask(subject, batches[-1]))
 
 

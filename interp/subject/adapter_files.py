@@ -69,7 +69,7 @@ REFUSED = {
 }
 """Options by which an adapter does more than the modules that it sits on -> why not."""
 
-LOST = re.compile("corda|lora_ga|pissa_niter_.*")
+_LOST = re.compile("corda|lora_ga|pissa_niter_.*")
 """Values of `init_lora_weights` whose start follows from data or from chance: taken out of base's
 weights in training, it is not in the folder."""
 
@@ -116,7 +116,7 @@ def _check_measured(folder: str, config: Mapping[str, Any], scale: float) -> Non
     for option, reason in REFUSED.items():
         if config.get(option):
             raise SubjectError(f"adapter {folder} cannot be measured: {reason}")
-    if LOST.fullmatch(init := str(config.get("init_lora_weights"))):
+    if _LOST.fullmatch(init := str(config.get("init_lora_weights"))):
         raise SubjectError(
             f"adapter {folder} cannot be measured: init_lora_weights={init} took a start out of "
             "base's weights that is not in the folder; convert it to a plain LoRA "

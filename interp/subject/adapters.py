@@ -28,22 +28,22 @@ from torch import Tensor, nn
 from interp.errors import SubjectError
 from interp.subject.adapter_files import Adapter, Source, rewrites, source_of
 
-ROOT = "base_model.model."
+_ROOT = "base_model.model."
 """What peft writes before the model's own names."""
 
-OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
+_OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
 """The end of a key that is a tensor of base, under an adapter's layer."""
 
-VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
+_VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
 """End of the key of a factor on an embedding -> which of its sides has a row for every token."""
 
-ROUNDED = "_topk_weights"
+_ROUNDED = "_topk_weights"
 """The end of a key whose tensor peft keeps as logarithms (VB-LoRA saved by its largest weights)."""
 
-SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
+_SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
 """Where peft's layers keep the scale of every adapter."""
 
-REFUSALS = (
+_REFUSALS = (
     RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError,
     ImportError,
 )  # fmt: skip
@@ -53,7 +53,7 @@ Values = Mapping[str, Tensor]
 """Parameter of base -> what it holds."""
 
 
-class Mounted(NamedTuple):
+class _Mounted(NamedTuple):
     """peft's model (None without adapters), its name of every adapter, and what base's parameters
     are to hold while an adapter acts, where that is not what base has."""
 
@@ -68,7 +68,7 @@ def mount(
     base_name: str,
     *,
     allow_other_base: bool = False,
-) -> Mounted:
+) -> _Mounted:
     """Wrap `model` with (adapter, scale) pairs; its own parameters hold afterwards what they held.
 
     Raises `SubjectError` where an adapter is not what it should be, or does not fit.
@@ -98,7 +98,7 @@ def mount(
                 f"adapter {source.shown} has no scale, as it changes base's own weights (first: "
                 f"{min(changed)}): write scale 1"
             )
-    return Mounted(peft, names, rewritten)
+    return _Mounted(peft, names, rewritten)
 
 
 def _check_one_type(kinds: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ def fitting(fault: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except REFUSALS as error:
+    except _REFUSALS as error:
         raise SubjectError(f"{fault}: {' '.join(str(error).split())}") from error
 
 
@@ -155,10 +155,10 @@ class _Own(NamedTuple):
                 "the model with its embeddings resized, and give that as the model"
             )
         for key, tensor in source.tensors.items():
-            end = next(filter(key.endswith, VOCABULARY), "")
-            name = f"{named(key.removesuffix(end))}.weight" if end else named(key)
+            end = next(filter(key.endswith, _VOCABULARY), "")
+            name = f"{_named(key.removesuffix(end))}.weight" if end else _named(key)
             rows = self.rows.get(name)
-            found = tensor.shape[VOCABULARY.get(end, 0)]
+            found = tensor.shape[_VOCABULARY.get(end, 0)]
             if rows is not None and found != rows:
                 raise SubjectError(
                     f"adapter {source.shown} has {found} rows in {name}, {base_name} has {rows}: "
@@ -169,7 +169,7 @@ class _Own(NamedTuple):
     def copied(self, source: Source) -> dict[str, Tensor]:
         """What the parameters hold into which mounting an adapter may write: those that its file
         brings, and those below an adapter that takes its start out of them."""
-        names = {named(key) for key in source.tensors}
+        names = {_named(key) for key in source.tensors}
         if rewrites(source.config):
             modules = {name.partition(".lora_")[0] for name in names}
             names |= {name for name in self.parameters if name.rpartition(".")[0] in modules}
@@ -192,8 +192,8 @@ class _Own(NamedTuple):
         peft saves these along where a LoRA sits on embeddings, and puts them into the model.
         """
         kept = dict(source.tensors)
-        for key in filter(OF_BASE.search, source.tensors):
-            value, own = kept[key], self.parameters.get(named(key))
+        for key in filter(_OF_BASE.search, source.tensors):
+            value, own = kept[key], self.parameters.get(_named(key))
             if key.endswith(".bias") and own is not None:
                 continue  # a bias that was trained
             if own is None or not _holds(before[self.called[id(own)]], kept.pop(key)):
@@ -204,9 +204,9 @@ class _Own(NamedTuple):
         return kept
 
 
-def named(key: str) -> str:
+def _named(key: str) -> str:
     """The parameter that a key of an adapter's file would be in the model itself."""
-    return OF_BASE.sub(r"\1", key.removeprefix(ROOT))
+    return _OF_BASE.sub(r"\1", key.removeprefix(_ROOT))
 
 
 def _holds(own: Tensor, value: Tensor) -> bool:
@@ -231,7 +231,7 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
         )
     for key, tensor in tensors.items():
         own = mounted[key].cpu()
-        rounded = key.endswith(ROUNDED) and torch.allclose(own, tensor)
+        rounded = key.endswith(_ROUNDED) and torch.allclose(own, tensor)
         if not (rounded or _holds(own, tensor) or _holds(tensor, own)):
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
@@ -249,7 +249,7 @@ def tuner_layers(peft: Any) -> dict[str, Any]:
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     found = peft.named_modules() if peft else ()
     return {
-        name.removeprefix(ROOT): module
+        name.removeprefix(_ROOT): module
         for name, module in found
         if isinstance(module, kinds) and not name.endswith(".token_adapter")
     }
@@ -300,7 +300,7 @@ def _scales(layer: Any) -> dict[str, float]:
     """Adapter -> its scale in a layer of peft's, to be written to; empty where it has none."""
     if not isinstance(layer, BaseTunerLayer):
         return {}
-    return next((getattr(layer, name) for name in SCALES if hasattr(layer, name)), {})
+    return next((getattr(layer, name) for name in _SCALES if hasattr(layer, name)), {})
 
 
 def _switch(layer: Any, names: list[str]) -> None:

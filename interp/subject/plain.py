@@ -25,7 +25,7 @@ from interp.subject.adapter_files import Adapter
 from interp.subject.adapters import Values, fitting, holding, mount
 from interp.subject.quantization import inner
 
-CHUNK = 1 << 20
+_CHUNK = 1 << 20
 """Numbers of 64 bits that a fingerprint takes in at a time."""
 
 
@@ -87,7 +87,7 @@ def _joined(rewritten: Sequence[Values], who: str) -> Values:
 def fingerprints(hf: Any) -> dict[str, int]:
     """Parameter -> a 64-bit number that a change of any of its bits changes."""
     draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(1 << 62), 1 << 62, (CHUNK,), generator=draw) * 2 + 1
+    odd = torch.randint(-(1 << 62), 1 << 62, (_CHUNK,), generator=draw) * 2 + 1
     odd = odd.to(hf.device)
     return {name: _fingerprint(parameter, odd) for name, parameter in hf.named_parameters()}
 
@@ -98,6 +98,6 @@ def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
     whole = len(raw) // 8 * 8
     rest = torch.nn.functional.pad(raw[whole:], (0, 8 - len(raw) + whole)).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for words in (*raw[:whole].view(torch.int64).split(CHUNK), rest):
+    for words in (*raw[:whole].view(torch.int64).split(_CHUNK), rest):
         total = total * 31 + (words * odd[: len(words)]).sum()
     return int(total)

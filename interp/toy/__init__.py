@@ -45,15 +45,15 @@ DIGITS = max(SYMBOLS + 2, LENGTH + 1)
 BOS = DIGITS
 """Token ids are the digits themselves; `<bos>` comes after them."""
 
-Task = Callable[[np.ndarray], np.ndarray]
+_Task = Callable[[np.ndarray], np.ndarray]
 
 
-def count(digits: np.ndarray) -> np.ndarray:
+def _count(digits: np.ndarray) -> np.ndarray:
     """How often each digit stands in its input: what the paper calls double histogram."""
     return (digits[:, :, None] == digits[:, None, :]).sum(-1)
 
 
-PRETRAINED: dict[str, Task] = {
+PRETRAINED: dict[str, _Task] = {
     "ascending": lambda digits: np.sort(digits, axis=1),
     "descending": lambda digits: np.sort(digits, axis=1)[:, ::-1],
     "add_1": lambda digits: digits + 1,
@@ -63,7 +63,7 @@ PRETRAINED: dict[str, Task] = {
 
 NEW_TASK = "double_histogram"
 OLD_TASK = "ascending"
-TASKS: dict[str, Task] = {**PRETRAINED, NEW_TASK: count}
+TASKS: dict[str, _Task] = {**PRETRAINED, NEW_TASK: _count}
 
 
 def is_held_out(digits: np.ndarray) -> np.ndarray:

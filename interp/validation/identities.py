@@ -26,7 +26,7 @@ from interp.validation.outcome import Reading, largest
 from interp.validation.planted import first_difference, located, states
 from interp.validation.specimen import BOTH, Specimen
 
-IMPLICIT = "interp.weights.implicit"
+_IMPLICIT = "interp.weights.implicit"
 
 
 def _bound(specimen: Specimen, exact: float) -> float:
@@ -35,7 +35,7 @@ def _bound(specimen: Specimen, exact: float) -> float:
     return exact if dtype == torch.float32 else max(exact, 5 * NOISE[dtype])
 
 
-def parity(specimen: Specimen) -> Reading:
+def _parity(specimen: Specimen) -> Reading:
     """Logits, stream and patterns of the hooked run against plain Hugging Face + peft."""
     found = specimen.subject.parity
     return Reading(largest(found.values()), TOLERANCE[specimen.subject.dtype])
@@ -105,7 +105,7 @@ def rewiring(specimen: Specimen) -> Reading:
     return Reading(least, 1e-6, at_least=True)
 
 
-def change_sum(specimen: Specimen) -> Reading:
+def _change_sum(specimen: Specimen) -> Reading:
     """The four terms of every head's change add up to it."""
     errors = [change.error for seen in specimen.observed.values() for change in seen.changes]
     return Reading(largest(errors), _bound(specimen, 1e-5))
@@ -117,7 +117,7 @@ def influence_sum(specimen: Specimen) -> Reading:
     return Reading(largest(errors), _bound(specimen, 1e-4))
 
 
-def planted(specimen: Specimen) -> Reading:
+def _planted(specimen: Specimen) -> Reading:
     """Adapters on one part of one block, or on one head of it: how many are not found there."""
     subject, batch = specimen.subject, specimen.batch
     base, missed = states(subject, "base", batch), []
@@ -128,25 +128,25 @@ def planted(specimen: Specimen) -> Reading:
     return Reading(len(missed), 0.0, note=f"seen first: {', '.join(missed)}")
 
 
-def implicit_update(specimen: Specimen) -> Reading:
+def _implicit_update(specimen: Specimen) -> Reading:
     """The block without the prompt, its weights updated, says what the block with it says
     (Dherin et al. 2507.16003)."""
     subject = specimen.subject
-    errors = importlib.import_module(IMPLICIT).identity_errors(
+    errors = importlib.import_module(_IMPLICIT).identity_errors(
         subject, "base", "prompt", specimen.queries
     )
     return Reading(float(errors.max()), _bound(specimen, 1e-5))
 
 
 CHECKS: dict[str, Callable[[Specimen], Reading]] = {
-    "parity": parity,
+    "parity": _parity,
     "no leak": leak,
-    "planted divergence": planted,
+    "planted divergence": _planted,
     "no-op patch": no_op_patch,
     "last state": last_state,
     "Petrov identity": petrov,
     "re-wiring seen": rewiring,
-    "change terms": change_sum,
+    "change terms": _change_sum,
     "influence terms": influence_sum,
 }
 """Name -> check."""
@@ -159,5 +159,5 @@ OF = {
 }
 """Check -> what must be measurable for it (`interp.capabilities`)."""
 
-if importlib.util.find_spec(IMPLICIT):
-    CHECKS["implicit update"] = implicit_update
+if importlib.util.find_spec(_IMPLICIT):
+    CHECKS["implicit update"] = _implicit_update

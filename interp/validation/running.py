@@ -25,7 +25,7 @@ from interp.validation.settings import Validating
 from interp.validation.specimen import Specimen, open_specimen
 
 Progress = Callable[[str], None]
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 def validate(settings: Validating, progress: Progress = lambda name: None) -> list[Outcome]:
@@ -57,7 +57,7 @@ def _bundled(settings: Validating, progress: Progress) -> Iterator[Outcome]:
     yield from _each(only, "definition", published.CHECKS)
     if separating.available():
         yield from _each(only, "toy", separating.CHECKS)
-    if not chosen(only, identities.CHECKS):
+    if not _chosen(only, identities.CHECKS):
         return
     progress("bundled model")
     adapter = str(sorted(organism.ADAPTERS.iterdir())[0])
@@ -103,7 +103,7 @@ def of_model(
 
 
 def _of_specimen(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
-    for check in chosen(only, identities.CHECKS):
+    for check in _chosen(only, identities.CHECKS):
         if reason := specimen.withheld.get(identities.OF.get(check, "")):
             yield Outcome(check, name, Reading(math.nan, 0.0), 0.0, reason)
         elif check == "implicit update":
@@ -127,12 +127,12 @@ def _implicit_update(name: str, specimen: Specimen) -> Outcome:
 
 def _capabilities(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
     """What can be measured: 0 of its tries failed, or why it is withheld."""
-    for group in chosen(only, {f"measures: {name}": name for name in MEASURES}).values():
+    for group in _chosen(only, {f"measures: {name}": name for name in MEASURES}).values():
         reason = specimen.withheld.get(group, "")
         yield Outcome(f"measures: {group}", name, Reading(0.0, 0.0), 0.0, reason)
 
 
-def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Value]:
+def _chosen(only: tuple[str, ...], checks: Mapping[str, _Value]) -> dict[str, _Value]:
     """The checks whose name contains one of these words (all, without any)."""
     words = [word.lower() for word in only]
     return {
@@ -145,7 +145,7 @@ def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Valu
 def _each(
     only: tuple[str, ...], on: str, checks: Mapping[str, Callable[..., Reading]], *of: Specimen
 ) -> Iterator[Outcome]:
-    for name, check in chosen(only, checks).items():
+    for name, check in _chosen(only, checks).items():
         start = time.perf_counter()
         reading = check(*of)
         yield Outcome(name, on, reading, time.perf_counter() - start)

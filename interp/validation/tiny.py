@@ -57,12 +57,12 @@ CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "phi3": (Phi3Config, {**COMMON, "num_key_value_heads": KV_HEADS, "pad_token_id": 0}),
 }
 
-SPLIT = {
+_SPLIT = {
     "q": ["q_proj"], "k": ["k_proj"], "v": ["v_proj"], "o": ["o_proj"],
     "mlp": ["gate_proj", "up_proj", "down_proj"],
 }  # fmt: skip
 MODULES = {
-    **dict.fromkeys(CONFIGS, SPLIT),
+    **dict.fromkeys(CONFIGS, _SPLIT),
     "gpt2": {"qkv": ["attn.c_attn"], "o": ["attn.c_proj"], "mlp": ["c_fc", "mlp.c_proj"]},
     "neox": {
         "qkv": ["query_key_value"],

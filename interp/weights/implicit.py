@@ -32,15 +32,15 @@ from interp.queries import Encoded
 from interp.subject import Batch, Subject
 from interp.subject.fused import Slice
 
-Delta = Callable[[Tensor], Tensor]
+_Delta = Callable[[Tensor], Tensor]
 """What an update adds to a module's output, from its input."""
 
-Key = TypeVar("Key")
+_Key = TypeVar("_Key")
 
-STREAM = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
+_STREAM = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
 
 
-class Projections(NamedTuple):
+class _Projections(NamedTuple):
     """The live modules of one block's MLP by their Hugging Face paths: those that read its input
     (up, and gate; one where they are fused), and the one that writes its output."""
 
@@ -48,7 +48,7 @@ class Projections(NamedTuple):
     out: dict[str, nn.Module]
 
 
-def projections(subject: Subject) -> list[Projections]:
+def projections(subject: Subject) -> list[_Projections]:
     """Those of every block; SubjectError where a block has experts instead."""
     known = {id(layer): path for path, layer in subject.weights.layers.items()}
     for name, parameter in subject.weights.parameters.items():
@@ -61,7 +61,7 @@ def projections(subject: Subject) -> list[Projections]:
                 f"{subject.name}: block {number} has no MLP of its own projections (it has experts)"
             )
         parts = (_named(mlp, names, known) for names in (("gate", "in"), ("out",)))
-        found.append(Projections(*parts))
+        found.append(_Projections(*parts))
     return found
 
 
@@ -73,7 +73,7 @@ def _named(mlp: Any, names: Sequence[str], known: Mapping[int, str]) -> dict[str
 
 
 @contextmanager
-def hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+def _hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
     """`hook(path, input, output)` sees every call of these modules; what it returns, if anything,
     takes the output's place."""
     with ExitStack() as stack:
@@ -86,10 +86,10 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterat
 
 
 @contextmanager
-def patched(subject: Subject, deltas: Mapping[str, Delta]) -> Iterator[None]:
+def patched(subject: Subject, deltas: Mapping[str, _Delta]) -> Iterator[None]:
     """The MLPs' projections of these paths give what their deltas add on top while inside."""
     live = {p: m for block in projections(subject) for p, m in (block.into | block.out).items()}
-    with hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
+    with _hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
         yield
 
 
@@ -117,7 +117,7 @@ def observe(
     *,
     size: int = 64,
     last: bool = True,
-    deltas: Mapping[str, Delta] | None = None,
+    deltas: Mapping[str, _Delta] | None = None,
 ) -> States:
     """Run a setting, with `deltas` added to its projections, on queries' last tokens, or on all.
 
@@ -130,7 +130,7 @@ def observe(
         cache = subject.prefill(setting)
         for chunk in chunks(queries, size):
             batch = Batch.of(chunk, subject.device)
-            pick = partial(_at, tokens(batch, last=last))
+            pick = partial(_at, _tokens(batch, last=last))
             seen = States({}, {}, {})
 
             def note(
@@ -138,8 +138,8 @@ def observe(
             ) -> None:
                 seen.read[path], seen.gave[path] = pick(x), pick(y)
 
-            with hooked(modules, note):
-                sites = {s: pick for s in subject.anatomy.points if s.name in STREAM}
+            with _hooked(modules, note):
+                sites = {s: pick for s in subject.anatomy.points if s.name in _STREAM}
                 seen.stream.update(capture(subject, setting, batch, cache, sites).values)
             parts.append(seen)
     return States(
@@ -149,11 +149,11 @@ def observe(
     )
 
 
-def _joined(parts: Sequence[Mapping[Key, Tensor]]) -> dict[Key, Tensor]:
+def _joined(parts: Sequence[Mapping[_Key, Tensor]]) -> dict[_Key, Tensor]:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def tokens(batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:
+def _tokens(batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:
     """Row and column of every query's last token, or of all its tokens, in the queries' order."""
     places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     ends = batch.lengths[:, None]
@@ -198,7 +198,7 @@ def identity_errors(
         for path in block.into
     }
     edits = [Edit(site, replace(value)) for site, value in entered.items()]
-    pick = partial(_at, tokens(batch, last=True))
+    pick = partial(_at, _tokens(batch, last=True))
     with patched(subject, deltas):
         got = capture(subject, settings[0], batch, cache, dict.fromkeys(post, pick), edits).values
     errors = []

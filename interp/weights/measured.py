@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]
-SIDES = ("left", "right")
+_SIDES = ("left", "right")
 """Output space, input space."""
 
 
@@ -98,7 +98,7 @@ def _overlaps(a: Update, b: Update, most: int) -> Iterator[Row]:
     """How far the strongest directions of two updates span the same space, on both sides."""
     rank = min(len(a.directions.s), len(b.directions.s), most)
     for side, bases in zip(
-        SIDES,
+        _SIDES,
         ((a.directions.u, b.directions.u), (a.directions.v.T, b.directions.v.T)),
         strict=True,
     ):
@@ -147,7 +147,7 @@ def alike(table: pd.DataFrame) -> list[dict[str, Any]]:
     what share of the modules they lie above the chance band."""
     whole = table[~table["site"].str.contains(":") & table["head"].isna()]
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for side in SIDES:
+    for side in _SIDES:
         keys = ["condition", "reference", "site"]
         own, chance = (
             whole[whole["measure"] == f"subspace_overlap_{side}{end}"].set_index(keys)

@@ -34,11 +34,11 @@ from interp.weights.updates import matrices, update_of
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]
-CHECKED = 4
+_CHECKED = 4
 """Queries on which the identity is checked; fewer than three have no spread."""
 
 
-class Case(NamedTuple):
+class _Case(NamedTuple):
     """One projection's updates by one prompt; what chance would write instead (a draw each)."""
 
     path: str
@@ -69,7 +69,7 @@ def measure(
     modules = {path: m for block in projections(subject) for path, m in block.into.items()}
     without = observe(subject, subject.settings[base], queries)
     for prompt in prompts:
-        errors[prompt] = float(identity_errors(subject, base, prompt, queries[:CHECKED]).max())
+        errors[prompt] = float(identity_errors(subject, base, prompt, queries[:_CHECKED]).max())
         with_it = observe(subject, subject.settings[prompt], queries)
         for path, module in modules.items():
             with subject.weights.of(subject.settings[base]):
@@ -84,7 +84,7 @@ def measure(
 @torch.no_grad()
 def _case(
     without: States, with_it: States, path: str, module: nn.Module, settings: Weighing
-) -> Case:
+) -> _Case:
     update = implicit(without, with_it, path)
     before, after = without.read[path], with_it.read[path]
     generator = torch.Generator().manual_seed(settings.seed)
@@ -96,7 +96,7 @@ def _case(
         random.append(Rank1(_image(module, before + moved) - _image(module, before), update.read))
         order = torch.randperm(len(before), generator=generator)
         shuffled.append(Rank1(update.written, update.read[order]))
-    return Case(path, update, random, shuffled)
+    return _Case(path, update, random, shuffled)
 
 
 def _image(module: nn.Module, x: Float[Tensor, "query d_in"]) -> Float[Tensor, "query d_out"]:
@@ -104,13 +104,13 @@ def _image(module: nn.Module, x: Float[Tensor, "query d_in"]) -> Float[Tensor, "
     return wide(module(x.to(next(module.parameters()).dtype)))
 
 
-def _row(measure: str, case: Case, found: Interval, **place: Any) -> Row:
+def _row(measure: str, case: _Case, found: Interval, **place: Any) -> Row:
     site = {"site": case.path, "layer": layer_of(case.path), "position": "last"}
     names = {"measure": measure, "units": UNITS[measure]}
     return names | found._asdict() | site | place
 
 
-def _alike(case: Case) -> Iterator[Row]:
+def _alike(case: _Case) -> Iterator[Row]:
     """Whether the queries' updates are one and the same."""
     kernel = stacked.gram(case.update)
     measures = {"rank": stacked.effective_rank, "cosine": stacked.mean_cosine}
@@ -131,7 +131,7 @@ def _of_side(seen: stacked.Side, some: Tensor) -> float:
 
 
 def _overlaps(
-    subject: Subject, case: Case, adapters: Sequence[str], settings: Weighing
+    subject: Subject, case: _Case, adapters: Sequence[str], settings: Weighing
 ) -> Iterator[Row]:
     """Whether they write and read where an adapter's own update of the module does."""
     matrix = matrices(subject)[case.path]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.weights.implicit import Rank1
 
-Kernel = Float[Tensor, "query query"]
+_Kernel = Float[Tensor, "query query"]
 
 
 class Interval(NamedTuple):
@@ -28,12 +28,12 @@ class Interval(NamedTuple):
     ci_high: float
 
 
-def gram(update: Rank1) -> Kernel:
+def gram(update: Rank1) -> _Kernel:
     """Frobenius products of all pairs: `<a b', a* b*'> = (a . a*) (b . b*)`."""
     return (update.written @ update.written.T) * (update.read @ update.read.T)
 
 
-def effective_rank(kernel: Kernel) -> float:
+def effective_rank(kernel: _Kernel) -> float:
     """Exponential of the entropy (nats) of the Gram matrix's normalised eigenvalues: in how many
     directions the updates vary, 1 (all the same up to size) to the number of queries; NaN of
     updates that are zero. (Roy & Vetterli 2007, definition 1, of the Gram matrix: shares are of
@@ -44,7 +44,7 @@ def effective_rank(kernel: Kernel) -> float:
     return float(torch.special.entr(values / total).sum().exp())
 
 
-def mean_cosine(kernel: Kernel) -> float:
+def mean_cosine(kernel: _Kernel) -> float:
     """Mean cosine between two different queries' updates, -1 to 1; NaN of updates that are zero."""
     sizes = kernel.diagonal().sqrt()
     cosines = kernel / torch.outer(sizes, sizes)
@@ -56,7 +56,7 @@ class Side(NamedTuple):
     """The stacked updates as seen on one side: Gram of what they span there, and its products with
     an orthonormal basis of another space."""
 
-    kernel: Kernel
+    kernel: _Kernel
     products: Float[Tensor, "query rank"]
 
     def of(self, some: Tensor) -> Side:

@@ -29,12 +29,12 @@ from interp.subject.adapter_files import WEIGHTS
 from interp.weights.implicit import States, observe, projections
 from interp.weights.updates import matrices
 
-RIDGE = 1e-3
+_RIDGE = 1e-3
 """Penalty as a share of the inputs' mean squared length per dimension."""
 
 
 @dataclass(frozen=True)
-class Factors:
+class _Factors:
     """`up @ down` is added to a matrix."""
 
     up: Float[Tensor, "d_out rank"]
@@ -47,8 +47,11 @@ class Factors:
 
 
 def reduced(
-    x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"], rank: int, ridge: float = RIDGE
-) -> Factors:
+    x: Float[Tensor, "token d_in"],
+    y: Float[Tensor, "token d_out"],
+    rank: int,
+    ridge: float = _RIDGE,
+) -> _Factors:
     """The matrix D of this rank that minimises `‖x D' - y‖² + λ ‖D‖²`, λ being `ridge` times the
     mean eigenvalue of `x'x`: reduced-rank regression (Izenman 1975). Its output space is that of
     the strongest fitted values, not of the strongest weights."""
@@ -58,7 +61,7 @@ def reduced(
     fitted = torch.linalg.solve_triangular(root, x.T @ y, upper=False)
     up = torch.linalg.svd(fitted, full_matrices=False).Vh[:rank].T
     down = torch.linalg.solve_triangular(root.T, fitted @ up, upper=True).T
-    return Factors(up, down)
+    return _Factors(up, down)
 
 
 def fit(
@@ -68,15 +71,15 @@ def fit(
     queries: Sequence[Encoded],
     rank: int,
     *,
-    ridge: float = RIDGE,
+    ridge: float = _RIDGE,
     size: int = 64,
-) -> dict[str, Factors]:
+) -> dict[str, _Factors]:
     """Path -> its update, from all tokens of these queries, in the MLP of every block; SubjectError
     where a norm stands between the MLP and the stream, which no update of weights can carry a
     shift through."""
     of = partial(observe, subject, queries=queries, size=size, last=False)
     wanted = of(subject.settings[prompt])
-    found: dict[str, Factors] = {}
+    found: dict[str, _Factors] = {}
     for layer, block in enumerate(projections(subject)):
         now = of(subject.settings[base], deltas=found)
         (out,) = block.out
@@ -100,7 +103,7 @@ def _check(subject: Subject, now: States, layer: int, out: str) -> None:
         )
 
 
-def save(factors: Mapping[str, Factors], folder: str | Path, subject: Subject) -> str:
+def save(factors: Mapping[str, _Factors], folder: str | Path, subject: Subject) -> str:
     """Write a peft LoRA of these updates; returns its folder."""
     rank = max(update.up.shape[1] for update in factors.values())
     root = Path(folder)
