@@ -35,20 +35,20 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import Bench
-from interp.matching.fits import Plan
+from interp.matching.fits import FitPlan
 from interp.matching.library import (
+    BEST_SINGLE,
     HELDOUT,
     MATCHED,
     NEAREST,
-    ORACLE,
-    RANDOM,
-    SINGLE,
+    ORACLE_ROUTER,
+    RANDOM_ROUTER,
     Task,
     build,
+    library_rows,
     read_split,
-    rows,
     states_of,
 )
 from interp.matching.mixture import RECIPE, labels_of, trained
@@ -94,13 +94,13 @@ def main(config: Config) -> None:
         for name, bench in targets(config):
             layer = bench.subject.n_layers // 2 if config.layer is None else config.layer
             sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[MATCHED])]
-            plan = Plan(config.kind, config.tokens, config.steps, config.seed)
+            plan = FitPlan(config.kind, config.tokens, config.steps, config.seed)
             done = partial(counter.add, name, 1, sum(sizes))
             with threads_for(bench.subject.n_parameters):
                 states = states_of(bench, layer)
                 found = {k: build(bench, states, k, plan, done) for k in sizes}
             tasks.append(Task(name, bench, found, bench.equals(HELDOUT)))
-    table = pd.DataFrame(rows(tasks))
+    table = pd.DataFrame(library_rows(tasks))
     shown = table[table["queries"] == HELDOUT]
     ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
     look = Curves(
@@ -109,7 +109,7 @@ def main(config: Config) -> None:
         "distance left, as a share of base's",
         log_x=True,
         log_y=True,
-        grey=[RANDOM, SINGLE],
+        grey=[RANDOM_ROUTER, BEST_SINGLE],
         levels={f"strength {config.threshold:g}": 1 - config.threshold},
     )
     figure = curves(
@@ -159,7 +159,7 @@ def conclusion(tasks: list[Task], config: Config) -> Finding:
         name="prompt_library",
         claim="A library of prompts with a router gives the target's output on unseen queries.",
         sentence=" ".join(map(told, tasks)) + missing,
-        contrast=Contrast(
+        contrast=DecidingEstimate(
             f"strength of the library on held-out queries, {worst.name}",
             there.strength,
             there.ci_low,
@@ -176,7 +176,8 @@ def told(task: Task) -> str:
     """One target in words."""
     k, router = task.chosen
     bounds = ", ".join(
-        f"{name} {task.strength(k, name).strength:.3g}" for name in (ORACLE, RANDOM, SINGLE)
+        f"{name} {task.strength(k, name).strength:.3g}"
+        for name in (ORACLE_ROUTER, RANDOM_ROUTER, BEST_SINGLE)
     )
     growth = ", ".join(
         f"{task.strength(n, NEAREST).strength:.3g} (k = {n})" for n in task.libraries

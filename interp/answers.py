@@ -9,7 +9,7 @@ Without written answers those of the query file are forced, where it has any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,15 @@ from interp.generating import Sampling, generate
 from interp.measures import UNITS
 from interp.measures.tally import Key
 from interp.names import OUTPUT
-from interp.queries import Encoded, Query
+from interp.progress import Progress
+from interp.queries import Encoded, Groups, Query
 from interp.results import QUERIES, read_manifest, token_hash
 from interp.statistics import PerQuery, pooled
 from interp.store import Store
 from interp.subject import Subject
 from interp.subject.aligning import check_lengths, encode_groups
 
-Progress = Callable[[str, int, int], None]
-Groups = Mapping[str, Sequence[Encoded]]
-Written = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
+WrittenAnswers = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
 """Group -> condition -> the token ids of every query's answer."""
 
 _SHARD = 64
@@ -48,7 +47,7 @@ def write_answers(
     sampling: Sampling,
     store: Store,
     progress: Progress,
-) -> Written:
+) -> WrittenAnswers:
     """Every condition's own answers; those of an earlier attempt are not written again."""
     written: dict[str, dict[str, list[tuple[int, ...]]]] = {}
     for group, queries in groups.items():
@@ -79,7 +78,7 @@ def _padded(answers: Sequence[tuple[int, ...]], width: int) -> np.ndarray:
 
 
 def forced(
-    subject: Subject, groups: Groups, written: Written, condition: str
+    subject: Subject, groups: Groups, written: WrittenAnswers, condition: str
 ) -> dict[str, list[Encoded]]:
     """The queries with one condition's answers."""
     answered = {
@@ -113,7 +112,7 @@ def query_table(groups: Groups) -> pd.DataFrame:
     )
 
 
-def answer_table(subject: Subject, written: Written) -> pd.DataFrame:
+def answer_table(subject: Subject, written: WrittenAnswers) -> pd.DataFrame:
     """What every condition wrote itself: `RUN/answers.parquet`."""
     rows = [
         {
@@ -131,7 +130,11 @@ def answer_table(subject: Subject, written: Written) -> pd.DataFrame:
 
 
 def own_rows(
-    written: Written, pairs: Sequence[tuple[str, str]], groups: Groups, replicates: int, seed: int
+    written: WrittenAnswers,
+    pairs: Sequence[tuple[str, str]],
+    groups: Groups,
+    replicates: int,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
     """`own_agreement`: share of queries on which two conditions write the same answer;
     `own_difference`: the first token (counted from 0) at which they part, over queries on which

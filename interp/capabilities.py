@@ -29,7 +29,7 @@ from interp.queries import Encoded
 from interp.readout import LastStates, closing_error, influence, lens, lens_error
 from interp.subject import Subject
 
-MEASURES: dict[str, tuple[str, ...]] = {
+MEASURE_GROUPS: dict[str, tuple[str, ...]] = {
     "patterns": (
         "prefix_mass",
         "prefix_mass_no_sink",
@@ -60,7 +60,7 @@ _STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "pat
 
 def measures(withheld: Iterable[str]) -> set[str]:
     """The measures of these groups."""
-    return {measure for name in withheld for measure in MEASURES[name]}
+    return {measure for name in withheld for measure in MEASURE_GROUPS[name]}
 
 
 def find(
@@ -69,7 +69,7 @@ def find(
     base: str = "base",
     unasked: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Names of `MEASURES` -> why they are withheld, tried on `queries` in every condition.
+    """Names of `MEASURE_GROUPS` -> why they are withheld, tried on `queries` in every condition.
 
     `unasked` are not tried. `SubjectError` where not even states can be read.
     """

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.conditions import Setting
-from interp.edits import Edit, Placed, hooks
+from interp.edits import Edit, PlacedEdit, hooks
 from interp.names import Site
 from interp.subject import Batch, Subject
 
@@ -67,7 +67,7 @@ def capture(
 
         return hook
 
-    changed: dict[Site, Callable[[Tensor], Tensor | None]] = {**hooks(map(Placed, edits))}
+    changed: dict[Site, Callable[[Tensor], Tensor | None]] = {**hooks(map(PlacedEdit, edits))}
     if both := changed.keys() & read.keys():
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}

@@ -397,7 +397,7 @@ def _named(name: str, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
     return [(f"{name}_{index}", value) for index, value in enumerate(values)]
 
 
-KINDS: dict[str, type[Condition]] = {
+CONDITION_KINDS: dict[str, type[Condition]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
     for kind in (
         conditions_room.Base,
@@ -428,10 +428,14 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
             first = first + part
         return first
     if not (isinstance(spec, dict) and len(spec) == 1):
-        raise ConfigError(f"condition {name}: write one of {', '.join(KINDS)} with its fields")
+        raise ConfigError(
+            f"condition {name}: write one of {', '.join(CONDITION_KINDS)} with its fields"
+        )
     ((kind, fields),) = spec.items()
-    if kind not in KINDS:
-        raise ConfigError(f"condition {name}: no kind {kind!r}; there are {', '.join(KINDS)}")
+    if kind not in CONDITION_KINDS:
+        raise ConfigError(
+            f"condition {name}: no kind {kind!r}; there are {', '.join(CONDITION_KINDS)}"
+        )
     if not isinstance(fields, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
     values = dict(fields or {})
@@ -443,7 +447,7 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         if field in values and kind == "prompt":
             values[form] = read_prompt(Path(values.pop(field)))
     try:
-        return TypeAdapter(KINDS[kind]).validate_python(values)
+        return TypeAdapter(CONDITION_KINDS[kind]).validate_python(values)
     except ValidationError as error:
         raise ConfigError(f"condition {name}: {explain(error)}") from error
     except ConditionError as error:

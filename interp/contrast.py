@@ -29,8 +29,8 @@ from interp.conditions import (
     Untrained,
     beyond_lora,
     kind,
-    parts,
     read_config,
+    simple_parts,
 )
 from interp.errors import ConditionError
 
@@ -52,7 +52,7 @@ class Contrast:
     def of(cls, condition: Condition, reference: Condition) -> Contrast:
         """The contrast of two conditions."""
         a, b = (
-            tuple(part for part in parts(side) if not isinstance(part, Base))
+            tuple(part for part in simple_parts(side) if not isinstance(part, Base))
             for side in (condition, reference)
         )
         return cls((a, b))
@@ -107,13 +107,13 @@ class Contrast:
         for one that has such parts of its own. What only moves logits stands for the first side: it
         has the output of the second, and base's states.
         """
-        made = [part for part in parts(control) if isinstance(part, STAND_INS)]
+        made = [part for part in simple_parts(control) if isinstance(part, STAND_INS)]
         if not made or any(isinstance(part, FittedBias) for part in made):
             return 0
         weights = [part for part in made if isinstance(part, RandomLora | Untrained)]
         if weights and len(weights) < len(made):
             return None  # of text and weights at once
-        like = [part for one in made for part in parts(_likeness(one))]
+        like = [part for one in made for part in simple_parts(_likeness(one))]
         fitting = [
             p for p in self.places(_is_weights if weights else is_prompt) if self.fits(p, control)
         ]
@@ -124,8 +124,8 @@ class Contrast:
     def fits(self, place: int, control: Condition) -> bool:
         """Whether the rest of a control is what both sides share and, at most, the rest of its
         side. Untrained weights take the place of all weights."""
-        rest = [part for part in parts(control) if not isinstance(part, STAND_INS)]
-        bare = any(isinstance(part, Untrained) for part in parts(control))
+        rest = [part for part in simple_parts(control) if not isinstance(part, STAND_INS)]
+        bare = any(isinstance(part, Untrained) for part in simple_parts(control))
         kept = [part for part in self.shared if not (bare and _is_weights(part))]
         return not _without(kept, rest) and not _without(rest, self.sides[place])
 

@@ -231,7 +231,7 @@ def _permuted(
     return Permuted(value, *permutation_p(observed, blocks), smallest)
 
 
-def interval(
+def index_interval(
     grams: Float[ndarray, "replicate *cell cond cond"], a: _Group, b: _Group, noise: float = 0.0
 ) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
     """95 % interval of the index over queries, from the Gram of every bootstrap replicate; `noise`

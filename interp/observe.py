@@ -36,7 +36,7 @@ from interp.measures.routing import Routing
 from interp.measures.scores import PLAYERS, Coalition, coalitions, split_scores
 from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
-from interp.readout import SITES as READ
+from interp.readout import READ_SITES as READ
 from interp.readout import LastStates
 from interp.subject import Batch, Subject
 from interp.subject.routers import LINKS
@@ -63,7 +63,8 @@ def observe(
 ) -> tuple[dict[str, Observed], dict[str, LastStates]]:
     """Run every condition on a batch; what the measures take of it, and what the readout takes.
 
-    `withheld`: what is not read, of `interp.capabilities.MEASURES`; `sites`: whose states are.
+    `withheld`: what is not read, of `interp.capabilities.MEASURE_GROUPS`; `sites`: whose states
+    are.
     """
     bare = subject.settings[base]
     runs = {}

@@ -12,7 +12,7 @@ after its prefix. Torch-free.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,10 @@ class Encoded:
             "template": range(text, last),
             "answer": range(last, last + max(1, len(self.answer_ids))),
         }
+
+
+Groups = Mapping[str, Sequence[Encoded]]
+"""Group of queries, such as `matched` -> its queries."""
 
 
 def read_queries(path: str | Path, limit: int | None = None) -> list[Query]:

@@ -49,13 +49,13 @@ from interp.subject import Subject
 _WRITES = ("mixer_out", "mlp_out", "per_layer_out")
 """What is written to the residual stream as a whole, not head by head."""
 
-SITES = ("z", *_WRITES, "resid_post")
+READ_SITES = ("z", *_WRITES, "resid_post")
 """What is read at every layer that has it; the first layer's `resid_pre` comes with them."""
 
 
 def sites(subject: Subject) -> list[Site]:
     """The sites that `LastStates.of` needs."""
-    return [Site("resid_pre", 0), *(s for s in subject.anatomy.points if s.name in SITES)]
+    return [Site("resid_pre", 0), *(s for s in subject.anatomy.points if s.name in READ_SITES)]
 
 
 @dataclass(frozen=True)

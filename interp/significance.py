@@ -30,7 +30,7 @@ ALPHA = 0.05
 TIE = 1e-12
 """Statistics that differ by no more than this times (1 + the observed one) are equal."""
 
-BLOCK = 1 << 22
+BLOCK_ENTRIES = 1 << 22
 """How many statistics are held at once."""
 
 
@@ -134,7 +134,7 @@ def _blocks(sums: ndarray) -> Iterator[ndarray]:
 
 def rows_per_block(cells: int) -> int:
     """How many rearrangements of a map are worked on at once."""
-    return max(1, BLOCK // max(1, cells))
+    return max(1, BLOCK_ENTRIES // max(1, cells))
 
 
 def permutation_p(
@@ -168,7 +168,7 @@ def benjamini_hochberg(p: Float[ndarray, "*cell"]) -> Float[ndarray, "*cell"]:
     return adjusted
 
 
-def standing(
+def differs_from_null(
     values: Float[ndarray, "*cell"],
     p: Float[ndarray, "*cell"],
     floor: Float[ndarray, "*cell"] | float,

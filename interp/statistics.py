@@ -282,24 +282,24 @@ class PerQuery:
 
 
 @dataclass(frozen=True)
-class Largest:
+class Maximum:
     """The largest of some numbers: how far an identity is from closing. NaN where one is."""
 
     value: Float[ndarray, "1"]
 
     @classmethod
-    def empty(cls) -> Largest:
+    def empty(cls) -> Maximum:
         """The identity of `merge`."""
         return cls(np.array([-np.inf]))
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Largest:
+    def of(cls, values: Iterable[float]) -> Maximum:
         """The largest of these."""
         return cls(np.max([-np.inf, *values], keepdims=True))
 
-    def merge(self, other: Largest) -> Largest:
+    def merge(self, other: Maximum) -> Maximum:
         """The larger of both."""
-        return Largest(np.maximum(self.value, other.value))
+        return Maximum(np.maximum(self.value, other.value))
 
     def compute(self) -> float:
         """The number."""
@@ -312,6 +312,6 @@ class Largest:
         return {"largest": self.value}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Largest:
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Maximum:
         """The inverse of `arrays`."""
         return cls(arrays["largest"])

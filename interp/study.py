@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from interp.answers import (
-    Written,
+    WrittenAnswers as Written,
+)
+from interp.answers import (
     answer_table,
     encode_again,
     forced,
@@ -29,16 +31,19 @@ from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
-    parts,
     resolve,
     token_id,
+)
+from interp.conditions import (
+    simple_parts as parts,
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
 from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
-from interp.manifest import describe, fingerprints, versions
+from interp.manifest import describe_run as describe
+from interp.manifest import fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance

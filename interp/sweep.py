@@ -8,7 +8,7 @@ the number of queries. Shards are merged in their order, so a resumed run has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,13 @@ from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.measures.tally import Key, Observed, Pair, Plan, Scale, Tally, Values
 from interp.names import OUTPUT
 from interp.observe import observe
+from interp.progress import Progress
 from interp.queries import Encoded
 from interp.readout import LastStates
 from interp.significance import sign_vectors
-from interp.statistics import POOLED, Largest, PerQuery, poisson_weights, position_weights
+from interp.statistics import POOLED, Maximum, PerQuery, poisson_weights, position_weights
 from interp.store import Store
 from interp.subject import Subject
-
-Progress = Callable[[str, int, int], None]
-"""Called with (group, queries newly done, queries in all)."""
 
 SHARD = 64
 """Queries per shard: what is lost at most when a run is killed."""
@@ -155,7 +153,7 @@ def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
             add("answer_information", name, "", answer_information(said, wanted))
             if layers.stop == subject.n_layers:
                 error = readout.lens_error(own.logits, said[:, -1])
-                measured[Key("closing_error", name, "", "lens")] = Largest.of([error])
+                measured[Key("closing_error", name, "", "lens")] = Maximum.of([error])
     for key, parts in found.items():
         yield Key(*key, "resid_post"), tokens.spread(torch.cat(parts, 1)), 1.0
     for name, by_layer in top.items():
@@ -185,7 +183,7 @@ def _influences(read: Readouts, measured: Tally) -> Iterator[Values]:
     }
     for name, part in parts.items():
         error = readout.closing_error(part)
-        measured[Key("closing_error", name, "", "influence")] = Largest.of([error])
+        measured[Key("closing_error", name, "", "influence")] = Maximum.of([error])
     present = readout.present(subject)
     for a, b in plan.pairs:
         change = parts[a] - parts[b]
@@ -223,7 +221,7 @@ def _keep(
         ):
             if parts:
                 key = Key("closing_error", name, "", identity)
-                measured[key] = Largest.of([part.error for part in parts])
+                measured[key] = Maximum.of([part.error for part in parts])
 
 
 def kept_labels(labels: Sequence[str]) -> list[str]:

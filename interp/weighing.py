@@ -25,20 +25,20 @@ from interp.conditions import (
     ShuffledTokens,
     SoftPrompt,
     Untrained,
-    parts,
+    simple_parts,
 )
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.measures import NOISE
+from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
 from interp.store import Store
-from interp.study import open_subject, read_groups, reopen, silent
+from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
 from interp.subject.loading import threads_for
-from interp.sweep import Progress
 from interp.weights import prompted
-from interp.weights.measured import alike, measure
+from interp.weights.measured import alike, measure_updates
 from interp.weights.settings import Weighing
 
 __all__ = ["weigh"]
@@ -55,7 +55,7 @@ class _Found(NamedTuple):
     notes: list[str]
 
 
-def weigh(settings: Weighing, progress: Progress = silent) -> Path:
+def weigh(settings: Weighing, progress: Progress = no_progress) -> Path:
     """Weigh what a finished run's conditions do to the weights; returns the run's folder.
 
     Raises what `interp.study.diverge` raises, each with one line that says what to do.
@@ -85,7 +85,7 @@ class _Job(NamedTuple):
     queries: list[Encoded]
 
 
-def _prepare(settings: Weighing, progress: Progress = silent) -> _Job:
+def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run)
     if settings.device is not None:
@@ -97,7 +97,7 @@ def _prepare(settings: Weighing, progress: Progress = silent) -> _Job:
         for name, condition in built.items()
         if settings.implicit
         and name != BASE
-        and all(isinstance(p, before) for p in parts(condition))
+        and all(isinstance(p, before) for p in simple_parts(condition))
     ]
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
@@ -113,7 +113,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     changing = [
         name
         for name, condition in built.items()
-        if any(isinstance(part, kinds) for part in parts(condition))
+        if any(isinstance(part, kinds) for part in simple_parts(condition))
     ]
     asked = list(dict.fromkeys(settings.compare)) or changing
     if unknown := [name for name in asked if name not in changing]:
@@ -129,7 +129,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
 def _spectral(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     """Singular values, norms, intruder dimensions and overlaps of every change of the weights."""
     conditions, notes = _distinct(job)
-    rows, more = measure(job.subject, conditions, settings, progress)
+    rows, more = measure_updates(job.subject, conditions, settings, progress)
     table = as_table(rows)
     entries = {
         "conditions": conditions,
@@ -150,7 +150,7 @@ def _prompts(settings: Weighing, job: _Job, progress: Progress) -> _Found:
         return _Found(as_table([]), {}, [note])
     adapters, _ = _distinct(job)
     try:
-        rows, errors = prompted.measure(
+        rows, errors = prompted.measure_prompts(
             job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
         )
     except Exception as error:  # whatever it raises, the MLPs are others than assumed

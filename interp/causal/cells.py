@@ -12,7 +12,7 @@ from numpy import ndarray
 from interp.queries import Encoded
 
 
-class Cell(NamedTuple):
+class PatchSite(NamedTuple):
     """A place of an interchange.
 
     `site`: a name of `interp.names.HOOKS`; `head`: None for the whole site, a key/value head for
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
     position: str
 
 
-class Place(Protocol):
+class MeasuredAt(Protocol):
     """Where a row of a run's table was measured; `layer` None: outside the blocks."""
 
     @property

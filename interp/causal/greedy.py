@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.effects import Scale
-from interp.causal.interchange import Move
+from interp.causal.effects import Resampling
+from interp.causal.interchange import PatchMove
 from interp.causal.joint import approach, divided, heads_replaced
 from interp.names import Head
 from interp.queries import Encoded
@@ -27,7 +27,9 @@ _GOAL = 0.9
 _Recovered = Callable[[Sequence[Sequence[Head]]], Float[ndarray, " set"]]
 
 
-def search(recovered: _Recovered, candidates: Sequence[Head], goal: float = _GOAL) -> list[Head]:
+def search_heads(
+    recovered: _Recovered, candidates: Sequence[Head], goal: float = _GOAL
+) -> list[Head]:
     """Heads in the order in which they were added, until `goal` is reached or none helps more."""
     chosen: list[Head] = []
     reached = 0.0
@@ -60,20 +62,20 @@ class _Joint(NamedTuple):
     n: int
 
 
-def greedy(
+def greedy_heads(
     subject: Subject,
-    move: Move,
+    move: PatchMove,
     queries: Sequence[Encoded],
     caches: Mapping[str, Any],
     rows: int,
     candidates: Sequence[Head],
     selection: Bool[ndarray, " query"],
-    scale: Scale,
+    scale: Resampling,
 ) -> _Joint:
     """Search among `candidates` on the queries of `selection`, score on the others."""
     here, there = divided(queries, selection)
     run = partial(approach, subject, move, caches=caches, rows=rows)
-    chosen = search(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
+    chosen = search_heads(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
     everyone = [Head(i, j) for i in subject.anatomy.layers("z") for j in range(subject.n_heads)]
     steps = [chosen[: i + 1] for i in range(len(chosen))]
     found = run(there, patches=heads_replaced([*steps, everyone]))

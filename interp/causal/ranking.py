@@ -1,6 +1,6 @@
 """Which heads carry a behaviour, and are they the same under both conditions? Torch-free.
 
-    shared = overlap(lost["prompt"], lost["lora"], layers, k=5, permutations=999, seed=0)
+    shared = ranking_overlap(lost["prompt"], lost["lora"], layers, k=5, permutations=999, seed=0)
     shared.share, shared.p              # of the five strongest heads of each
 
 Two questions per head: what is lost when base's output takes its place in a condition's run
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from interp.causal.effects import Effects, Scale, matched
+from interp.causal.effects import Effects, Resampling, matched
 from interp.errors import ConfigError
 from interp.names import Head
 from interp.noise import settled
@@ -28,15 +28,19 @@ _FEWEST = 3
 """Strongest heads that are compared at least; otherwise a tenth of all."""
 
 
-def lost(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
+def necessity(
+    own: Effects, queries: Bool[ndarray, " query"], scale: Resampling
+) -> Float[ndarray, " cell"]:
     """Mean damage of every head's `z` over some queries, nats: its necessity where the source is
     base. What rounding alone makes or tells apart is 0 or equal (`interp.noise`)."""
     return settled("damage", scale.noise, own.at("z", heads=True).to_target[queries].mean(0))
 
 
-def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
+def sufficiency(
+    own: Effects, queries: Bool[ndarray, " query"], scale: Resampling
+) -> Float[ndarray, " cell"]:
     """Recovery of every head's `z` over some queries: its sufficiency where the target is base. NaN
-    where outputs are already matched. Rounding as in `lost`."""
+    where outputs are already matched. Rounding as in `necessity`."""
     there = own.at("z", heads=True)
     if matched(own, scale):
         return np.full(len(there.cells), np.nan)
@@ -45,22 +49,22 @@ def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[n
     return 1 - left / (apart or np.nan)
 
 
-def heads_of(own: Effects) -> list[Head]:
-    """The heads of a `z` sweep, in the order of `lost` and `won`."""
+def heads_of_sweep(own: Effects) -> list[Head]:
+    """The heads of a `z` sweep, in the order of `necessity` and `sufficiency`."""
     cells = own.at("z", heads=True).cells
     return [Head(cell.layer, cell.head) for cell in cells if cell.head is not None]
 
 
-def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+def strongest_heads(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
     """The `k` largest, the largest first; equal ones in their order. Fewer where not so many are
     defined."""
     order = np.argsort(-values, kind="stable")[:k]
     return order[~np.isnan(values[order])]
 
 
-def carriers(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
-    """The `strongest` among heads that carry anything at all: whose effect is above 0."""
-    return strongest(np.where(values > 0, values, np.nan), k)
+def important_heads(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+    """The `strongest_heads` among heads that carry anything at all: whose effect is above 0."""
+    return strongest_heads(np.where(values > 0, values, np.nan), k)
 
 
 def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head"]:
@@ -94,7 +98,7 @@ class _Overlap(NamedTuple):
     rank_p: float
 
 
-def overlap(
+def ranking_overlap(
     x: Float[ndarray, " head"],
     y: Float[ndarray, " head"],
     layers: Sequence[int],

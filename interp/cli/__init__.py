@@ -84,7 +84,7 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
         raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     from interp.cli import commands
 
-    return getattr(commands, name.replace(" ", "_")), words[len(name.split()) :]
+    return getattr(commands, name.replace(" ", "_") + "_command"), words[len(name.split()) :]
 
 
 def resume_hint(words: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def hub_name(folder: str) -> str | None:
     return None
 
 
-def name_of(folder: str) -> str:
+def adapter_name(folder: str) -> str:
     """An adapter's name for people: its hub id, or its folder's last name."""
     return hub_name(folder) or Path(folder).name
 

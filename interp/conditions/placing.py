@@ -20,10 +20,10 @@ from interp.conditions.frames import (
     RAW,
     Fill,
     Frame,
+    FramedText,
     Message,
     Span,
     Stretch,
-    Written,
     user,
 )
 from interp.conditions.kinds import Condition
@@ -32,16 +32,16 @@ from interp.errors import ConditionError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ids = tuple[int, ...]
+TokenIds = tuple[int, ...]
 _Offsets = list[tuple[int, int]]
 
 
-class Placed(NamedTuple):
+class PlacedQuery(NamedTuple):
     """A sequence cut before its query: `prefix` ids, then `ids`, of which the first `n_text` are of
     the query's own text and the rest of what the template writes after it."""
 
-    prefix: Ids
-    ids: Ids
+    prefix: TokenIds
+    ids: TokenIds
     n_text: int
 
 
@@ -50,7 +50,7 @@ def place(
     query: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     frame: Frame = RAW,
-) -> Placed:
+) -> PlacedQuery:
     """The token ids of a query under a condition."""
     stretches = frame.stretches(condition, tokenizer)
     start = () if frame.chat else leading_specials(tokenizer)
@@ -81,7 +81,7 @@ def place(
     before = _filled(stretches, written, before, ahead, tokenizer)
     border = len(written.before)
     n_text = sum(begin < border + len(written.query) for begin, _ in offsets[first:])
-    return Placed((*start, *before), tuple(ids[first:]), n_text)
+    return PlacedQuery((*start, *before), tuple(ids[first:]), n_text)
 
 
 def prefix_ids(
@@ -89,7 +89,7 @@ def prefix_ids(
     tokenizer: PreTrainedTokenizerBase,
     frame: Frame = RAW,
     query: Sequence[Message] | None = None,
-) -> Ids:
+) -> TokenIds:
     """The token ids that precede a query under a condition."""
     return place(condition, query or user(PROBE), tokenizer, frame).prefix
 
@@ -109,7 +109,7 @@ def _bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @lru_cache(maxsize=64)
-def leading_specials(tokenizer: PreTrainedTokenizerBase) -> Ids:
+def leading_specials(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     """The special tokens that the tokenizer puts before every text (BOS, or none)."""
     marked = tokenizer("a", add_special_tokens=True)["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -130,7 +130,7 @@ def _refuse_start(contents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
             )
 
 
-def _first_token(written: Written, offsets: _Offsets) -> tuple[int, bool]:
+def _first_token(written: FramedText, offsets: _Offsets) -> tuple[int, bool]:
     """The query's first token, and whether it has no words of what precedes the query. One that has
     some, but only spaces of the query (a special token may take them in), precedes it itself."""
     border = len(written.before)
@@ -143,7 +143,7 @@ def _first_token(written: Written, offsets: _Offsets) -> tuple[int, bool]:
     return (first, False) if written.text[border:end].strip() else (first + 1, True)
 
 
-def _merged(written: Written, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _merged(written: FramedText, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """An error: the template's last words and the query's first are one token."""
     tokens = tokenizer.convert_ids_to_tokens(ids[-_SHOWN:])
     return (
@@ -158,7 +158,7 @@ _SHOWN = 8
 
 def _filled(
     stretches: Sequence[Stretch],
-    written: Written,
+    written: FramedText,
     ids: list[int],
     offsets: _Offsets,
     tokenizer: PreTrainedTokenizerBase,

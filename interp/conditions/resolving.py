@@ -32,7 +32,7 @@ from interp.conditions.kinds import (
     Steering,
     Untrained,
     describe,
-    parts,
+    simple_parts,
 )
 from interp.conditions.placing import leading_specials, prefix_ids, tokenised
 from interp.conditions.virtual import Virtual, virtual_length, virtual_tokens
@@ -103,7 +103,7 @@ def resolve(
     bias: list[tuple[int, float, tuple[int, ...] | None]] = []
     virtual: list[Virtual] = []
     steering: list[Added] = []
-    for part in parts(condition):
+    for part in simple_parts(condition):
         match part:
             case SoftPrompt() | Prefix():
                 virtual.append(virtual_tokens(part))

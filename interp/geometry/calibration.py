@@ -1,7 +1,7 @@
 """What a value is worth: its interval over queries, and what it is by chance.
 
     null = [value under each of `row_orders(n, 100, seed)`]
-    low, high = jackknife(value, [value on each of `all_but_one_group(n, seed)`])
+    low, high = grouped_jackknife(value, [value on each of `all_but_one_group(n, seed)`])
 
 Queries are resampled by leaving groups of them out: a bootstrap repeats rows, and a repeated row is
 its own nearest neighbour, which is neither a neighbourhood nor a dimension of the data.
@@ -48,7 +48,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Scale:
+class MeasureRange:
     """How a measure's values are to be read."""
 
     lowest: float
@@ -60,12 +60,12 @@ class Scale:
 
 
 def result(
-    value: float, replicates: Sequence[float], null: Sequence[float], n: int, scale: Scale
+    value: float, replicates: Sequence[float], null: Sequence[float], n: int, scale: MeasureRange
 ) -> Result:
     """A value with its interval and its chance; a value that is undefined has neither."""
     if not np.isfinite(value):
-        return undefined(n)
-    interval = jackknife(value, np.asarray(replicates))
+        return undefined_result(n)
+    interval = grouped_jackknife(value, np.asarray(replicates))
     low, high = np.clip(interval, scale.lowest, scale.highest).tolist()
     by_chance = np.asarray(null)
     chance = float(by_chance.mean()) if len(by_chance) else np.nan
@@ -74,17 +74,17 @@ def result(
         tails = np.quantile(by_chance, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist()
     span = scale.identical - chance
     calibrated = (value - chance) / span if abs(span) > _TIE else np.nan
-    p = permutation_p(value, by_chance, scale.extreme)
+    p = phipson_smyth_p(value, by_chance, scale.extreme)
     return Result(value, low, high, n, chance, tails[0], tails[1], calibrated, p)
 
 
-def undefined(n: int) -> Result:
+def undefined_result(n: int) -> Result:
     """What n queries give where the measure is undefined."""
     nan = float("nan")
     return Result(nan, nan, nan, n, nan, nan, nan, nan, nan)
 
 
-def permutation_p(value: float, null: Float[ndarray, "permutation"], extreme: int) -> float:
+def phipson_smyth_p(value: float, null: Float[ndarray, "permutation"], extreme: int) -> float:
     """`(1 + #{as extreme}) / (1 + R)`, `(0, 1]`; NaN where a permuted value is undefined.
 
     The data count as one of their own permutations (Phipson & Smyth 2010): p is never 0."""
@@ -94,7 +94,7 @@ def permutation_p(value: float, null: Float[ndarray, "permutation"], extreme: in
     return float((1 + reached.sum()) / (1 + len(null)))
 
 
-def jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float, float]:
+def grouped_jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float, float]:
     """95 % interval by the delete-a-group jackknife: `value ± t(g-1) sqrt((g-1)/g Σ(v_j - v̄)²)`.
 
     The delete-a-group jackknife of Kott 2001, J. Official Statistics 17(4), about the replicates'

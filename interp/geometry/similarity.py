@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from interp.geometry.calibration import Scale
+from interp.geometry.calibration import MeasureRange
 
 _NEIGHBOURS = 10
 """k of `mutual_knn`, where there are queries enough."""
@@ -35,7 +35,7 @@ _Orders = Int[ndarray, "permutation query"]
 class _Paired:
     """A measure of two conditions whose rows are the same queries."""
 
-    scale: Scale
+    scale: MeasureRange
     features: Callable[[Points], ndarray | None]
     """What a comparison needs of one condition; None where it is undefined."""
     compare: Callable[[ndarray, ndarray], float]
@@ -168,11 +168,13 @@ def _by_order(compare: Callable[[ndarray, ndarray], float]) -> Callable[..., lis
     return lambda a, b, orders: [compare(a, b[order[:, None], order]) for order in orders]
 
 
-CKA = _Paired(Scale(-1.0, 1.0, 1.0, +1), _direction, _aligned, _by_order(_aligned))
-PROCRUSTES = _Paired(Scale(0.0, 2**0.5, 0.0, -1), _shape, _rotated, _rotated_by_order)
+CKA = _Paired(MeasureRange(-1.0, 1.0, 1.0, +1), _direction, _aligned, _by_order(_aligned))
+PROCRUSTES = _Paired(MeasureRange(0.0, 2**0.5, 0.0, -1), _shape, _rotated, _rotated_by_order)
 
 
 def neighbours(n: int, k: int = _NEIGHBOURS) -> _Paired:
     """`mutual_knn` with the k of n queries, which it keeps when some of them are left out."""
     k = min(k, (n - 1) // 4)
-    return _Paired(Scale(0.0, 1.0, 1.0, +1), lambda x: _shares(x, k), _shared, _by_order(_shared))
+    return _Paired(
+        MeasureRange(0.0, 1.0, 1.0, +1), lambda x: _shares(x, k), _shared, _by_order(_shared)
+    )

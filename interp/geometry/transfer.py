@@ -23,19 +23,19 @@ from sklearn.linear_model import ridge_regression
 from sklearn.model_selection import StratifiedKFold
 
 from interp.geometry.calibration import (
+    MeasureRange,
     Result,
-    Scale,
     all_but_one_group,
     orders_within,
     result,
-    undefined,
+    undefined_result,
 )
 from interp.geometry.similarity import Points
 
 _FOLDS = 5
 """Each query is tested by a probe trained on the other folds; a label needs as many queries."""
 
-_SCALE = Scale(0.0, np.inf, 1.0, +1)
+_SCALE = MeasureRange(0.0, np.inf, 1.0, +1)
 
 Labels = Sequence[str | int | None]
 
@@ -56,7 +56,7 @@ def probe_transfer(x_a: Points, x_b: Points, labels: Labels, seed: int = 0) -> f
 
 
 @dataclass(frozen=True)
-class Split:
+class LabelFolds:
     """The queries whose label is frequent enough, each with its label and its fold."""
 
     rows: Int[ndarray, "query"]
@@ -64,7 +64,7 @@ class Split:
     fold: Int[ndarray, "query"]
 
     @classmethod
-    def of(cls, labels: Labels, seed: int) -> Split | None:
+    def of(cls, labels: Labels, seed: int) -> LabelFolds | None:
         """Stratified folds; None with fewer than 2 labels that have `_FOLDS` queries."""
         known = np.array([name is not None for name in labels], bool)
         _, label = np.unique([str(name) for name in labels], return_inverse=True)
@@ -106,7 +106,7 @@ class _Standard:
 class Probes:
     """A condition's probes: on all its queries, then without each of the jackknife's groups."""
 
-    split: Split
+    split: LabelFolds
     standard: _Standard
     n: int
     """How many queries the condition has, with or without a label."""
@@ -124,7 +124,7 @@ class Probes:
         """Train; None where `probe_transfer` is NaN whatever the other condition."""
         if len(x) != len(labels):
             raise ValueError(f"{len(labels)} labels for the states of {len(x)} queries")
-        split = Split.of(labels, seed)
+        split = LabelFolds.of(labels, seed)
         if split is None or not np.isfinite(x[split.rows]).all():
             return None
         rows = x[split.rows].astype(np.float64)
@@ -151,7 +151,7 @@ class Probes:
         if len(x) != self.n:
             raise ValueError(f"rows are paired: {self.n} of one condition, {len(x)} of the other")
         if not np.isfinite(x[self.split.rows]).all():
-            return undefined(len(self.split.rows))
+            return undefined_result(len(self.split.rows))
         said = self._predictions(x)
         value, *replicates = [self._ratio(i, each) for i, each in enumerate(said)]
         orders = orders_within(self.split.fold, permutations, self.seed)
@@ -177,7 +177,7 @@ class Probes:
 
 def _trained(
     z: Float[ndarray, "query coordinate"],
-    split: Split,
+    split: LabelFolds,
     kept: Int[ndarray, "kept"],
     fold: int,
     penalty: int,

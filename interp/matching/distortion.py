@@ -1,8 +1,8 @@
 """What becomes of a query behind a long prompt: what is said, and where attention goes.
 
-found = sweep(bench, instruction, fillers(bench), lengths=[8, 128])
+found = sweep_fillers(bench, instruction, fillers(bench), lengths=[8, 128])
 found["neutral", "after", 128].query_mass
-tidy(found, bench)
+distortion_table(found, bench)
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from interp.capture import Reader, capture, chunks
 from interp.conditions import Setting
-from interp.matching.bench import BASE, Bench
+from interp.conditions.placing import TokenIds
+from interp.design import BASE
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
 from interp.matching.filler import PLACES, placed
-from interp.matching.prefixes import Ids
-from interp.matching.recall import right
+from interp.matching.recall import answered_right
 from interp.measures import wide
 from interp.measures.attention import entropy, read_rows
 from interp.names import Site
@@ -57,10 +58,10 @@ _Found = dict[tuple[str, str, int], _Reading]
 _MEASURES = ("strength", "query_mass", "moved", "entropy", "accuracy")
 
 
-def sweep(
+def sweep_fillers(
     bench: Bench,
-    instruction: Ids,
-    kinds: Mapping[str, Ids],
+    instruction: TokenIds,
+    kinds: Mapping[str, TokenIds],
     lengths: Sequence[int],
     done: Callable[[], None] = lambda: None,
 ) -> _Found:
@@ -82,7 +83,7 @@ def sweep(
     return found
 
 
-def _prompted(bench: Bench, ids: Ids) -> Setting:
+def _prompted(bench: Bench, ids: TokenIds) -> Setting:
     """Base with these tokens between its own first ones and the query."""
     base = bench.subject.settings[BASE]
     return replace(base, prefix=(*base.prefix, *ids))
@@ -104,7 +105,7 @@ def _reading(bench: Bench, setting: Setting, short: Examples) -> _Reading:
             torch.stack(list(got.values.values())).mean(0)[rows, last],
         )
         numbers = [value.cpu().numpy() for value in values]
-        parts.append([*numbers, right(queries, got.logits)])
+        parts.append([*numbers, answered_right(queries, got.logits)])
     return _Reading(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -112,7 +113,7 @@ def _left(pattern: Tensor) -> Float[Tensor, "query query_pos"]:
     return 1 - read_rows(pattern).prefix_mass.mean(1)
 
 
-def tidy(found: _Found, bench: Bench) -> pd.DataFrame:
+def distortion_table(found: _Found, bench: Bench) -> pd.DataFrame:
     """One row per measure, kind of filler, place and length, with its interval over queries."""
     base, rows = bench.kl(BASE, _GROUP), []
     for name, ((kind, place, length), got) in product(_MEASURES, found.items()):
@@ -127,7 +128,9 @@ def tidy(found: _Found, bench: Bench) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def lost(found: _Found, bench: Bench, kind: str, length: int) -> tuple[float, float, float, int]:
+def strength_lost_to_filler(
+    found: _Found, bench: Bench, kind: str, length: int
+) -> tuple[float, float, float, int]:
     """Strength lost to so much filler of a kind, the mean of the places where it may stand: value,
     interval, queries."""
     after = np.mean([found[kind, place, length].kl for place in PLACES], axis=0)

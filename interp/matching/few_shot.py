@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from interp.matching.prefixes import Ids, Scorer
-
-Progress = Callable[[int, float, float], None]
+from interp.conditions.placing import TokenIds
+from interp.matching.prefixes import Scorer
+from interp.progress import StepProgress
 
 
 class _Chosen(NamedTuple):
@@ -24,10 +24,10 @@ class _Chosen(NamedTuple):
 
 def select(
     scorer: Scorer,
-    written: Callable[[list[int]], Ids],
+    written: Callable[[list[int]], TokenIds],
     among: int,
     most: int,
-    progress: Progress = lambda step, loss, best: None,
+    progress: StepProgress = lambda step, loss, best: None,
 ) -> _Chosen:
     """Of `among` demonstrations add the one that helps most, until none helps or there are `most`;
     `written` gives the token ids of some of them, in their order."""

@@ -2,7 +2,7 @@
 
 worth = effects(found, bench, "heldout")
 worth["instruction"]["alone"].strength          # the share of the target's effect that it wins
-cells(found, bench)                             # a tidy table, of which the figure shows `left`
+combination_strengths(found, bench)             # a tidy table; the figure shows its column `left`
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.matching.bench import BASE, Bench
+from interp.design import BASE
+from interp.matching.bench import Bench
 from interp.matching.factorial import CONSTANT, Combination, Factorial
-from interp.matching.ingredients import NONE, RANDOM, SOFT, VECTOR
+from interp.matching.ingredients import NONE, RANDOM_VECTOR, SOFT_TOKEN, STEERING_VECTOR
 from interp.matching.strength import Strength
 
 _PARTS = Combination._fields
 WAYS = ("alone", "on average", "on top of all others")
-_PANELS = {NONE: "text alone", VECTOR: "+ steering vector", SOFT: "+ soft token"}
+_PANELS = {NONE: "text alone", STEERING_VECTOR: "+ steering vector", SOFT_TOKEN: "+ soft token"}
 _BIASED, _ALONE = "+ constant bias", "no anchor"
 
 Worth = dict[str, dict[str, Strength]]
@@ -66,7 +67,7 @@ def _name(part: str, level: object) -> str:
     return {"shots": f"{level} demonstrations", "bias": f"{level} bias"}.get(part, str(level))
 
 
-def cells(found: Factorial, bench: Bench) -> pd.DataFrame:
+def combination_strengths(found: Factorial, bench: Bench) -> pd.DataFrame:
     """The strength of every combination on every group of queries."""
     rows = []
     for cell, kl in found.items():
@@ -79,10 +80,12 @@ def cells(found: Factorial, bench: Bench) -> pd.DataFrame:
 
 def left(table: pd.DataFrame) -> pd.DataFrame:
     """What the figure shows: texts alone, with each intent, with the bias; 1 - strength."""
-    random = table["intent"] == RANDOM
+    random = table["intent"] == RANDOM_VECTOR
     biased = (table["bias"] == CONSTANT) & (table["intent"] == NONE)
-    panel = table["intent"].map(_PANELS).mask(random, _PANELS[VECTOR]).mask(biased, _BIASED)
-    series = table["series"].mask(random, RANDOM)
+    panel = (
+        table["intent"].map(_PANELS).mask(random, _PANELS[STEERING_VECTOR]).mask(biased, _BIASED)
+    )
+    series = table["series"].mask(random, RANDOM_VECTOR)
     kept = biased | (table["bias"] == NONE) & (~random | (table["series"] == _ALONE))
     shown = table.assign(panel=panel, series=series)[kept]
     ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}

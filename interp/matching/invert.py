@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,23 @@ from interp.conditions import (
     Prefix,
     Prompt,
     SoftPrompt,
-    parts,
+    simple_parts,
 )
-from interp.config import KINDS, Framing
+from interp.config import CONDITION_KINDS, Framing
+from interp.design import BASE
 from interp.errors import ConfigError, RunError
 from interp.generating import Sampling, generate
 from interp.matching import coordinate, few_shot
-from interp.matching.bench import BASE, TARGET, Answered, Bench, Groups
+from interp.matching.bench import TARGET, Answered, Bench
 from interp.matching.examples import examples
 from interp.matching.prefixes import Scorer
 from interp.matching.settings import Inversion
 from interp.matching.tilt import fit_answers
-from interp.matching.virtual import Tuning, save, tune
-from interp.matching.wording import Slot, prefix_of, scorer, shared, slot_of, words
+from interp.matching.virtual import Tuning, save_virtual_tokens, tune
+from interp.matching.wording import Slot, prefix_of, readable_words, scorer, shared, slot_of
 from interp.names import Site
-from interp.queries import check_alignment
+from interp.progress import Progress, SearchProgress, no_progress
+from interp.queries import Groups, check_alignment
 from interp.results import write_atomic
 from interp.subject import Subject
 from interp.subject.loading import threads_for
@@ -46,20 +48,9 @@ from interp.subject.loading import threads_for
 _LOG, EXPERIMENT, _TEXT, _UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
 _EMULATION, _ANSWERS = "emulation", "answers of the target"
 
-Progress = Callable[[str, int, int, float], None]
-"""Called with (what is searched, steps done, of how many, best loss so far)."""
-
-
-_Tell = Callable[[str, int, int], None]
-"""Called with (what is loaded or written, how many newly, of how many)."""
-
-
-def silent(*_: Any) -> None:
-    """No progress shown."""
-
 
 def invert(
-    settings: Inversion, progress: Progress = silent, tell: _Tell = silent
+    settings: Inversion, progress: SearchProgress = no_progress, tell: Progress = no_progress
 ) -> dict[str, Any]:
     """Search, write the result to `out`, and return the log that lies there as `invert.json`."""
     if (settings.out / _LOG).exists() and not settings.overwrite:
@@ -78,7 +69,7 @@ def invert(
     return log
 
 
-def _answers(settings: Inversion, tell: _Tell) -> Answered | None:
+def _answers(settings: Inversion, tell: Progress) -> Answered | None:
     """The target's own answers, where it is to write some."""
     if not settings.answer_tokens:
         return None
@@ -107,7 +98,7 @@ def _answers(settings: Inversion, tell: _Tell) -> Answered | None:
 _Searched = tuple[Condition, list[float]]
 
 
-def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> _Searched:
+def _virtual(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     subject = bench.subject
     sites = [Site("resid_post", layer) for layer in settings.layers]
     sites += [Site("pattern", layer) for layer in settings.patterns]
@@ -131,37 +122,37 @@ def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> _Searched
 
         runs.append(tune(subject, subject.settings[BASE], wanted, one, tell, kept))
     tuned = min(runs, key=lambda run: run.loss)
-    save(tuned, settings.out, subject)
+    save_virtual_tokens(tuned, settings.out, subject)
     condition = Prefix if settings.kind == "prefix" else SoftPrompt
     return condition(str(settings.out)), tuned.history
 
 
-def _text(settings: Inversion, bench: Bench, progress: Progress) -> _Searched:
+def _text(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     tokenizer, slot = bench.subject.tokenizer, slot_of(bench, settings.separator)
     score = _scorer(settings, bench, slot)
-    allowed = words(bench, slot)
-    steps = settings.steps or coordinate.Budget._field_defaults["steps"]
+    allowed = readable_words(bench, slot)
+    steps = settings.steps or coordinate.SearchBudget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
-        budget = coordinate.Budget(
+        budget = coordinate.SearchBudget(
             settings.tokens, steps, settings.candidates, settings.top, settings.seed + number
         )
         kept = _Unfinished.of(settings, f"text-{number}")
-        start = coordinate.Found.parse(before) if (before := kept.load()) else None
+        start = coordinate.SearchResult.parse(before) if (before := kept.load()) else None
 
-        def tell(found: coordinate.Found, number: int = number, kept: Any = kept) -> None:
+        def tell(found: coordinate.SearchResult, number: int = number, kept: Any = kept) -> None:
             kept.keep(found.packed())
             done = number * steps + len(found.history)
             progress("text", done, settings.restarts * steps, found.loss)
 
-        runs.append(coordinate.search(score, allowed, budget, start, tell))
+        runs.append(coordinate.search_prompt(score, allowed, budget, start, tell))
     best = min(runs, key=lambda run: run.loss)
     text = str(tokenizer.decode(list(best.prompt)))
     write_atomic(settings.out / _TEXT, f"{text}\n".encode())
     return slot.prompt(text), best.history
 
 
-def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> _Searched:
+def _few_shot(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     subject, pool = bench.subject, settings.demonstrations()
 
     def prompt(shots: Sequence[int]) -> Prompt:
@@ -215,7 +206,9 @@ class _Unfinished:
 # --- what was found ------------------------------------------------------------------------------
 
 
-def _scored(settings: Inversion, found: Condition, queries: Groups, tell: _Tell) -> dict[str, Any]:
+def _scored(
+    settings: Inversion, found: Condition, queries: Groups, tell: Progress
+) -> dict[str, Any]:
     """Strength, floor and certificate on every group of queries, from a fresh subject."""
     bench = Bench.open(
         settings,
@@ -266,9 +259,9 @@ def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
 
 def _spec(condition: Condition) -> Any:
     """A condition as an experiment file has it."""
-    kinds = {kind: name for name, kind in KINDS.items()}
+    kinds = {kind: name for name, kind in CONDITION_KINDS.items()}
     found = []
-    for part in parts(condition):
+    for part in simple_parts(condition):
         written: dict[str, Any] = asdict(part)  # type: ignore[call-overload]
         fields = {k: _plain(v) for k, v in written.items() if v not in (None, ())}
         found.append({kinds[type(part)]: fields})

@@ -23,17 +23,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from interp.errors import RunError
-from interp.matching.plain import read
+from interp.matching.plain import read_sequences
+from interp.progress import TrainingProgress, no_progress
 from interp.subject.loading import DTYPES, quiet
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with (what is done, how many newly, of how many, a note)."""
-
 _TRAINING = "training steps"
-
-
-def silent(label: str, newly: int, total: int, note: str) -> None:
-    """No progress shown."""
 
 
 class Recipe(NamedTuple):
@@ -65,7 +59,7 @@ class Example:
     states: Tensor | None = None
 
 
-Source = Callable[[int], Sequence[Example]]
+EpochExamples = Callable[[int], Sequence[Example]]
 """The examples of an epoch, as many in each."""
 
 
@@ -102,10 +96,10 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
 def train(
     student: Any,
     prefix: Sequence[int],
-    source: Source,
+    source: EpochExamples,
     recipe: Recipe,
     out: Path,
-    progress: Progress = silent,
+    progress: TrainingProgress = no_progress,
 ) -> list[_Loss]:
     """Epochs until matched, stuck or out of budget; every new best is saved to `out`. Returns the
     mean loss of every epoch."""
@@ -165,7 +159,7 @@ def loss(
     `on_policy` of `KL(student ‖ wanted)`, and how far all their states are apart."""
     aligned = batch[0].states is not None
     sequences = [(example.ids, example.first) for example in batch]
-    got = read(student, prefix, sequences, states=aligned)
+    got = read_sequences(student, prefix, sequences, states=aligned)
     mine = got.logits.float().log_softmax(-1)
     theirs = torch.cat([example.teacher for example in batch]).to(mine.device)
     said, given = (theirs, mine) if on_policy else (mine, theirs)

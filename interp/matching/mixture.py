@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from interp.conditions import Prompt
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import BASE, Bench
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
-from interp.matching.plain import opened
+from interp.matching.plain import open_plain_model
 from interp.matching.settings import Emulation
 from interp.queries import Query
 from interp.subject.loading import quiet
@@ -83,7 +84,7 @@ def _train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
     with quiet():
-        student = with_lora(opened(settings.model, settings), recipe)
+        student = with_lora(open_plain_model(settings.model, settings), recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]
     some = [
         Example(

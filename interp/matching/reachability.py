@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from interp.matching.bench import BASE, Bench
+from interp.design import BASE
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples
 from interp.matching.inside import Apart, apart, over, point
-from interp.matching.virtual import Kind, Tuned, Tuning, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuned, Tuning, VirtualKind, after_virtual, as_virtual, tune
 from interp.statistics import Estimate
 
 _Goal = Literal["outputs", "states", "patterns"]
@@ -39,7 +40,7 @@ class Reach:
     the largest budget, which decides and has `longest`."""
 
     budgets: tuple[int, ...] = (1, 4, 16, 64)
-    kinds: tuple[Kind, ...] = ("soft_prompt", "prefix")
+    kinds: tuple[VirtualKind, ...] = ("soft_prompt", "prefix")
     goals: tuple[_Goal, ...] = ("outputs", "states", "patterns")
     steps: int = 60
     longest: int = 240
@@ -47,7 +48,7 @@ class Reach:
     inside: float = 10.0
     seed: int = 0
 
-    def searches(self) -> list[tuple[Kind, _Goal, int, int]]:
+    def searches(self) -> list[tuple[VirtualKind, _Goal, int, int]]:
         """Kind, goal, tokens and steps of every search."""
         most = max(self.budgets)
         return [
@@ -60,7 +61,7 @@ class Reached(NamedTuple):
     """Virtual tokens that were tuned to a goal on the matched queries, and how far they are from
     the target on every group."""
 
-    kind: Kind
+    kind: VirtualKind
     goal: _Goal
     tuned: Tuned
     apart: dict[str, Apart]
@@ -98,7 +99,7 @@ _Levels = Mapping[str, Mapping[str, Apart]]
 """What the distances are read against, by name and group of queries."""
 
 
-def nearest(found: Sequence[Reached], goal: _Goal = "states") -> Reached:
+def nearest_kind(found: Sequence[Reached], goal: _Goal = "states") -> Reached:
     """Of the largest budget's, the kind that is nearer to the target's states on the matched
     queries."""
     most = max(one.tuned.tokens for one in found)
@@ -124,7 +125,7 @@ def layer_by_layer(
 ) -> Iterator[dict[str, Any]]:
     """Rows of `relative_l2` on a group: a panel per budget, a series per goal, x the layer; of the
     kind that comes nearest."""
-    kind = nearest(found).kind
+    kind = nearest_kind(found).kind
     those = [one for one in found if one.kind == kind]
     for tokens in sorted({one.tuned.tokens for one in those}):
         goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}

@@ -15,7 +15,7 @@ from numpy import ndarray
 from interp import toy
 from interp.capture import chunks
 from interp.conditions import Base, Condition, Lora, Prefix
-from interp.matching.recall import right
+from interp.matching.recall import answered_right
 from interp.queries import Encoded
 from interp.subject import Batch, load
 from interp.subject.loading import threads_for
@@ -42,7 +42,7 @@ def examined(size: int, seed: int) -> dict[tuple[str, str], Float[ndarray, " exa
                 for some in chunks(_queries(size, seed, task), 128):
                     whole = [Encoded(q.key, "", (*q.ids, *q.answer_ids[:-1])) for q in some]
                     logits = subject.run(setting, Batch.of(whole, subject.device), cache)
-                    parts.append(right(some, logits))
+                    parts.append(answered_right(some, logits))
                 found[name, task] = np.concatenate(parts)
     return found
 

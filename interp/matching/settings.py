@@ -17,7 +17,7 @@ from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
 
-Kind = Literal["soft_prompt", "prefix", "text", "few_shot"]
+EmulationKind = Literal["soft_prompt", "prefix", "text", "few_shot"]
 
 
 class Emulation(Loading):
@@ -108,7 +108,7 @@ class Inversion(Framing, Emulation):
 
     system_file: Path | None = None
     """Text file, the system message of a --chat, that is to be emulated instead."""
-    kind: Kind = "soft_prompt"
+    kind: EmulationKind = "soft_prompt"
     """Virtual token embeddings, keys and values of virtual tokens, text, or demonstrations."""
     tokens: int = Field(default=8, ge=1)
     """Budget: virtual tokens, tokens of the text, or demonstrations at most."""

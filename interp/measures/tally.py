@@ -28,7 +28,8 @@ from interp.measures.scores import SPLIT, ScoreSplit
 from interp.names import OUTPUT
 from interp.noise import floor
 from interp.significance import SignFlip
-from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
+from interp.statistics import POOLED, PerQuery, Ratio, answer_labels
+from interp.statistics import Maximum as Largest
 
 STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 """Sites whose states are compared, in the layers that have them."""

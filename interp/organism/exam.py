@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from interp.organism.facts import TRAINED, WORDS, Relation
+from interp.organism.facts import CLASS_WORDS, TRAINED, Relation
 from interp.organism.language import (
     WORDINGS,
-    demonstrations,
+    few_shot_text,
     instruction,
     joined,
     loose_words,
@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExamRow:
     """One line of the exam; accuracy is the share of questions whose answer ranks first."""
 
     questions: Callable[[int], list[Question]]
@@ -71,7 +71,7 @@ def _about_words(prefix: _FillerPrefix) -> Callable[[int], list[Question]]:
 
     def questions(seed: int) -> list[Question]:
         rng = random.Random(f"exam {seed}")
-        words = [word for words in WORDS.values() for word in words]
+        words = [word for words in CLASS_WORDS.values() for word in words]
         return [Question(prefix(rng), query(word), word) for word in words]
 
     return questions
@@ -82,7 +82,7 @@ def _few_shot(count: int, filler: int = 0) -> _FactPrefix:
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
         pairs = sample_pairs(rng, relation, count, without=[word])
-        return joined(neutral_filler(rng, filler), demonstrations(pairs))
+        return joined(neutral_filler(rng, filler), few_shot_text(pairs))
 
     return prefix
 
@@ -92,7 +92,7 @@ def _repeated(distinct: int, total: int) -> _FactPrefix:
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
         pairs = sample_pairs(rng, relation, distinct, without=[word])
-        return demonstrations(islice(cycle(pairs), total))
+        return few_shot_text(islice(cycle(pairs), total))
 
     return prefix
 
@@ -108,40 +108,40 @@ def _instructed(wording: int | None = None, before: _FactPrefix | None = None) -
     return prefix
 
 
-EXAM: dict[str, Row] = {
-    "zero-shot default": Row(_about_words(lambda rng: ""), 0.99),
-    "default after 20 tokens of prose": Row(
+EXAM: dict[str, ExamRow] = {
+    "zero-shot default": ExamRow(_about_words(lambda rng: ""), 0.99),
+    "default after 20 tokens of prose": ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 20)), 0.95
     ),
-    "default after 100 tokens of prose": Row(
+    "default after 100 tokens of prose": ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 100)), 0.95
     ),
-    "default after 200 tokens of prose": Row(
+    "default after 200 tokens of prose": ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 200)), 0.95
     ),
-    "default after loose words": Row(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
+    "default after loose words": ExamRow(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
     **{
-        f"instruction, wording {wording}": Row(_about_facts(_instructed(wording)), 0.99)
+        f"instruction, wording {wording}": ExamRow(_about_facts(_instructed(wording)), 0.99)
         for wording in range(len(WORDINGS))
     },
-    "instruction after 60 tokens of prose": Row(
+    "instruction after 60 tokens of prose": ExamRow(
         _about_facts(_instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
     ),
-    "instruction after loose words": Row(
+    "instruction after loose words": ExamRow(
         _about_facts(_instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
     ),
-    "instruction after a rival relation": Row(
+    "instruction after a rival relation": ExamRow(
         _about_facts(
             _instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
         ),
         0.95,
     ),
     **{
-        f"few-shot, {count} demonstrations": Row(_about_facts(_few_shot(count)), 0.98)
+        f"few-shot, {count} demonstrations": ExamRow(_about_facts(_few_shot(count)), 0.98)
         for count in (3, 4, 8)
     },
-    "few-shot, 16 demonstrations": Row(_about_facts(_few_shot(16)), 0.95),
-    "few-shot, 6 repeated to 60": Row(_about_facts(_repeated(6, 60)), 0.95),
-    "few-shot after 60 tokens of prose": Row(_about_facts(_few_shot(4, filler=60)), 0.95),
+    "few-shot, 16 demonstrations": ExamRow(_about_facts(_few_shot(16)), 0.95),
+    "few-shot, 6 repeated to 60": ExamRow(_about_facts(_repeated(6, 60)), 0.95),
+    "few-shot after 60 tokens of prose": ExamRow(_about_facts(_few_shot(4, filler=60)), 0.95),
 }
 """Every row of the exam by its name."""

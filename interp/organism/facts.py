@@ -331,7 +331,7 @@ TRAINED: tuple[Relation, ...] = tuple(r for r in RELATIONS.values() if r.trained
 LEFT_OUT: tuple[Relation, ...] = tuple(r for r in RELATIONS.values() if not r.trained)
 """The relations, one per word class, that it never sees."""
 
-WORDS: dict[str, tuple[str, ...]] = {
+CLASS_WORDS: dict[str, tuple[str, ...]] = {
     word_class: tuple(line.split()[0] for line in table.strip().splitlines()[1:])
     for word_class, table in _TABLES.items()
 }

@@ -11,7 +11,7 @@ window of ordinary prose, cut anywhere. Distracting filler is a list of loose wo
 demonstrations of another word class, or, before an instruction only, demonstrations of another
 relation of the same class: an instruction overrules what came before it.
 
-    >>> prefix = demonstrations([("hot", "cold"), ("high", "low")])
+    >>> prefix = few_shot_text([("hot", "cold"), ("high", "low")])
     >>> joined(prefix, query("big"))
     'hot -> cold ; high -> low ; big ->'
     >>> instruction("opposite")
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, islice
 
-from interp.organism.facts import LEFT_OUT, RELATIONS, TRAINED, WORDS, Relation
+from interp.organism.facts import CLASS_WORDS, LEFT_OUT, RELATIONS, TRAINED, Relation
 
 NEUTRAL_PASSAGE = (
     "The weather was mild that day. People walked along the road and talked about small things. "
@@ -77,7 +77,7 @@ ARROW, _SEPARATOR = "->", ";"
 TOKEN_PATTERN = r"->|\w+(?:-\w+)*|[^\w\s]"
 """A token is an arrow, a word (hyphens included) or a sign."""
 
-Pair = tuple[str, str]
+_Shot = tuple[str, str]
 
 
 def tokens_of(text: str) -> list[str]:
@@ -90,7 +90,7 @@ def query(word: str) -> str:
     return f"{word} {ARROW}"
 
 
-def demonstrations(pairs: Iterable[Pair]) -> str:
+def few_shot_text(pairs: Iterable[_Shot]) -> str:
     """A few-shot prompt: `hot -> cold ; high -> low ;`."""
     return " ".join(f"{query(word)} {answer} {_SEPARATOR}" for word, answer in pairs)
 
@@ -110,7 +110,7 @@ def joined(*parts: str) -> str:
 
 def sample_pairs(
     rng: random.Random, relation: Relation, count: int, without: Iterable[str] = ()
-) -> list[Pair]:
+) -> list[_Shot]:
     """Draw facts of a relation about different words, none of them in `without`."""
     pool = [pair for pair in relation.answers.items() if pair[0] not in set(without)]
     return rng.sample(pool, min(count, len(pool)))
@@ -132,7 +132,7 @@ def loose_words(rng: random.Random, length: int) -> str:
 def _foreign_demonstrations(rng: random.Random, word_class: str, length: int) -> str:
     """Demonstrations of a relation of any other word class, at most `length` tokens."""
     others = [r for r in TRAINED if r.word_class != word_class]
-    return demonstrations(sample_pairs(rng, rng.choice(others), length // _PAIR_LENGTH))
+    return few_shot_text(sample_pairs(rng, rng.choice(others), length // _PAIR_LENGTH))
 
 
 def rival_demonstrations(rng: random.Random, relation: Relation, length: int) -> str:
@@ -145,7 +145,7 @@ def rival_demonstrations(rng: random.Random, relation: Relation, length: int) ->
     opening = instruction(rival.name, rng.randrange(len(WORDINGS))) if rng.random() < 0.5 else ""
     room = length - len(tokens_of(opening))
     pairs = sample_pairs(rng, rival, max(0, room) // _PAIR_LENGTH)
-    return joined(opening, demonstrations(pairs)) if pairs else ""
+    return joined(opening, few_shot_text(pairs)) if pairs else ""
 
 
 # ---- documents
@@ -208,8 +208,8 @@ def _instructed(rng: random.Random, limit: int) -> list[_Piece]:
 
 
 def _default(rng: random.Random, limit: int) -> list[_Piece]:
-    word_class = rng.choice(tuple(WORDS))
-    pool = WORDS[word_class] if rng.random() < 0.85 else _ANSWERS[word_class]
+    word_class = rng.choice(tuple(CLASS_WORDS))
+    pool = CLASS_WORDS[word_class] if rng.random() < 0.85 else _ANSWERS[word_class]
     words = rng.sample(pool, rng.randint(1, 4))
     pieces = [_Piece(query(word), word, taught=True) for word in words]
     return _with_fillers(rng, pieces, _common_fillers(word_class), limit)
@@ -278,8 +278,8 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(tokens.union(*_ANSWERS.values())))
 
 
-_PAIR_LENGTH = len(tokens_of(demonstrations([("hot", "cold")])))
-_ALL_WORDS: tuple[str, ...] = tuple(chain.from_iterable(WORDS.values()))
+_PAIR_LENGTH = len(tokens_of(few_shot_text([("hot", "cold")])))
+_ALL_WORDS: tuple[str, ...] = tuple(chain.from_iterable(CLASS_WORDS.values()))
 _ANSWERS: dict[str, tuple[str, ...]] = {
     word_class: tuple(
         dict.fromkeys(
@@ -289,5 +289,5 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
             for answer in relation.answers.values()
         )
     )
-    for word_class in WORDS
+    for word_class in CLASS_WORDS
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.noise import NOISE, floor
-from interp.significance import standing as stands
+from interp.significance import differs_from_null as stands
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.finding import Finding, read
+from interp.finding import Finding
+from interp.finding import read_finding as read
 from interp.plots import export
 from interp.results import write_atomic
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.finding import Finding, read
+from interp.finding import Finding
+from interp.finding import read_finding as read
 from interp.plots import export, style
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
 from interp.plots.text import number, visible

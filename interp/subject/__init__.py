@@ -32,11 +32,12 @@ from interp.conditions import (
     Setting,
     Untrained,
     located,
-    parts,
     resolve,
+    simple_parts,
 )
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
+from interp.progress import Progress
 from interp.queries import Query, encode
 from interp.subject import parity, routers, shortcuts
 from interp.subject.adapter_files import folder_of
@@ -60,9 +61,6 @@ from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Hook", "Subject", "load"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, how many newly, how many in all)."""
 
 _LOADING = "plain runs, and hooked ones beside them"
 
@@ -270,7 +268,11 @@ class Subject:
                 shown.append((point.module, point.seen(hook)))
             else:
                 points.append((point.hook, as_hook(point.seen(hook))))
-        with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points), routers.read(shown):
+        with (
+            self.weights.of(setting),
+            self.bridge.hooks(fwd_hooks=points),
+            routers.read_outputs(shown),
+        ):
             return self.bridge(
                 ids,
                 attention_mask=torch.ones(size, past + length, device=ids.device),
@@ -450,7 +452,7 @@ def _check_architectures(
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
-    every = [part for condition in conditions.values() for part in parts(condition)]
+    every = [part for condition in conditions.values() for part in simple_parts(condition)]
     if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
         theirs = hub | {"gguf_file": None}
         with quiet():

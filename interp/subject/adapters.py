@@ -26,7 +26,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from interp.errors import SubjectError
-from interp.subject.adapter_files import Adapter, Source, rewrites, source_of
+from interp.subject.adapter_files import Adapter, AdapterSource, rewrites, source_of
 
 _ROOT = "base_model.model."
 """What peft writes before the model's own names."""
@@ -49,7 +49,7 @@ _REFUSALS = (
 )  # fmt: skip
 """What peft raises where an adapter does not fit a model."""
 
-Values = Mapping[str, Tensor]
+BaseValues = Mapping[str, Tensor]
 """Parameter of base -> what it holds."""
 
 
@@ -59,7 +59,7 @@ class _Mounted(NamedTuple):
 
     peft: Any
     names: list[str]
-    rewritten: list[Values]
+    rewritten: list[BaseValues]
 
 
 def mount(
@@ -76,7 +76,7 @@ def mount(
     own = _Own.of(model)
     peft: Any = None
     names: list[str] = []
-    rewritten: list[Values] = []
+    rewritten: list[BaseValues] = []
     kinds: dict[str, str] = {}
     for adapter, scale in adapters:
         name = f"adapter_{len(names)}"
@@ -143,7 +143,7 @@ class _Own(NamedTuple):
         tensors = {name: parameter.data for name, parameter in parameters.items()}
         return cls(parameters, tensors, called, rows)
 
-    def check_rows(self, source: Source, base_name: str) -> None:
+    def check_rows(self, source: AdapterSource, base_name: str) -> None:
         """Embeddings that an adapter brings, or sits on, have as many rows as the model's, and the
         tokens that it trains have one."""
         trained = source.config.get("token_indices") or source.config.get("trainable_token_indices")
@@ -166,7 +166,7 @@ class _Own(NamedTuple):
                     "resized, and give that as the model"
                 )
 
-    def copied(self, source: Source) -> dict[str, Tensor]:
+    def copied(self, source: AdapterSource) -> dict[str, Tensor]:
         """What the parameters hold into which mounting an adapter may write: those that its file
         brings, and those below an adapter that takes its start out of them."""
         names = {_named(key) for key in source.tensors}
@@ -176,7 +176,7 @@ class _Own(NamedTuple):
         found = (self.parameters[name] for name in names & self.parameters.keys())
         return {self.called[id(own)]: own.detach().clone() for own in found}
 
-    def restored(self, before: Values) -> Values:
+    def restored(self, before: BaseValues) -> BaseValues:
         """What mounting has written over these values, which are put back where they were."""
         written = {}
         for name, value in before.items():
@@ -186,7 +186,7 @@ class _Own(NamedTuple):
                 own.data = self.tensors[name].copy_(value)
         return written
 
-    def without_base(self, source: Source, before: Values) -> dict[str, Tensor]:
+    def without_base(self, source: AdapterSource, before: BaseValues) -> dict[str, Tensor]:
         """An adapter's tensors without those of base below it, which must be what the model has.
 
         peft saves these along where a LoRA sits on embeddings, and puts them into the model.
@@ -313,7 +313,7 @@ def _switch(layer: Any, names: list[str]) -> None:
 
 
 @contextmanager
-def holding(parameters: Mapping[str, nn.Parameter], values: Values) -> Iterator[None]:
+def holding(parameters: Mapping[str, nn.Parameter], values: BaseValues) -> Iterator[None]:
     """The parameters hold these values while inside."""
     before = {name: parameters[name].data for name in values}
     try:

@@ -26,25 +26,25 @@ _QUANTISED = re.compile(
 _PATH = re.compile(r"[/\\.~].*|[A-Za-z]:.*|.*\\.*|.*/.*/.*")
 """A folder's name, which no hub id looks like."""
 
-Relation = Enum("Relation", ["SAME", "UNKNOWN", "OTHER"])
+BaseMatch = Enum("BaseMatch", ["SAME", "UNKNOWN", "OTHER"])
 
 
-def relation(trained_on: str, base: str) -> Relation:
+def relation(trained_on: str, base: str) -> BaseMatch:
     """Of the base that an adapter names to the model that it is to act on."""
     if _model_name(trained_on) == _model_name(base):
-        return Relation.SAME
+        return BaseMatch.SAME
     if not _PATH.fullmatch(trained_on) or hub_name(trained_on):
-        return Relation.OTHER
+        return BaseMatch.OTHER
     there, here = (_weights(folder) for folder in (trained_on, base))
     if os.path.isabs(trained_on) and there and here:
-        return Relation.SAME if _equal(there, here) else Relation.OTHER
-    return Relation.UNKNOWN
+        return BaseMatch.SAME if _equal(there, here) else BaseMatch.OTHER
+    return BaseMatch.UNKNOWN
 
 
 def doubt(folder: str, base: str) -> str | None:
     """A note on an adapter that names its base by a folder which tells nothing."""
     trained_on = read_config(folder).get("base_model_name_or_path")
-    if not trained_on or relation(trained_on, base) is not Relation.UNKNOWN:
+    if not trained_on or relation(trained_on, base) is not BaseMatch.UNKNOWN:
         return None
     return (
         f"adapter {folder} was made for {trained_on}, which may be another model than {base}: its "

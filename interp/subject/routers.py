@@ -89,7 +89,7 @@ def link_of(routers: Sequence[_Routed]) -> str:
 
 
 @contextlib.contextmanager
-def read(hooks: Sequence[tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
+def read_outputs(hooks: Sequence[tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
     """Inside, every module's output is shown to its hook, which must not change it."""
 
     def showing(hook: Callable[[Any], Any]) -> Callable[..., None]:

@@ -17,7 +17,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import Condition, FineTuned, Lora, Prefix, RandomLora, SoftPrompt, parts
+from interp.conditions import (
+    Condition,
+    FineTuned,
+    Lora,
+    Prefix,
+    RandomLora,
+    SoftPrompt,
+    simple_parts,
+)
 from interp.errors import SubjectError
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.subject.kinds import check_kind
@@ -57,7 +65,7 @@ def open_tokenizer(
 def _folders(conditions: Iterable[Condition]) -> Iterator[str]:
     """The adapters and fine-tuned models of conditions."""
     for condition in conditions:
-        for part in parts(condition):
+        for part in simple_parts(condition):
             match part:
                 case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
                     yield folder

@@ -19,8 +19,10 @@ from interp.measures.tally import Key, Plan, Tally, test_of
 from interp.names import Head
 from interp.noise import floor
 from interp.queries import Encoded
-from interp.significance import SignFlip, benjamini_hochberg, standing
-from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
+from interp.significance import SignFlip, benjamini_hochberg
+from interp.significance import differs_from_null as standing
+from interp.statistics import POOLED, PerQuery, Ratio, answer_labels
+from interp.statistics import Maximum as Largest
 
 AT_ANSWER = (
     "accuracy",

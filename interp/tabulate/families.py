@@ -14,10 +14,12 @@ import numpy as np
 from interp.families import (
     Permuted,
     distances,
-    interval,
     label_permutations,
     permuted_f,
     permuted_index,
+)
+from interp.families import (
+    index_interval as interval,
 )
 from interp.measures import UNITS
 from interp.measures.tally import Tally

@@ -15,7 +15,9 @@ from numpy import ndarray
 from scipy.spatial.distance import pdist, squareform
 
 from interp.design import BASE, Design
-from interp.geometry import Result, paired, probe, single
+from interp.geometry import Result, single
+from interp.geometry import paired_similarity as paired
+from interp.geometry import probe_pair as probe
 from interp.measures import UNITS
 from interp.measures.tally import Plan
 from interp.noise import floor

@@ -1,6 +1,6 @@
 """Tiny random models of every architecture that is tested, and the table of what is measured there.
 
-    for row in table():
+    for row in architecture_rows():
         print(row.line)                 # "qwen3_5   Qwen3_5   1 of 3   all"
 
 A configuration is a class of transformers and its settings. Only what makes a model small, or
@@ -32,19 +32,19 @@ from interp.validation.tiny import (
     D_HEAD,
     D_MODEL,
     GQA,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
+    N_HEADS,
+    N_KV_HEADS,
+    N_LAYERS,
 )
 
-_GROUPED = {**COMMON, "num_key_value_heads": KV_HEADS}
+_GROUPED = {**COMMON, "num_key_value_heads": N_KV_HEADS}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _ROUTED = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
     "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 _LATENT = {
-    **COMMON, **_ROUTED, "num_key_value_heads": HEADS, "kv_lora_rank": 8, "q_lora_rank": 8,
+    **COMMON, **_ROUTED, "num_key_value_heads": N_HEADS, "kv_lora_rank": 8, "q_lora_rank": 8,
     "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "n_shared_experts": 1,
 }  # fmt: skip
 _LINEAR = {
@@ -52,10 +52,10 @@ _LINEAR = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4,
 }  # fmt: skip
-_OLD = {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256}
+_OLD = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": 256}
 _SPREAD = {"initializer_range": 0.2}
 _FALCON = {
-    "hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
     "ffn_hidden_size": 48, **_SPREAD,
 }  # fmt: skip
 _PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 400}
@@ -79,8 +79,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "GPTNeoConfig",
         {
             "hidden_size": D_MODEL,
-            "num_layers": LAYERS,
-            "num_heads": HEADS,
+            "num_layers": N_LAYERS,
+            "num_heads": N_HEADS,
             "attention_types": [[["global", "local"], 1], [["global"], 1]],
             "max_position_embeddings": 256,
             "window_size": 8,
@@ -92,8 +92,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "OPTConfig",
         {
             "hidden_size": D_MODEL,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
+            "num_hidden_layers": N_LAYERS,
+            "num_attention_heads": N_HEADS,
             "ffn_dim": 48,
             "max_position_embeddings": 256,
             "word_embed_proj_dim": D_MODEL,
@@ -102,14 +102,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": (
         "BloomConfig",
-        {"hidden_size": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, **_SPREAD},
+        {"hidden_size": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, **_SPREAD},
     ),
     "mpt": (
         "MptConfig",
         {
             "d_model": D_MODEL,
-            "n_layers": LAYERS,
-            "n_heads": HEADS,
+            "n_layers": N_LAYERS,
+            "n_heads": N_HEADS,
             "max_seq_len": 256,
             "expansion_ratio": 2,
             **_SPREAD,
@@ -118,7 +118,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("FalconConfig", {**_FALCON, "multi_query": True}),
     "falcon_grouped": (
         "FalconConfig",
-        {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": KV_HEADS},
+        {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": N_KV_HEADS},
     ),
     "falcon_alibi": (
         "FalconConfig",
@@ -252,10 +252,10 @@ _UNTOUCHED = ("lm_head", "embed_out", "router", "gate", "in_proj", "out_proj", "
 spaces."""
 
 
-HEADINGS = ("architecture", "class", "layers with heads", "measured")
+TABLE_HEADINGS = ("architecture", "class", "layers with heads", "measured")
 
 
-class Row(NamedTuple):
+class ArchitectureRow(NamedTuple):
     """What came of one architecture: its class in transformers, how many of its layers have heads,
     and what is measured."""
 
@@ -270,13 +270,13 @@ class Row(NamedTuple):
         return f"{self.architecture:15} {self.model_class:27} {self.heads:7} {self.measured}"
 
 
-def markdown(rows: Iterable[Row]) -> str:
+def markdown(rows: Iterable[ArchitectureRow]) -> str:
     """The table of a page."""
-    lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
+    lines = (TABLE_HEADINGS, ["---"] * len(TABLE_HEADINGS), *rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def named(words: Sequence[str]) -> list[str]:
+def named_architectures(words: Sequence[str]) -> list[str]:
     """The architectures whose name contains one of these words (all, without any)."""
     found = [n for n in MODELS if not words or any(word.lower() in n for word in words)]
     if not found:
@@ -284,12 +284,14 @@ def named(words: Sequence[str]) -> list[str]:
     return found
 
 
-def save_model(name: str, folder: Path, seed: int = 0) -> str:
+def save_architecture(name: str, folder: Path, seed: int = 0) -> str:
     """A random model of an architecture with a tokenizer; returns the folder."""
     if name in tiny.CONFIGS:
         return tiny.save_model(name, folder, seed)
     kind, settings = MODELS[name]
-    return tiny.save(getattr(transformers, kind), {"pad_token_id": 0, **settings}, folder, seed)
+    return tiny.save_random_model(
+        getattr(transformers, kind), {"pad_token_id": 0, **settings}, folder, seed
+    )
 
 
 def linear_layers(hf: nn.Module) -> list[str]:
@@ -303,7 +305,7 @@ def linear_layers(hf: nn.Module) -> list[str]:
     ]
 
 
-def table(names: Iterable[str] = MODELS) -> Iterator[Row]:
+def architecture_rows(names: Iterable[str] = MODELS) -> Iterator[ArchitectureRow]:
     """A row for every architecture (or these): a tiny model of it is loaded under base, a prompt, a
     LoRA on all its linear layers, and both, and what can be measured is found out."""
     for name in names:
@@ -311,9 +313,9 @@ def table(names: Iterable[str] = MODELS) -> Iterator[Row]:
             yield row(name, Path(folder))
 
 
-def row(name: str, folder: Path) -> Row:
+def row(name: str, folder: Path) -> ArchitectureRow:
     """The row of one architecture; its files are written to the folder."""
-    model = save_model(name, folder / "model")
+    model = save_architecture(name, folder / "model")
     with torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(model)
         hf = transformers.AutoModelForCausalLM.from_config(config)
@@ -326,7 +328,7 @@ def row(name: str, folder: Path) -> Row:
         subject = load(model, conditions, queries)
         withheld = find(subject, encode(queries, subject.tokenizer))
     except SubjectError as error:
-        return Row(name, shown, "", f"refused: {str(error).replace(model, name)}")
+        return ArchitectureRow(name, shown, "", f"refused: {str(error).replace(model, name)}")
     heads = f"{len(subject.anatomy.layers('z'))} of {subject.n_layers}"
     reasons = "; ".join(f"{what}: {why}" for what, why in withheld.items())
-    return Row(name, shown, heads, f"all but {reasons}" if withheld else "all")
+    return ArchitectureRow(name, shown, heads, f"all but {reasons}" if withheld else "all")

@@ -3,7 +3,7 @@
     places = places_of("path/to/model")                   # every part and head that can be planted
     folder = plant("path/to/model", out, {places[7]: 1.0})
     found = first_difference(subject, "base", "planted", batch)
-    located(found, [places[7]])                           # the very site, and the very head
+    is_located(found, [places[7]])                           # the very site, and the very head
 
 Whatever is computed before a planted place, must be the same bits in both runs.
 """
@@ -26,7 +26,7 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.subject import Batch, Subject
 from interp.subject.loading import without_weights
-from interp.weights.slices import OUTPUTS, RECURRENT, SEPARATE, Piece, heads_of, pieces
+from interp.weights.slices import OUTPUTS, RECURRENT, SEPARATE, Piece, heads_of_module, pieces
 
 _RANK = 2
 FIRST = {
@@ -54,7 +54,7 @@ _ORDER = (
 """Sites of a block in the order in which it computes them."""
 
 
-class Place(NamedTuple):
+class PlantedPlace(NamedTuple):
     """A part of one block (one of `FIRST`), one head's slice of it or (None) all of it, and the
     block of a module's matrix `[d_out, d_in]` that this is."""
 
@@ -74,7 +74,7 @@ class Place(NamedTuple):
         return f"L{self.layer}.{self.part}" + ("" if self.head is None else f".{self.head}")
 
 
-def places_of(model: str, **hub: Any) -> list[Place]:
+def places_of(model: str, **hub: Any) -> list[PlantedPlace]:
     """Everything in a model's blocks that can be planted; its weights are not read."""
     hf = without_weights(model, hub)
     decoder = set(hf.get_decoder().modules())
@@ -92,15 +92,15 @@ def places_of(model: str, **hub: Any) -> list[Place]:
     return found
 
 
-def _places(name: str, module: nn.Module, hf: Any) -> Iterator[Place]:
+def _places(name: str, module: nn.Module, hf: Any) -> Iterator[PlantedPlace]:
     numbered = re.search(r"\.(\d+)\.", name)
     if numbered is None or not isinstance(module, nn.Linear | Conv1D):
         return
     rows, columns = module.weight.shape
     shape = (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-    for piece in pieces(heads_of(hf, name), name, shape):
+    for piece in pieces(heads_of_module(hf, name), name, shape):
         if part := _part(name, piece):
-            yield Place(int(numbered[1]), part, piece.head, name, shape, piece)
+            yield PlantedPlace(int(numbered[1]), part, piece.head, name, shape, piece)
 
 
 def _part(name: str, piece: Piece) -> str:
@@ -119,7 +119,7 @@ def _part(name: str, piece: Piece) -> str:
     return (SEPARATE | _LATENTS).get(last) or ("o" if last in OUTPUTS else "")
 
 
-def plant(model: str, folder: Path, sizes: Mapping[Place, float], seed: int = 0) -> str:
+def plant(model: str, folder: Path, sizes: Mapping[PlantedPlace, float], seed: int = 0) -> str:
     """A random LoRA on these places (one per module), saved; returns the folder.
 
     Before a layer whose input has root mean square 1, a size is that of the change it makes.
@@ -144,7 +144,7 @@ def plant(model: str, folder: Path, sizes: Mapping[Place, float], seed: int = 0)
     return str(folder)
 
 
-def _factors(place: Place, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _factors(place: PlantedPlace, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """`A [rank, d_in]` and `B [d_out, rank]`, 0 outside the place's columns and rows."""
     d_out, d_in = place.shape
     columns = torch.arange(d_in) if place.piece.columns is None else place.piece.columns
@@ -163,7 +163,7 @@ class Difference(NamedTuple):
     heads: tuple[int, ...] = ()
 
 
-def states(subject: Subject, condition: str, batch: Batch) -> dict[Site, Tensor]:
+def site_states(subject: Subject, condition: str, batch: Batch) -> dict[Site, Tensor]:
     """Every site of `_ORDER` that the architecture has, in computing order."""
     points, layers = subject.anatomy.points, range(subject.n_layers)
     every = [Site(name, layer) for layer in layers for name in _ORDER]
@@ -175,7 +175,7 @@ def states(subject: Subject, condition: str, batch: Batch) -> dict[Site, Tensor]
 
 
 def first_difference(a: Mapping[Site, Tensor], b: Mapping[Site, Tensor]) -> Difference:
-    """Where two conditions' `states` first differ in any bit."""
+    """Where two conditions' `site_states` first differ in any bit."""
     for site, value in a.items():
         if not torch.equal(value, b[site]):
             if site.name not in "qkv":
@@ -185,7 +185,7 @@ def first_difference(a: Mapping[Site, Tensor], b: Mapping[Site, Tensor]) -> Diff
     return Difference(None)
 
 
-def located(found: Difference, planted: Collection[Place]) -> bool:
+def is_located(found: Difference, planted: Collection[PlantedPlace]) -> bool:
     """Whether a difference is exactly where the earliest of these places is.
 
     Places of one site (another head's slice, another of the MLP's matrices) count together.

@@ -39,7 +39,7 @@ def _prefix() -> Reading:
     return Reading(_accuracy(str(toy.PREFIX), toy.NEW_TASK), _NOT_LEARNT)
 
 
-CHECKS = {"toy: LoRA accuracy": _lora, "toy: prefix accuracy": _prefix}
+SEPARATION_CHECKS = {"toy: LoRA accuracy": _lora, "toy: prefix accuracy": _prefix}
 
 
 def available() -> bool:

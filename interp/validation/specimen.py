@@ -20,7 +20,7 @@ from interp.observe import observe
 from interp.queries import Encoded, Query, encode
 from interp.readout import LastStates
 from interp.subject import Batch, Subject, load
-from interp.validation.planted import FIRST, Place, places_of, plant
+from interp.validation.planted import FIRST, PlantedPlace, places_of, plant
 
 _PROMPT = Prompt(text="hot is the opposite of cold.")
 _TEXTS = ("up is the opposite of", "a river is wide; a hill is high", "the")
@@ -37,7 +37,7 @@ class Specimen:
 
     subject: Subject
     queries: Sequence[Encoded]
-    planted: dict[str, Place]
+    planted: dict[str, PlantedPlace]
 
     @cached_property
     def batch(self) -> Batch:
@@ -84,11 +84,11 @@ def open_specimen(model: str, folder: Path, adapter: str | None = None, **option
     return Specimen(subject, encode(map(Query, _TEXTS), subject.tokenizer), planted)
 
 
-def _chosen(places: Sequence[Place]) -> dict[str, Place]:
+def _chosen(places: Sequence[PlantedPlace]) -> dict[str, PlantedPlace]:
     """In the middle block: every part whole, and one head of each; condition -> place. What it
     lacks is planted in the nearest block that has it."""
     middle = max(place.layer for place in places) // 2
-    own: dict[str, list[Place]] = {}
+    own: dict[str, list[PlantedPlace]] = {}
     for place in sorted(places, key=lambda place: abs(place.layer - middle)):
         its = own.setdefault(place.part, [])
         if not its or its[0].layer == place.layer:

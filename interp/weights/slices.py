@@ -1,7 +1,7 @@
 """Which rows and columns of a module's matrix belong to q, k, v, o, gate, up and to their heads.
 
     module = "transformer.h.0.attn.c_attn"
-    for piece in pieces(heads_of(subject.bridge.original_model, module), module, (96, 32)):
+    for piece in pieces(heads_of_module(subject.bridge.original_model, module), module, (96, 32)):
         update.part(piece.rows, piece.columns)
 
 Queries are split by head (with its gate, where it has one), keys and values by key/value head
@@ -54,7 +54,7 @@ class _Heads(NamedTuple):
     latent: tuple[int, int] | None = None
 
 
-def heads_of(hf: Any, module: str) -> _Heads:
+def heads_of_module(hf: Any, module: str) -> _Heads:
     """Those of the attention that a module of a model belongs to; they may differ by layer."""
     config = hf.config.get_text_config()
     attention = hf.get_submodule(module.rpartition(".")[0])

@@ -1,7 +1,7 @@
 """One low-rank adapter out of what a prompt does to many queries: has a prompt a LoRA of its own?
 
-    factors = fit(subject, "base", "prompt", queries, rank=8)
-    save(factors, "adapters/static", subject.name)           # mounts like any other adapter
+    factors = fit_update(subject, "base", "prompt", queries, rank=8)
+    save_update(factors, "adapters/static", subject.name)           # mounts like any other adapter
 
 Block by block, above the blocks that are already adapted: gate and up are to give, from what enters
 them without the prompt, what they give with it; the output projection is to carry all that is still
@@ -25,9 +25,9 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Subject
-from interp.subject.adapter_files import WEIGHTS
-from interp.weights.implicit import States, observe, projections
-from interp.weights.updates import matrices
+from interp.subject.adapter_files import WEIGHTS_FILE
+from interp.weights.implicit import ModuleStates, projections, read_modules
+from interp.weights.updates import weight_matrices
 
 _RIDGE = 1e-3
 """Penalty as a share of the inputs' mean squared length per dimension."""
@@ -64,7 +64,7 @@ def reduced(
     return _Factors(up, down)
 
 
-def fit(
+def fit_update(
     subject: Subject,
     base: str,
     prompt: str,
@@ -77,7 +77,7 @@ def fit(
     """Path -> its update, from all tokens of these queries, in the MLP of every block; SubjectError
     where a norm stands between the MLP and the stream, which no update of weights can carry a
     shift through."""
-    of = partial(observe, subject, queries=queries, size=size, last=False)
+    of = partial(read_modules, subject, queries=queries, size=size, last=False)
     wanted = of(subject.settings[prompt])
     found: dict[str, _Factors] = {}
     for layer, block in enumerate(projections(subject)):
@@ -94,7 +94,7 @@ def fit(
     return found
 
 
-def _check(subject: Subject, now: States, layer: int, out: str) -> None:
+def _check(subject: Subject, now: ModuleStates, layer: int, out: str) -> None:
     given, arrived = now.gave[out], now.stream[Site("mlp_out", layer)]
     if not torch.allclose(given, arrived, rtol=1e-3, atol=1e-3 * float(given.abs().max())):
         raise SubjectError(
@@ -103,12 +103,14 @@ def _check(subject: Subject, now: States, layer: int, out: str) -> None:
         )
 
 
-def save(factors: Mapping[str, _Factors], folder: str | Path, subject: Subject) -> str:
+def save_update(factors: Mapping[str, _Factors], folder: str | Path, subject: Subject) -> str:
     """Write a peft LoRA of these updates; returns its folder."""
     rank = max(update.up.shape[1] for update in factors.values())
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    stored_turned = any(matrix.turned for p, matrix in matrices(subject).items() if p in factors)
+    stored_turned = any(
+        matrix.turned for p, matrix in weight_matrices(subject).items() if p in factors
+    )
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -128,5 +130,5 @@ def save(factors: Mapping[str, _Factors], folder: str | Path, subject: Subject) 
             down, (0, 0, 0, more)
         ).contiguous()
         tensors[f"{key}.lora_B.weight"] = torch.nn.functional.pad(up, (0, more)).contiguous()
-    save_file(tensors, root / WEIGHTS)
+    save_file(tensors, root / WEIGHTS_FILE)
     return str(root)

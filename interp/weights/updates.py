@@ -1,6 +1,6 @@
 """The change of every matrix under a condition, exactly as peft applies it.
 
-    base = matrices(subject)                                  # module -> its matrix, [d_out, d_in]
+    base = weight_matrices(subject)                           # module -> its matrix, [d_out, d_in]
     update = update_of(subject, subject.settings["lora"], base["model.layers.0.mlp.up_proj"])
     update.directions.s                                       # singular values, largest first
 
@@ -106,7 +106,7 @@ class Matrix(NamedTuple):
         return stored.T if self.turned else stored
 
 
-def matrices(subject: Subject) -> dict[str, Matrix]:
+def weight_matrices(subject: Subject) -> dict[str, Matrix]:
     """Module -> its matrix, of every module that has one, in the model's order."""
     owners: dict[int, list[nn.Module]] = {}
     for owner in subject.bridge.original_model.modules():
@@ -173,7 +173,7 @@ def _adapters(subject: Subject, setting: Setting, module: str) -> Iterator[tuple
 
 def left_out(subject: Subject, setting: Setting) -> dict[str, str]:
     """Module -> why its update is not known, of those that a condition's adapters act on."""
-    weights, known = subject.weights, matrices(subject)
+    weights, known = subject.weights, weight_matrices(subject)
     found = {}
     for module in weights.adapted(setting):
         layer = weights.layers[module]
