@@ -40,7 +40,7 @@ HEADS = ("z", "q", "k", "v")
 TEXTS = ("the opposite of big", "up", "lily said: yes", "hot is")
 ANSWERS = ("is small", None, "no? tom said", "cold; up")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
-LAST = tiny_models.LAYERS - 1
+LAST = tiny_models.N_LAYERS - 1
 STACKED = 2e-6
 """Other batch sizes may be other matrix products: the last bits of logits of size 5."""
 

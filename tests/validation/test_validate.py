@@ -201,13 +201,13 @@ def test_a_biased_similarity_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_part_and_head_can_be_planted(architecture: str, model: Callable[[str], str]) -> None:
     places = places_of(model(architecture))
     grouped = architecture not in ("gpt2", "neox")
-    kv = tiny_models.KV_HEADS if grouped else tiny_models.HEADS
-    for layer in range(tiny_models.LAYERS):
+    kv = tiny_models.N_KV_HEADS if grouped else tiny_models.N_HEADS
+    for layer in range(tiny_models.N_LAYERS):
         for part, heads in {
-            "q": tiny_models.HEADS,
+            "q": tiny_models.N_HEADS,
             "k": kv,
             "v": kv,
-            "o": tiny_models.HEADS,
+            "o": tiny_models.N_HEADS,
         }.items():
             own = [p.head for p in places if (p.layer, p.part) == (layer, part)]
             assert own == [None, *range(heads)]

@@ -61,7 +61,7 @@ def subject_of(architecture: str, folder: Path) -> tuple[Subject, list[Encoded]]
 def test_an_updated_block_is_the_block_with_the_prompt(architecture: str, folder: Path) -> None:
     subject, queries = subject_of(architecture, folder)
     errors = identity_errors(subject, "base", "prompt", queries)
-    assert errors.shape == (tiny_models.LAYERS,)
+    assert errors.shape == (tiny_models.N_LAYERS,)
     assert float(errors.max()) < 1e-5
     ends = [path.rpartition(".")[2] for path in projections(subject)[LAYER].into]
     assert ends == INPUTS.get(architecture, ["gate_proj", "up_proj"])
