@@ -65,17 +65,17 @@ class Config(Emulation):
     facts: Path = organism.QUERIES / "left_out.jsonl"
     """JSONL file of facts that the model never learned; the label is the relation."""
     counts: tuple[int, ...] = (4, 16, 64)
-    """How many of them are stored."""
+    """Numbers of facts that are stored."""
     ranks: tuple[int, ...] = (1,)
-    """Ranks of the LoRA; virtual tokens have no more parameters than it."""
+    """Ranks of the LoRA; virtual tokens have at most as many parameters."""
     steps: int = Field(default=200, ge=1)
-    """Steps of gradient, for virtual tokens and LoRA alike."""
+    """Gradient steps for virtual tokens and LoRA alike."""
     rate: float = Field(default=0.3, gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     learning_rate: float = Field(default=2e-2, gt=0)
-    """AdamW's step for the LoRA."""
+    """AdamW's learning rate for the LoRA."""
     examples: int = Field(default=500, ge=0)
-    """Held-out inputs of the separating toy (0: it is left out, and the facts decide)."""
+    """Held-out inputs of the separating toy (0: no toy; the facts decide)."""
     threshold: float = 0.5
     """Share of inputs (or facts) by which the LoRA must be ahead of the prompt."""
 

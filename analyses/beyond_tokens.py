@@ -68,13 +68,13 @@ class Config(Emulation):
     virtual: int = Field(default=8, ge=1)
     """Virtual tokens of the soft prompt and the prefix."""
     shots: int = Field(default=8, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     text_steps: int = Field(default=8, ge=1)
     """Steps of the text search."""
     steps: int = Field(default=80, ge=1)
-    """Steps of gradient for virtual tokens."""
+    """Gradient steps for virtual tokens."""
     threshold: float = 2.0
-    """How many times as far as other seeds is another state."""
+    """A state is another one if its distance is this many times that of other seeds."""
 
 
 Found = dict[str, dict[str, Apart]]

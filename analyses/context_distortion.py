@@ -66,16 +66,16 @@ class Config(Emulation):
     """Make a prompt long and see what becomes of its effect."""
 
     instruction: Path | None = None
-    """Text file of the instruction (none: the prompt that is the target, or the bundled model's
-    `opposite :`, or, for another model, a text found by search)."""
+    """Text file of the instruction (none: the target if it is a prompt, the bundled model's
+    `opposite :`, or a text found by search for another model)."""
     rival: Path | None = None
     """JSONL file of demonstrations of another task."""
     lengths: tuple[int, ...] = (8, 32, 128, 240, 480)
-    """Tokens of filler; those that the model cannot read are cut to what it can."""
+    """Lengths of the filler in tokens, cut to the context that the model can read."""
     tokens: int = Field(default=4, ge=1)
-    """Tokens of an instruction that is searched for."""
+    """Length of a searched instruction in tokens."""
     threshold: float = 0.1
-    """Loss of strength from which on a long prompt blurs the query."""
+    """A long prompt blurs the query if it loses at least this strength."""
 
 
 def main(config: Config) -> None:

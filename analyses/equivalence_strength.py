@@ -54,21 +54,21 @@ class Config(Emulation):
     """Fit prompts of growing size to one query and to all, and score them on others."""
 
     virtual: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Virtual tokens of the soft prompts and prefixes."""
+    """Numbers of virtual tokens of the soft prompts and prefixes."""
     tokens: tuple[int, ...] = (1, 2, 4, 8)
-    """Tokens of the texts."""
+    """Numbers of tokens of the texts."""
     shots: int = Field(default=8, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     draws: int = Field(default=2, ge=1)
-    """Single queries that are fitted to, one at a time."""
+    """Number of single queries that a prompt is fitted to, one at a time."""
     steps: int = Field(default=60, ge=1)
-    """Steps of gradient for virtual tokens."""
+    """Gradient steps for virtual tokens."""
     rate: float = Field(default=FitPlan._field_defaults["rate"], gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     text_steps: int = Field(default=12, ge=1)
     """Steps of the text search."""
     threshold: float = 0.9
-    """Strength on unseen queries from which on a prompt counts as an equivalent."""
+    """Strength on held-out queries at which a prompt counts as equivalent."""
 
     @property
     def plans(self) -> list[tuple[str, FitPlan]]:

@@ -57,26 +57,26 @@ class Config(Emulation):
     """Fit prompts to few and to many queries, and score them on others."""
 
     wordings: Path | None = None
-    """JSONL file: the held-out queries in their order in other words, once for each wording, named
-    by `label` (none: those of the bundled model, where its held-out queries are asked)."""
+    """JSONL file of the held-out queries in other words, in the same order, once per wording;
+    `label` names the wording (none: the bundled model's, for its own held-out queries)."""
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """How many matched queries are fitted to; all of them come last."""
+    """Numbers of matched queries that a prompt is fitted to; all of them come last."""
     draws: int = Field(default=3, ge=1)
-    """Draws of the queries, each with another start of the search."""
+    """Random draws of the queries, each with another start of the search."""
     virtual: int = Field(default=8, ge=1)
     """Virtual tokens of the soft prompt and the prefix."""
     tokens: int = Field(default=2, ge=1)
     """Tokens of the text."""
     shots: int = Field(default=4, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     steps: int = Field(default=40, ge=1)
-    """Steps of gradient for virtual tokens."""
+    """Gradient steps for virtual tokens."""
     rate: float = Field(default=FitPlan._field_defaults["rate"], gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     text_steps: int = Field(default=10, ge=1)
     """Steps of the text search."""
     threshold: float = 0.1
-    """Loss of strength from which on a prompt does not carry."""
+    """A prompt does not generalise if it loses at least this strength."""
 
     @property
     def reworded(self) -> Path | None:

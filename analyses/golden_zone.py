@@ -65,17 +65,17 @@ class Config(Emulation):
     """Combine demonstrations, an anchor, an intent and a bias; score single queries."""
 
     anchor: Path | None = None
-    """File of an instruction to begin the prompt with."""
+    """Text file of an instruction at the start of the prompt."""
     shots: tuple[int, ...] = (0, 1, 2, 4, 8)
-    """How many demonstrations."""
+    """Numbers of demonstrations."""
     text_steps: int = Field(default=12, ge=1)
-    """Steps of the search for the anchor of one token."""
+    """Steps of the search for a one-token anchor."""
     steps: int = Field(default=60, ge=1)
-    """Steps of gradient for a soft token."""
+    """Gradient steps for a soft token."""
     rate: float = Field(default=0.2, gt=0)
-    """Adam's step for it, as a share of the size of its start."""
+    """Adam's learning rate for a soft token, relative to the size of its initial value."""
     threshold: float = 0.95
-    """Strength beyond which a combination counts as the LoRA's equal."""
+    """Strength above which a combination counts as equal to the LoRA."""
 
 
 HELDOUT, INSTRUCTION, TOKEN = "heldout", "instruction", "one token"

@@ -35,8 +35,8 @@ class Config(Experiment):
     """Compare a prompt and an adapter, and look at single heads."""
 
     heads: tuple[str, ...] = ()
-    """Heads such as L5H3; none given: the three of the largest content JS that differ from their
-    null."""
+    """Heads such as L5H3 (none: of those that differ from their null, the three of the largest
+    content JS)."""
 
 
 def main(config: Config) -> None:

@@ -74,20 +74,20 @@ class Config(Emulation):
     """Compare a LoRA with prompts that say the same, and try to reach its state by prompts."""
 
     prompts: tuple[Path, ...] = ()
-    """Text files of prompts that say what the LoRA says, the first the one it was distilled from
-    (none: the bundled model's own; on another model the best virtual tokens stand for it)."""
+    """Text files of prompts with the LoRA's outputs; the LoRA was distilled from the first (none:
+    those of the bundled model; for another model the best virtual tokens take its place)."""
     budgets: tuple[int, ...] = (1, 4, 16, 64)
     """Numbers of virtual tokens."""
     steps: int = Field(default=Reach.steps, ge=1)
-    """Steps of gradient of every search, but of that for states by the largest budget,"""
+    """Gradient steps of every search except the deciding one."""
     longest: int = Field(default=Reach.longest, ge=1)
-    """which decides, these."""
+    """Gradient steps of the deciding search (states, largest budget)."""
     rate: float = Field(default=Reach.rate, gt=0)
-    """Adam's step, as a share of the size of the start."""
+    """Adam's learning rate, relative to the root mean square of the initial values."""
     weight: float = Field(default=Reach.inside, gt=0)
-    """Weight of states and patterns beside the divergence of the outputs in nats."""
+    """Weight of the loss on states and patterns, relative to the output divergence in nats."""
     threshold: float = 2.0
-    """How many times as far as other seeds is a state that is not reached."""
+    """A state is not reached if its distance is this many times that of other seeds."""
 
     @property
     def texts(self) -> tuple[Path, ...]:

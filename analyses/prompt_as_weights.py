@@ -54,9 +54,9 @@ class Config(Emulation):
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Ranks of the adapters that are fitted to the updates."""
     ridges: tuple[float, ...] = (0.01, 0.1, 1.0)
-    """Penalties to choose from, on one half of the fitted queries for the other."""
+    """Ridge penalties to choose from, fitted on one half of the queries and scored on the other."""
     threshold: float = 0.95
-    """Strength beyond which an adapter counts as the prompt's equal."""
+    """Strength above which an adapter counts as equal to the prompt."""
 
 
 def main(config: Config) -> None:

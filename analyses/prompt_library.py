@@ -64,25 +64,25 @@ class Config(Emulation):
     """Fit prompts to clusters of queries, and pick one for every unseen query."""
 
     mixture: Path | None = None
-    """Second target: queries whose `label` is the instruction under which base answers them."""
+    """JSONL file of a second target: queries whose `label` is the instruction to base."""
     mixture_heldout: Path | None = None
-    """Such queries that nothing is fitted on."""
+    """JSONL file of held-out queries of the second target."""
     sizes: tuple[int, ...] = (1, 2, 4, 8)
-    """How many prompts a library has."""
+    """Numbers of prompts in a library."""
     kind: Literal["text", "soft_prompt", "prefix"] = "text"
-    """What a prompt is."""
+    """Kind of prompt in a library."""
     tokens: int = Field(default=2, ge=1)
-    """How long it is."""
+    """Length of a prompt in tokens."""
     steps: int = Field(default=8, ge=1)
-    """Steps of the search for each."""
+    """Steps of the search for each prompt."""
     layer: int | None = Field(default=None, ge=0)
-    """Whose states are clustered (none: a middle one)."""
+    """Layer whose states are clustered (none: a middle one)."""
     loras: int = Field(default=2, ge=0)
-    """How many LoRAs are trained on the mixture."""
+    """Number of LoRAs that are trained on the mixture."""
     epochs: int = Field(default=RECIPE.epochs, ge=1)
-    """How long, at most."""
+    """Largest number of epochs that a LoRA is trained."""
     threshold: float = 0.95
-    """Strength beyond which a library counts as the weights' equal."""
+    """Strength above which a library counts as equal to the weights."""
 
 
 def main(config: Config) -> None:

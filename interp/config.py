@@ -73,26 +73,26 @@ class ChatFrame(BaseModel):
 
 
 class Loading(BaseModel):
-    """How a command opens its model: what it hands on to `interp.subject.load`."""
+    """How a command opens its model: the arguments of `interp.subject.load`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
+    """Device: cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights; sums are made in float64."""
+    """Number format of the weights; sums are in float64."""
     revision: str | None = None
     """Revision of a model on the hub."""
     adapter_revision: str | None = None
-    """Revision of the adapters that are on the hub."""
+    """Revision of adapters on the hub."""
     trust_remote_code: bool = False
-    """Allow a model that brings its own code to run it."""
+    """Allow a model to run code that comes with it."""
     allow_other_base: bool = False
     """Accept an adapter whose configuration names another base model."""
     allow_idle: bool = False
-    """Go on where an adapter, other weights or a steering vector change no output."""
+    """Accept an adapter, other weights or a steering vector that change no output."""
     tokenizer: str | None = None
-    """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
+    """Folder or hub id of the tokenizer of all conditions (none: the model's)."""
     gguf_file: str | None = None
     """Read the model from this GGUF file of its folder or hub id, de-quantised."""
     quantization: Literal["int8", "int4"] | None = None
@@ -114,17 +114,17 @@ class Loading(BaseModel):
 
 
 class Framing(Loading):
-    """Where queries stand, and who answers them."""
+    """The frame of the queries, and the source of their answers."""
 
     chat: bool = False
-    """Every query is a user's message, written by the tokenizer's chat template in all conditions;
-    a prompt file's text stands at the beginning of that message."""
+    """Every query is a user message in the tokenizer's chat template, in all conditions; a prompt
+    file's text stands at the start of that message."""
     frame: ChatFrame | None = None
     """A chat with variables of its template (YAML only): `frame: {template_options: {...}}`."""
     answer_tokens: int = Field(default=0, ge=0)
-    """Most tokens of the answers that conditions write themselves (0: none are written)."""
+    """Longest answer, in tokens, that conditions generate themselves (0: none are generated)."""
     temperature: float = Field(default=0, ge=0)
-    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
+    """Sampling temperature of generated answers (0: greedy)."""
 
     @property
     def framed(self) -> Frame:
@@ -157,13 +157,13 @@ class Experiment(Framing):
     conditions: dict[str, Any] = Field(default_factory=dict)
     """Further conditions by name (YAML only), such as `few: {prompt: {pairs: [[hot, cold]]}}`."""
     heldout: Path | None = None
-    """More queries, reported apart: those that nothing was fitted on."""
+    """JSONL file of held-out queries, reported apart."""
     separator: str = "\n"
-    """Written between a prompt file's text and the query."""
+    """Text between a prompt file's text and the query."""
     system_file: tuple[Path, ...] = ()
     """Text files, each a system message of a --chat. One is `prompt`, several `prompt_0`, ..."""
     answers_from: str | None = None
-    """Condition whose own answer is forced on all others (none: the answers of the queries)."""
+    """Condition whose generated answer is forced on all others (none: the queries' answers)."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
     compare: tuple[str, str] | None = None
@@ -173,34 +173,34 @@ class Experiment(Framing):
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
     memory: float = Field(default=0.25, gt=0)
-    """Budget in GB for one chunk's activations, from which the batch size follows."""
+    """Memory in GB for the activations of one chunk; it sets the batch size."""
     seed: int = 0
     """Seed of the bootstrap and of every control."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
     against: str | None = None
-    """Split the answer's lead over this token into its parts, instead of its logit."""
+    """Decompose the answer's logit difference from this token instead of the answer's logit."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
-    """Rearrangements behind every p-value (0: no tests)."""
+    """Permutations behind every p-value (0: no tests)."""
     sample: int = Field(default=100, ge=0)
-    """Queries whose states are kept for the geometry measures (0: none)."""
+    """Queries whose states are kept for geometry measures (0: none)."""
     max_positions: int = Field(default=32, ge=0)
-    """How many query positions get rows of their own (`last` and `mean` always cover all)."""
+    """Query positions with rows of their own (`last` and `mean` always cover all)."""
     keys_values: bool = False
-    """Compare keys and values as well, by key/value head: the query's own, and those of what
-    precedes it, where two conditions have as many."""
+    """Also compare keys and values by key/value head: those of the query, and those of the context
+    where two conditions have equally many."""
     lens: bool = True
-    """Read the logit lens: an unembedding per layer and answer token, dear where the vocabulary is
-    large."""
+    """Compute the logit lens: one unembedding per layer and answer token, slow for a large
+    vocabulary."""
     score_split: bool = False
-    """Split the change of every head's scores into what its queries' inputs, its keys' inputs and
-    its weights do: seven more runs for a condition with weights of its own, three for another."""
+    """Split the change of every head's scores by cause: its queries' inputs, its keys' inputs, its
+    weights. Takes seven more runs per condition with weights of its own, three per other one."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries on which both must say the same."""
+    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     resume: bool = False
     """Go on with an unfinished run in `out`."""
     overwrite: bool = False
@@ -320,41 +320,41 @@ class Distillation(Framing):
     out: Path
     """Folder of the adapter."""
     prompt_file: Path | None = None
-    """Text file, put before every query: what the LoRA is to imitate."""
+    """Text file with the prompt that the LoRA imitates; it stands before every query."""
     system_file: Path | None = None
-    """Text file, the system message of a --chat: what the LoRA is to imitate instead."""
+    """Text file with the system message of a --chat that the LoRA imitates."""
     heldout: Path | None = None
-    """Queries for the second certificate; never trained on."""
+    """JSONL file of held-out queries for a second certificate."""
     separator: str = "\n"
-    """Written between the prompt file's text and the query."""
+    """Text between the prompt file's text and the query."""
     positions: Literal["answer", "all"] = "answer"
-    """Match where the answer's tokens are predicted, or at every token of the query as well."""
+    """Match outputs at the answer's tokens only, or at all tokens of the query too."""
     on_policy: bool = False
-    """Train on answers that the LoRA writes itself, by `KL(LoRA ‖ prompt)`."""
+    """Train on answers that the LoRA generates itself, with `KL(LoRA ‖ prompt)`."""
     refresh: int = Field(default=1, ge=1)
-    """With --on-policy: epochs until it writes them anew."""
+    """With --on-policy: epochs between two generations of answers."""
     align: Literal["resid_post"] | None = None
-    """Also match the residual stream after every block, at the positions that are matched."""
+    """Also match the residual stream after every block, at the same positions."""
     align_weight: float = Field(default=1.0, gt=0)
-    """Weight of the states' relative squared distance beside the divergence in nats."""
+    """Weight of the states' relative squared distance, relative to the divergence in nats."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRA."""
     alpha: float = Field(default=16, gt=0)
-    """LoRA alpha: the update is scaled by alpha / rank."""
+    """LoRA alpha; the update is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("all-linear",)
     """Module names that get a LoRA (all-linear: every linear layer but the unembedding)."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of AdamW's learning rate; it falls to zero by a cosine."""
+    """Peak learning rate of AdamW, with cosine decay to zero."""
     epochs: int = Field(default=60, ge=1)
-    """Passes over the queries, at most."""
+    """Largest number of passes over the queries."""
     batch_size: int = Field(default=16, ge=1)
-    """Queries per step."""
+    """Queries per gradient step."""
     target_kl: float = Field(default=1e-3, ge=0)
-    """Stop early once an epoch's mean KL (nats) is at most this."""
+    """Stop early when an epoch's mean KL (nats) is at most this."""
     patience: int = Field(default=15, ge=1)
-    """Stop early after so many epochs without a new best."""
+    """Stop early after this many epochs without improvement."""
     seed: int = 0
-    """Seed of the LoRA's start, of the order of queries and of sampled answers."""
+    """Seed of the LoRA's initial values, the order of queries and sampled answers."""
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the adapter's file."""
     limit: int | None = Field(default=None, ge=1)
@@ -362,7 +362,7 @@ class Distillation(Framing):
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries on which both must say the same."""
+    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     overwrite: bool = False
     """Replace an adapter in `out`."""
 

@@ -76,7 +76,7 @@ class Study(BaseModel):
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
-    """Rearrangements behind every p-value."""
+    """Permutations behind every p-value."""
     memory: float = Field(default=3.0, gt=0)
     """Budget in GB for one forward pass."""
 
