@@ -66,7 +66,7 @@ class Bench:
             progress=progress,
             **settings.loading,
         )
-        queries = encode_groups(subject, every, groups)
+        queries: Groups = encode_groups(subject, every, groups)
         if answered is not None:
             queries = answered(subject, queries)
             for some in queries.values():
