@@ -45,7 +45,7 @@ FILE_ONLY = {"conditions", "families", "frame"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-Control = Literal[
+_Control = Literal[
     "neutral",
     "empty_system",
     "shuffled_tokens",
@@ -55,16 +55,17 @@ Control = Literal[
     "logit_bias",
     "untrained",
 ]
-"""The null battery: a side of the headline with what the other side has not replaced, and the rest
-kept. `neutral`: text as long as its prompt; `empty_system`: where a chat template writes a system
-message of its own; `shuffled_tokens`, `shifted`: of that prompt;
-`shuffled_labels`: of few-shot demonstrations; `random_lora`: of its LoRA, where that is plain;
-`untrained`: a second set of weights in memory. `logit_bias`: base with the output of the headline's
-reference."""
+"""The null controls. Each replaces the part that only one side of the headline has, and keeps the
+rest of that side. `neutral`: a text of the prompt's length. `empty_system`: an empty system
+message, where the chat template writes one of its own. `shuffled_tokens`: the prompt's tokens in
+random order. `shifted`: no prompt, the query at its positions after the prompt. `shuffled_labels`:
+few-shot demonstrations with each other's answers. `random_lora`: a random LoRA of the same shape,
+for a plain LoRA. `untrained`: freshly initialised weights, a second set in memory. `logit_bias`:
+base with a constant bias fitted to the outputs of the headline's reference."""
 
 
 class ChatFrame(BaseModel):
-    """How a chat is written."""
+    """The format of a chat."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -105,7 +106,7 @@ class Loading(BaseModel):
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What transformers is told of the model's files."""
+        """The arguments of `from_pretrained` that name the model's files."""
         return {
             "revision": self.revision,
             "trust_remote_code": self.trust_remote_code,
@@ -128,13 +129,13 @@ class Framing(Loading):
 
     @property
     def framed(self) -> Frame:
-        """Where queries stand."""
+        """The frame of the queries."""
         return Frame(
             self.chat or self.frame is not None, self.frame.template_options if self.frame else {}
         )
 
     def system(self, path: Path) -> Prompt:
-        """A file's text as a system message, which only a chat has."""
+        """A file's text as a system message; a ConfigError without a chat."""
         if not self.framed.chat:
             raise ConfigError("--system-file is a chat's system message: add --chat")
         return Prompt(system=read_prompt(path))
@@ -165,11 +166,11 @@ class Experiment(Framing):
     answers_from: str | None = None
     """Condition whose generated answer is forced on all others (none: the queries' answers)."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
+    """Conditions of one kind, by family (YAML only); `few_0` and `few_1` form `few` by default."""
     compare: tuple[str, str] | None = None
-    """The two conditions the run is about (default: the first prompt and the first adapter)."""
-    controls: tuple[Control, ...] = get_args(Control)
-    """Controls to run as well, where they apply (none: write the flag alone)."""
+    """The headline: two conditions to compare (none: the first prompt and first adapter)."""
+    controls: tuple[_Control, ...] = get_args(_Control)
+    """Null controls to run, where they apply (none: write the flag alone)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
     memory: float = Field(default=0.25, gt=0)
@@ -208,7 +209,7 @@ class Experiment(Framing):
 
     @property
     def unasked(self) -> frozenset[str]:
-        """The groups of measures (`interp.capabilities`) that are not asked for."""
+        """The groups of measures (`interp.capabilities`) that are switched off."""
         asked = {"lens": self.lens, "score split": self.score_split}
         return frozenset(name for name, wanted in asked.items() if not wanted)
 
@@ -240,7 +241,7 @@ class Experiment(Framing):
         return built
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
-        """The controls that were asked for and have something to control."""
+        """The null controls that are asked for and apply."""
         compared = headline_of(built, self.compare)
         a, b = compared or _firsts(built)
         contrast, others = Contrast.of(built[a], built[b]), built.values()
@@ -368,7 +369,7 @@ class Distillation(Framing):
 
     @property
     def prompt(self) -> Prompt:
-        """What is imitated; a ConfigError unless it is exactly one thing."""
+        """The prompt to imitate; a ConfigError unless exactly one is given."""
         if self.system_file is not None and self.prompt_file is None:
             return self.system(self.system_file)
         if self.prompt_file is not None and self.system_file is None:
@@ -376,13 +377,13 @@ class Distillation(Framing):
         raise ConfigError("give exactly one of --prompt-file and --system-file")
 
     def check(self) -> None:
-        """A ConfigError where an option lacks another."""
+        """A ConfigError where an option needs another one."""
         if self.on_policy and not self.answer_tokens:
             raise ConfigError("--on-policy needs --answer-tokens: how many tokens the LoRA writes")
 
 
 def read_prompt(path: Path) -> str:
-    """A prompt file's text; one line break at its end is the editor's and does not count."""
+    """A prompt file's text, without one line break at its end (the editor's)."""
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:

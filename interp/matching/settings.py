@@ -1,4 +1,4 @@
-"""What is emulated, on which queries: settings of `interp match invert` and of the experiments.
+"""The target of an emulation and its queries: settings of `interp match invert` and experiments.
 
 Torch-free, so that `--help` answers at once.
 """
@@ -64,7 +64,7 @@ class Emulation(Loading):
 
     @property
     def target(self) -> Condition:
-        """What is emulated; a ConfigError unless it is exactly one thing."""
+        """The target; a ConfigError unless exactly one is given."""
         if len(given := self._targets()) != 1:
             raise ConfigError(f"give exactly one of {self._flags}")
         return given[0]
@@ -143,7 +143,7 @@ class Inversion(Framing, Emulation):
         return [*super()._targets(), *systems]
 
     def check(self) -> None:
-        """A ConfigError where something is missing, or asked for that this kind cannot do."""
+        """A ConfigError for a missing option, or for one that this kind of prompt does not have."""
         if self.kind == "few_shot":
             self.demonstrations()
         if self.kind in ("text", "few_shot") and (self.layers or self.patterns):
@@ -151,8 +151,8 @@ class Inversion(Framing, Emulation):
 
 
 def bundled_emulation(out: Path) -> dict[str, Any]:
-    """The fields of the bundled model's emulation: a LoRA that gives the opposite, four other seeds
-    of it, and demonstrations that are not among the queries."""
+    """The fields of the bundled model's emulation: a LoRA that gives the opposite, LoRAs of four
+    other seeds, and demonstrations that are not among the queries."""
     first, *others = sorted(organism.ADAPTERS.iterdir())
     return {
         "model": str(organism.MODEL),

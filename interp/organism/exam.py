@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class ExamRow:
+class _ExamRow:
     """One line of the exam; accuracy is the share of questions whose answer ranks first."""
 
     questions: Callable[[int], list[Question]]
@@ -108,40 +108,40 @@ def _instructed(wording: int | None = None, before: _FactPrefix | None = None) -
     return prefix
 
 
-EXAM: dict[str, ExamRow] = {
-    "zero-shot default": ExamRow(_about_words(lambda rng: ""), 0.99),
-    "default after 20 tokens of prose": ExamRow(
+EXAM: dict[str, _ExamRow] = {
+    "zero-shot default": _ExamRow(_about_words(lambda rng: ""), 0.99),
+    "default after 20 tokens of prose": _ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 20)), 0.95
     ),
-    "default after 100 tokens of prose": ExamRow(
+    "default after 100 tokens of prose": _ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 100)), 0.95
     ),
-    "default after 200 tokens of prose": ExamRow(
+    "default after 200 tokens of prose": _ExamRow(
         _about_words(lambda rng: neutral_filler(rng, 200)), 0.95
     ),
-    "default after loose words": ExamRow(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
+    "default after loose words": _ExamRow(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
     **{
-        f"instruction, wording {wording}": ExamRow(_about_facts(_instructed(wording)), 0.99)
+        f"instruction, wording {wording}": _ExamRow(_about_facts(_instructed(wording)), 0.99)
         for wording in range(len(WORDINGS))
     },
-    "instruction after 60 tokens of prose": ExamRow(
+    "instruction after 60 tokens of prose": _ExamRow(
         _about_facts(_instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
     ),
-    "instruction after loose words": ExamRow(
+    "instruction after loose words": _ExamRow(
         _about_facts(_instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
     ),
-    "instruction after a rival relation": ExamRow(
+    "instruction after a rival relation": _ExamRow(
         _about_facts(
             _instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
         ),
         0.95,
     ),
     **{
-        f"few-shot, {count} demonstrations": ExamRow(_about_facts(_few_shot(count)), 0.98)
+        f"few-shot, {count} demonstrations": _ExamRow(_about_facts(_few_shot(count)), 0.98)
         for count in (3, 4, 8)
     },
-    "few-shot, 16 demonstrations": ExamRow(_about_facts(_few_shot(16)), 0.95),
-    "few-shot, 6 repeated to 60": ExamRow(_about_facts(_repeated(6, 60)), 0.95),
-    "few-shot after 60 tokens of prose": ExamRow(_about_facts(_few_shot(4, filler=60)), 0.95),
+    "few-shot, 16 demonstrations": _ExamRow(_about_facts(_few_shot(16)), 0.95),
+    "few-shot, 6 repeated to 60": _ExamRow(_about_facts(_repeated(6, 60)), 0.95),
+    "few-shot after 60 tokens of prose": _ExamRow(_about_facts(_few_shot(4, filler=60)), 0.95),
 }
 """Every row of the exam by its name."""
