@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check figures organism smollm2 chat-study architectures metrics clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -16,6 +16,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python recipes/house.py --check
+
+house: $(READY)
+	$(BIN)/python recipes/house.py
 
 figures: $(READY)
 	$(BIN)/python recipes/gallery.py

@@ -33,10 +33,19 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.matching.separating import examined
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.storing import LORA, PREFIX, Budget, Stored, chance, drawn, store, ways
+from interp.matching.storing import (
+    LORA_LABEL,
+    PREFIX_LABEL,
+    StorageBudget,
+    Stored,
+    chance,
+    shuffled_facts,
+    store,
+    ways,
+)
 from interp.plots.curves import Curves, curves
 from interp.queries import Query, read_queries
 from interp.report.experiments import conclude, finished
@@ -56,17 +65,17 @@ class Config(Emulation):
     facts: Path = organism.QUERIES / "left_out.jsonl"
     """JSONL file of facts that the model never learned; the label is the relation."""
     counts: tuple[int, ...] = (4, 16, 64)
-    """How many of them are stored."""
+    """Numbers of facts that are stored."""
     ranks: tuple[int, ...] = (1,)
-    """Ranks of the LoRA; virtual tokens have no more parameters than it."""
+    """Ranks of the LoRA; virtual tokens have at most as many parameters."""
     steps: int = Field(default=200, ge=1)
-    """Steps of gradient, for virtual tokens and LoRA alike."""
+    """Gradient steps for virtual tokens and LoRA alike."""
     rate: float = Field(default=0.3, gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     learning_rate: float = Field(default=2e-2, gt=0)
-    """AdamW's step for the LoRA."""
+    """AdamW's learning rate for the LoRA."""
     examples: int = Field(default=500, ge=0)
-    """Held-out inputs of the separating toy (0: it is left out, and the facts decide)."""
+    """Held-out inputs of the separating toy (0: no toy; the facts decide)."""
     threshold: float = 0.5
     """Share of inputs (or facts) by which the LoRA must be ahead of the prompt."""
 
@@ -75,11 +84,11 @@ def main(config: Config) -> None:
     """Store and examine, print the table and the verdict, draw the figures."""
     if finished(config):
         return
-    facts = drawn(read_queries(config.facts, config.limit), config.seed)
+    facts = shuffled_facts(read_queries(config.facts, config.limit), config.seed)
     counts = tuple(sorted({min(count, len(facts)) for count in config.counts}))
     if not counts or not config.ranks or counts[0] < 1:
         raise ConfigError("give --counts of 1 fact or more, and --ranks")
-    budget = Budget(counts, config.ranks, config.steps, config.rate, config.learning_rate)
+    budget = StorageBudget(counts, config.ranks, config.steps, config.rate, config.learning_rate)
     with counting("trainings") as counter:
         done = partial(counter.add, "limits", 1, ways(budget))
         found = store(config, facts, budget, done)
@@ -115,7 +124,7 @@ def by_count(found: list[Stored], guess: Right, config: Config) -> pd.DataFrame:
 
 def by_task(seen: dict[tuple[str, str], Right], config: Config) -> pd.DataFrame:
     """Whole outputs right in the separating toy, by task and by what was added."""
-    names = {"base": BASE, "old_prefix": PREFIX, "prefix": PREFIX, "lora": LORA}
+    names = {"base": BASE, "old_prefix": PREFIX_LABEL, "prefix": PREFIX_LABEL, "lora": LORA_LABEL}
     tasks = {toy.OLD_TASK: "one of its four (sorting)", toy.NEW_TASK: "new (double histogram)"}
     return pd.DataFrame(
         {"panel": "toy", "series": names[name], "x": words, **share(right, config)}
@@ -139,8 +148,8 @@ def conclusion(
     base, *stored = found
     most, rank = max(one.count for one in stored), config.ranks[0]
     last = [one for one in stored if one.count == most and one.rank in (0, rank)]
-    lora = next(one for one in last if one.way == LORA)
-    prompt = max((one for one in last if one.way != LORA), key=lambda one: one.given.mean())
+    lora = next(one for one in last if one.way == LORA_LABEL)
+    prompt = max((one for one in last if one.way != LORA_LABEL), key=lambda one: one.given.mean())
     recall = ", ".join(f"{one.given.mean():.2f} ({one.way}{one.budget})" for one in last)
     others = max((one.others.mean() for one in stored if len(one.others)), default=float("nan"))
     sentence = (
@@ -166,7 +175,7 @@ def conclusion(
         name="architectural_limits",
         claim="No prompt adds an ability that the model lacks.",
         sentence=sentence,
-        contrast=Contrast(what, *ends, config.threshold),
+        contrast=DecidingEstimate(what, *ends, config.threshold),
         n=len(ahead),
         figure="separating_toy" if seen else "architectural_limits",
         model=(toy.MODEL.parent if seen else Path(config.model)).name,

@@ -31,19 +31,20 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.config import from_yaml
-from interp.finding import Contrast, Finding
-from interp.matching.bench import BASE, TARGET, Bench
+from interp.design import BASE
+from interp.finding import DecidingEstimate, Finding
+from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import Examples
 from interp.matching.inside import (
-    SEEDS,
+    OTHER_SEEDS,
     Apart,
     all_apart,
     apart,
-    by_layer,
     inside,
+    internal_distance_rows,
+    internal_summary,
     over,
     rewired,
-    summary,
 )
 from interp.matching.invert import EXPERIMENT, invert
 from interp.matching.settings import Emulation, Inversion, bundled_emulation
@@ -67,13 +68,13 @@ class Config(Emulation):
     virtual: int = Field(default=8, ge=1)
     """Virtual tokens of the soft prompt and the prefix."""
     shots: int = Field(default=8, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     text_steps: int = Field(default=8, ge=1)
     """Steps of the text search."""
     steps: int = Field(default=80, ge=1)
-    """Steps of gradient for virtual tokens."""
+    """Gradient steps for virtual tokens."""
     threshold: float = 2.0
-    """How many times as far as other seeds is another state."""
+    """A state is another one if its distance is this many times that of other seeds."""
 
 
 Found = dict[str, dict[str, Apart]]
@@ -94,8 +95,8 @@ def main(config: Config) -> None:
         found = measure(bench, list(built))
     table = pd.DataFrame(
         {"condition": name}
-        | summary(bench, group, one)
-        | {"petrov_residual": rewired(run.table, "floor_0" if name == SEEDS else name)}
+        | internal_summary(bench, group, one)
+        | {"petrov_residual": rewired(run.table, "floor_0" if name == OTHER_SEEDS else name)}
         for name, groups in found.items()
         for group, one in groups.items()
     )
@@ -173,9 +174,13 @@ def drawn(found: Found, bench: Bench, measure: str, what: str) -> go.Figure:
         "Distance from the target at the query's last token. Grey: controls; a logit bias leaves "
         "the states of base. "
     )
-    signed = [name for name in shown if summary(bench, "matched", found[name]["matched"])["passed"]]
-    table = pd.DataFrame(by_layer(bench, shown, measure))
-    grey = [name for name in (SEEDS, NEUTRAL, ONE_BIAS) if name in shown]
+    signed = [
+        name
+        for name in shown
+        if internal_summary(bench, "matched", found[name]["matched"])["passed"]
+    ]
+    table = pd.DataFrame(internal_distance_rows(bench, shown, measure))
+    grey = [name for name in (OTHER_SEEDS, NEUTRAL, ONE_BIAS) if name in shown]
     look = Curves("What says the same as the target: how far inside?", "layer", what, grey=grey)
     return curves(table, look, bench.caption(f"{note}Outputs matched: {', '.join(signed)}"))
 
@@ -188,12 +193,14 @@ def conclusion(
     best = matched.loc[[name for name in PROMPTS if name in found], "kl"].idxmin()
     prompt, far = matched.loc[best], matched["relative_l2"]
     value, low, high = float("nan"), None, None
-    if SEEDS in found and prompt["passed"]:
-        streams = [found[name]["matched"].relative_l2.mean(1) for name in (best, SEEDS)]
+    if OTHER_SEEDS in found and prompt["passed"]:
+        streams = [found[name]["matched"].relative_l2.mean(1) for name in (best, OTHER_SEEDS)]
         value, low, high, _ = (x.item() for x in over(bench, "matched", *streams))
     biased = run.table[run.table["condition"].eq(ONE_BIAS) & run.table["reference"].eq(BASE)]
     moved = biased.query("measure == 'relative_l2'")["value"].max()
-    floor = f"other seeds are {far[SEEDS]:.2f}" if SEEDS in found else "no --floor is given"
+    floor = (
+        f"other seeds are {far[OTHER_SEEDS]:.2f}" if OTHER_SEEDS in found else "no --floor is given"
+    )
     sentence = (
         f"The best-matched prompt ({best}: mean JS {prompt['mean_js']:.2g} nats, certificate "
         f"{'passed' if prompt['passed'] else 'FAILED, so there is no verdict'}) lies "
@@ -210,7 +217,7 @@ def conclusion(
         name="beyond_tokens",
         claim="What says the same as the LoRA differs from it in its states and its attention.",
         sentence=sentence,
-        contrast=Contrast(what, value, low, high, threshold),
+        contrast=DecidingEstimate(what, value, low, high, threshold),
         n=int(prompt["n"]),
         figure="beyond_tokens",
         model=bench.settings.model_name,

@@ -29,13 +29,20 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.conditions import Prompt, prefix_body
+from interp.conditions.placing import TokenIds
 from interp.config import read_prompt
-from interp.finding import Contrast, Finding
-from interp.matching.bench import BASE, Bench
-from interp.matching.distortion import ALONE, SERIES, lost, sweep, tidy
-from interp.matching.filler import NEUTRAL, PLACES, fillers, fitting
-from interp.matching.fits import Plan, fit
-from interp.matching.prefixes import Ids
+from interp.design import BASE
+from interp.finding import DecidingEstimate, Finding
+from interp.matching.bench import Bench
+from interp.matching.distortion import (
+    ALONE,
+    SERIES,
+    distortion_table,
+    strength_lost_to_filler,
+    sweep_fillers,
+)
+from interp.matching.filler import NEUTRAL_FILLER, PLACES, fillers, lengths_that_fit
+from interp.matching.fits import FitPlan, fit_plan
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
 from interp.report.experiments import conclude, finished
@@ -59,16 +66,16 @@ class Config(Emulation):
     """Make a prompt long and see what becomes of its effect."""
 
     instruction: Path | None = None
-    """Text file of the instruction (none: the prompt that is the target, or the bundled model's
-    `opposite :`, or, for another model, a text found by search)."""
+    """Text file of the instruction (none: the target if it is a prompt, the bundled model's
+    `opposite :`, or a text found by search for another model)."""
     rival: Path | None = None
     """JSONL file of demonstrations of another task."""
     lengths: tuple[int, ...] = (8, 32, 128, 240, 480)
-    """Tokens of filler; those that the model cannot read are cut to what it can."""
+    """Lengths of the filler in tokens, cut to the context that the model can read."""
     tokens: int = Field(default=4, ge=1)
-    """Tokens of an instruction that is searched for."""
+    """Length of a searched instruction in tokens."""
     threshold: float = 0.1
-    """Loss of strength from which on a long prompt blurs the query."""
+    """A long prompt blurs the query if it loses at least this strength."""
 
 
 def main(config: Config) -> None:
@@ -78,12 +85,19 @@ def main(config: Config) -> None:
     bench = Bench.open(config)
     with threads_for(bench.subject.n_parameters), counting("prompts") as counter:
         instruction = instruction_of(bench, config)
-        kinds, lengths = fillers(bench, config.rival), fitting(bench, instruction, config.lengths)
+        kinds, lengths = (
+            fillers(bench, config.rival),
+            lengths_that_fit(bench, instruction, config.lengths),
+        )
         total = len(kinds) * len(lengths) * (len(PLACES) + 1)
         done = partial(counter.add, "distortion", 1, total)
-        found = sweep(bench, instruction, kinds, lengths, done)
-        loss = {(k, length): lost(found, bench, k, length) for k in kinds for length in lengths}
-        table = tidy(found, bench)
+        found = sweep_fillers(bench, instruction, kinds, lengths, done)
+        loss = {
+            (k, length): strength_lost_to_filler(found, bench, k, length)
+            for k in kinds
+            for length in lengths
+        }
+        table = distortion_table(found, bench)
     text = str(bench.subject.tokenizer.decode(list(instruction))).strip()
     caption = bench.caption(f"Instruction: “{text}”. Grey: as much filler without it")
     figures = {}
@@ -95,13 +109,15 @@ def main(config: Config) -> None:
     conclude(config, conclusion(table, loss, config), main_table, figures)
 
 
-def instruction_of(bench: Bench, config: Config) -> Ids:
+def instruction_of(bench: Bench, config: Config) -> TokenIds:
     """The instruction's tokens, from its file or by search."""
     file = config.instruction or config.prompt_file
     if file is None and Path(config.model) == organism.MODEL:
         file = organism.PROMPTS / "instruction_0.txt"
     if file is None:
-        found = fit(bench, bench.wanted["matched"], Plan("text", config.tokens, seed=config.seed))
+        found = fit_plan(
+            bench, bench.wanted["matched"], FitPlan("text", config.tokens, seed=config.seed)
+        )
         return found.setting.prefix[len(bench.subject.settings[BASE].prefix) :]
     prompt = Prompt(text=read_prompt(file), separator=config.separator)
     return tuple(prefix_body(prompt, bench.subject.tokenizer))
@@ -113,15 +129,15 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
     values = table.set_index(["measure", "panel", "series", "x"])["value"]
     first, *_ = places = tuple(SERIES.values())
 
-    def at(measure: str, series: str, length: int, kind: str = NEUTRAL) -> float:
+    def at(measure: str, series: str, length: int, kind: str = NEUTRAL_FILLER) -> float:
         return float(values[measure, kind, series, str(length)])
 
     by_place = ", ".join(f"{at('strength', s, most):.2f} ({s})" for s in (*places, ALONE))
-    others = [kind for kind, length in loss if length == most and kind != NEUTRAL]
+    others = [kind for kind, length in loss if length == most and kind != NEUTRAL_FILLER]
     taken = ", ".join(f"{words(loss[kind, most])} ({kind})" for kind in others)
     rest = f"As much other filler takes away {taken}. " if others else ""
     mass = [at("query_mass", series, most) for series in (*places, ALONE)]
-    value, low, high, n = loss[NEUTRAL, most]
+    value, low, high, n = loss[NEUTRAL_FILLER, most]
     return Finding(
         point=3,
         name="context_distortion",
@@ -132,7 +148,7 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
         f"{at('query_mass', first, 0):.2f} stays on the query behind the short prompt, "
         f"{min(mass[:-1]):.2f} to {max(mass[:-1]):.2f} behind the longest neutral ones and "
         f"{mass[-1]:.2f} behind as much filler without the instruction.",
-        contrast=Contrast(
+        contrast=DecidingEstimate(
             f"strength lost to {most} tokens of neutral filler", value, low, high, config.threshold
         ),
         n=n,
@@ -144,12 +160,12 @@ def conclusion(table: pd.DataFrame, loss: Lost, config: Config) -> Finding:
 def within(loss: Lost, config: Config) -> str:
     """What is lost where the model has been trained, as far as that is known."""
     known = organism.TRAINED_LENGTH if Path(config.model) == organism.MODEL else 0
-    seen = [length for kind, length in loss if kind == NEUTRAL and length < known]
+    seen = [length for kind, length in loss if kind == NEUTRAL_FILLER and length < known]
     if not seen:
         return ""
     return (
         f"The model was trained on at most {known} tokens: {max(seen)} of neutral filler take "
-        f"{words(loss[NEUTRAL, max(seen)])}. "
+        f"{words(loss[NEUTRAL_FILLER, max(seen)])}. "
     )
 
 

@@ -25,22 +25,21 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import Bench
 from interp.matching.budget import (
     BIAS,
-    SEEDS,
-    Found,
-    best,
-    name_of,
+    BudgetScores,
+    best_budget,
+    budget_name,
+    budget_table,
     strong,
-    sweep,
-    table,
+    sweep_budgets,
 )
-from interp.matching.carrying import FITTED, HELDOUT
-from interp.matching.fits import Plan
+from interp.matching.carrying import FIT_GROUP, HELDOUT
+from interp.matching.fits import FitPlan
 from interp.matching.generalisation import strength_of
-from interp.matching.nulls import equals
+from interp.matching.nulls import OTHER_LORA_SEEDS, equals
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
 from interp.report.experiments import conclude, finished
@@ -55,33 +54,33 @@ class Config(Emulation):
     """Fit prompts of growing size to one query and to all, and score them on others."""
 
     virtual: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Virtual tokens of the soft prompts and prefixes."""
+    """Numbers of virtual tokens of the soft prompts and prefixes."""
     tokens: tuple[int, ...] = (1, 2, 4, 8)
-    """Tokens of the texts."""
+    """Numbers of tokens of the texts."""
     shots: int = Field(default=8, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     draws: int = Field(default=2, ge=1)
-    """Single queries that are fitted to, one at a time."""
+    """Number of single queries that a prompt is fitted to, one at a time."""
     steps: int = Field(default=60, ge=1)
-    """Steps of gradient for virtual tokens."""
-    rate: float = Field(default=Plan._field_defaults["rate"], gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Gradient steps for virtual tokens."""
+    rate: float = Field(default=FitPlan._field_defaults["rate"], gt=0)
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     text_steps: int = Field(default=12, ge=1)
     """Steps of the text search."""
     threshold: float = 0.9
-    """Strength on unseen queries from which on a prompt counts as an equivalent."""
+    """Strength on held-out queries at which a prompt counts as equivalent."""
 
     @property
-    def plans(self) -> list[tuple[str, Plan]]:
+    def plans(self) -> list[tuple[str, FitPlan]]:
         """Every search, by the kind of prompt."""
         return [
-            *(("text", Plan("text", n, self.text_steps)) for n in self.tokens),
+            *(("text", FitPlan("text", n, self.text_steps)) for n in self.tokens),
             *(
-                ("soft prompt", Plan("soft_prompt", n, self.steps, rate=self.rate))
+                ("soft prompt", FitPlan("soft_prompt", n, self.steps, rate=self.rate))
                 for n in self.virtual
             ),
-            *(("prefix", Plan("prefix", n, self.steps, rate=self.rate)) for n in self.virtual),
-            *([("demonstrations", Plan("few_shot", self.shots))] if self.pool else []),
+            *(("prefix", FitPlan("prefix", n, self.steps, rate=self.rate)) for n in self.virtual),
+            *([("demonstrations", FitPlan("few_shot", self.shots))] if self.pool else []),
         ]
 
 
@@ -95,38 +94,43 @@ def main(config: Config) -> None:
     most = len(bench.queries["matched"])
     with threads_for(bench.subject.n_parameters), counting("fits") as counter:
         done = partial(counter.add, "equivalence strength", 1)
-        found = sweep(bench, config.plans, sorted({1, most}), config.draws, done)
-    points = table(found, bench)
+        found = sweep_budgets(bench, config.plans, sorted({1, most}), config.draws, done)
+    points = budget_table(found, bench)
     biased = points["biased"].eq(True)
     drawn = {
         "equivalence_strength": (points[~biased | points["series"].eq(BIAS)], X),
-        "with_logit_bias": (points[biased | points["series"].eq(SEEDS)], f"{X}, bias not counted"),
+        "with_logit_bias": (
+            points[biased | points["series"].eq(OTHER_LORA_SEEDS)],
+            f"{X}, bias not counted",
+        ),
     }
     caption = bench.caption(f"{NOTE}. {config.draws} single queries, one at a time")
     figures = {}
     for name, (rows, x) in drawn.items():
         title = "How strong is the best prompt-equivalent?"
         title += " With a fitted logit bias" if name == "with_logit_bias" else ""
-        look = Curves(title, x, Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=[SEEDS, BIAS])
+        look = Curves(
+            title, x, Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=[OTHER_LORA_SEEDS, BIAS]
+        )
         figures[name] = curves(rows, look, caption)
     conclude(config, conclusion(found, bench, config), points, figures)
 
 
-def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
+def conclusion(found: BudgetScores, bench: Bench, config: Config) -> Finding:
     """The verdict: how strong is what fits all queries best, on unseen ones?"""
     most = len(bench.queries["matched"])
     words, contrasts = [], {}
     for count in sorted({1, most}):
-        budget = best(found, bench, count)
-        here, there = (strength_of(found[budget].scores, g, bench) for g in (FITTED, HELDOUT))
+        budget = best_budget(found, bench, count)
+        here, there = (strength_of(found[budget].scores, g, bench) for g in (FIT_GROUP, HELDOUT))
         ends = (there.strength, there.ci_low, there.ci_high)
-        what = f"strength on unseen queries of what fits {most} best ({name_of(budget, found)})"
-        contrasts[count] = Contrast(what, *ends, config.threshold)
+        what = f"strength on unseen queries of what fits {most} best ({budget_name(budget, found)})"
+        contrasts[count] = DecidingEstimate(what, *ends, config.threshold)
         small = strong(found, bench, count, config.threshold)
         words.append(
-            f"Fitted to {count}, the best ({name_of(budget, found)}) has strength "
+            f"Fitted to {count}, the best ({budget_name(budget, found)}) has strength "
             f"{here.strength:.4f} there and {there.strength:.4f} on unseen queries; the smallest "
-            f"of {config.threshold:g} on these is {name_of(small, found) if small else 'none'}."
+            f"of {config.threshold:g} on these is {budget_name(small, found) if small else 'none'}."
         )
     if seeds := equals(bench):
         level = strength_of(seeds, HELDOUT, bench).strength

@@ -28,21 +28,21 @@ from interp import organism
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import Bench
-from interp.matching.carrying import HELDOUT, REWORDED, asked, right, wordings
-from interp.matching.fits import Plan
+from interp.matching.carrying import HELDOUT, REWORDED, asked, target_accuracy, wordings
+from interp.matching.fits import FitPlan
 from interp.matching.generalisation import (
-    CONTROLS,
-    SEEDS,
-    Found,
+    NULL_CONTROLS,
+    ScoresByCount,
     by_count,
     by_wording,
     losses,
-    measure,
+    measure_generalisation,
     shown,
     strength_of,
 )
+from interp.matching.nulls import OTHER_LORA_SEEDS
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
 from interp.report.experiments import conclude, finished
@@ -57,26 +57,26 @@ class Config(Emulation):
     """Fit prompts to few and to many queries, and score them on others."""
 
     wordings: Path | None = None
-    """JSONL file: the held-out queries in their order in other words, once for each wording, named
-    by `label` (none: those of the bundled model, where its held-out queries are asked)."""
+    """JSONL file of the held-out queries in other words, in the same order, once per wording;
+    `label` names the wording (none: the bundled model's, for its own held-out queries)."""
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """How many matched queries are fitted to; all of them come last."""
+    """Numbers of matched queries that a prompt is fitted to; all of them come last."""
     draws: int = Field(default=3, ge=1)
-    """Draws of the queries, each with another start of the search."""
+    """Random draws of the queries, each with another start of the search."""
     virtual: int = Field(default=8, ge=1)
     """Virtual tokens of the soft prompt and the prefix."""
     tokens: int = Field(default=2, ge=1)
     """Tokens of the text."""
     shots: int = Field(default=4, ge=1)
-    """Most demonstrations; none are chosen where there is no pool."""
+    """Largest number of demonstrations (without --pool: none)."""
     steps: int = Field(default=40, ge=1)
-    """Steps of gradient for virtual tokens."""
-    rate: float = Field(default=Plan._field_defaults["rate"], gt=0)
-    """Adam's step for virtual tokens, as a share of the size of the start."""
+    """Gradient steps for virtual tokens."""
+    rate: float = Field(default=FitPlan._field_defaults["rate"], gt=0)
+    """Adam's learning rate for virtual tokens, relative to the size of the initial values."""
     text_steps: int = Field(default=10, ge=1)
     """Steps of the text search."""
     threshold: float = 0.1
-    """Loss of strength from which on a prompt does not carry."""
+    """A prompt does not generalise if it loses at least this strength."""
 
     @property
     def reworded(self) -> Path | None:
@@ -85,13 +85,13 @@ class Config(Emulation):
         return self.wordings or (organism.QUERIES / "reworded.jsonl" if own else None)
 
     @property
-    def plans(self) -> dict[str, Plan]:
+    def plans(self) -> dict[str, FitPlan]:
         """How every kind of prompt is searched."""
         return {
-            "text": Plan("text", self.tokens, self.text_steps),
-            "soft prompt": Plan("soft_prompt", self.virtual, self.steps, rate=self.rate),
-            "prefix": Plan("prefix", self.virtual, self.steps, rate=self.rate),
-            **({"demonstrations": Plan("few_shot", self.shots)} if self.pool else {}),
+            "text": FitPlan("text", self.tokens, self.text_steps),
+            "soft prompt": FitPlan("soft_prompt", self.virtual, self.steps, rate=self.rate),
+            "prefix": FitPlan("prefix", self.virtual, self.steps, rate=self.rate),
+            **({"demonstrations": FitPlan("few_shot", self.shots)} if self.pool else {}),
         }
 
 
@@ -104,23 +104,25 @@ def main(config: Config) -> None:
     counts = [*sorted({count for count in config.counts if count < most}), most]
     with threads_for(bench.subject.n_parameters), counting("fits") as counter:
         done = partial(counter.add, "generalisation", 1)
-        found = measure(bench, config.plans, counts, config.draws, done)
+        found = measure_generalisation(bench, config.plans, counts, config.draws, done)
     table, words = by_count(found, bench), by_wording(found, bench)
     some = replace(bench, queries={g: bench.queries[g] for g in ("matched", HELDOUT)})
-    grey = [name for name in CONTROLS if name in set(table["series"])]
+    grey = [name for name in NULL_CONTROLS if name in set(table["series"])]
     note = f"{NOTE}. {config.draws} draws of queries and starts"
     x = "queries that a prompt is fitted to"
     look = Curves("Do prompts carry to other queries?", x, Y, log_x=True, grey=grey)
     figures = {"generalisation": curves(table, look, some.caption(note))}
     if len(words):
-        shares = (f"{right(bench, g):.2f} {shown(g)}" for g in (HELDOUT, *wordings(bench)))
+        shares = (
+            f"{target_accuracy(bench, g):.2f} {shown(g)}" for g in (HELDOUT, *wordings(bench))
+        )
         note = f"{NOTE}. Answers that the LoRA itself gets right: {', '.join(shares)}"
         look = Curves("And to other wordings?", "wording of the unseen queries", Y, grey=grey)
         figures["wordings"] = curves(words, look, some.caption(note))
     conclude(config, conclusion(found, bench, config), pd.concat([table, words]), figures)
 
 
-def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
+def conclusion(found: ScoresByCount, bench: Bench, config: Config) -> Finding:
     """The verdict: what the best prompt fitted to all queries loses on unseen ones; in the sentence
     also that of the fewest queries, and of other wordings."""
     counts = [count for _, count in found]
@@ -145,7 +147,7 @@ def conclusion(found: Found, bench: Bench, config: Config) -> Finding:
     )
 
 
-def in_other_words(found: Found, count: int, bench: Bench, config: Config) -> str:
+def in_other_words(found: ScoresByCount, count: int, bench: Bench, config: Config) -> str:
     """What becomes of the kind that fits best when unseen queries are asked otherwise."""
     best, fall = next(iter(losses(found, count, bench, config.threshold, REWORDED).items()))
     kept = {w: strength_of(found[best, count], w, bench).strength for w in wordings(bench)}
@@ -154,13 +156,13 @@ def in_other_words(found: Found, count: int, bench: Bench, config: Config) -> st
         f" In other words what fits best ({best}) loses {fall.estimate} ({fall.verdict}): it keeps "
         f"{kept[most]:.2g} {most} and {kept[least]:.2g} {least}"
     )
-    if seeds := found.get((SEEDS, count)):
+    if seeds := found.get((OTHER_LORA_SEEDS, count)):
         worst = min(strength_of(seeds, wording, bench).strength for wording in kept)
         sentence += f", other seeds of the LoRA at least {worst:.2g} in every wording"
     return f"{sentence}."
 
 
-def between(losses: dict[str, Contrast]) -> str:
+def between(losses: dict[str, DecidingEstimate]) -> str:
     """The smallest and the largest loss, by kind."""
     low, high = (pick(losses, key=lambda kind: losses[kind].value) for pick in (min, max))
     return f"{losses[low].value:.2g} ({low}) to {losses[high].value:.2g} ({high})"

@@ -28,15 +28,28 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.conditions import Prompt, prefix_body
+from interp.conditions.placing import TokenIds
 from interp.config import read_prompt
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
-from interp.matching.bench import BASE, Bench
-from interp.matching.factorial import NEUTRAL, Factorial, best, each_its_own, factorial
-from interp.matching.fits import Plan, fit
-from interp.matching.ingredient_effects import Worth, cells, effects, gained, left
-from interp.matching.ingredients import NONE, RANDOM, Given, own_bias, written
-from interp.matching.prefixes import Ids
+from interp.finding import DecidingEstimate, Finding
+from interp.matching.bench import Bench
+from interp.matching.factorial import (
+    NEUTRAL_TEXT,
+    Factorial,
+    best_combination,
+    each_its_own,
+    factorial,
+)
+from interp.matching.fits import FitPlan, fit_plan
+from interp.matching.ingredient_effects import Worth, combination_strengths, effects, gained, left
+from interp.matching.ingredients import (
+    NONE,
+    RANDOM_VECTOR,
+    Given,
+    anchored_demonstrations,
+    own_bias,
+)
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.matching.strength import Strength
 from interp.matching.virtual import Tuning
@@ -52,17 +65,17 @@ class Config(Emulation):
     """Combine demonstrations, an anchor, an intent and a bias; score single queries."""
 
     anchor: Path | None = None
-    """File of an instruction to begin the prompt with."""
+    """Text file of an instruction at the start of the prompt."""
     shots: tuple[int, ...] = (0, 1, 2, 4, 8)
-    """How many demonstrations."""
+    """Numbers of demonstrations."""
     text_steps: int = Field(default=12, ge=1)
-    """Steps of the search for the anchor of one token."""
+    """Steps of the search for a one-token anchor."""
     steps: int = Field(default=60, ge=1)
-    """Steps of gradient for a soft token."""
+    """Gradient steps for a soft token."""
     rate: float = Field(default=0.2, gt=0)
-    """Adam's step for it, as a share of the size of its start."""
+    """Adam's learning rate for a soft token, relative to the size of its initial value."""
     threshold: float = 0.95
-    """Strength beyond which a combination counts as the LoRA's equal."""
+    """Strength above which a combination counts as equal to the LoRA."""
 
 
 HELDOUT, INSTRUCTION, TOKEN = "heldout", "instruction", "one token"
@@ -77,18 +90,18 @@ def main(config: Config) -> None:
     bench = Bench.open(config)
     with threads_for(bench.subject.n_parameters), counting("texts") as counter:
         anchors, token = anchors_of(bench, config)
-        texts = written(bench, config.shots, anchors)
+        texts = anchored_demonstrations(bench, config.shots, anchors)
         tuning = Tuning("soft_prompt", 1, config.steps, config.rate, config.batch_size)
         done = partial(counter.add, "golden zone", 1, len(texts))
         found, controls = factorial(bench, texts, tuning, done)
-    table, worth = cells(found | controls, bench), effects(found, bench, HELDOUT)
+    table, worth = combination_strengths(found | controls, bench), effects(found, bench, HELDOUT)
     seeds = bench.equals(HELDOUT)
     look = Curves(
         "What is left between the LoRA and every combination",
         "demonstrations",
         "distance left, as a share of base's",
         log_y=True,
-        grey=[NEUTRAL, RANDOM],
+        grey=[NEUTRAL_TEXT, RANDOM_VECTOR],
         levels={
             f"strength {config.threshold:g}": 1 - config.threshold,
             **({"other LoRA seeds": 1 - seeds.strength} if seeds else {}),
@@ -104,11 +117,11 @@ def main(config: Config) -> None:
     conclude(config, conclusion(found, worth, bench, config), table, figures)
 
 
-def anchors_of(bench: Bench, config: Config) -> tuple[dict[str, Ids], str]:
+def anchors_of(bench: Bench, config: Config) -> tuple[dict[str, TokenIds], str]:
     """The anchors by name, and the token that was found."""
-    token = fit(bench, bench.wanted["matched"], Plan("text", 1, config.text_steps))
+    token = fit_plan(bench, bench.wanted["matched"], FitPlan("text", 1, config.text_steps))
     own = len(bench.subject.settings[BASE].prefix)
-    anchors: dict[str, Ids] = {NONE: (), TOKEN: token.setting.prefix[own:]}
+    anchors: dict[str, TokenIds] = {NONE: (), TOKEN: token.setting.prefix[own:]}
     if config.anchor is not None:
         prompt = Prompt(text=read_prompt(config.anchor), separator=config.separator)
         tokenizer = bench.subject.tokenizer
@@ -119,7 +132,7 @@ def anchors_of(bench: Bench, config: Config) -> tuple[dict[str, Ids], str]:
 
 def conclusion(found: Factorial, worth: Worth, bench: Bench, config: Config) -> Finding:
     """The verdict: the best combination on queries that it has not seen."""
-    cell = best(found)
+    cell = best_combination(found)
     there = bench.strength(found[cell][HELDOUT], HELDOUT)
     single = bench.strength(each_its_own(found, HELDOUT), HELDOUT)
     base = bench.kl(BASE, HELDOUT)
@@ -145,7 +158,7 @@ def conclusion(found: Factorial, worth: Worth, bench: Bench, config: Config) -> 
         claim="On single queries inside what the model knows, a combination of demonstrations, "
         "anchor, intent and constant bias gives the LoRA's output.",
         sentence=sentence,
-        contrast=Contrast(what, *ends, config.threshold),
+        contrast=DecidingEstimate(what, *ends, config.threshold),
         n=there.n,
         figure="golden_zone",
         model=config.model_name,

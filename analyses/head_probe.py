@@ -35,17 +35,21 @@ class Config(Experiment):
     """Compare a prompt and an adapter, and look at single heads."""
 
     heads: tuple[str, ...] = ()
-    """Heads such as L5H3; none given: the three of the largest content JS that differ from their
-    null."""
+    """Heads such as L5H3 (none: of those that differ from their null, the three of the largest
+    content JS)."""
 
 
 def main(config: Config) -> None:
     """Run, then one sentence, one table and one figure per head."""
     experiment = Experiment(**config.model_dump(exclude={"heads"}))
     run = load_run(diverge(experiment))
-    for name in config.heads or most_divergent(run, 3):
+    names = config.heads or most_divergent(run, 3)
+    if not names:
+        print("No head's content pattern differs from its null: name some with --heads.")
+    for name in names:
+        view = probe_run(config.out, name)  # a ConfigError for a head that the model has not
         print(sentence(run, name))
-        table, files = write_probe(config.out, probe_run(config.out, name))
+        table, files = write_probe(config.out, view)
         rich.print(table)
         print(f"figure: {files[0].with_suffix('.json')}, and as png where a browser is found")
 
@@ -76,11 +80,15 @@ def sentence(run: Run, name: str) -> str:
         found = of_head[(of_head["measure"] == measure) & (of_head["condition"] == condition)]
         if reference is not None:
             found = found[found["reference"] == reference]
-        return float(found["value"].iloc[0])
+        return float(found["value"].iloc[0]) if len(found) else float("nan")
+
+    def shown(measure: str, condition: str, reference: str | None = None) -> str:
+        number = value(measure, condition, reference)
+        return f"{'not measured' if number != number else f'{number:.2f}'} under {condition}"
 
     sides = [side for side in (a, b) if side != "base"]
-    masses = ", ".join(f"{value('prefix_mass', s):.2f} under {s}" for s in ("base", *sides))
-    own = ", ".join(f"{value('rewiring_share', s, 'base'):.2f} under {s}" for s in sides)
+    masses = ", ".join(shown("prefix_mass", s) for s in ("base", *sides))
+    own = ", ".join(shown("rewiring_share", s, "base") for s in sides)
     return (
         f"{name}: content JS {value('content_js', a, b):.3f} nats; mass before the query {masses}; "
         f"share of its change that weights re-wire {own}."

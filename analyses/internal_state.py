@@ -36,13 +36,29 @@ from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.conditions import Condition, Prompt
 from interp.config import read_prompt
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
-from interp.matching.bench import BASE, Bench
-from interp.matching.inside import SEEDS, Apart, all_apart, inside, over, rewired, summary
-from interp.matching.reachability import Reach, Reached, by_budget, layer_by_layer, nearest, reach
+from interp.finding import DecidingEstimate, Finding
+from interp.matching.bench import Bench
+from interp.matching.inside import (
+    OTHER_SEEDS,
+    Apart,
+    all_apart,
+    inside,
+    internal_summary,
+    over,
+    rewired,
+)
+from interp.matching.reachability import (
+    Reach,
+    Reached,
+    by_budget,
+    layer_by_layer,
+    nearest_kind,
+    reach,
+)
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.virtual import save
+from interp.matching.virtual import save_virtual_tokens
 from interp.plots import layers
 from interp.plots.curves import Curves, curves
 from interp.report import headline
@@ -58,20 +74,20 @@ class Config(Emulation):
     """Compare a LoRA with prompts that say the same, and try to reach its state by prompts."""
 
     prompts: tuple[Path, ...] = ()
-    """Text files of prompts that say what the LoRA says, the first the one it was distilled from
-    (none: the bundled model's own; on another model the best virtual tokens stand for it)."""
+    """Text files of prompts with the LoRA's outputs; the LoRA was distilled from the first (none:
+    those of the bundled model; for another model the best virtual tokens take its place)."""
     budgets: tuple[int, ...] = (1, 4, 16, 64)
     """Numbers of virtual tokens."""
     steps: int = Field(default=Reach.steps, ge=1)
-    """Steps of gradient of every search, but of that for states by the largest budget,"""
+    """Gradient steps of every search except the deciding one."""
     longest: int = Field(default=Reach.longest, ge=1)
-    """which decides, these."""
+    """Gradient steps of the deciding search (states, largest budget)."""
     rate: float = Field(default=Reach.rate, gt=0)
-    """Adam's step, as a share of the size of the start."""
+    """Adam's learning rate, relative to the root mean square of the initial values."""
     weight: float = Field(default=Reach.inside, gt=0)
-    """Weight of states and patterns beside the divergence of the outputs in nats."""
+    """Weight of the loss on states and patterns, relative to the output divergence in nats."""
     threshold: float = 2.0
-    """How many times as far as other seeds is a state that is not reached."""
+    """A state is not reached if its distance is this many times that of other seeds."""
 
     @property
     def texts(self) -> tuple[Path, ...]:
@@ -106,8 +122,8 @@ def main(config: Config) -> None:
         total = sum(steps for *_, steps in plan.searches())
         tick = partial(counter.add, "virtual tokens", 1, total)
         found = list(reach(bench, plan, targets, tick))
-    save(nearest(found).tuned, config.out / VIRTUAL, bench.subject)
-    run = compared(config, nearest(found).kind)
+    save_virtual_tokens(nearest_kind(found).tuned, config.out / VIRTUAL, bench.subject)
+    run = compared(config, nearest_kind(found).kind)
     print(headline.by_layer(run).to_string(float_format="{:.3f}".format))
     print("\n".join([headline.verdict(run), run.manifest["interchange"]["verdict"]]))
     every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
@@ -115,7 +131,7 @@ def main(config: Config) -> None:
     ]
     every += [({"what": name}, groups) for name, groups in known.items()]
     table = pd.DataFrame(
-        about | summary(bench, group, one)
+        about | internal_summary(bench, group, one)
         for about, groups in every
         for group, one in groups.items()
     )
@@ -192,14 +208,14 @@ def unseen(bench: Bench) -> str:
 
 def left_apart(
     bench: Bench, group: str, best: Reached, known: Levels, threshold: float
-) -> Contrast:
+) -> DecidingEstimate:
     """What is left of the residual stream over what other seeds are apart; unknown without them."""
     what = f"{best.tuned.tokens} virtual tokens over other seeds"
     value, low, high = nan, None, None
-    if SEEDS in known:
-        streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[SEEDS])]
+    if OTHER_SEEDS in known:
+        streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[OTHER_SEEDS])]
         value, low, high, _ = (x.item() for x in over(bench, group, *streams))
-    return Contrast(
+    return DecidingEstimate(
         f"distance of residual streams from the LoRA's, {what}", value, low, high, threshold
     )
 
@@ -209,16 +225,16 @@ def conclusion(
 ) -> Finding:
     """The verdict, on the virtual tokens that come nearest; none where they do not even say what
     the LoRA says, as a search that failed proves nothing."""
-    best, group = nearest(found), unseen(bench)
-    passed = summary(bench, "matched", best.apart["matched"])["passed"]
+    best, group = nearest_kind(found), unseen(bench)
+    passed = internal_summary(bench, "matched", best.apart["matched"])["passed"]
     size, threshold = best.tuned.tokens, config.threshold
     given = known if passed else {}
     contrast, tuned = (left_apart(bench, g, best, given, threshold) for g in (group, "matched"))
     same = [one for one in found if one.kind == best.kind]
-    outputs, patterns = (nearest(same, goal).apart[group] for goal in ("outputs", "patterns"))
+    outputs, patterns = (nearest_kind(same, goal).apart[group] for goal in ("outputs", "patterns"))
     far = {name: groups[group].relative_l2.mean() for name, groups in known.items()}
     lora = run.manifest["headline"]["reference"]
-    missing = "" if SEEDS in known else " (give --floor)"
+    missing = "" if OTHER_SEEDS in known else " (give --floor)"
     sentence = (
         f"{size} virtual tokens ({best.kind}) tuned to outputs (certificate "
         f"{'passed' if passed else 'FAILED: search longer'}) and states are "

@@ -26,9 +26,10 @@ from interp import Experiment, diverge, load_run, organism
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.conditions import Lora
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
-from interp.matching.bench import BASE, TARGET, Bench
+from interp.finding import DecidingEstimate, Finding
+from interp.matching.bench import TARGET, Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
 from interp.plots.implicit import by_layer, implicit, prompts
@@ -36,9 +37,9 @@ from interp.report.experiments import conclude, finished
 from interp.results import Run
 from interp.subject.loading import threads_for
 from interp.weighing import weigh
-from interp.weights.implicit import patched
+from interp.weights.implicit import patched_projections
 from interp.weights.settings import Weighing
-from interp.weights.static import fit, save
+from interp.weights.static import fit_update, save_update
 
 OUT = Path("runs/prompt_as_weights")
 FITTED, UNSEEN = "matched", "heldout"
@@ -53,9 +54,9 @@ class Config(Emulation):
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Ranks of the adapters that are fitted to the updates."""
     ridges: tuple[float, ...] = (0.01, 0.1, 1.0)
-    """Penalties to choose from, on one half of the fitted queries for the other."""
+    """Ridge penalties to choose from, fitted on one half of the queries and scored on the other."""
     threshold: float = 0.95
-    """Strength beyond which an adapter counts as the prompt's equal."""
+    """Strength above which an adapter counts as equal to the prompt."""
 
 
 def main(config: Config) -> None:
@@ -107,11 +108,11 @@ def strengths(config: Config) -> tuple[pd.DataFrame, float]:
     bench = Bench.open(settings)
     adapters: dict[str, Lora] = {DISTILLED: Lora(str(config.adapter))}
     with threads_for(bench.subject.n_parameters):
-        fitted: Any = partial(fit, bench.subject, BASE, TARGET, size=config.batch_size)
+        fitted: Any = partial(fit_update, bench.subject, BASE, TARGET, size=config.batch_size)
         ridge = chosen(bench, fitted, config)
         for rank in config.ranks:
             found = fitted(bench.queries[FITTED], rank, ridge=ridge)
-            folder = save(found, config.out / "adapters" / f"rank_{rank}", bench.subject)
+            folder = save_update(found, config.out / "adapters" / f"rank_{rank}", bench.subject)
             adapters[str(rank)] = Lora(folder)
         bench = Bench.open(settings, adapters)  # mounts them, and checks parity
         rows = []
@@ -127,7 +128,7 @@ def chosen(bench: Bench, fitted: Any, config: Config) -> float:
 
     def left(ridge: float) -> float:
         deltas = fitted(bench.queries[FITTED][::2], max(config.ranks), ridge=ridge)
-        with patched(bench.subject, deltas):
+        with patched_projections(bench.subject, deltas):
             return float(bench.kl(BASE, FITTED)[1::2].mean())
 
     return min(config.ridges, key=left)
@@ -150,7 +151,9 @@ def conclusion(run: Run, table: pd.DataFrame, config: Config) -> Finding:
         claim="A prompt has an update of the weights that does not depend on the query: one "
         "low-rank adapter fitted to its implicit updates gives its output on unseen queries.",
         sentence=sentence,
-        contrast=Contrast("strength on unseen queries of the largest one", *ends, config.threshold),
+        contrast=DecidingEstimate(
+            "strength on unseen queries of the largest one", *ends, config.threshold
+        ),
         n=int(best["n"]),
         figure="prompt_as_weights",
         model=config.model_name,

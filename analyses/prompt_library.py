@@ -35,20 +35,20 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.cli.progress import counting
 from interp.errors import ConfigError
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import Bench
-from interp.matching.fits import Plan
+from interp.matching.fits import FitPlan
 from interp.matching.library import (
+    BEST_SINGLE,
     HELDOUT,
     MATCHED,
     NEAREST,
-    ORACLE,
-    RANDOM,
-    SINGLE,
+    ORACLE_ROUTER,
+    RANDOM_ROUTER,
     Task,
     build,
+    library_rows,
     read_split,
-    rows,
     states_of,
 )
 from interp.matching.mixture import RECIPE, labels_of, trained
@@ -64,25 +64,25 @@ class Config(Emulation):
     """Fit prompts to clusters of queries, and pick one for every unseen query."""
 
     mixture: Path | None = None
-    """Second target: queries whose `label` is the instruction under which base answers them."""
+    """JSONL file of a second target: queries whose `label` is the instruction to base."""
     mixture_heldout: Path | None = None
-    """Such queries that nothing is fitted on."""
+    """JSONL file of held-out queries of the second target."""
     sizes: tuple[int, ...] = (1, 2, 4, 8)
-    """How many prompts a library has."""
+    """Numbers of prompts in a library."""
     kind: Literal["text", "soft_prompt", "prefix"] = "text"
-    """What a prompt is."""
+    """Kind of prompt in a library."""
     tokens: int = Field(default=2, ge=1)
-    """How long it is."""
+    """Length of a prompt in tokens."""
     steps: int = Field(default=8, ge=1)
-    """Steps of the search for each."""
+    """Steps of the search for each prompt."""
     layer: int | None = Field(default=None, ge=0)
-    """Whose states are clustered (none: a middle one)."""
+    """Layer whose states are clustered (none: a middle one)."""
     loras: int = Field(default=2, ge=0)
-    """How many LoRAs are trained on the mixture."""
+    """Number of LoRAs that are trained on the mixture."""
     epochs: int = Field(default=RECIPE.epochs, ge=1)
-    """How long, at most."""
+    """Largest number of epochs that a LoRA is trained."""
     threshold: float = 0.95
-    """Strength beyond which a library counts as the weights' equal."""
+    """Strength above which a library counts as equal to the weights."""
 
 
 def main(config: Config) -> None:
@@ -94,13 +94,13 @@ def main(config: Config) -> None:
         for name, bench in targets(config):
             layer = bench.subject.n_layers // 2 if config.layer is None else config.layer
             sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[MATCHED])]
-            plan = Plan(config.kind, config.tokens, config.steps, config.seed)
+            plan = FitPlan(config.kind, config.tokens, config.steps, config.seed)
             done = partial(counter.add, name, 1, sum(sizes))
             with threads_for(bench.subject.n_parameters):
                 states = states_of(bench, layer)
                 found = {k: build(bench, states, k, plan, done) for k in sizes}
             tasks.append(Task(name, bench, found, bench.equals(HELDOUT)))
-    table = pd.DataFrame(rows(tasks))
+    table = pd.DataFrame(library_rows(tasks))
     shown = table[table["queries"] == HELDOUT]
     ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
     look = Curves(
@@ -109,7 +109,7 @@ def main(config: Config) -> None:
         "distance left, as a share of base's",
         log_x=True,
         log_y=True,
-        grey=[RANDOM, SINGLE],
+        grey=[RANDOM_ROUTER, BEST_SINGLE],
         levels={f"strength {config.threshold:g}": 1 - config.threshold},
     )
     figure = curves(
@@ -159,7 +159,7 @@ def conclusion(tasks: list[Task], config: Config) -> Finding:
         name="prompt_library",
         claim="A library of prompts with a router gives the target's output on unseen queries.",
         sentence=" ".join(map(told, tasks)) + missing,
-        contrast=Contrast(
+        contrast=DecidingEstimate(
             f"strength of the library on held-out queries, {worst.name}",
             there.strength,
             there.ci_low,
@@ -176,7 +176,8 @@ def told(task: Task) -> str:
     """One target in words."""
     k, router = task.chosen
     bounds = ", ".join(
-        f"{name} {task.strength(k, name).strength:.3g}" for name in (ORACLE, RANDOM, SINGLE)
+        f"{name} {task.strength(k, name).strength:.3g}"
+        for name in (ORACLE_ROUTER, RANDOM_ROUTER, BEST_SINGLE)
     )
     growth = ", ".join(
         f"{task.strength(n, NEAREST).strength:.3g} (k = {n})" for n in task.libraries

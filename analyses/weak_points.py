@@ -30,7 +30,7 @@ from interp.cli.flags import as_flags, read_flags
 from interp.cli.progress import console
 from interp.conditions import describe
 from interp.errors import ConfigError, RunError
-from interp.finding import FILE, read
+from interp.finding import FILE, read_finding
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.queries import read_queries
 from interp.report.scorecard import scorecard_table, write_scorecard
@@ -74,7 +74,7 @@ def main(config: Config) -> None:
     if kept:
         notes = [f"{name} failed: {line}" for name, line in failed.items()]
         report = write_scorecard(config.out, kept, notes)
-        rich.print(scorecard_table([read(config.out / name) for name in kept]))
+        rich.print(scorecard_table([read_finding(config.out / name) for name in kept]))
         print(f"report: {report}")
     if failed:
         what = f"{len(failed)} of {len(chosen)} experiments failed ({', '.join(failed)})"
@@ -106,7 +106,7 @@ def known(config: Config, name: str, chosen: Sequence[str]) -> bool:
     if name in chosen:
         return True
     with contextlib.suppress(RunError):
-        settings = read(config.out / name).settings
+        settings = read_finding(config.out / name).settings
         mine = config.model_dump(mode="json", include=set(SAME))
         return all(settings.get(key) == mine[key] for key in SAME)
     return False

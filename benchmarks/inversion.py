@@ -23,11 +23,19 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from interp.matching.bench import BASE, Bench
-from interp.matching.coordinate import Budget, Found, Words, random_search, search
-from interp.matching.prefixes import Ids, Scorer
+from interp.conditions.placing import TokenIds
+from interp.design import BASE
+from interp.matching.bench import Bench
+from interp.matching.coordinate import (
+    SearchBudget,
+    SearchResult,
+    Words,
+    random_search,
+    search_prompt,
+)
+from interp.matching.prefixes import Scorer
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.wording import scorer, slot_of, words
+from interp.matching.wording import readable_words, scorer, slot_of
 from interp.measures.output import kl_divergence
 from interp.statistics import generator_of
 
@@ -44,7 +52,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def drawn(allowed: Words, tokens: int, count: int) -> list[Ids]:
+def drawn(allowed: Words, tokens: int, count: int) -> list[TokenIds]:
     """Random candidates."""
     ids = generator_of(f"benchmark:{tokens}").choice(allowed.ids, (count, tokens))
     return [tuple(row) for row in ids.tolist()]
@@ -63,11 +71,11 @@ def race(score: Scorer, allowed: Words) -> list[dict[str, Any]]:
     rows = []
     for tokens in LENGTHS:
         extra = price(score, allowed, tokens)
-        guided: list[Found] = []
-        blind: list[Found] = []
+        guided: list[SearchResult] = []
+        blind: list[SearchResult] = []
         for seed in SEEDS:
-            budget = Budget(tokens, STEPS, CANDIDATES, TOP, seed)
-            guided.append(search(score, allowed, budget))
+            budget = SearchBudget(tokens, STEPS, CANDIDATES, TOP, seed)
+            guided.append(search_prompt(score, allowed, budget))
             fair = budget._replace(candidates=CANDIDATES + extra)
             blind.append(random_search(score, allowed, fair))
         gradient, random = ([one.loss for one in runs] for runs in (guided, blind))
@@ -85,7 +93,7 @@ def race(score: Scorer, allowed: Words) -> list[dict[str, Any]]:
     return rows
 
 
-def plain(bench: Bench, prefixes: Sequence[Ids], tail: Ids) -> torch.Tensor:
+def plain(bench: Bench, prefixes: Sequence[TokenIds], tail: TokenIds) -> torch.Tensor:
     """The divergences from full sequences in Hugging Face, a candidate's queries at a time."""
     wanted, before = bench.wanted["matched"], bench.subject.settings[BASE].prefix
     hf = AutoModelForCausalLM.from_pretrained(bench.settings.model).eval()
@@ -128,7 +136,7 @@ def main() -> None:
     settings = Emulation(**bundled_emulation(Path("unused")) | {"limit": QUERIES, "floor": ()})
     bench = Bench.open(settings)
     slot = slot_of(bench, settings.separator)
-    allowed = words(bench, slot)
+    allowed = readable_words(bench, slot)
     score = scorer(bench, bench.wanted["matched"], slot)
     rows = race(score, allowed)
     scoring = speed(bench, score, allowed)

@@ -45,12 +45,12 @@ from interp.subject.loading import quiet
 from interp.validation import tiny
 from interp.validation.planted import (
     FIRST,
-    Place,
+    PlantedPlace,
     first_difference,
-    located,
+    is_located,
     places_of,
     plant,
-    states,
+    site_states,
 )
 
 PROMPT = Prompt(text="hot is the opposite of cold.")
@@ -72,8 +72,8 @@ class Case(NamedTuple):
 
     name: str
     way: str
-    place: Place
-    noise: tuple[Place, ...]
+    place: PlantedPlace
+    noise: tuple[PlantedPlace, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Found:
     planted: ndarray
 
 
-def draw(places: Sequence[Place], numbers: range, rng: np.random.Generator) -> Iterator[Case]:
+def draw(
+    places: Sequence[PlantedPlace], numbers: range, rng: np.random.Generator
+) -> Iterator[Case]:
     """Random cases, by their numbers as many of every part, way and noise as of any other."""
     ways, there = tuple(COMPARED), {place.part for place in places}
     parts = [part for part in FIRST if part in there]
@@ -98,7 +100,7 @@ def draw(places: Sequence[Place], numbers: range, rng: np.random.Generator) -> I
         own = [p for p in places if p.part == part]
         wanted = [p for p in own if (p.head is not None) == sliced] or own
         place = wanted[int(rng.integers(len(wanted)))]
-        noise: dict[str, Place] = {}
+        noise: dict[str, PlantedPlace] = {}
         while number % 2 and len(noise) < NOISE_PLACES:
             other = places[int(rng.integers(len(places)))]
             if other.module != place.module:
@@ -131,8 +133,8 @@ def one_case(subject: Subject, plain: Plain, queries: Sequence[Encoded], case: C
     batch, reference = Batch.of(queries, subject.device), COMPARED[case.way]
     exact = None
     if case.way != "one":
-        before, after = (states(subject, name, batch) for name in (reference, case.name))
-        exact = located(first_difference(before, after), [case.place, *case.noise])
+        before, after = (site_states(subject, name, batch) for name in (reference, case.name))
+        exact = is_located(first_difference(before, after), [case.place, *case.noise])
     heads = measured(subject, batch, case, reference)
     layers = {name: int(np.argmax(score.max(1))) for name, score in heads.items()}
     seen = plain.compared(subject, queries, case, reference)
@@ -141,7 +143,7 @@ def one_case(subject: Subject, plain: Plain, queries: Sequence[Encoded], case: C
     return Found(case, exact, layers, heads, planted_heads(case.place, subject))
 
 
-def planted_heads(place: Place, subject: Subject) -> ndarray:
+def planted_heads(place: PlantedPlace, subject: Subject) -> ndarray:
     """The heads `[layer, head]` that a place belongs to: under grouped queries several read one key
     and value head."""
     found = np.zeros((subject.n_layers, subject.n_heads), bool)

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.capture import capture, keep
-from interp.causal.patching import patched
+from interp.causal.patching import patched_logits
 from interp.conditions import Base, Lora, Prompt
 from interp.edits import Edit, replace
 from interp.measures.output import kl_divergence
@@ -79,7 +79,9 @@ def ours(subject: Subject, batch: Batch) -> dict[str, Tensor]:
         patches = [[Edit(site, replace(own[source].values[site]))] for site in posts]
         entries = {site: own[target].values[site] for site in pres}
         setting = subject.settings[target]
-        runs = patched(subject, setting, batch, caches[target], entries, patches, rows=QUERIES)
+        runs = patched_logits(
+            subject, setting, batch, caches[target], entries, patches, rows=QUERIES
+        )
         found = {
             number: kl_divergence(own[target].logits, row)
             for numbers, logits in runs

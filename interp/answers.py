@@ -9,7 +9,7 @@ Without written answers those of the query file are forced, where it has any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from interp.errors import RunError
 from interp.generating import Sampling, generate
 from interp.measures.tally import Key
 from interp.names import OUTPUT
-from interp.queries import Encoded, Query
+from interp.progress import Progress
+from interp.queries import Encoded, Groups, Query
 from interp.registry import MEASURES
 from interp.results import QUERIES, read_manifest, token_hash
 from interp.statistics import PerQuery, pooled
@@ -31,13 +32,11 @@ from interp.store import Store
 from interp.subject import Subject
 from interp.subject.aligning import check_lengths, encode_groups
 
-Progress = Callable[[str, int, int], None]
-Groups = Mapping[str, Sequence[Encoded]]
-Written = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
+WrittenAnswers = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
 """Group -> condition -> the token ids of every query's answer."""
 
-SHARD = 64
-NOTHING = -1
+_SHARD = 64
+_NOTHING = -1
 """Fills rows of answers that are shorter than the longest that is allowed."""
 
 
@@ -48,14 +47,14 @@ def write_answers(
     sampling: Sampling,
     store: Store,
     progress: Progress,
-) -> Written:
+) -> WrittenAnswers:
     """Every condition's own answers; those of an earlier attempt are not written again."""
     written: dict[str, dict[str, list[tuple[int, ...]]]] = {}
     for group, queries in groups.items():
         total = len(queries) * len(subject.settings)
         for name, setting in subject.settings.items():
             own = written.setdefault(group, {}).setdefault(name, [])
-            for number, some in enumerate(chunks(queries, SHARD)):
+            for number, some in enumerate(chunks(queries, _SHARD)):
                 place = f"answers-{group}-{name}-{number:05d}"
                 if (done := store.get(place)) is None:
                     found = generate(subject, setting, some, n_tokens, sampling)
@@ -64,7 +63,7 @@ def write_answers(
                 kept = done[_key(name)]
                 assert isinstance(kept, PerQuery)
                 rows = kept.compute().astype(int).tolist()
-                own += [tuple(i for i in row if i != NOTHING) for row in rows]
+                own += [tuple(i for i in row if i != _NOTHING) for row in rows]
                 progress(f"{group} answers", len(some), total)
     return written
 
@@ -74,12 +73,12 @@ def _key(name: str) -> Key:
 
 
 def _padded(answers: Sequence[tuple[int, ...]], width: int) -> np.ndarray:
-    rows = [[*answer, *[NOTHING] * (width - len(answer))] for answer in answers]
+    rows = [[*answer, *[_NOTHING] * (width - len(answer))] for answer in answers]
     return np.array(rows, dtype=np.float64)
 
 
 def forced(
-    subject: Subject, groups: Groups, written: Written, condition: str
+    subject: Subject, groups: Groups, written: WrittenAnswers, condition: str
 ) -> dict[str, list[Encoded]]:
     """The queries with one condition's answers."""
     answered = {
@@ -113,7 +112,7 @@ def query_table(groups: Groups) -> pd.DataFrame:
     )
 
 
-def answer_table(subject: Subject, written: Written) -> pd.DataFrame:
+def answer_table(subject: Subject, written: WrittenAnswers) -> pd.DataFrame:
     """What every condition wrote itself: `RUN/answers.parquet`."""
     rows = [
         {
@@ -131,7 +130,11 @@ def answer_table(subject: Subject, written: Written) -> pd.DataFrame:
 
 
 def own_rows(
-    written: Written, pairs: Sequence[tuple[str, str]], groups: Groups, replicates: int, seed: int
+    written: WrittenAnswers,
+    pairs: Sequence[tuple[str, str]],
+    groups: Groups,
+    replicates: int,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
     """`own_agreement`: share of queries on which two conditions write the same answer;
     `own_difference`: the first token (counted from 0) at which they part, over queries on which

@@ -31,11 +31,11 @@ from interp.subject import Subject
 GROUPS = tuple(dict.fromkeys(m.group for m in MEASURES.values() if m.group))
 """What can be withheld. States and outputs follow from parity alone."""
 
-CLOSING = 10.0
+_CLOSING = 10.0
 """An identity that is out by more than so many times the rounding of the dtype does not hold."""
 
 
-STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "patterns")
+_STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "patterns")
 """What is left out, one more at a time, where a run that reads everything fails."""
 
 
@@ -61,7 +61,7 @@ def find(
         withheld["routing"] = "the weights of its experts do not follow from its router's logits"
     if reason := _tried(lambda: _pinned_error(subject, batch, base, caches[base]), subject):
         withheld = _with_consequences(withheld | {"pinned inputs": reason})
-    for step in (None, *STEPS):
+    for step in (None, *_STEPS):
         if step is not None:
             withheld = _with_consequences({step: reason} | withheld)
         try:
@@ -94,7 +94,7 @@ def find(
 
 def open_sum(error: float, subject: Subject) -> str:
     """Why a sum that is out by a relative error is no sum; "" where it is rounding."""
-    bound = CLOSING * NOISE[subject.dtype]
+    bound = _CLOSING * NOISE[subject.dtype]
     if error <= bound:
         return ""
     return f"its parts do not add up (relative error {error:.2g}, bound {bound:.2g})"
@@ -112,7 +112,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
 
 
-NEEDS = {
+_NEEDS = {
     "scores": ("patterns",),
     "pinned inputs": ("patterns",),
     "change decomposition": ("pinned inputs",),
@@ -122,7 +122,7 @@ NEEDS = {
 
 
 def _with_consequences(withheld: dict[str, str]) -> dict[str, str]:
-    for name, needs in NEEDS.items():
+    for name, needs in _NEEDS.items():
         for needed in needs:
             if needed in withheld:
                 withheld.setdefault(name, f"{needed} are withheld")
@@ -163,7 +163,7 @@ def _not_scores(observed: Iterable[Observed], subject: Subject) -> str:
     twice where the model does not tell its scores); "" where they are."""
     pairs = [pair for seen in observed for pair in zip(seen.scores, seen.content, strict=True)]
     apart = [float((wide(s).softmax(-1) - p).abs().nan_to_num().max()) for s, p in pairs]
-    largest, bound = _largest(apart), CLOSING * NOISE[subject.dtype]
+    largest, bound = _largest(apart), _CLOSING * NOISE[subject.dtype]
     if largest <= bound:
         return ""
     return f"the model does not show them: patterns are {largest:.2g} from their softmax"

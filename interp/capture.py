@@ -18,12 +18,12 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.conditions import Setting
-from interp.edits import Edit, Placed, hooks
+from interp.edits import Edit, PlacedEdit, hooks
 from interp.names import Site
 from interp.subject import Batch, Subject
 
 Reader = Callable[[Tensor], Any]
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def capture(
 
         return hook
 
-    changed: dict[Site, Callable[[Tensor], Tensor | None]] = {**hooks(map(Placed, edits))}
+    changed: dict[Site, Callable[[Tensor], Tensor | None]] = {**hooks(map(PlacedEdit, edits))}
     if both := changed.keys() & read.keys():
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}
@@ -76,7 +76,7 @@ def capture(
     return Captured(logits, values)
 
 
-def chunks(queries: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def chunks(queries: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Consecutive runs of at most `size` queries (or of their numbers)."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]

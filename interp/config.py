@@ -42,10 +42,10 @@ from interp.errors import ConditionError, ConfigError
 FILE_ONLY = {"conditions", "families", "frame"}
 """Fields that a YAML file has and the command line has not."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-Control = Literal[
+_Control = Literal[
     "neutral",
     "empty_system",
     "shuffled_tokens",
@@ -55,16 +55,17 @@ Control = Literal[
     "logit_bias",
     "untrained",
 ]
-"""The null battery: a side of the headline with what the other side has not replaced, and the rest
-kept. `neutral`: text as long as its prompt; `empty_system`: where a chat template writes a system
-message of its own; `shuffled_tokens`, `shifted`: of that prompt;
-`shuffled_labels`: of few-shot demonstrations; `random_lora`: of its LoRA, where that is plain;
-`untrained`: a second set of weights in memory. `logit_bias`: base with the output of the headline's
-reference."""
+"""The null controls. Each replaces the part that only one side of the headline has, and keeps the
+rest of that side. `neutral`: a text of the prompt's length. `empty_system`: an empty system
+message, where the chat template writes one of its own. `shuffled_tokens`: the prompt's tokens in
+random order. `shifted`: no prompt, the query at its positions after the prompt. `shuffled_labels`:
+few-shot demonstrations with each other's answers. `random_lora`: a random LoRA of the same shape,
+for a plain LoRA. `untrained`: freshly initialised weights, a second set in memory. `logit_bias`:
+base with a constant bias fitted to the outputs of the headline's reference."""
 
 
 class ChatFrame(BaseModel):
-    """How a chat is written."""
+    """The format of a chat."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -73,26 +74,26 @@ class ChatFrame(BaseModel):
 
 
 class Loading(BaseModel):
-    """How a command opens its model: what it hands on to `interp.subject.load`."""
+    """How a command opens its model: the arguments of `interp.subject.load`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
+    """Device: cpu, cuda, cuda:1, ... (auto: cuda where there is one)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights; sums are made in float64."""
+    """Number format of the weights; sums are in float64."""
     revision: str | None = None
     """Revision of a model on the hub."""
     adapter_revision: str | None = None
-    """Revision of the adapters that are on the hub."""
+    """Revision of adapters on the hub."""
     trust_remote_code: bool = False
-    """Allow a model that brings its own code to run it."""
+    """Allow a model to run code that comes with it."""
     allow_other_base: bool = False
     """Accept an adapter whose configuration names another base model."""
     allow_idle: bool = False
-    """Go on where an adapter, other weights or a steering vector change no output."""
+    """Accept an adapter, other weights or a steering vector that change no output."""
     tokenizer: str | None = None
-    """Folder or hub id of the tokenizer to use in all conditions (none: the model's)."""
+    """Folder or hub id of the tokenizer of all conditions (none: the model's)."""
     gguf_file: str | None = None
     """Read the model from this GGUF file of its folder or hub id, de-quantised."""
     quantization: Literal["int8", "int4"] | None = None
@@ -105,7 +106,7 @@ class Loading(BaseModel):
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What transformers is told of the model's files."""
+        """The arguments of `from_pretrained` that name the model's files."""
         return {
             "revision": self.revision,
             "trust_remote_code": self.trust_remote_code,
@@ -114,27 +115,27 @@ class Loading(BaseModel):
 
 
 class Framing(Loading):
-    """Where queries stand, and who answers them."""
+    """The frame of the queries, and the source of their answers."""
 
     chat: bool = False
-    """Every query is a user's message, written by the tokenizer's chat template in all conditions;
-    a prompt file's text stands at the beginning of that message."""
+    """Every query is a user message in the tokenizer's chat template, in all conditions; a prompt
+    file's text stands at the start of that message."""
     frame: ChatFrame | None = None
     """A chat with variables of its template (YAML only): `frame: {template_options: {...}}`."""
     answer_tokens: int = Field(default=0, ge=0)
-    """Most tokens of the answers that conditions write themselves (0: none are written)."""
+    """Longest answer, in tokens, that conditions generate themselves (0: none are generated)."""
     temperature: float = Field(default=0, ge=0)
-    """Of the answers written: 0 is greedy, else they are sampled by the seed."""
+    """Sampling temperature of generated answers (0: greedy)."""
 
     @property
     def framed(self) -> Frame:
-        """Where queries stand."""
+        """The frame of the queries."""
         return Frame(
             self.chat or self.frame is not None, self.frame.template_options if self.frame else {}
         )
 
     def system(self, path: Path) -> Prompt:
-        """A file's text as a system message, which only a chat has."""
+        """A file's text as a system message; a ConfigError without a chat."""
         if not self.framed.chat:
             raise ConfigError("--system-file is a chat's system message: add --chat")
         return Prompt(system=read_prompt(path))
@@ -157,50 +158,50 @@ class Experiment(Framing):
     conditions: dict[str, Any] = Field(default_factory=dict)
     """Further conditions by name (YAML only), such as `few: {prompt: {pairs: [[hot, cold]]}}`."""
     heldout: Path | None = None
-    """More queries, reported apart: those that nothing was fitted on."""
+    """JSONL file of held-out queries, reported apart."""
     separator: str = "\n"
-    """Written between a prompt file's text and the query."""
+    """Text between a prompt file's text and the query."""
     system_file: tuple[Path, ...] = ()
     """Text files, each a system message of a --chat. One is `prompt`, several `prompt_0`, ..."""
     answers_from: str | None = None
-    """Condition whose own answer is forced on all others (none: the answers of the queries)."""
+    """Condition whose generated answer is forced on all others (none: the queries' answers)."""
     families: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Conditions of one kind, by family (YAML only). `few_0` and `few_1` are one anyway: `few`."""
+    """Conditions of one kind, by family (YAML only); `few_0` and `few_1` form `few` by default."""
     compare: tuple[str, str] | None = None
-    """The two conditions the run is about (default: the first prompt and the first adapter)."""
-    controls: tuple[Control, ...] = get_args(Control)
-    """Controls to run as well, where they apply (none: write the flag alone)."""
+    """The headline: two conditions to compare (none: the first prompt and first adapter)."""
+    controls: tuple[_Control, ...] = get_args(_Control)
+    """Null controls to run, where they apply (none: write the flag alone)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
     memory: float = Field(default=0.25, gt=0)
-    """Budget in GB for one chunk's activations, from which the batch size follows."""
+    """Memory in GB for the activations of one chunk; it sets the batch size."""
     seed: int = 0
     """Seed of the bootstrap and of every control."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
     against: str | None = None
-    """Split the answer's lead over this token into its parts, instead of its logit."""
+    """Decompose the answer's logit difference from this token instead of the answer's logit."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
-    """Rearrangements behind every p-value (0: no tests)."""
+    """Permutations behind every p-value (0: no tests)."""
     sample: int = Field(default=100, ge=0)
-    """Queries whose states are kept for the geometry measures (0: none)."""
+    """Queries whose states are kept for geometry measures (0: none)."""
     max_positions: int = Field(default=32, ge=0)
-    """How many query positions get rows of their own (`last` and `mean` always cover all)."""
+    """Query positions with rows of their own (`last` and `mean` always cover all)."""
     keys_values: bool = False
-    """Compare keys and values as well, by key/value head: the query's own, and those of what
-    precedes it, where two conditions have as many."""
+    """Also compare keys and values by key/value head: those of the query, and those of the context
+    where two conditions have equally many."""
     lens: bool = True
-    """Read the logit lens: an unembedding per layer and answer token, dear where the vocabulary is
-    large."""
+    """Compute the logit lens: one unembedding per layer and answer token, slow for a large
+    vocabulary."""
     score_split: bool = False
-    """Split the change of every head's scores into what its queries' inputs, its keys' inputs and
-    its weights do: seven more runs for a condition with weights of its own, three for another."""
+    """Split the change of every head's scores by cause: its queries' inputs, its keys' inputs, its
+    weights. Takes seven more runs per condition with weights of its own, three per other one."""
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries on which both must say the same."""
+    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     resume: bool = False
     """Go on with an unfinished run in `out`."""
     overwrite: bool = False
@@ -208,7 +209,7 @@ class Experiment(Framing):
 
     @property
     def unasked(self) -> frozenset[str]:
-        """The groups of measures (`interp.capabilities`) that are not asked for."""
+        """The groups of measures (`interp.capabilities`) that are switched off."""
         asked = {"lens": self.lens, "score split": self.score_split}
         return frozenset(name for name, wanted in asked.items() if not wanted)
 
@@ -222,7 +223,7 @@ class Experiment(Framing):
         for name, adapter in _named("lora", self.adapter):
             built[name] = located(Lora(str(adapter)), self.adapter_revision)
         for name, spec in self.conditions.items():
-            if not NAME.fullmatch(name):
+            if not _NAME.fullmatch(name):
                 raise ConfigError(f"condition name {name!r}: use letters, digits, _ . and -")
             if name in built:
                 raise ConfigError(f"condition {name!r} is defined twice")
@@ -240,7 +241,7 @@ class Experiment(Framing):
         return built
 
     def _battery(self, built: Mapping[str, Condition]) -> dict[str, Condition]:
-        """The controls that were asked for and have something to control."""
+        """The null controls that are asked for and apply."""
         compared = headline_of(built, self.compare)
         a, b = compared or _firsts(built)
         contrast, others = Contrast.of(built[a], built[b]), built.values()
@@ -320,41 +321,41 @@ class Distillation(Framing):
     out: Path
     """Folder of the adapter."""
     prompt_file: Path | None = None
-    """Text file, put before every query: what the LoRA is to imitate."""
+    """Text file with the prompt that the LoRA imitates; it stands before every query."""
     system_file: Path | None = None
-    """Text file, the system message of a --chat: what the LoRA is to imitate instead."""
+    """Text file with the system message of a --chat that the LoRA imitates."""
     heldout: Path | None = None
-    """Queries for the second certificate; never trained on."""
+    """JSONL file of held-out queries for a second certificate."""
     separator: str = "\n"
-    """Written between the prompt file's text and the query."""
+    """Text between the prompt file's text and the query."""
     positions: Literal["answer", "all"] = "answer"
-    """Match where the answer's tokens are predicted, or at every token of the query as well."""
+    """Match outputs at the answer's tokens only, or at all tokens of the query too."""
     on_policy: bool = False
-    """Train on answers that the LoRA writes itself, by `KL(LoRA ‖ prompt)`."""
+    """Train on answers that the LoRA generates itself, with `KL(LoRA ‖ prompt)`."""
     refresh: int = Field(default=1, ge=1)
-    """With --on-policy: epochs until it writes them anew."""
+    """With --on-policy: epochs between two generations of answers."""
     align: Literal["resid_post"] | None = None
-    """Also match the residual stream after every block, at the positions that are matched."""
+    """Also match the residual stream after every block, at the same positions."""
     align_weight: float = Field(default=1.0, gt=0)
-    """Weight of the states' relative squared distance beside the divergence in nats."""
+    """Weight of the states' relative squared distance, relative to the divergence in nats."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRA."""
     alpha: float = Field(default=16, gt=0)
-    """LoRA alpha: the update is scaled by alpha / rank."""
+    """LoRA alpha; the update is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("all-linear",)
     """Module names that get a LoRA (all-linear: every linear layer but the unembedding)."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of AdamW's learning rate; it falls to zero by a cosine."""
+    """Peak learning rate of AdamW, with cosine decay to zero."""
     epochs: int = Field(default=60, ge=1)
-    """Passes over the queries, at most."""
+    """Largest number of passes over the queries."""
     batch_size: int = Field(default=16, ge=1)
-    """Queries per step."""
+    """Queries per gradient step."""
     target_kl: float = Field(default=1e-3, ge=0)
-    """Stop early once an epoch's mean KL (nats) is at most this."""
+    """Stop early when an epoch's mean KL (nats) is at most this."""
     patience: int = Field(default=15, ge=1)
-    """Stop early after so many epochs without a new best."""
+    """Stop early after this many epochs without improvement."""
     seed: int = 0
-    """Seed of the LoRA's start, of the order of queries and of sampled answers."""
+    """Seed of the LoRA's initial values, the order of queries and sampled answers."""
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the adapter's file."""
     limit: int | None = Field(default=None, ge=1)
@@ -362,13 +363,13 @@ class Distillation(Framing):
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries on which both must say the same."""
+    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     overwrite: bool = False
     """Replace an adapter in `out`."""
 
     @property
     def prompt(self) -> Prompt:
-        """What is imitated; a ConfigError unless it is exactly one thing."""
+        """The prompt to imitate; a ConfigError unless exactly one is given."""
         if self.system_file is not None and self.prompt_file is None:
             return self.system(self.system_file)
         if self.prompt_file is not None and self.system_file is None:
@@ -376,13 +377,13 @@ class Distillation(Framing):
         raise ConfigError("give exactly one of --prompt-file and --system-file")
 
     def check(self) -> None:
-        """A ConfigError where an option lacks another."""
+        """A ConfigError where an option needs another one."""
         if self.on_policy and not self.answer_tokens:
             raise ConfigError("--on-policy needs --answer-tokens: how many tokens the LoRA writes")
 
 
 def read_prompt(path: Path) -> str:
-    """A prompt file's text; one line break at its end is the editor's and does not count."""
+    """A prompt file's text, without one line break at its end (the editor's)."""
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
@@ -397,7 +398,7 @@ def _named(name: str, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
     return [(f"{name}_{index}", value) for index, value in enumerate(values)]
 
 
-KINDS: dict[str, type[Condition]] = {
+CONDITION_KINDS: dict[str, type[Condition]] = {
     re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
     for kind in (
         conditions_room.Base,
@@ -428,10 +429,14 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
             first = first + part
         return first
     if not (isinstance(spec, dict) and len(spec) == 1):
-        raise ConfigError(f"condition {name}: write one of {', '.join(KINDS)} with its fields")
+        raise ConfigError(
+            f"condition {name}: write one of {', '.join(CONDITION_KINDS)} with its fields"
+        )
     ((kind, fields),) = spec.items()
-    if kind not in KINDS:
-        raise ConfigError(f"condition {name}: no kind {kind!r}; there are {', '.join(KINDS)}")
+    if kind not in CONDITION_KINDS:
+        raise ConfigError(
+            f"condition {name}: no kind {kind!r}; there are {', '.join(CONDITION_KINDS)}"
+        )
     if not isinstance(fields, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
     values = dict(fields or {})
@@ -443,7 +448,7 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         if field in values and kind == "prompt":
             values[form] = read_prompt(Path(values.pop(field)))
     try:
-        return TypeAdapter(KINDS[kind]).validate_python(values)
+        return TypeAdapter(CONDITION_KINDS[kind]).validate_python(values)
     except ValidationError as error:
         raise ConfigError(f"condition {name}: {explain(error)}") from error
     except ConditionError as error:
@@ -472,7 +477,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in located}
 
 
-PATHS = {
+_PATHS = {
     "model", "queries", "out", "adapter", "prompt_file", "system_file", "heldout", "file",
     "conditions", "vector", "tokenizer",
 }  # fmt: skip
@@ -483,7 +488,7 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
         return {k: _beside(folder, k, v) for k, v in value.items()}
     if isinstance(value, list):
         return [_beside(folder, key, item) for item in value]
-    if key in PATHS and isinstance(value, str):
+    if key in _PATHS and isinstance(value, str):
         whole = value.rpartition(":")[0] if key == "adapter" else ""  # of `adapter:subfolder`
         if (folder / value).exists() or (whole and (folder / whole).exists()):
             return str(folder / value)

@@ -29,13 +29,13 @@ from interp.conditions import (
     Untrained,
     beyond_lora,
     kind,
-    parts,
     read_config,
+    simple_parts,
 )
 from interp.errors import ConditionError
 
-Parts = tuple[Condition, ...]
-Wanted = Callable[[Condition], bool]
+_Parts = tuple[Condition, ...]
+_Wanted = Callable[[Condition], bool]
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,29 @@ class Contrast:
     both sides share must be in the control too, or the control would differ by more than it is for.
     """
 
-    sides: tuple[Parts, Parts]
+    sides: tuple[_Parts, _Parts]
 
     @classmethod
     def of(cls, condition: Condition, reference: Condition) -> Contrast:
         """The contrast of two conditions."""
         a, b = (
-            tuple(part for part in parts(side) if not isinstance(part, Base))
+            tuple(part for part in simple_parts(side) if not isinstance(part, Base))
             for side in (condition, reference)
         )
         return cls((a, b))
 
     @property
-    def own(self) -> tuple[Parts, Parts]:
+    def own(self) -> tuple[_Parts, _Parts]:
         """What each side has and the other has not."""
         a, b = self.sides
         return _without(a, b), _without(b, a)
 
     @property
-    def shared(self) -> Parts:
+    def shared(self) -> _Parts:
         """What both sides have."""
         return _without(self.sides[0], self.own[0])
 
-    def places(self, wanted: Wanted) -> list[int]:
+    def places(self, wanted: _Wanted) -> list[int]:
         """The sides (0, 1) that have such a part of their own: first one that has nothing else of
         its own, so that its control differs from it by that part alone."""
         found = [place for place, own in enumerate(self.own) if any(map(wanted, own))]
@@ -76,7 +76,7 @@ class Contrast:
 
     def replaced(
         self,
-        wanted: Wanted,
+        wanted: _Wanted,
         make: Callable[..., Condition],
         others: Iterable[Condition] = (),
     ) -> Condition | None:
@@ -87,7 +87,7 @@ class Contrast:
         """
         for place in self.places(wanted)[:1]:
             own = [part for part in self.own[place] if wanted(part)]
-            return composed(make(p) if p in own else p for p in self.sides[place])
+            return _composed(make(p) if p in own else p for p in self.sides[place])
         for other in filter(wanted, others):
             alone = [side[0] for side in self.own if len(side) == 1 and side in self.sides]
             return make(other) if kind(other) in map(kind, alone) else None
@@ -95,9 +95,9 @@ class Contrast:
 
     def untrained(self, seed: int) -> Condition | None:
         """A side whose weights have learnt nothing; None where neither has weights of its own."""
-        for place in self.places(is_weights)[:1]:
-            rest = (part for part in self.sides[place] if not is_weights(part))
-            return composed([*rest, Untrained(seed=seed)])
+        for place in self.places(_is_weights)[:1]:
+            rest = (part for part in self.sides[place] if not _is_weights(part))
+            return _composed([*rest, Untrained(seed=seed)])
         return None
 
     def place(self, control: Condition) -> int | None:
@@ -107,15 +107,15 @@ class Contrast:
         for one that has such parts of its own. What only moves logits stands for the first side: it
         has the output of the second, and base's states.
         """
-        made = [part for part in parts(control) if isinstance(part, STAND_INS)]
+        made = [part for part in simple_parts(control) if isinstance(part, STAND_INS)]
         if not made or any(isinstance(part, FittedBias) for part in made):
             return 0
         weights = [part for part in made if isinstance(part, RandomLora | Untrained)]
         if weights and len(weights) < len(made):
             return None  # of text and weights at once
-        like = [part for one in made for part in parts(likeness(one))]
+        like = [part for one in made for part in simple_parts(_likeness(one))]
         fitting = [
-            p for p in self.places(is_weights if weights else is_prompt) if self.fits(p, control)
+            p for p in self.places(_is_weights if weights else is_prompt) if self.fits(p, control)
         ]
         return min(
             fitting, key=lambda place: not any(p in self.own[place] for p in like), default=None
@@ -124,9 +124,9 @@ class Contrast:
     def fits(self, place: int, control: Condition) -> bool:
         """Whether the rest of a control is what both sides share and, at most, the rest of its
         side. Untrained weights take the place of all weights."""
-        rest = [part for part in parts(control) if not isinstance(part, STAND_INS)]
-        bare = any(isinstance(part, Untrained) for part in parts(control))
-        kept = [part for part in self.shared if not (bare and is_weights(part))]
+        rest = [part for part in simple_parts(control) if not isinstance(part, STAND_INS)]
+        bare = any(isinstance(part, Untrained) for part in simple_parts(control))
+        kept = [part for part in self.shared if not (bare and _is_weights(part))]
         return not _without(kept, rest) and not _without(rest, self.sides[place])
 
 
@@ -135,7 +135,7 @@ def is_prompt(part: Condition) -> bool:
     return kind(part) == "prompt"
 
 
-def is_weights(part: Condition) -> bool:
+def _is_weights(part: Condition) -> bool:
     """Whether a part changes the weights and is no control."""
     return kind(part) == "weights"
 
@@ -160,7 +160,7 @@ def is_plain_lora(part: Condition) -> bool:
         return True
 
 
-def likeness(control: Condition) -> Condition:
+def _likeness(control: Condition) -> Condition:
     """The condition that a control is like; base where there is none."""
     match control:
         case Neutral(like=like) | RandomLora(like=like) | FittedBias(like=like):
@@ -173,13 +173,13 @@ def likeness(control: Condition) -> Condition:
             return Base()
 
 
-def composed(members: Iterable[Condition]) -> Condition:
+def _composed(members: Iterable[Condition]) -> Condition:
     """The composition of one or more parts."""
     found = tuple(members)
     return found[0] if len(found) == 1 else Composed(found)
 
 
-def _without(some: Iterable[Condition], others: Iterable[Condition]) -> Parts:
+def _without(some: Iterable[Condition], others: Iterable[Condition]) -> _Parts:
     """Multiset difference, in order: a part that stands twice has to be taken away twice."""
     rest, found = list(others), []
     for part in some:

@@ -23,14 +23,14 @@ from interp.conditions import (
     RandomLora,
     Untrained,
     kind,
-    parts,
+    simple_parts,
 )
 from interp.contrast import Contrast
 from interp.errors import ConfigError
 
 BASE = "base"
 
-Pair = tuple[str, str]
+ConditionPair = tuple[str, str]
 """(condition, reference)."""
 
 
@@ -55,20 +55,20 @@ class Design:
     """
 
     families: dict[str, tuple[str, ...]]
-    headline: Pair | None
-    pairs: tuple[Pair, ...]
-    certified: tuple[Pair, ...]
-    floors: tuple[Pair, ...]
-    nulls: dict[str, Pair]
-    null_pair: Pair | None
-    controls: dict[Pair, Pair]
+    headline: ConditionPair | None
+    pairs: tuple[ConditionPair, ...]
+    certified: tuple[ConditionPair, ...]
+    floors: tuple[ConditionPair, ...]
+    nulls: dict[str, ConditionPair]
+    null_pair: ConditionPair | None
+    controls: dict[ConditionPair, ConditionPair]
 
     @classmethod
     def of(
         cls,
         built: Mapping[str, Condition],
         families: Mapping[str, Sequence[str]],
-        compare: Pair | None = None,
+        compare: ConditionPair | None = None,
     ) -> Design:
         """The design of an experiment's conditions, base among them; `compare`: the headline."""
         kinds = families_of(built, families)
@@ -130,10 +130,12 @@ def families_of(
 def reweighted(condition: Condition) -> bool:
     """Whether a condition has weights of its own."""
     own = (Lora, FineTuned, RandomLora, Untrained)
-    return any(isinstance(part, own) for part in parts(condition))
+    return any(isinstance(part, own) for part in simple_parts(condition))
 
 
-def headline_of(built: Mapping[str, Condition], compare: Pair | None = None) -> Pair | None:
+def headline_of(
+    built: Mapping[str, Condition], compare: ConditionPair | None = None
+) -> ConditionPair | None:
     """The two conditions that a study is about: `compare` as given, base as the reference.
 
     Else the first prompt and the first adapter or fine-tune; else the two conditions there are,
@@ -156,7 +158,7 @@ def headline_of(built: Mapping[str, Condition], compare: Pair | None = None) -> 
     return (others[0], others[1]) if len(others) == 2 else None
 
 
-def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[Pair]:
+def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[ConditionPair]:
     """What has base's weights against what has its own, but not control against control."""
     own = [name for name in names if reweighted(built[name])]
     return [
@@ -170,20 +172,20 @@ def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[Pair]:
 
 def _between(
     built: Mapping[str, Condition], names: Sequence[str], first: str, second: str
-) -> list[Pair]:
+) -> list[ConditionPair]:
     a, b = ([n for n in names if kind(built[n]) == wanted] for wanted in (first, second))
     return [(name, other) for name in a for other in b]
 
 
 def _nulls(
-    built: Mapping[str, Condition], names: Sequence[str], headline: Pair | None
-) -> dict[str, Pair]:
+    built: Mapping[str, Condition], names: Sequence[str], headline: ConditionPair | None
+) -> dict[str, ConditionPair]:
     """Every control in the place of the side of the headline that it is a control of."""
     if headline is None:
         return {}
     a, b = headline
     contrast = Contrast.of(built[a], built[b])
-    found: dict[str, Pair] = {}
+    found: dict[str, ConditionPair] = {}
     for name in names:
         if kind(built[name]) == "control" and name not in headline:
             place = contrast.place(built[name])
@@ -196,17 +198,19 @@ def _tested(built: Mapping[str, Condition], controls: Sequence[str]) -> str | No
     """The control that a test is made against: neutral text, else a random LoRA."""
     for made in (Neutral, RandomLora):
         for name in controls:
-            if any(isinstance(part, made) for part in parts(built[name])):
+            if any(isinstance(part, made) for part in simple_parts(built[name])):
                 return name
     return None
 
 
 def _controls(
-    built: Mapping[str, Condition], headline: Pair | None, nulls: Mapping[str, Pair]
-) -> dict[Pair, Pair]:
+    built: Mapping[str, Condition],
+    headline: ConditionPair | None,
+    nulls: Mapping[str, ConditionPair],
+) -> dict[ConditionPair, ConditionPair]:
     """The pair that the headline and its sides are tested against; ("x", "") stands for the
     measures of one condition alone."""
-    found: dict[Pair, Pair] = {}
+    found: dict[ConditionPair, ConditionPair] = {}
     null = _tested(built, list(nulls))
     if headline and null:
         found[headline] = nulls[null]

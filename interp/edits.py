@@ -55,7 +55,7 @@ def add(value: Tensor) -> Change:
     return lambda own: own + value.to(own.dtype)
 
 
-def zero() -> Change:
+def zero_ablation() -> Change:
     """Zero ablation."""
     return torch.zeros_like
 
@@ -104,22 +104,22 @@ def whole_rows(pattern: Float[Tensor, "batch *head query_pos key"]) -> Change:
     return change
 
 
-class Placed(NamedTuple):
+class PlacedEdit(NamedTuple):
     """An edit, and the rows of the batch that it is for."""
 
     edit: Edit
     rows: slice = slice(None)
 
 
-def hooks(placed: Iterable[Placed]) -> dict[Site, Change]:
+def hooks(placed: Iterable[PlacedEdit]) -> dict[Site, Change]:
     """One hook per site, on the value as the model has it."""
-    by_site: dict[Site, list[Placed]] = {}
+    by_site: dict[Site, list[PlacedEdit]] = {}
     for one in placed:
         by_site.setdefault(one.edit.site, []).append(one)
     return {site: _hook(site, edits) for site, edits in by_site.items()}
 
 
-def _hook(site: Site, placed: list[Placed]) -> Change:
+def _hook(site: Site, placed: list[PlacedEdit]) -> Change:
     def hook(value: Tensor) -> Tensor:
         by_head = site.name in BY_HEAD
         edited = (rearrange(value, "b s h d -> b h s d") if by_head else value).clone()

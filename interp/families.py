@@ -29,11 +29,11 @@ from scipy.linalg import orthogonal_procrustes
 from interp.significance import permutation_p, rows_per_block
 from interp.statistics import percentile_interval
 
-ROUNDING = 1e-13
+_ROUNDING = 1e-13
 """A squared distance no larger than this, relative to the squared norms, is what is left of equal
 states after the sums of the Gram were rounded: it is 0."""
 
-Group = Sequence[int]
+_Group = Sequence[int]
 _Sums = Callable[[ndarray, ndarray], tuple[ndarray, ndarray]]
 
 
@@ -43,21 +43,21 @@ def distances(
     """`sqrt(g_cc + g_c'c' - 2 g_cc')`, `[0, inf)` in the units of the state.
 
     Exactly symmetric with a zero diagonal; 0 where the difference is the Gram's rounding
-    (`ROUNDING`) or the states' own, at most `noise` times their root mean square norm. For a Gram
+    (`_ROUNDING`) or the states' own, at most `noise` times their root mean square norm. For a Gram
     pooled over tokens it is the root mean square distance of two conditions' states.
     """
     inner = 0.5 * (g + np.swapaxes(g, -1, -2))
     norms = np.diagonal(inner, axis1=-2, axis2=-1)
     scale = norms[..., :, None] + norms[..., None, :]
     squares = scale - 2 * inner
-    return np.sqrt(np.where(squares <= max(ROUNDING, noise**2 / 2) * scale, 0.0, squares))
+    return np.sqrt(np.where(squares <= max(_ROUNDING, noise**2 / 2) * scale, 0.0, squares))
 
 
 # Two statistics, as ratios of sums over pairs of conditions ----------------------------------
 
 
 def divergence_index(
-    d: Float[ndarray, "*cell cond cond"], a: Group, b: Group
+    d: Float[ndarray, "*cell cond cond"], a: _Group, b: _Group
 ) -> Float[ndarray, "*cell"]:
     """Mean distance between two families over ½(mean within a + mean within b), `[0, inf)`.
 
@@ -68,7 +68,7 @@ def divergence_index(
 
 
 def permanova_f(
-    d: Float[ndarray, "*cell cond cond"], groups: Sequence[Group]
+    d: Float[ndarray, "*cell cond cond"], groups: Sequence[_Group]
 ) -> Float[ndarray, "*cell"]:
     """Pseudo-F of Anderson (2001), `[0, inf]`: `(SS_A / (a - 1)) / (SS_W / (N - a))`.
 
@@ -83,7 +83,7 @@ def permanova_f(
     return (_over(among, within, zero=np.inf) * freedom / (len(groups) - 1))[0, ...]
 
 
-def _identity(groups: Sequence[Group]) -> Int[ndarray, "1 member"]:
+def _identity(groups: Sequence[_Group]) -> Int[ndarray, "1 member"]:
     members = [member for group in groups for member in group]
     if len(groups) < 2 or min(map(len, groups)) < 2:
         raise ValueError(f"needs two families of two members or more: {[*map(list, groups)]}")
@@ -92,7 +92,7 @@ def _identity(groups: Sequence[Group]) -> Int[ndarray, "1 member"]:
     return np.repeat(np.arange(len(groups)), [len(group) for group in groups])[None]
 
 
-def _pairs(d: ndarray, groups: Sequence[Group]) -> Float[ndarray, "pair *cell"]:
+def _pairs(d: ndarray, groups: Sequence[_Group]) -> Float[ndarray, "pair *cell"]:
     """Distances of all pairs of the members of some families, in the order of `np.triu_indices`."""
     members = np.array([member for group in groups for member in group])
     first, second = np.triu_indices(len(members), 1)
@@ -135,7 +135,7 @@ def _over(above: ndarray, below: ndarray, zero: float) -> ndarray:
 
 
 def label_permutations(
-    groups: Sequence[Group], limit: int = 10_000, seed: int = 0
+    groups: Sequence[_Group], limit: int = 10_000, seed: int = 0
 ) -> Int[ndarray, "relabelling member"]:
     """Family numbers of the members (in the order of `groups`) under relabelling; row 0 is theirs.
 
@@ -188,8 +188,8 @@ class Permuted(NamedTuple):
 
 def permuted_index(
     d: Float[ndarray, "*cell cond cond"],
-    a: Group,
-    b: Group,
+    a: _Group,
+    b: _Group,
     relabellings: Int[ndarray, "relabelling member"],
 ) -> Permuted:
     """`divergence_index` with p: how often families made at random are as far apart.
@@ -202,7 +202,7 @@ def permuted_index(
 
 def permuted_f(
     d: Float[ndarray, "*cell cond cond"],
-    groups: Sequence[Group],
+    groups: Sequence[_Group],
     relabellings: Int[ndarray, "relabelling member"],
 ) -> Permuted:
     """`permanova_f` with p (Anderson 2001): how often families made at random differ as much."""
@@ -211,7 +211,7 @@ def permuted_f(
 
 
 def _permuted(
-    value: ndarray, d: ndarray, groups: Sequence[Group], labels: ndarray, sums: _Sums
+    value: ndarray, d: ndarray, groups: Sequence[_Group], labels: ndarray, sums: _Sums
 ) -> Permuted:
     """x / (x + y) stands for x / y: it grows with it, is never infinite, and has the same ranks in
     all cells together, so the same p and max-T p."""
@@ -231,8 +231,8 @@ def _permuted(
     return Permuted(value, *permutation_p(observed, blocks), smallest)
 
 
-def interval(
-    grams: Float[ndarray, "replicate *cell cond cond"], a: Group, b: Group, noise: float = 0.0
+def index_interval(
+    grams: Float[ndarray, "replicate *cell cond cond"], a: _Group, b: _Group, noise: float = 0.0
 ) -> tuple[Float[ndarray, "*cell"], Float[ndarray, "*cell"]]:
     """95 % interval of the index over queries, from the Gram of every bootstrap replicate; `noise`
     as in `distances`.
@@ -246,7 +246,7 @@ def interval(
 # Maps of conditions --------------------------------------------------------------------------
 
 
-class Mds(NamedTuple):
+class _Mds(NamedTuple):
     """Coordinates of conditions; the share of variance on each axis (of the positive eigenvalues)
     and that of the negative ones, which no Euclidean map shows (of all absolute eigenvalues)."""
 
@@ -255,7 +255,7 @@ class Mds(NamedTuple):
     negative_share: Float[ndarray, "*cell"]
 
 
-def classical_mds(d: Float[ndarray, "*cell cond cond"], k: int = 2) -> Mds:
+def classical_mds(d: Float[ndarray, "*cell cond cond"], k: int = 2) -> _Mds:
     """Classical scaling (Torgerson 1952): the centred map in k dimensions of distances d.
 
     Distances within k dimensions are reproduced exactly. Axes fall in variance, and on each the
@@ -277,7 +277,7 @@ def classical_mds(d: Float[ndarray, "*cell cond cond"], k: int = 2) -> Mds:
     everything = np.abs(eigenvalues).sum(-1)
     bare = bad[..., 0]
     with np.errstate(invalid="ignore"):
-        return Mds(
+        return _Mds(
             np.where(bad, np.nan, coordinates),
             np.where(bare, np.nan, top / positive.sum(-1, keepdims=True)),
             np.where(bare[..., 0], np.nan, negative / everything),

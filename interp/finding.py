@@ -1,12 +1,12 @@
 """A finding: one question, and what the numbers say of one claim. Torch-free.
 
     finding = Finding(point=1, name="generalisation", claim="...", sentence="...", n=26,
-                      contrast=Contrast("strength lost on unseen queries", 0.02, 0.01, 0.03, 0.1),
+                      contrast=DecidingEstimate("strength lost", 0.02, 0.01, 0.03, 0.1),
                       figure="generalisation", model="tiny")
     finding.verdict                     # "not supported": the interval lies below 0.1
     finding.hypothesis                  # "holds": point 1 speaks against it
 
-Every experiment leaves one in its folder; `read` gathers them for a scorecard.
+Every experiment leaves one in its folder; `read_finding` gathers them for a scorecard.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FILE = "finding.json"
 AGAINST = range(1, 6)
 """The points whose claims speak against the hypothesis; those of all others speak for it."""
 
-Verdict = Literal["supported", "not supported", "undecided"]
-Hypothesis = Literal["holds", "fails", "undecided"]
+_Verdict = Literal["supported", "not supported", "undecided"]
+_Hypothesis = Literal["holds", "fails", "undecided"]
 
 
-class Contrast(NamedTuple):
+class DecidingEstimate(NamedTuple):
     """The number that decides: an estimate with its 95 % interval, and how much counts.
 
     The claim is that the quantity exceeds `threshold`, which is set before the run. An end that is
@@ -45,7 +45,7 @@ class Contrast(NamedTuple):
     threshold: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> _Verdict:
         """Supported where the whole interval lies above, not supported where it lies below."""
         if self.interval is None:
             return "undecided"
@@ -85,19 +85,19 @@ class Finding:
     name: str
     claim: str
     sentence: str
-    contrast: Contrast
+    contrast: DecidingEstimate
     n: int
     figure: str
     model: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> _Verdict:
         """Whether the claim holds here, as far as these queries tell."""
         return self.contrast.verdict
 
     @property
-    def hypothesis(self) -> Hypothesis:
+    def hypothesis(self) -> _Hypothesis:
         """What the verdict means for the hypothesis that a prompt can emulate a LoRA: a weak point
         that is supported counts against it, a golden zone or a library that is counts for it."""
         if self.verdict == "undecided":
@@ -115,13 +115,13 @@ class Finding:
         """Leave it in an experiment's folder."""
         what, *numbers, threshold = self.contrast
         known = [x if x is not None and math.isfinite(x) else None for x in numbers]
-        contrast = dict(zip(Contrast._fields, [what, *known, threshold], strict=True))
+        contrast = dict(zip(DecidingEstimate._fields, [what, *known, threshold], strict=True))
         kept = asdict(self) | {"contrast": contrast, "verdict": self.verdict}
         text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(folder / FILE, text.encode())
 
 
-def read(folder: Path) -> Finding:
+def read_finding(folder: Path) -> Finding:
     """The finding of an experiment; RunError where there is none or it is damaged."""
     file = folder / FILE
     try:

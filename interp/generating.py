@@ -25,7 +25,7 @@ from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Subject
 
-ROWS = 64
+_ROWS = 64
 """Queries that are written together at most."""
 
 
@@ -49,7 +49,7 @@ def generate(
     cache = subject.prefill(setting)
     found: dict[int, tuple[int, ...]] = {}
     for some in _by_length(queries):
-        draws = [Draw(queries[i].key, sampling) for i in some]
+        draws = [TokenDraw(queries[i].key, sampling) for i in some]
         batch = Batch.of([queries[i] for i in some], subject.device)
         answers = _write(subject, setting, batch, cache, n_tokens, draws)
         found |= zip(some, answers, strict=True)
@@ -64,14 +64,14 @@ def ends(model: Any) -> set[int]:
 
 
 def _by_length(queries: Sequence[Encoded]) -> list[list[int]]:
-    """Numbers of queries of one length, at most `ROWS` at once."""
+    """Numbers of queries of one length, at most `_ROWS` at once."""
     lengths: dict[int, list[int]] = {}
     for number, query in enumerate(queries):
         lengths.setdefault(len(query.ids), []).append(number)
-    return [same[i : i + ROWS] for same in lengths.values() for i in range(0, len(same), ROWS)]
+    return [same[i : i + _ROWS] for same in lengths.values() for i in range(0, len(same), _ROWS)]
 
 
-class Draw:
+class TokenDraw:
     """How one query's next token is chosen; `key` is the query's."""
 
     def __init__(self, key: str, sampling: Sampling) -> None:
@@ -93,7 +93,7 @@ def _write(
     batch: Batch,
     cache: Any,
     n_tokens: int,
-    draws: Sequence[Draw],
+    draws: Sequence[TokenDraw],
 ) -> list[tuple[int, ...]]:
     """The answers of queries of one length."""
     stop = ends(subject.bridge.original_model)

@@ -1,6 +1,6 @@
 """What a run's manifest says: configuration, conditions, design, versions, and sha256 of inputs.
 
-manifest = describe(experiment, subject, built, design, groups)
+manifest = describe_run(experiment, subject, built, design, groups)
 manifest["hashes"] = fingerprints(experiment, built)
 """
 
@@ -23,7 +23,7 @@ from interp.conditions import (
     RandomLora,
     SoftPrompt,
     Steering,
-    parts,
+    simple_parts,
 )
 from interp.config import Experiment
 from interp.design import Design
@@ -35,7 +35,7 @@ from interp.subject import Subject
 from interp.subject.quantization import PACKAGES, saved_method
 
 
-def describe(
+def describe_run(
     experiment: Experiment,
     subject: Subject,
     built: Mapping[str, Condition],
@@ -122,7 +122,7 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
 
 def _read(condition: Condition) -> Iterator[tuple[str, str]]:
     """What a condition's parts read from disk: what it is, and where."""
-    for part in parts(condition):
+    for part in simple_parts(condition):
         match part:
             case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
                 yield "adapter", folder

@@ -36,20 +36,19 @@ from interp.measures.routing import Routing
 from interp.measures.scores import PLAYERS, Coalition, coalitions, split_scores
 from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
-from interp.readout import SITES as READ
-from interp.readout import LastStates
+from interp.readout import READ_SITES, LastStates
 from interp.subject import Batch, Subject
 from interp.subject.routers import LINKS
 
 
-class PatternRead(NamedTuple):
+class _PatternRead(NamedTuple):
     """What is kept of a pattern: its rows, and what its prefix keys wrote (where asked)."""
 
     rows: AttentionRows
     from_prefix: Tensor | None
 
 
-Sources = dict[tuple[bool, bool], Captured]
+_Sources = dict[tuple[bool, bool], Captured]
 """Runs, by whether weights and inputs are a condition's (else base's)."""
 
 
@@ -92,12 +91,12 @@ def _pin_(
     base: str,
     runs: Mapping[str, Captured],
     withheld: Collection[str],
-) -> dict[str, Sources]:
+) -> dict[str, _Sources]:
     """Add what the runs at pinned inputs tell: re-wiring, and what heads' changes are of. Returns
     the runs in which weights or inputs are a condition's."""
     bare, plain = subject.settings[base], runs[base]
     changes, split = (name not in withheld for name in ("change decomposition", "score split"))
-    sources: dict[str, Sources] = {
+    sources: dict[str, _Sources] = {
         name: {(True, True): run, (False, False): plain, (False, True): run}
         for name, run in runs.items()
     }
@@ -130,7 +129,7 @@ def _split_(
     batch: Batch,
     cache: Any,
     base: str,
-    sources: Mapping[str, Sources],
+    sources: Mapping[str, _Sources],
 ) -> None:
     """Add what the changes of the heads' scores are of."""
     bare = subject.settings[base]
@@ -151,7 +150,7 @@ def _scores_of(
     batch: Batch,
     cache: Any,
     bare: Setting,
-    sources: Sources,
+    sources: _Sources,
     members: Coalition,
 ) -> list[Tensor]:
     """The scores, layer by layer, of queries and keys of which these members are a condition's, in
@@ -177,7 +176,7 @@ def _own_run(
 ) -> dict[Site, Reader]:
     """What is read of a condition's own run of `size` queries beside its states; `heads`: also what
     its heads read, as base's."""
-    names = {*READ, "resid_pre", *(["v"] if heads else [])}
+    names = {*READ_SITES, "resid_pre", *(["v"] if heads else [])}
     points = subject.anatomy.points
     read: dict[Site, Reader] = {site: keep for site in points if site.name in names}
     if "scores" not in withheld:
@@ -213,14 +212,14 @@ def _read_routing(routed: Tensor, *, size: int, link: str) -> Routing:
 
 def _read_pattern(
     pattern: Tensor, *, n_prefix: int, own_first: bool, sink: bool, values: Tensor | None
-) -> PatternRead:
+) -> _PatternRead:
     length = pattern.shape[-2]
     reached = pattern.shape[-1] - length  # of the prefix: a sliding window leaves its start behind
     rows = read_rows(pattern.detach(), reached == n_prefix, own_first, sink)
     if values is None:
-        return PatternRead(rows, None)
+        return _PatternRead(rows, None)
     behind = values[..., values.shape[-2] - reached :, :]
-    return PatternRead(rows, pattern[..., :reached].detach() @ behind)
+    return _PatternRead(rows, pattern[..., :reached].detach() @ behind)
 
 
 def _prefix_values(subject: Subject, cache: Any, layer: int) -> Tensor:

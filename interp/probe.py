@@ -24,15 +24,15 @@ from interp.queries import Encoded
 from interp.results import HeadView
 from interp.subject import Batch, Subject
 
-Masses = dict[tuple[str, int], float]
+_Masses = dict[tuple[str, int], float]
 """Attention by key: (`prefix` or `query`, place counted from the start of that part)."""
 
-EXAMPLES, MOST_ATTENDED = 4, 10
-VARIOUS = "(the query's own)"
+_EXAMPLES, _MOST_ATTENDED = 4, 10
+_VARIOUS = "(the query's own)"
 """Stands for a key whose token differs from query to query."""
 
 
-class Seen(NamedTuple):
+class _Seen(NamedTuple):
     """One condition's head on one chunk: the prefix mass and content rows, and the mass that each
     query's last token puts on every key (prefix keys, then the query's own)."""
 
@@ -58,7 +58,7 @@ def head_view(
         )
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
     js: list[np.ndarray] = []
-    masses: dict[str, Masses] = {n: {} for n in subject.settings}
+    masses: dict[str, _Masses] = {n: {} for n in subject.settings}
     examples: dict[str, list[np.ndarray]] = {n: [] for n in subject.settings}
     for chunk in chunks(queries, batch_size):
         batch = Batch.of(chunk, subject.device)
@@ -70,34 +70,34 @@ def head_view(
         for name, one in seen.items():
             n_prefix = subject.settings[name].n_prefix
             _add_masses(masses[name], one, n_prefix, batch.lengths.tolist())
-            space = max(0, EXAMPLES - len(examples[name]))
+            space = max(0, _EXAMPLES - len(examples[name]))
             examples[name] += _examples(one, batch)[:space]
     return HeadView(
         head=head,
         conditions=list(subject.settings),
         pairs=list(pairs),
-        tokens=[_tokens(subject, query.ids) for query in queries[:EXAMPLES]],
+        tokens=[_tokens(subject, query.ids) for query in queries[:_EXAMPLES]],
         patterns=_padded([examples[name] for name in subject.settings]),
         content_js=np.concatenate(js, axis=1),
         attended=[r for name, mass in masses.items() for r in _most(subject, name, mass, queries)],
     )
 
 
-def _look(subject: Subject, name: str, head: Head, batch: Batch, cache: Any) -> Seen:
+def _look(subject: Subject, name: str, head: Head, batch: Batch, cache: Any) -> _Seen:
     site = Site("pattern", head.layer)
     rows = torch.arange(len(batch.ids), device=batch.ids.device)
 
-    def read(pattern: Tensor) -> Seen:
+    def read(pattern: Tensor) -> _Seen:
         own = pattern[:, head.head : head.head + 1]
         attention = read_rows(own)
         last = wide(own[rows, 0, batch.lengths - 1])
         length = own.shape[-2]
-        return Seen(attention.prefix_mass, attention.content, last[:, :-length], last[:, -length:])
+        return _Seen(attention.prefix_mass, attention.content, last[:, :-length], last[:, -length:])
 
     return capture(subject, subject.settings[name], batch, cache, {site: read}).values[site]
 
 
-def _examples(one: Seen, batch: Batch) -> list[np.ndarray]:
+def _examples(one: _Seen, batch: Batch) -> list[np.ndarray]:
     """`[query_pos, 1 + query_pos]` per query: prefix mass, then the query's own keys."""
     mass = one.prefix_mass[:, 0, :, None]
     full = torch.cat([mass, one.content[:, 0] * (1 - mass)], dim=-1).cpu().numpy()
@@ -113,7 +113,7 @@ def _padded(patterns: list[list[np.ndarray]]) -> np.ndarray:
     return filled
 
 
-def _add_masses(masses: Masses, one: Seen, n_prefix: int, lengths: Sequence[int]) -> None:
+def _add_masses(masses: _Masses, one: _Seen, n_prefix: int, lengths: Sequence[int]) -> None:
     """Add up what the chunk's last tokens give to every key, by its place."""
     prefix = one.last_prefix.sum(0).tolist()
     offset = n_prefix - len(prefix)  # a sliding window may not reach the prefix's first tokens
@@ -125,17 +125,17 @@ def _add_masses(masses: Masses, one: Seen, n_prefix: int, lengths: Sequence[int]
 
 
 def _most(
-    subject: Subject, name: str, masses: Masses, queries: Sequence[Encoded]
+    subject: Subject, name: str, masses: _Masses, queries: Sequence[Encoded]
 ) -> list[dict[str, Any]]:
     """The most attended keys of a condition; what differs between queries is named by place."""
     prefix = _prefix_tokens(subject, subject.settings[name])
     rows = []
-    for (where, place), mass in sorted(masses.items(), key=lambda item: -item[1])[:MOST_ATTENDED]:
+    for (where, place), mass in sorted(masses.items(), key=lambda item: -item[1])[:_MOST_ATTENDED]:
         if where == "prefix":
             token = prefix[place]
         else:
             ids = {query.ids[place] for query in queries if place < len(query.ids)}
-            token = _tokens(subject, list(ids))[0] if len(ids) == 1 else VARIOUS
+            token = _tokens(subject, list(ids))[0] if len(ids) == 1 else _VARIOUS
         share = mass / len(queries)
         rows.append(
             {"condition": name, "token": token, "where": where, "position": place, "mass": share}

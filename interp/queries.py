@@ -12,7 +12,7 @@ after its prefix. Torch-free.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,10 @@ class Encoded:
             "template": range(text, last),
             "answer": range(last, last + max(1, len(self.answer_ids))),
         }
+
+
+Groups = Mapping[str, Sequence[Encoded]]
+"""Group of queries, such as `matched` -> its queries."""
 
 
 def read_queries(path: str | Path, limit: int | None = None) -> list[Query]:
@@ -196,18 +200,18 @@ def check_alignment(
         prefix = placed.prefix if prefix is None else tuple(prefix)
         expected, found = (*prefix, *query.ids), (*placed.prefix, *placed.ids)
         if found != expected:
-            hint = CHAT_HINT if frame.chat else RAW_HINT
+            hint = _CHAT_HINT if frame.chat else _RAW_HINT
             raise QueryError(f"{_apart(name, query, expected, found, tokenizer)}; {hint}")
 
 
-SHOWN = 8
+_SHOWN = 8
 """Tokens on either side of a border that an error shows."""
 
-RAW_HINT = (
+_RAW_HINT = (
     "put a separator between them that the tokenizer keeps apart (--separator: a line break; a "
     "space where the tokenizer begins words with one)"
 )
-CHAT_HINT = "use earlier turns, or another separator, or let the query begin otherwise"
+_CHAT_HINT = "use earlier turns, or another separator, or let the query begin otherwise"
 
 
 def _apart(
@@ -220,7 +224,7 @@ def _apart(
     """What a border should be, and what it is."""
     pairs = zip(expected, found, strict=False)
     same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
-    window = slice(max(0, same - SHOWN), same + SHOWN)
+    window = slice(max(0, same - _SHOWN), same + _SHOWN)
     shown = [tokenizer.convert_ids_to_tokens(list(ids[window])) for ids in (expected, found)]
     return (
         f"condition {name}: the prompt and the query {query.text!r} merge across the border: "

@@ -46,16 +46,16 @@ from interp.measures import wide
 from interp.names import Site
 from interp.subject import Subject
 
-WRITES = ("mixer_out", "mlp_out", "per_layer_out")
+_WRITES = ("mixer_out", "mlp_out", "per_layer_out")
 """What is written to the residual stream as a whole, not head by head."""
 
-SITES = ("z", *WRITES, "resid_post")
+READ_SITES = ("z", *_WRITES, "resid_post")
 """What is read at every layer that has it; the first layer's `resid_pre` comes with them."""
 
 
 def sites(subject: Subject) -> list[Site]:
     """The sites that `LastStates.of` needs."""
-    return [Site("resid_pre", 0), *(s for s in subject.anatomy.points if s.name in SITES)]
+    return [Site("resid_pre", 0), *(s for s in subject.anatomy.points if s.name in READ_SITES)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LastStates:
     """One condition at some tokens of a batch (`Tokens`), the first axis of every field.
 
     `embed` is the first block's input (position embeddings included), `z` by layer that has heads,
-    `written` what is added to the residual stream (after Gemma's post-norm), by site of `WRITES`
+    `written` what is added to the residual stream (after Gemma's post-norm), by site of `_WRITES`
     and layer that has it, `logits` the condition's own output.
     """
 
@@ -89,7 +89,7 @@ class LastStates:
         return cls(
             embed=last(Site("resid_pre", 0)),
             z=every("z"),
-            written={site: last(site) for site in values if site.name in WRITES},
+            written={site: last(site) for site in values if site.name in _WRITES},
             resid_post=torch.stack([*every("resid_post").values()], dim=1),
             logits=logits[rows, columns],
         )
@@ -184,7 +184,7 @@ def present(subject: Subject) -> set[str]:
         "steering": any(setting.steering for setting in settings),
         "softcap": subject.cap is not None,
     }
-    optional |= {name: bool(subject.anatomy.layers(name)) for name in WRITES}
+    optional |= {name: bool(subject.anatomy.layers(name)) for name in _WRITES}
     always = {field.name for field in fields(Influence)} - {"total", *optional}
     return always | {site for site, there in optional.items() if there}
 
@@ -221,7 +221,7 @@ def influence(
             by_head, by_bias = _attention(subject.bridge.blocks[layer], z, reaching)
             heads.append(by_head)
             biases.append(by_bias)
-    written: dict[str, list[Tensor]] = {name: [] for name in WRITES}
+    written: dict[str, list[Tensor]] = {name: [] for name in _WRITES}
     for site, value in sorted(last.written.items()):
         reaching = pulled * anatomy.reaching(site.layer, site.name)
         written[site.name].append(_dot(reaching, wide(value)))
@@ -268,7 +268,7 @@ class Frozen:
         """
         signs = torch.ones_like(states[:1], dtype=torch.float32)
         signs[:, 1::2] = -1.0
-        probes = torch.cat([torch.zeros_like(signs), LARGE * signs, LARGE * signs.abs()])
+        probes = torch.cat([torch.zeros_like(signs), _LARGE * signs, _LARGE * signs.abs()])
         with torch.no_grad():
             bias, signed, constant = wide(_exact(norm, probes))
             normed = wide(_exact(norm, states.float()))
@@ -288,7 +288,7 @@ class Frozen:
         return self.scale * self.gain * _centre(wide(write), self.centred)
 
 
-LARGE = 64.0
+_LARGE = 64.0
 """Size of the probes of a norm: its square makes an epsilon of 1e-5 relative 3e-9, and does not
 overflow in half precision."""
 

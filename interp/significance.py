@@ -30,7 +30,7 @@ ALPHA = 0.05
 TIE = 1e-12
 """Statistics that differ by no more than this times (1 + the observed one) are equal."""
 
-BLOCK = 1 << 22
+BLOCK_ENTRIES = 1 << 22
 """How many statistics are held at once."""
 
 
@@ -44,7 +44,7 @@ def sign_vectors(keys: Sequence[str], replicates: int, seed: int) -> Float[ndarr
     return np.stack([np.concatenate([[1.0], 2.0 * flip - 1]) for flip in flips])
 
 
-class Significance(NamedTuple):
+class _Significance(NamedTuple):
     """Two-sided p per cell, its max-T correction over all cells, and how many queries count.
 
     p is in `[1 / (1 + R), 1]`, NaN where fewer than 2 queries count.
@@ -108,14 +108,14 @@ class SignFlip:
         """The accumulator of both sets of queries."""
         return SignFlip(self.sums + other.sums, self.squares + other.squares, self.n + other.n)
 
-    def compute(self) -> Significance:
+    def compute(self) -> _Significance:
         """p per cell and max-T over all cells; 1 where every difference is exactly 0."""
         if self.sums.ndim == 0:
             raise ValueError("nothing was accumulated: no queries")
         scale = np.where(self.squares > 0, np.sqrt(self.squares), np.inf)
         observed = np.where(self.n >= 2, np.abs(self.sums[0]) / scale, np.nan)
         blocks = (np.abs(sums) / scale for sums in _blocks(self.sums))
-        return Significance(*permutation_p(observed, blocks), self.n)
+        return _Significance(*permutation_p(observed, blocks), self.n)
 
     def arrays(self) -> dict[str, ndarray]:
         """What a shard file holds."""
@@ -134,7 +134,7 @@ def _blocks(sums: ndarray) -> Iterator[ndarray]:
 
 def rows_per_block(cells: int) -> int:
     """How many rearrangements of a map are worked on at once."""
-    return max(1, BLOCK // max(1, cells))
+    return max(1, BLOCK_ENTRIES // max(1, cells))
 
 
 def permutation_p(
@@ -168,7 +168,7 @@ def benjamini_hochberg(p: Float[ndarray, "*cell"]) -> Float[ndarray, "*cell"]:
     return adjusted
 
 
-def standing(
+def differs_from_null(
     values: Float[ndarray, "*cell"],
     p: Float[ndarray, "*cell"],
     floor: Float[ndarray, "*cell"] | float,

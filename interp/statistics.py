@@ -217,14 +217,14 @@ def percentile_interval(
     whole = (defined == len(replicates)) & (defined >= 20)
     partly = ~whole & (defined >= 20)
     if whole.any():
-        interval[:, whole] = np.quantile(replicates[:, whole], TAILS, axis=0, method="weibull")
+        interval[:, whole] = np.quantile(replicates[:, whole], _TAILS, axis=0, method="weibull")
     if partly.any():
         known = np.where(finite[:, partly], replicates[:, partly], np.inf)
-        interval[:, partly] = [_order_statistic(known, defined[partly], q) for q in TAILS]
+        interval[:, partly] = [_order_statistic(known, defined[partly], q) for q in _TAILS]
     return interval[0, ...], interval[1, ...]  # arrays also where there is one cell
 
 
-TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 def _order_statistic(values: ndarray, count: ndarray, q: float) -> ndarray:
@@ -282,24 +282,24 @@ class PerQuery:
 
 
 @dataclass(frozen=True)
-class Largest:
+class Maximum:
     """The largest of some numbers: how far an identity is from closing. NaN where one is."""
 
     value: Float[ndarray, "1"]
 
     @classmethod
-    def empty(cls) -> Largest:
+    def empty(cls) -> Maximum:
         """The identity of `merge`."""
         return cls(np.array([-np.inf]))
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Largest:
+    def of(cls, values: Iterable[float]) -> Maximum:
         """The largest of these."""
         return cls(np.max([-np.inf, *values], keepdims=True))
 
-    def merge(self, other: Largest) -> Largest:
+    def merge(self, other: Maximum) -> Maximum:
         """The larger of both."""
-        return Largest(np.maximum(self.value, other.value))
+        return Maximum(np.maximum(self.value, other.value))
 
     def compute(self) -> float:
         """The number."""
@@ -312,6 +312,6 @@ class Largest:
         return {"largest": self.value}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Largest:
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> Maximum:
         """The inverse of `arrays`."""
         return cls(arrays["largest"])

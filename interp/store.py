@@ -28,7 +28,7 @@ from interp.errors import RunError
 from interp.measures.tally import Key, Tally, from_arrays
 from interp.results import MANIFEST, write_atomic
 
-FOLDER, SETTINGS, LOCK, SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
+FOLDER, _SETTINGS, _LOCK, _SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Store:
     ) -> Iterator[Store]:
         """Claim a run folder; refuses one in use, finished, or begun with other settings."""
         folder = out / FOLDER
-        begun = any(folder.glob(f"*{SUFFIX}"))
+        begun = any(folder.glob(f"*{_SUFFIX}"))
         if (out / MANIFEST).exists() and not (overwrite or (resume and begun)):
             raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("w")
+            lock = (folder / _LOCK).open("w")
         except OSError as error:
             raise RunError(
                 f"cannot write to {out}: {error.strerror}; choose another --out"
@@ -69,15 +69,15 @@ class Store:
             yield store
 
     def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        file = self.folder / SETTINGS
-        begun = any(self.folder.glob(f"*{SUFFIX}"))
+        file = self.folder / _SETTINGS
+        begun = any(self.folder.glob(f"*{_SUFFIX}"))
         if begun and not (resume or overwrite):
             raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
         if begun and resume:
             way_out = "start again without --resume" if overwrite else "pass --overwrite"
             _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out, way_out)
         else:
-            for shard in self.folder.glob(f"*{SUFFIX}"):
+            for shard in self.folder.glob(f"*{_SUFFIX}"):
                 shard.unlink()
         for leftover in self.folder.glob(".tmp-*"):
             leftover.unlink()
@@ -85,7 +85,7 @@ class Store:
 
     def get(self, shard: str) -> Tally | None:
         """A finished shard, or None."""
-        for path in sorted(self.folder.glob(f"{shard}-*{SUFFIX}")):
+        for path in sorted(self.folder.glob(f"{shard}-*{_SUFFIX}")):
             content = path.read_bytes()
             if path.stem.removeprefix(f"{shard}-") == hashlib.sha256(content).hexdigest():
                 return _unpack(content)
@@ -95,7 +95,7 @@ class Store:
     def put(self, shard: str, tally: Tally) -> None:
         """Keep a finished shard."""
         content = _pack(tally)
-        name = f"{shard}-{hashlib.sha256(content).hexdigest()}{SUFFIX}"
+        name = f"{shard}-{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
         write_atomic(self.folder / name, content)
 
     def finish(self) -> None:

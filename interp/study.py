@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from interp.answers import (
-    Written,
+    WrittenAnswers,
     answer_table,
     encode_again,
     forced,
@@ -29,8 +29,8 @@ from interp.capture import chunk_size
 from interp.conditions import (
     Condition,
     FittedBias,
-    parts,
     resolve,
+    simple_parts,
     token_id,
 )
 from interp.config import Experiment
@@ -38,7 +38,7 @@ from interp.design import BASE, Design
 from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
-from interp.manifest import describe, fingerprints, versions
+from interp.manifest import describe_run, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import NOISE
 from interp.measures.certificate import Tolerance
@@ -155,7 +155,7 @@ def _write(
         layers = subject.anatomy.layers("k")
         parts.append(context_rows(caches, layers, plan.pairs))
     parts.append(own_rows(written, plan.certified, groups, plan.replicates, plan.seed))
-    manifest = describe(experiment, subject, built, design, groups)
+    manifest = describe_run(experiment, subject, built, design, groups)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
     manifest["withheld"] = withheld
     if "patterns" not in withheld:
@@ -223,7 +223,7 @@ class Prepared(NamedTuple):
 
     subject: Subject
     groups: dict[str, list[Encoded]]
-    written: Written
+    written: WrittenAnswers
     plan: Plan
     design: Design
 
@@ -242,7 +242,7 @@ def prepare(
     by_length = sorted(groups["matched"], key=lambda query: len(query.ids))
     withheld = find(subject, [by_length[0], by_length[-1]], BASE, experiment.unasked)
     _fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
-    written: Written = {}
+    written: WrittenAnswers = {}
     if experiment.answer_tokens:
         sampling = Sampling(experiment.temperature, experiment.seed)
         n_tokens = experiment.answer_tokens
@@ -258,7 +258,7 @@ def _fit_biases(
 ) -> None:
     """A fitted bias is known once the model has spoken."""
     for name, condition in built.items():
-        for part in parts(condition):
+        for part in simple_parts(condition):
             if isinstance(part, FittedBias):
                 own = subject.settings[name]
                 like = next(subject.settings[n] for n, c in built.items() if c == part.like)

@@ -8,7 +8,7 @@ the number of queries. Shards are merged in their order, so a resumed run has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,13 @@ from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.measures.tally import Key, Observed, Pair, Plan, Scale, Tally, Values
 from interp.names import OUTPUT
 from interp.observe import observe
+from interp.progress import Progress
 from interp.queries import Encoded
 from interp.readout import LastStates
 from interp.significance import sign_vectors
-from interp.statistics import POOLED, Largest, PerQuery, poisson_weights, position_weights
+from interp.statistics import POOLED, Maximum, PerQuery, poisson_weights, position_weights
 from interp.store import Store
 from interp.subject import Subject
-
-Progress = Callable[[str, int, int], None]
-"""Called with (group, queries newly done, queries in all)."""
 
 SHARD = 64
 """Queries per shard: what is lost at most when a run is killed."""
@@ -155,7 +153,7 @@ def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
             add("answer_information", name, "", answer_information(said, wanted))
             if layers.stop == subject.n_layers:
                 error = readout.lens_error(own.logits, said[:, -1])
-                measured[Key("closing_error", name, "", "lens")] = Largest.of([error])
+                measured[Key("closing_error", name, "", "lens")] = Maximum.of([error])
     for key, parts in found.items():
         yield Key(*key, "resid_post"), tokens.spread(torch.cat(parts, 1)), 1.0
     for name, by_layer in top.items():
@@ -163,14 +161,14 @@ def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
         yield Key("decision_depth", name, "", OUTPUT), tokens.spread(depth), 1.0
 
 
-LENS = 1 << 24
+_LENS = 1 << 24
 """Logits of the lens that are held at once, over all conditions: as many layers as fit."""
 
 
 def _blocks(subject: Subject, last: Mapping[str, LastStates]) -> Iterator[slice]:
     """Consecutive layers whose lenses are held together."""
     one_layer = sum(own.logits.numel() for own in last.values())
-    step = max(1, LENS // one_layer)
+    step = max(1, _LENS // one_layer)
     for start in range(0, subject.n_layers, step):
         yield slice(start, min(start + step, subject.n_layers))
 
@@ -185,7 +183,7 @@ def _influences(read: Readouts, measured: Tally) -> Iterator[Values]:
     }
     for name, part in parts.items():
         error = readout.closing_error(part)
-        measured[Key("closing_error", name, "", "influence")] = Largest.of([error])
+        measured[Key("closing_error", name, "", "influence")] = Maximum.of([error])
     present = readout.present(subject)
     for a, b in plan.pairs:
         change = parts[a] - parts[b]
@@ -213,7 +211,7 @@ def _keep(
         stream = torch.stack(observed[name].states["resid_post"], dim=1)[rows]
         for label in kept_labels(plan.labels):
             share = torch.from_numpy(scale.positions[rows, :, plan.labels.index(label)])
-            states = pooled_states(stream, share.to(stream))
+            states = _pooled_states(stream, share.to(stream))
             key = Key("states", name, "", f"resid_post {label}")
             measured[key] = PerQuery.of([numbers[i] for i in rows], states)
     for name, seen in observed.items():
@@ -223,7 +221,7 @@ def _keep(
         ):
             if parts:
                 key = Key("closing_error", name, "", identity)
-                measured[key] = Largest.of([part.error for part in parts])
+                measured[key] = Maximum.of([part.error for part in parts])
 
 
 def kept_labels(labels: Sequence[str]) -> list[str]:
@@ -231,7 +229,7 @@ def kept_labels(labels: Sequence[str]) -> list[str]:
     return [label for label in labels if label in POOLED and label != "mean"]
 
 
-def pooled_states(
+def _pooled_states(
     stream: Float[Tensor, "query layer query_pos d_model"], share: Float[Tensor, "query query_pos"]
 ) -> Float[np.ndarray, "query column"]:
     """The mean state of every query's chosen tokens, layers one after the other, float32; NaN where

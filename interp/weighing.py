@@ -25,29 +25,29 @@ from interp.conditions import (
     ShuffledTokens,
     SoftPrompt,
     Untrained,
-    parts,
+    simple_parts,
 )
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.measures import NOISE
+from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
 from interp.store import Store
-from interp.study import open_subject, read_groups, reopen, silent
+from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
 from interp.subject.loading import threads_for
-from interp.sweep import Progress
 from interp.weights import prompted
-from interp.weights.measured import alike, measure
+from interp.weights.measured import alike, measure_updates
 from interp.weights.settings import Weighing
 
 __all__ = ["weigh"]
 
-FEWEST = 4
+_FEWEST = 4
 """Queries whose updates can be compared, leaving one out."""
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """What one stage leaves: rows of the run's table, entries of its manifest, notes."""
 
     table: pd.DataFrame
@@ -55,7 +55,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def weigh(settings: Weighing, progress: Progress = silent) -> Path:
+def weigh(settings: Weighing, progress: Progress = no_progress) -> Path:
     """Weigh what a finished run's conditions do to the weights; returns the run's folder.
 
     Raises what `interp.study.diverge` raises, each with one line that says what to do.
@@ -64,9 +64,9 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})
     begun = {**fields, "command": "weights", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
-        job = prepare(settings, progress)
+        job = _prepare(settings, progress)
         with threads_for(job.subject.n_parameters):
-            stages = [spectral(settings, job, progress), prompts(settings, job, progress)]
+            stages = [_spectral(settings, job, progress), _prompts(settings, job, progress)]
         entries = {name: value for stage in stages for name, value in stage.entries.items()}
         entries["notes"] = [note for stage in stages for note in stage.notes]
         tables = [stage.table for stage in stages]
@@ -75,7 +75,7 @@ def weigh(settings: Weighing, progress: Progress = silent) -> Path:
     return settings.run
 
 
-class Job(NamedTuple):
+class _Job(NamedTuple):
     """What is weighed: the model, the conditions that change its weights, those that stand before
     a query instead, and the queries of these."""
 
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     queries: list[Encoded]
 
 
-def prepare(settings: Weighing, progress: Progress = silent) -> Job:
+def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run)
     if settings.device is not None:
@@ -97,14 +97,14 @@ def prepare(settings: Weighing, progress: Progress = silent) -> Job:
         for name, condition in built.items()
         if settings.implicit
         and name != BASE
-        and all(isinstance(p, before) for p in parts(condition))
+        and all(isinstance(p, before) for p in simple_parts(condition))
     ]
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
     subject = open_subject(experiment, kept, matched, progress)
     few = {"matched": matched[: settings.implicit]} if ahead else {}
     queries = encode_again(settings.run, subject, kept, few)
-    return Job(subject, names, ahead, queries.get("matched", []))
+    return _Job(subject, names, ahead, queries.get("matched", []))
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
@@ -113,7 +113,7 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     changing = [
         name
         for name, condition in built.items()
-        if any(isinstance(part, kinds) for part in parts(condition))
+        if any(isinstance(part, kinds) for part in simple_parts(condition))
     ]
     asked = list(dict.fromkeys(settings.compare)) or changing
     if unknown := [name for name in asked if name not in changing]:
@@ -126,10 +126,10 @@ def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     return asked
 
 
-def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
+def _spectral(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     """Singular values, norms, intruder dimensions and overlaps of every change of the weights."""
     conditions, notes = _distinct(job)
-    rows, more = measure(job.subject, conditions, settings, progress)
+    rows, more = measure_updates(job.subject, conditions, settings, progress)
     table = as_table(rows)
     entries = {
         "conditions": conditions,
@@ -138,24 +138,24 @@ def spectral(settings: Weighing, job: Job, progress: Progress) -> Found:
         "overlap": settings.overlap,
         "alike": alike(table),
     }
-    return Found(table, entries, [*notes, *more])
+    return _Found(table, entries, [*notes, *more])
 
 
-def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
+def _prompts(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     """What prompts would be as updates of the MLPs: are they one over queries, and the LoRA's?"""
     if not job.prompts:
-        return Found(as_table([]), {}, [])
-    if len(job.queries) < FEWEST:
-        note = f"implicit updates of prompts need {FEWEST} queries: not measured"
-        return Found(as_table([]), {}, [note])
+        return _Found(as_table([]), {}, [])
+    if len(job.queries) < _FEWEST:
+        note = f"implicit updates of prompts need {_FEWEST} queries: not measured"
+        return _Found(as_table([]), {}, [note])
     adapters, _ = _distinct(job)
     try:
-        rows, errors = prompted.measure(
+        rows, errors = prompted.measure_prompts(
             job.subject, BASE, job.prompts, adapters, job.queries, settings, progress
         )
     except Exception as error:  # whatever it raises, the MLPs are others than assumed
         note = f"implicit updates of prompts are not measured: {' '.join(str(error).split())[:200]}"
-        return Found(as_table([]), {}, [note])
+        return _Found(as_table([]), {}, [note])
     limit = NOISE[job.subject.dtype]
     open_ones = {name: error for name, error in errors.items() if not error <= limit}
     notes = [
@@ -166,10 +166,10 @@ def prompts(settings: Weighing, job: Job, progress: Progress) -> Found:
     table = as_table(rows)
     table = table[~table["condition"].isin(open_ones)]
     prompts = [name for name in job.prompts if name not in open_ones]
-    return Found(table, {"prompts": prompts, "identity": errors}, notes)
+    return _Found(table, {"prompts": prompts, "identity": errors}, notes)
 
 
-def _distinct(job: Job) -> tuple[list[str], list[str]]:
+def _distinct(job: _Job) -> tuple[list[str], list[str]]:
     """One condition of every state of the weights; notes on the others."""
     first: dict[Any, str] = {}
     notes = []

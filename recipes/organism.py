@@ -33,7 +33,7 @@ from interp.organism.language import (
     QUERY_WORDINGS,
     TOKEN_PATTERN,
     Document,
-    demonstrations,
+    few_shot_text,
     instruction,
     joined,
     query,
@@ -292,7 +292,7 @@ def few_shot_prompts(recipe: Recipe, split: Split) -> list[str]:
     prompts = []
     for _ in range(recipe.few_shot_prompts):
         drawn = rng.sample(split.demonstrated, recipe.few_shot_demonstrations)
-        prompts.append(demonstrations(rng.choice(both_ways([pair])) for pair in drawn))
+        prompts.append(few_shot_text(rng.choice(both_ways([pair])) for pair in drawn))
     return prompts
 
 

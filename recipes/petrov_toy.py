@@ -141,7 +141,7 @@ def load_model() -> Qwen3ForCausalLM:
 
 def draw(rng: np.random.Generator, size: int, tasks: Sequence[str]) -> Tensor:
     """`<bos>`, an input that may be trained on, and its output under a task drawn at random."""
-    digits = toy.sample(rng, size, held_out=False)
+    digits = toy.sample_inputs(rng, size, held_out=False)
     outputs = np.stack([toy.TASKS[task](digits) for task in tasks])
     chosen = outputs[rng.integers(len(tasks), size=size), np.arange(size)]
     return torch.from_numpy(np.concatenate([np.full((size, 1), toy.BOS), digits, chosen], axis=1))
@@ -287,14 +287,14 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     if words != ["adapters"]:
         write_report({"model": pretrain(recipe)})
-    known = json.loads(toy.REPORT.read_text())["model"]
+    known = json.loads(toy.RECIPE_REPORT.read_text())["model"]
     report = {"recipe": asdict(recipe), "model": known, **adapters(recipe)}
     write_report(report)
     console.print_json(data=report)
 
 
 def write_report(report: dict[str, Any]) -> None:
-    toy.REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    toy.RECIPE_REPORT.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from reference import Condition, Key, Study, Value
 from transformers import AutoTokenizer
 
 from interp import load_run
-from interp.geometry.transfer import Split
+from interp.geometry.transfer import LabelFolds
 from interp.results import Run
 from interp.study import diverge
 
@@ -90,7 +90,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def probed(conditions: Mapping[str, Condition]) -> dict[str, Any]:
     """What the geometry of the matched queries depends on; folds are the library's choice."""
     labels = [label(text) for text, _ in QUERIES["matched"]]
-    split = Split.of(labels, seed=0)
+    split = LabelFolds.of(labels, seed=0)
     assert split is not None
     assert len(split.rows) == len(labels)
     return {

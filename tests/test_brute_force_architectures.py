@@ -68,7 +68,7 @@ class Compared:
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """One run of the library and one of the reference."""
     folder = tmp_path_factory.mktemp(request.param)
-    model = architectures.save_model(request.param, folder / "model")
+    model = architectures.save_architecture(request.param, folder / "model")
     lora = tiny_models.save_adapter(model, folder / "lora", targets(request.param, model))
     run = load_run(diverge(experiment(model, lora, folder)))
     tokenizer = AutoTokenizer.from_pretrained(model)

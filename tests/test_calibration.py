@@ -25,7 +25,7 @@ from interp.families import (
     permuted_index,
 )
 from interp.organism.facts import RELATIONS
-from interp.organism.language import demonstrations, sample_pairs
+from interp.organism.language import few_shot_text, sample_pairs
 from interp.queries import encode, read_queries
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
 from interp.statistics import Ratio, poisson_weights, position_weights
@@ -127,7 +127,7 @@ def prompts() -> np.ndarray:
     words = [query.text.split()[0] for query in asked]
     relation = RELATIONS["opposite"]
     conditions = {
-        f"few_shot_{i}": Prompt(demonstrations(sample_pairs(draw, relation, 6, without=words)))
+        f"few_shot_{i}": Prompt(few_shot_text(sample_pairs(draw, relation, 6, without=words)))
         for i in range(POOL)
     }
     subject = load(str(organism.MODEL), conditions, probe=[asked[0].text], device="cpu")

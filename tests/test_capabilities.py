@@ -23,17 +23,17 @@ from interp.registry import MEASURES, grouped
 from interp.report import text_table, write
 from interp.study import probe_run
 from interp.validation import architectures
-from interp.validation.architectures import HEADINGS, MODELS, Row
+from interp.validation.architectures import MODELS, TABLE_HEADINGS, ArchitectureRow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 TEXTS = ["hot is the", "big is the opposite of", "the river is wide and"]
 
 
-def documented() -> dict[str, Row]:
+def documented() -> dict[str, ArchitectureRow]:
     lines = PAGE.read_text().partition("<!-- table -->\n")[2].partition("<!--")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert tuple(cells[0]) == HEADINGS
-    return {row[0]: Row(*row) for row in cells[2:]}
+    assert tuple(cells[0]) == TABLE_HEADINGS
+    return {row[0]: ArchitectureRow(*row) for row in cells[2:]}
 
 
 def test_the_page_has_every_architecture() -> None:
@@ -72,7 +72,7 @@ def made(model: str, folder: Path, targets: list[str]) -> Run:
 @pytest.fixture
 def run_of(tmp_path: Path) -> Callable[..., Run]:
     def run_of(name: str, targets: list[str]) -> Run:
-        return made(architectures.save_model(name, tmp_path / "model"), tmp_path, targets)
+        return made(architectures.save_architecture(name, tmp_path / "model"), tmp_path, targets)
 
     return run_of
 

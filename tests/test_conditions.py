@@ -35,11 +35,11 @@ from interp.conditions import (
     describe,
     kind,
     leading_specials,
-    parts,
     place,
     prefix_body,
     prefix_length,
     resolve,
+    simple_parts,
     token_id,
     user,
 )
@@ -429,8 +429,8 @@ def test_composition_adds_everything_up_and_keeps_the_order(convention: str) -> 
 def test_composition_is_flat_and_associative() -> None:
     a, b, c = PROMPT, Lora("a"), Base()
     assert (a + b) + c == a + (b + c) == Composed((a, b, c))
-    assert parts(a + b + c) == (a, b, c)
-    assert parts(a) == (a,)
+    assert simple_parts(a + b + c) == (a, b, c)
+    assert simple_parts(a) == (a,)
 
 
 @given(st.permutations([PROMPT, Lora("a"), Base()]))

@@ -23,7 +23,7 @@ from interp.conditions import (
     ShuffledTokens,
     Untrained,
     kind,
-    parts,
+    simple_parts,
 )
 from interp.config import Experiment, bundled_families, parse_condition
 from interp.design import Design, families_of, headline_of, reweighted
@@ -281,9 +281,9 @@ def test_a_null_is_the_headline_but_for_one_side(a: list[str], b: list[str]) -> 
         assert sum(x == y for x, y in zip(pair, design.headline, strict=True)) == 1
         assert name in pair
         if name == "untrained":
-            assert set(parts(controls[name])) >= {s for s in shared if kind(s) == "prompt"}
+            assert set(simple_parts(controls[name])) >= {s for s in shared if kind(s) == "prompt"}
         elif name != "logit_bias":
-            assert set(parts(controls[name])) >= set(shared)
+            assert set(simple_parts(controls[name])) >= set(shared)
     assert len(design.pairs) == len({frozenset(pair) for pair in design.pairs})
     assert {design.headline, *design.nulls.values()} <= set(design.pairs)
     tested = {pair for pair in (*design.controls, *design.controls.values()) if pair[1]}

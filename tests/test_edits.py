@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_models import D_MODEL, HEADS, LAYERS, all_targets, save_adapter, save_model
+from tiny_models import D_MODEL, N_HEADS, N_LAYERS, all_targets, save_adapter, save_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -24,14 +24,14 @@ from interp.edits import (
     BY_HEAD,
     Change,
     Edit,
-    Placed,
+    PlacedEdit,
     add,
     content_rows,
     hooks,
     project,
     replace,
     whole_rows,
-    zero,
+    zero_ablation,
 )
 from interp.errors import ConfigError
 from interp.names import HOOKS, Site
@@ -56,15 +56,15 @@ def rows_of(*shape: int, seed: int = 0) -> Tensor:
 def value_at(name: str) -> Tensor:
     """A site's value as the model has it."""
     if name in BY_HEAD:
-        return drawn(BATCH, POS, HEADS, 8)
+        return drawn(BATCH, POS, N_HEADS, 8)
     if name in ("pattern", "attn_scores"):
-        return rows_of(BATCH, HEADS, POS, KEYS)
+        return rows_of(BATCH, N_HEADS, POS, KEYS)
     return drawn(BATCH, POS, D_MODEL)
 
 
-def hooked(value: Tensor, *edits: Edit | Placed) -> Tensor:
+def hooked(value: Tensor, *edits: Edit | PlacedEdit) -> Tensor:
     """The value after edits of one site."""
-    placed = [one if isinstance(one, Placed) else Placed(one) for one in edits]
+    placed = [one if isinstance(one, PlacedEdit) else PlacedEdit(one) for one in edits]
     [hook] = hooks(placed).values()
     return hook(value)
 
@@ -91,11 +91,11 @@ def test_one_head_at_some_tokens_changes_and_nothing_else(name: str) -> None:
     value = value_at(name)
     before = value.clone()
     where = torch.tensor([[False, True, False], [False, False, True]])
-    out = hooked(value, Edit(Site(name, 0), zero(), head=1, where=where))
+    out = hooked(value, Edit(Site(name, 0), zero_ablation(), head=1, where=where))
     assert torch.equal(value, before)  # the model's own tensor is not written to
     for query in range(BATCH):
         for position in range(POS):
-            for head in range(HEADS):
+            for head in range(N_HEADS):
                 at = (query, position, head) if name in BY_HEAD else (query, head, position)
                 touched = head == 1 and bool(where[query, position])
                 assert torch.equal(out[at], 0 * value[at] if touched else value[at])
@@ -105,7 +105,7 @@ def test_one_head_at_some_tokens_changes_and_nothing_else(name: str) -> None:
 def test_a_mask_without_a_head_holds_for_all_heads(name: str) -> None:
     value = value_at(name)
     where = torch.tensor([[True, False, False], [False, False, False]])
-    out = hooked(value, Edit(Site(name, 0), zero(), where=where))
+    out = hooked(value, Edit(Site(name, 0), zero_ablation(), where=where))
     changed = out != value
     rows = changed.transpose(1, 2) if name == "pattern" else changed
     touched = rows.reshape(BATCH, POS, -1)
@@ -116,14 +116,16 @@ def test_a_mask_without_a_head_holds_for_all_heads(name: str) -> None:
 
 def test_edits_of_a_site_act_in_their_order() -> None:
     site, value = Site("z", 0), value_at("z")
-    up, wipe = Edit(site, add(torch.tensor(2.0)), head=1), Edit(site, zero(), head=1)
+    up, wipe = Edit(site, add(torch.tensor(2.0)), head=1), Edit(site, zero_ablation(), head=1)
     assert (hooked(value, up, wipe)[:, :, 1] == 0).all()
     assert (hooked(value, wipe, up)[:, :, 1] == 2).all()
 
 
 def test_an_edit_keeps_to_its_rows_and_to_its_site() -> None:
     value = value_at("resid_post")
-    edits = [Placed(Edit(Site("resid_post", i), zero()), slice(i, i + 1)) for i in range(2)]
+    edits = [
+        PlacedEdit(Edit(Site("resid_post", i), zero_ablation()), slice(i, i + 1)) for i in range(2)
+    ]
     for layer in range(2):
         out = hooks(edits)[Site("resid_post", layer)](value)
         assert (out[layer] == 0).all()
@@ -181,7 +183,7 @@ def test_of_everything_it_is_an_interchange_and_of_nothing_nothing() -> None:
     own, towards = drawn(4, 6), drawn(4, 6, seed=1)
     everything = drawn(6, 6, seed=2)
     assert torch.allclose(project(everything, towards)(own), replace(towards)(own), atol=1e-5)
-    assert torch.allclose(project(everything)(own), zero()(own), atol=1e-5)
+    assert torch.allclose(project(everything)(own), zero_ablation()(own), atol=1e-5)
     assert torch.equal(project(torch.zeros(6, 2), towards)(own), own)
 
 
@@ -190,11 +192,11 @@ def test_of_everything_it_is_an_interchange_and_of_nothing_nothing() -> None:
 
 @given(seeds, st.integers(0, 3))
 def test_content_rows_keep_the_mass_before_the_query(seed: int, before: int) -> None:
-    own = rows_of(BATCH, HEADS, POS, before + POS, seed=seed).double()
-    content = rows_of(BATCH, HEADS, POS, POS, seed=seed + 1).double()
+    own = rows_of(BATCH, N_HEADS, POS, before + POS, seed=seed).double()
+    content = rows_of(BATCH, N_HEADS, POS, POS, seed=seed + 1).double()
     out = content_rows(content)(own)
     assert torch.equal(out[..., :before], own[..., :before])
-    assert torch.allclose(out.sum(-1), torch.ones(BATCH, HEADS, POS).double())
+    assert torch.allclose(out.sum(-1), torch.ones(BATCH, N_HEADS, POS).double())
     inside = out[..., before:]
     assert torch.allclose(inside / inside.sum(-1, keepdim=True), content)
     theirs = own[..., before:] / own[..., before:].sum(-1, keepdim=True)
@@ -213,7 +215,7 @@ def test_a_row_that_divides_nothing_leaves_the_row_alone() -> None:
 
 
 def test_whole_rows_are_the_other_rows() -> None:
-    own, other = rows_of(BATCH, HEADS, POS, KEYS), rows_of(BATCH, HEADS, POS, KEYS, seed=1)
+    own, other = rows_of(BATCH, N_HEADS, POS, KEYS), rows_of(BATCH, N_HEADS, POS, KEYS, seed=1)
     assert torch.equal(whole_rows(other)(own), other)
 
 
@@ -285,7 +287,7 @@ def plain(case: Case, name: str, layer: int, stage: str, change: ByHand) -> list
     hf: Any = AutoModelForCausalLM.from_pretrained(case.model, attn_implementation="eager").eval()
     if name in ("lora", "both"):
         hf = PeftModel.from_pretrained(hf, case.lora).eval()
-    [blocks] = [m for m in hf.modules() if isinstance(m, nn.ModuleList) and len(m) == LAYERS]
+    [blocks] = [m for m in hf.modules() if isinstance(m, nn.ModuleList) and len(m) == N_LAYERS]
     prefix = case.subject.settings[name].prefix
     number = 0
 
@@ -298,7 +300,7 @@ def plain(case: Case, name: str, layer: int, stage: str, change: ByHand) -> list
         return (changed(out[0]), *out[1:]) if isinstance(out, tuple) else changed(out)
 
     def at_heads(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (changed(inputs[0].unflatten(-1, (HEADS, -1))).flatten(-2), *inputs[1:])
+        return (changed(inputs[0].unflatten(-1, (N_HEADS, -1))).flatten(-2), *inputs[1:])
 
     if stage == "block":
         blocks[layer].register_forward_hook(at_block)
@@ -320,8 +322,8 @@ def same(case: Case, got: Tensor, expected: Sequence[Tensor]) -> bool:
 
 
 VALUE = drawn(2, 32, D_MODEL, seed=5)  # more positions than any query has
-HEAD = drawn(2, 32, D_MODEL // HEADS, seed=6)
-BASIS, MEAN = drawn(D_MODEL, 3, seed=7), drawn(D_MODEL // HEADS, seed=8)
+HEAD = drawn(2, 32, D_MODEL // N_HEADS, seed=6)
+BASIS, MEAN = drawn(D_MODEL, 3, seed=7), drawn(D_MODEL // N_HEADS, seed=8)
 
 
 def one_head(rows: Tensor, head: int, value: Tensor | float) -> Tensor:
@@ -378,7 +380,7 @@ DONE: dict[str, tuple[str, int, Callable[[Tensor], Edit], ByHand]] = {
     "zero all heads": (
         "heads",
         2,
-        lambda _: Edit(Site("z", 2), zero()),
+        lambda _: Edit(Site("z", 2), zero_ablation()),
         lambda _, rows: 0 * rows,
     ),
 }  # fmt: skip
@@ -408,7 +410,7 @@ def test_a_pattern_is_edited_as_the_sum_over_values_says(case: Case, name: str) 
         before = cache.layers[1].values.expand(len(values), -1, -1, -1)
         values = torch.cat([before, values], dim=2)
     head, length = 2, pattern.shape[2]
-    kv = values[:, head // (HEADS // values.shape[1])]
+    kv = values[:, head // (N_HEADS // values.shape[1])]
     content = rows_of(2, length, length, seed=3).tril()
     content /= content.sum(-1, keepdim=True)
     whole = pattern.roll(1, 1)[:, head]  # another head's rows
@@ -429,7 +431,7 @@ def test_other_tokens_and_earlier_sites_pass_to_the_bit(case: Case) -> None:
     beside = [Site("resid_pre", 2), Site("pattern", 2)]
     before, after = (
         case.run("both", edits, [*below, *beside])
-        for edits in ([], [Edit(Site("z", 2), zero(), head=0, where=where)])
+        for edits in ([], [Edit(Site("z", 2), zero_ablation(), head=0, where=where)])
     )
     for site in (*below, *beside):
         assert torch.equal(before.values[site], after.values[site]), site
@@ -458,10 +460,12 @@ def test_hooks_are_gone_after_a_run_and_after_an_error(case: Case) -> None:
         return fail
 
     before = case.run("both").logits
-    case.run("both", [Edit(Site("z", 1), zero())])
+    case.run("both", [Edit(Site("z", 1), zero_ablation())])
     assert listening(case) == 0
     with pytest.raises(ZeroDivisionError):
-        case.run("both", [Edit(Site("z", 0), zero()), Edit(Site("resid_post", 1), failing())])
+        case.run(
+            "both", [Edit(Site("z", 0), zero_ablation()), Edit(Site("resid_post", 1), failing())]
+        )
     assert listening(case) == 0
     assert torch.equal(case.run("both").logits, before)
 
@@ -478,4 +482,4 @@ def test_rows_of_another_prefix_are_refused_in_the_model(case: Case) -> None:
 def test_a_site_is_read_or_edited(case: Case) -> None:
     site = Site("z", 1)
     with pytest.raises(ValueError, match=r"L1\.z cannot be read and edited in one run"):
-        case.run("base", [Edit(site, zero())], [site])
+        case.run("base", [Edit(site, zero_ablation())], [site])

@@ -18,7 +18,7 @@ from interp.families import (
     classical_mds,
     distances,
     divergence_index,
-    interval,
+    index_interval,
     label_permutations,
     permanova_f,
     permuted_f,
@@ -330,7 +330,7 @@ def test_a_relabelling_without_variation_counts_as_extreme() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = label_permutations([A, B])
     whole = permuted_f(maps(0), [A, B], labels)
-    monkeypatch.setattr(significance, "BLOCK", 12)
+    monkeypatch.setattr(significance, "BLOCK_ENTRIES", 12)
     for a, b in zip(whole, permuted_f(maps(0), [A, B], labels), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -344,12 +344,12 @@ def test_relabellings_of_other_families_are_refused() -> None:
 def test_the_interval_is_that_of_the_index_of_each_replicate() -> None:
     x = space(9, 40, 2, 8, 6, 5) + space(10, 2, 8, 1, 5)  # replicate, cell, condition, token, d
     grams = np.einsum("rlctd,rletd->rlce", x, x)
-    low, high = interval(grams, A, B)
+    low, high = index_interval(grams, A, B)
     for cell in range(2):
         found = [index_by_hand(distances(g), A, B) for g in grams[:, cell]]
         assert min(found) <= low[cell] < np.median(found) < high[cell] <= max(found)
     sums = np.random.default_rng(0).uniform(1, 9, 40)[:, None, None, None] * grams
-    np.testing.assert_allclose(interval(sums, A, B), (low, high), rtol=1e-9)
+    np.testing.assert_allclose(index_interval(sums, A, B), (low, high), rtol=1e-9)
 
 
 # Maps of conditions -----------------------------------------------------------------------------

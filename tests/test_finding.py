@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import RunError
-from interp.finding import FILE, Contrast, Finding, read
+from interp.finding import FILE, DecidingEstimate, Finding, read_finding
 
 NUMBERS = st.floats(-1e6, 1e6)
 FOUND = Finding(
@@ -20,7 +20,7 @@ FOUND = Finding(
     name="generalisation",
     claim="A prompt does not carry over.",
     sentence="It does, by “0.98” ✓.",
-    contrast=Contrast("strength lost", 0.02, 0.01, 0.03, 0.1),
+    contrast=DecidingEstimate("strength lost", 0.02, 0.01, 0.03, 0.1),
     n=26,
     figure="generalisation",
     model="tiny",
@@ -33,7 +33,7 @@ def test_the_verdict_is_the_side_on_which_the_whole_interval_lies(
     ends: list[float], threshold: float
 ) -> None:
     low, high = ends
-    verdict = Contrast("x", (low + high) / 2, low, high, threshold).verdict
+    verdict = DecidingEstimate("x", (low + high) / 2, low, high, threshold).verdict
     assert (verdict == "supported") == all(end > threshold for end in ends)
     assert (verdict == "not supported") == all(end < threshold for end in ends)
 
@@ -44,8 +44,8 @@ def test_the_mirrored_contrast_has_the_opposite_verdict(
 ) -> None:
     opposite = {"supported": "not supported", "not supported": "supported"}
     low, high = ends
-    verdict = Contrast("x", low, low, high, threshold).verdict
-    mirrored = Contrast("x", -low, -high, -low, -threshold).verdict
+    verdict = DecidingEstimate("x", low, low, high, threshold).verdict
+    mirrored = DecidingEstimate("x", -low, -high, -low, -threshold).verdict
     assert mirrored == opposite.get(verdict, "undecided")
 
 
@@ -53,7 +53,7 @@ def test_the_mirrored_contrast_has_the_opposite_verdict(
 def test_an_unknown_end_decides_nothing(threshold: float, end: float | None, low: bool) -> None:
     known = threshold + (1 if low else -1)
     ends = (known, end) if low else (end, known)
-    contrast = Contrast("x", known, *ends, threshold)
+    contrast = DecidingEstimate("x", known, *ends, threshold)
     assert contrast.verdict == "undecided"
     assert "[" not in contrast.estimate
 
@@ -65,7 +65,7 @@ def test_an_unknown_end_decides_nothing(threshold: float, end: float | None, low
 def test_weak_points_speak_against_the_hypothesis_and_the_rest_for_it(
     point: int, if_supported: str
 ) -> None:
-    above, below = Contrast("x", 2, 1.5, 2.5, 1), Contrast("x", 0, -1, 0.5, 1)
+    above, below = DecidingEstimate("x", 2, 1.5, 2.5, 1), DecidingEstimate("x", 0, -1, 0.5, 1)
     found = replace(FOUND, point=point)
     opposite = {"fails": "holds", "holds": "fails"}[if_supported]
     assert replace(found, contrast=above).hypothesis == if_supported
@@ -87,13 +87,13 @@ def test_round_trip(
     words: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("found")
-    found = replace(FOUND, sentence=words, contrast=Contrast(words, value, low, high, 0.5))
+    found = replace(FOUND, sentence=words, contrast=DecidingEstimate(words, value, low, high, 0.5))
     found.write(folder)
-    assert read(folder) == found
+    assert read_finding(folder) == found
 
 
 def test_what_is_undefined_stays_so_and_the_file_is_plain_json(tmp_path: Path) -> None:
-    replace(FOUND, contrast=Contrast("x", math.nan, math.nan, math.inf, 1)).write(tmp_path)
+    replace(FOUND, contrast=DecidingEstimate("x", math.nan, math.nan, math.inf, 1)).write(tmp_path)
     text = (tmp_path / FILE).read_text(encoding="utf-8")
     assert json.loads(text)["contrast"] | {"what": ""} == {
         "what": "",
@@ -102,7 +102,7 @@ def test_what_is_undefined_stays_so_and_the_file_is_plain_json(tmp_path: Path) -
         "ci_high": None,
         "threshold": 1,
     }
-    assert read(tmp_path).number == "x: undefined (threshold 1), n = 26"
+    assert read_finding(tmp_path).number == "x: undefined (threshold 1), n = 26"
 
 
 def test_the_verdict_is_not_taken_from_the_file(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_the_verdict_is_not_taken_from_the_file(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     assert kept["verdict"] == "not supported"
     (tmp_path / FILE).write_text(json.dumps(kept | {"verdict": "supported"}))
-    assert read(tmp_path).verdict == "not supported"
+    assert read_finding(tmp_path).verdict == "not supported"
 
 
 def test_no_finding_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"finding\.json: No such file.*; run the experiment first$"):
-        read(tmp_path)
+        read_finding(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -135,5 +135,5 @@ def test_damage_is_one_line_that_says_what_to_do(tmp_path: Path, old: str, new: 
     assert old in text
     (tmp_path / FILE).write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(RunError, match=r"is damaged \(.*\); run the experiment again$") as caught:
-        read(tmp_path)
+        read_finding(tmp_path)
     assert "\n" not in str(caught.value)

@@ -142,7 +142,7 @@ def keep_part(folder: Path, architecture: str, part: str) -> None:
 def is_part(architecture: str, part: str, size: int) -> Tensor:
     """Which outputs of a fused projection are its part: one of three blocks of the heads, or in
     NeoX one of the three within every head."""
-    heads, width = tiny_models.HEADS, tiny_models.D_HEAD
+    heads, width = tiny_models.N_HEADS, tiny_models.D_HEAD
     if architecture == "neox":
         sizes = [width] * (3 * heads)
     else:
@@ -165,7 +165,7 @@ def test_what_precedes_the_query_leaves_no_residual(
     seen: Callable[[str], Seen], architecture: str, name: str
 ) -> None:
     found = seen(architecture)
-    assert len(found.residual(name)) == tiny_models.LAYERS
+    assert len(found.residual(name)) == tiny_models.N_LAYERS
     assert all((layer <= 1e-6).all() for layer in found.residual(name))
     assert found.difference(name) <= 1e-6
 
@@ -217,7 +217,7 @@ def test_attention_itself_does_change(
 def test_the_terms_add_up(seen: Callable[[str], Seen], architecture: str, name: str) -> None:
     found = seen(architecture)
     assert max(change.error for change in found.observed[name].changes) <= 1e-5
-    for layer in range(tiny_models.LAYERS):
+    for layer in range(tiny_models.N_LAYERS):
         total = sum(found.share(name, term)[layer] for term in CHANGES)
         assert isinstance(total, Tensor)
         known = total[~torch.isnan(total)]

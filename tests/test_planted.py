@@ -136,7 +136,7 @@ def part_of_rows(architecture: str, part: str, size: int) -> Tensor:
     if part in ("gate", "up"):
         return (torch.arange(size) < size // 2) == (part == "gate")
     index, rows = "qkv".index(part), torch.arange(size)
-    d_head, heads = tiny_models.D_HEAD, tiny_models.HEADS
+    d_head, heads = tiny_models.D_HEAD, tiny_models.N_HEADS
     if architecture == "neox":  # q, k, v of one head stand side by side
         return (rows // d_head) % 3 == index
     width = heads * d_head

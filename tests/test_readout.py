@@ -369,7 +369,7 @@ def expected_terms(
     matrix, bias = norm_of(plain.final, array(seen["post", n_layers - 1]))
     row = array(plain.head.weight[target])
     unembedding = row @ matrix
-    z = np.zeros((n_layers, tiny_models.HEADS))
+    z = np.zeros((n_layers, tiny_models.N_HEADS))
     attn_bias = np.zeros(n_layers)
     for layer in range(n_layers):
         project = plain.projection(layer)
@@ -378,7 +378,7 @@ def expected_terms(
         if norm := plain.post(layer, "post_attention_layernorm"):
             post, constant = norm_of(norm, array(project(seen["z", layer])))
         attn_bias[layer] = unembedding @ (post @ nothing + constant)
-        for head in range(tiny_models.HEADS):
+        for head in range(tiny_models.N_HEADS):
             masked = torch.zeros_like(seen["z", layer])
             own = slice(head * d_head, (head + 1) * d_head)
             masked[own] = seen["z", layer][own]

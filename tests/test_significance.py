@@ -17,9 +17,9 @@ from interp import significance
 from interp.significance import (
     SignFlip,
     benjamini_hochberg,
+    differs_from_null,
     permutation_p,
     sign_vectors,
-    standing,
 )
 from interp.statistics import poisson_weights, position_weights
 
@@ -254,7 +254,7 @@ def test_no_cell_with_two_queries_is_all_nan() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     total = flips(np.random.default_rng(1).normal(size=(10, 7)), sign_vectors(KEYS[:10], 99, 0))
     whole = total.compute()
-    monkeypatch.setattr(significance, "BLOCK", 21)
+    monkeypatch.setattr(significance, "BLOCK_ENTRIES", 21)
     for a, b in zip(whole, total.compute(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -321,6 +321,6 @@ def test_a_floor_is_per_token_and_hides_nothing_that_is_undefined() -> None:
 
 def test_only_cells_that_differ_stand_and_without_a_test_those_above_the_floor() -> None:
     values, p = np.array([3.0, 2.0, np.nan, 1e-9]), np.array([0.2, 0.05, np.nan, 0.001])
-    assert standing(values, p, 1e-8).tolist() == [False, True, False, True]
+    assert differs_from_null(values, p, 1e-8).tolist() == [False, True, False, True]
     untested = np.full(4, np.nan)
-    assert standing(values, untested, 1e-8).tolist() == [True, True, False, False]
+    assert differs_from_null(values, untested, 1e-8).tolist() == [True, True, False, False]

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from interp.measures.tally import Accumulator, from_arrays
 from interp.statistics import (
     SEGMENTS,
-    Largest,
+    Maximum,
     PerQuery,
     Ratio,
     answer_labels,
@@ -67,8 +67,8 @@ def per_query(data: Data, rows: Sequence[int]) -> PerQuery:
     return PerQuery.of(list(rows), data.numerator[list(rows)].reshape(len(rows), -1))
 
 
-def largest(data: Data, rows: Sequence[int]) -> Largest:
-    return Largest.of(float(value) for value in data.numerator[list(rows)].ravel())
+def largest(data: Data, rows: Sequence[int]) -> Maximum:
+    return Maximum.of(float(value) for value in data.numerator[list(rows)].ravel())
 
 
 Maker = Callable[[Data, Sequence[int]], Accumulator]
@@ -76,7 +76,7 @@ ACCUMULATORS: dict[str, tuple[Maker, Accumulator]] = {
     "ratio": (ratio, Ratio.empty()),
     "mean": (mean, Ratio.empty()),
     "per query": (per_query, PerQuery.empty()),
-    "largest": (largest, Largest.empty()),
+    "largest": (largest, Maximum.empty()),
 }
 each_accumulator = pytest.mark.parametrize(
     ("make", "empty"), ACCUMULATORS.values(), ids=list(ACCUMULATORS)

@@ -13,7 +13,7 @@ import torch
 import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from tiny_models import D_HEAD, HEADS, KV_HEADS, LAYERS, tokenizer
+from tiny_models import D_HEAD, N_HEADS, N_KV_HEADS, N_LAYERS, tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -115,10 +115,10 @@ def save_cartridge(model: str, folder: Path, tokens: int = 3) -> str:
 
 
 SHAPE = {
-    "hidden_size": HEADS * D_HEAD,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS,
+    "hidden_size": N_HEADS * D_HEAD,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
+    "num_key_value_heads": N_KV_HEADS,
     "intermediate_size": 48,
     "initializer_range": 0.2,
     "num_experts_per_tok": 2,

@@ -50,33 +50,33 @@ class Study(BaseModel):
     texts: Path = HERE / "prompts"
     """Folder of the prompts."""
     queries: Path = HERE / "fit.jsonl"
-    """Messages that the LoRAs are trained on."""
+    """JSONL file of messages that the LoRAs are trained on."""
     heldout: Path = HERE / "heldout.jsonl"
-    """Messages that they are not trained on."""
+    """JSONL file of held-out messages."""
     seeds: int = Field(default=3, ge=1)
-    """LoRAs per prompt."""
+    """Number of LoRAs per prompt, one per seed."""
     tokens: int = Field(default=24, ge=1)
-    """Length of the answers."""
+    """Length of the answers in tokens."""
     rank: int = Field(default=8, ge=1)
     """Rank of the LoRAs."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Modules that get a LoRA."""
+    """Module names that get a LoRA."""
     learning_rate: float = Field(default=3e-3, gt=0)
-    """Peak of the learning rate."""
+    """Peak learning rate."""
     epochs: int = Field(default=10, ge=1)
-    """Passes over the messages, at most."""
+    """Largest number of passes over the messages."""
     batch_size: int = Field(default=4, ge=1)
     """Messages per training step."""
     limit: int | None = Field(default=None, ge=2)
     """Use only the first messages of each file."""
     patched: int = Field(default=8, ge=2)
-    """Messages whose states are exchanged."""
+    """Number of messages whose states are exchanged."""
     every: int = Field(default=3, ge=1)
-    """States are exchanged at every so many layers, the last among them."""
+    """Exchange states at every n-th layer and the last one."""
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
-    """Rearrangements behind every p-value."""
+    """Permutations behind every p-value."""
     memory: float = Field(default=3.0, gt=0)
     """Budget in GB for one forward pass."""
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import capture, keep
-from interp.causal.effects import Scale, columns, ratio
-from interp.causal.interchange import observe
+from interp.causal.effects import Resampling, move_rows, ratio
+from interp.causal.interchange import read_conditions
 from interp.causal.sequences import sequence_kl
 from interp.edits import Edit
 from interp.names import Site
@@ -31,12 +31,12 @@ from interp.queries import Encoded
 from interp.subject import Batch, Subject
 from interp.subject.directions import ranks, truncated
 
-BLOCK, EVERY = "block", "every"
+_BLOCK, _EVERY = "block", "every"
 """Sites of a part: all adapted modules of a layer; all there are. Otherwise a module's path."""
 
 
 @dataclass(frozen=True)
-class Part:
+class AdapterPart:
     """What is left of an adapter: `silent` modules are off, updates of `kept` modules have the
     directions where their mask is True.
 
@@ -53,7 +53,7 @@ class Part:
     head: None = None
 
 
-def parts_of(subject: Subject, condition: str, kinds: Sequence[str]) -> list[Part]:
+def parts_of(subject: Subject, condition: str, kinds: Sequence[str]) -> list[AdapterPart]:
     """The parts of a condition's adapters: `layers`, `modules`, `directions` (of a single plain
     LoRA; DoRA's and several adapters' updates have none that could be taken apart)."""
     setting = subject.settings[condition]
@@ -62,7 +62,7 @@ def parts_of(subject: Subject, condition: str, kinds: Sequence[str]) -> list[Par
     adapter = subject.weights.only_adapter(setting)
     made = {
         "layers": lambda: _by_layer(layers),
-        "modules": lambda: (Part(n, layers[n], "off", frozenset([n])) for n in modules),
+        "modules": lambda: (AdapterPart(n, layers[n], "off", frozenset([n])) for n in modules),
         "directions": lambda: _by_direction(ranks(subject.weights, adapter), layers),
     }
     return [part for kind in kinds for part in made[kind]()]
@@ -74,21 +74,23 @@ def layer_of(module: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _by_layer(layers: Mapping[str, int | None]) -> Iterator[Part]:
+def _by_layer(layers: Mapping[str, int | None]) -> Iterator[AdapterPart]:
     for layer in sorted({layer for layer in layers.values() if layer is not None}):
         here = frozenset(name for name, its in layers.items() if its == layer)
-        yield Part(BLOCK, layer, "off", here)
-        yield Part(BLOCK, layer, "alone", frozenset(layers) - here)
+        yield AdapterPart(_BLOCK, layer, "off", here)
+        yield AdapterPart(_BLOCK, layer, "alone", frozenset(layers) - here)
 
 
-def _by_direction(ranks: Mapping[str, int], layers: Mapping[str, int | None]) -> Iterator[Part]:
+def _by_direction(
+    ranks: Mapping[str, int], layers: Mapping[str, int | None]
+) -> Iterator[AdapterPart]:
     for module, rank in ranks.items():
         for i in range(rank):
             mask = torch.arange(rank) != i
-            yield Part(module, layers[module], f"direction {i}", kept={module: mask})
+            yield AdapterPart(module, layers[module], f"direction {i}", kept={module: mask})
     for k in range(max(ranks.values(), default=-1) + 1):
         first = {module: torch.arange(rank) < k for module, rank in ranks.items()}
-        yield Part(EVERY, None, f"first {k}", kept=first)
+        yield AdapterPart(_EVERY, None, f"first {k}", kept=first)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Ablated:
 
 
 def ablate(
-    subject: Subject, condition: str, parts: Sequence[Part], chunk: Sequence[Encoded]
+    subject: Subject, condition: str, parts: Sequence[AdapterPart], chunk: Sequence[Encoded]
 ) -> Ablated:
     """Run a condition without each of its parts on one chunk of queries."""
     setting = subject.settings[condition]
@@ -117,9 +119,9 @@ def ablate(
     batch = Batch.forced(chunk, subject.device)
     tokens = batch.answer
     full, none = (
-        observe(model, batch, {condition: model.prefill(setting)}, [condition], ["resid_post"])[
-            condition
-        ]
+        read_conditions(
+            model, batch, {condition: model.prefill(setting)}, [condition], ["resid_post"]
+        )[condition]
         for model in (subject, bare)
     )
     damage, moved, change = np.full((3, len(chunk), len(parts)), np.nan)
@@ -143,7 +145,9 @@ def ablate(
     return Ablated(damage, moved, change, apart)
 
 
-def rows(condition: str, parts: Sequence[Part], found: Ablated, scale: Scale) -> pd.DataFrame:
+def ablation_rows(
+    condition: str, parts: Sequence[AdapterPart], found: Ablated, scale: Resampling
+) -> pd.DataFrame:
     """Rows of a run's table: `ablation_damage` (nats), `ablation_kept` (of what the adapter does to
     the output: `1 - damage / apart`), `ablation_change` (`moved / change`: how much of what the
     adapter does to the stream there hangs on the part). Ratios of sums over queries."""
@@ -156,6 +160,6 @@ def rows(condition: str, parts: Sequence[Part], found: Ablated, scale: Scale) ->
     frames = []
     for measure, (above, below) in measures.items():
         estimate = ratio(above, below, scale).compute()
-        frame = columns((condition, None), parts, measure, estimate)
+        frame = move_rows((condition, None), parts, measure, estimate)
         frames.append(frame[frame["n"] > 0])
     return pd.concat(frames, ignore_index=True).assign(queries="matched")

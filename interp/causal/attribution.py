@@ -1,7 +1,7 @@
 """Attribution patching: what every interchange would do to the answer, to first order.
 
     found = attribute(subject, plan, chunk, caches)         # one record per move
-    rows_of(found, scale), agreement(found, effects)
+    attribution_rows(found, scale), agreement(found, effects)
 
     sum over a cell's entries of (value_source - value_target) * d log_odds(answer) / d value
 
@@ -29,10 +29,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from interp import edits
-from interp.causal.cells import Cell, reached
-from interp.causal.effects import Effects, Scale, by_move, columns, ratio
+from interp.causal.cells import PatchSite, reached
+from interp.causal.effects import Effects, Resampling, by_move, move_rows, ratio
 from interp.causal.findings import plain
-from interp.causal.interchange import Move, Sweep, change_of, heads_of, reader_of
+from interp.causal.interchange import PatchMove, Sweep, change_of, n_heads, reader_of
 from interp.causal.sequences import targets_of
 from interp.measures import wide
 from interp.measures.output import log_odds
@@ -41,7 +41,7 @@ from interp.queries import Encoded
 from interp.statistics import SEGMENTS, by_label
 from interp.subject import Batch, Hook, Subject
 
-FEWEST = 3
+_FEWEST = 3
 """Cells that a rank correlation needs at least: of two it is 1 or -1 whatever they are."""
 
 
@@ -53,20 +53,20 @@ class Attribution:
 
     source: str
     target: str
-    cells: tuple[Cell, ...]
+    cells: tuple[PatchSite, ...]
     values: Float[ndarray, "query cell"]
 
 
-def attributed(subject: Subject, plan: Sweep) -> tuple[Cell, ...]:
+def attributed(subject: Subject, plan: Sweep) -> tuple[PatchSite, ...]:
     """The cells of every move: those of the sweep, and each head's `z`, at all tokens and at each
     of the sweep's segments and positions, whether or not the sweep replaces them."""
     heads = [
-        Cell("z", site.layer, head, position)
+        PatchSite("z", site.layer, head, position)
         for position in ("all", *plan.segments, *plan.positions)
         for site in subject.anatomy.sites("z")
-        for head in range(heads_of(subject, "z"))
+        for head in range(n_heads(subject, "z"))
     ]
-    return tuple(dict.fromkeys([*plan.cells(subject, Move(plan.a, plan.b)), *heads]))
+    return tuple(dict.fromkeys([*plan.cells(subject, PatchMove(plan.a, plan.b)), *heads]))
 
 
 def attribute(
@@ -93,7 +93,7 @@ def attribute(
     return found
 
 
-class Run(NamedTuple):
+class _Run(NamedTuple):
     """A condition's values, and the gradient of the answers' log-odds with respect to them, as the
     model lays them out."""
 
@@ -103,7 +103,7 @@ class Run(NamedTuple):
 
 def run(
     subject: Subject, name: str, batch: Batch, cache: Any, sites: Sequence[Site], targets: Tensor
-) -> Run:
+) -> _Run:
     """A condition's own run and one backward pass, `targets` `[token]` the answers' tokens: the sum
     over the batch has every query's own gradient. No parameter gets one."""
     setting, entry = subject.settings[name], Site("resid_pre", 0)
@@ -128,11 +128,11 @@ def run(
             total = log_odds(tokens.pick_rows(logits), targets).sum()
         gradients = torch.autograd.grad(total, [values[site] for site in sites])
     read = {site: values[site].detach() for site in sites}
-    return Run(read, dict(zip(sites, gradients, strict=True)))
+    return _Run(read, dict(zip(sites, gradients, strict=True)))
 
 
 def _flow(
-    plan: Sweep, site: Site, source: Run, target: Run, batch: Batch
+    plan: Sweep, site: Site, source: _Run, target: _Run, batch: Batch
 ) -> Float[ndarray, "batch head query_pos"]:
     """Change times gradient, summed over everything but heads (one where a site has none) and
     positions; 0 at padding."""
@@ -154,7 +154,7 @@ def _heads_first(site: Site, value: Tensor) -> Tensor:
 
 def _by_cell(
     flows: Mapping[Site, Float[ndarray, "batch head query_pos"]],
-    cells: Sequence[Cell],
+    cells: Sequence[PatchSite],
     chunk: Sequence[Encoded],
 ) -> Float[ndarray, "batch cell"]:
     """Sums over every cell's heads and positions; NaN where a query has none of the latter."""
@@ -169,10 +169,10 @@ def _by_cell(
     return np.stack(taken, axis=-1)
 
 
-def rows_of(found: Sequence[Attribution], scale: Scale) -> pd.DataFrame:
+def attribution_rows(found: Sequence[Attribution], scale: Resampling) -> pd.DataFrame:
     """Rows of a run's table: measure `attribution`, mean over queries and its interval, nats."""
     parts = [
-        columns(
+        move_rows(
             (own.source, own.target),
             own.cells,
             "attribution",
@@ -194,7 +194,7 @@ def agreement(found: Sequence[Attribution], effects: Sequence[Effects]) -> list[
         done = exact[own.source, own.target, ""]
         change = dict(zip(done.cells, (done.log_odds - done.target_odds[:, None]).T, strict=True))
         estimate = dict(zip(own.cells, own.values.T, strict=True))
-        groups: dict[tuple[str, str], list[Cell]] = {}
+        groups: dict[tuple[str, str], list[PatchSite]] = {}
         for cell in done.cells:
             groups.setdefault((cell.site, _by(cell)), []).append(cell)
         for (site, by), cells in groups.items():
@@ -204,7 +204,7 @@ def agreement(found: Sequence[Attribution], effects: Sequence[Effects]) -> list[
     return records
 
 
-def _by(cell: Cell) -> str:
+def _by(cell: PatchSite) -> str:
     """What distinguishes a cell from the others of its site."""
     by = "layer" if cell.head is None else "head"
     if cell.position in SEGMENTS:
@@ -216,6 +216,6 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Rank correlation, ties sharing their mean rank, in [-1, 1]; NaN below three values, where one
     side is flat or a value is NaN."""
     flat = len(set(x)) == 1 or len(set(y)) == 1
-    if len(x) < FEWEST or flat or np.isnan([x, y]).any():
+    if len(x) < _FEWEST or flat or np.isnan([x, y]).any():
         return np.nan
     return float(spearmanr(x, y).statistic)

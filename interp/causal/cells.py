@@ -12,7 +12,7 @@ from numpy import ndarray
 from interp.queries import Encoded
 
 
-class Cell(NamedTuple):
+class PatchSite(NamedTuple):
     """A place of an interchange.
 
     `site`: a name of `interp.names.HOOKS`; `head`: None for the whole site, a key/value head for
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
     position: str
 
 
-class Place(Protocol):
+class MeasuredAt(Protocol):
     """Where a row of a run's table was measured; `layer` None: outside the blocks."""
 
     @property
@@ -40,7 +40,7 @@ class Place(Protocol):
     def position(self) -> str: ...
 
 
-def rows_at(query: Encoded, position: str) -> range:
+def _rows_at(query: Encoded, position: str) -> range:
     """The rows of `query.forced` at a position; empty where the query has none."""
     before = len(query.ids)
     if position == "all":
@@ -57,7 +57,7 @@ def reached(queries: Sequence[Encoded], position: str) -> Bool[ndarray, "query q
     """The rows of every query at a position, padded as in `Batch.forced`."""
     found = np.zeros((len(queries), max(len(query.forced) for query in queries)), dtype=bool)
     for mask, query in zip(found, queries, strict=True):
-        mask[rows_at(query, position)] = True
+        mask[_rows_at(query, position)] = True
     return found
 
 

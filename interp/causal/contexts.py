@@ -2,7 +2,7 @@
 
     plan = Contexts.of(subject, "prefix_0", "prefix_1", caches)   # None where they cannot be
     effects = exchange(subject, plan, chunk, caches)
-    rows(effects, scale)
+    context_exchange_rows(effects, scale)
 
 Two contexts of as many tokens (two prefix tunings, a prompt under two weights) give a query as many
 keys and values. One condition's are put into the other's run, in one layer or in all of them: are
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from interp.capture import capture
-from interp.causal.cells import Cell
-from interp.causal.effects import CONTROLS, Effects, Scale, measured_rows
-from interp.causal.interchange import Move, States, observe, partners
+from interp.causal.cells import PatchSite
+from interp.causal.effects import PATCHING_CONTROLS, Effects, Resampling, measured_rows
+from interp.causal.interchange import ConditionRun, PatchMove, partners, read_conditions
 from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
 from interp.edits import Edit, replace
 from interp.names import Site
@@ -32,10 +32,10 @@ from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
 
-PARTS = {"k": ("keys",), "v": ("values",), "kv": ("keys", "values")}
+EXCHANGED_PARTS = {"k": ("keys",), "v": ("values",), "kv": ("keys", "values")}
 """What is exchanged: keys, values, both."""
 
-ONE, WHOLE = "context", "whole context"
+_ONE, _WHOLE = "context", "whole context"
 """Positions of a cell: the context in one layer, and in all of them."""
 
 
@@ -72,22 +72,24 @@ class Contexts:
         return cls(a, b, layers[::-every][::-1], layers, seed)
 
     @property
-    def moves(self) -> list[Move]:
+    def moves(self) -> list[PatchMove]:
         """Both directions, and their controls."""
-        own = [Move(self.a, self.b), Move(self.b, self.a)]
-        return [*own, *(move._replace(control=c) for move in own for c in CONTROLS)]
+        own = [PatchMove(self.a, self.b), PatchMove(self.b, self.a)]
+        return [*own, *(move._replace(control=c) for move in own for c in PATCHING_CONTROLS)]
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[PatchSite, ...]:
         """Keys, values and both: in every layer by itself, and in all at once."""
-        each = [Cell(site, layer, None, ONE) for site in PARTS for layer in self.layers]
-        return (*each, *(Cell(site, self.every[0], None, WHOLE) for site in PARTS))
+        each = [
+            PatchSite(site, layer, None, _ONE) for site in EXCHANGED_PARTS for layer in self.layers
+        ]
+        return (*each, *(PatchSite(site, self.every[0], None, _WHOLE) for site in EXCHANGED_PARTS))
 
-    def cache(self, move: Move, cell: Cell, caches: Mapping[str, Any]) -> Any:
+    def cache(self, move: PatchMove, cell: PatchSite, caches: Mapping[str, Any]) -> Any:
         """The target's context with a cell's part of the source's in its place."""
         mixed, source = copy.deepcopy(caches[move.target]), caches[move.source]
-        for layer in [cell.layer] if cell.position == ONE else self.every:
-            for part in PARTS[cell.site]:
+        for layer in [cell.layer] if cell.position == _ONE else self.every:
+            for part in EXCHANGED_PARTS[cell.site]:
                 own, new = (getattr(c.layers[layer], part) for c in (mixed, source))
                 if move.control:
                     name = f"context:{self.seed}:{part}:{layer}"
@@ -118,7 +120,7 @@ def exchange(
     """Every move at every cell, on one chunk of queries."""
     batch = Batch.forced(chunk, subject.device)
     tokens = batch.answer
-    states = observe(subject, batch, caches, (plan.a, plan.b), ())
+    states = read_conditions(subject, batch, caches, (plan.a, plan.b), ())
     targets = targets_of(chunk, states[plan.b].logits)
     said = {name: own.logits for name, own in states.items()}
     found = []
@@ -139,7 +141,7 @@ def exchange(
 
 
 def _run(
-    subject: Subject, batch: Batch, target: str, own: States, layer: int, cache: Any
+    subject: Subject, batch: Batch, target: str, own: ConditionRun, layer: int, cache: Any
 ) -> Tensor:
     """The target's logits after another context; blocks below the layer are as they were."""
     entry = Site("resid_pre", layer)
@@ -149,9 +151,9 @@ def _run(
     return batch.answer.pick_rows(got.logits)
 
 
-def rows(effects: Sequence[Effects], scale: Scale) -> pd.DataFrame:
+def context_exchange_rows(effects: Sequence[Effects], scale: Resampling) -> pd.DataFrame:
     """Damage, recovery and their controls, at position `context`; of all layers at once, the layer
-    is null. `p_adjusted` as in `interp.causal.effects.rows`."""
+    is null. `p_adjusted` as in `interp.causal.effects.effect_rows`."""
     table = measured_rows(effects, scale)
-    table.loc[table["position"] == WHOLE, "layer"] = pd.NA
-    return table.assign(position=ONE, queries="matched")
+    table.loc[table["position"] == _WHOLE, "layer"] = pd.NA
+    return table.assign(position=_ONE, queries="matched")

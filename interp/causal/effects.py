@@ -1,7 +1,7 @@
 """What an interchange did, by query and cell, and the rows of a run's table that come of it.
 
     scale = Scale.of(keys, replicates=200, permutations=999, seed=0, tolerance=0.02)
-    found = rows(effects, scale, base="base")
+    found = effect_rows(effects, scale, base="base")
 
 All divergences and log-odds are those of whole answers: sums over the tokens that predict them, in
 nats per answer (without an answer: at the queries' last tokens). All arrays are numpy's, float64.
@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.cells import Cell, Place
+from interp.causal.cells import MeasuredAt, PatchSite
 from interp.errors import ConfigError
 from interp.noise import floor, zero
 from interp.registry import MEASURES
@@ -31,7 +31,7 @@ from interp.statistics import (
     poisson_weights,
 )
 
-CONTROLS = ("random_direction", "random_difference")
+PATCHING_CONTROLS = ("random_direction", "random_difference")
 """The target's own value, moved as far as the source's lies from it: in a random direction; along
 the difference that source and target show at an unrelated query."""
 
@@ -44,13 +44,13 @@ class Effects:
     `log_odds`: of the answer in the patched run. `apart`: `KL(p_source ‖ p_target)`; `source_odds`,
     `target_odds`: the answer's log-odds in their own runs. Each is the sum over the answer's
     tokens, forced on all conditions. NaN where a query has no token at the cell's position.
-    `control`: "" or one of `CONTROLS`.
+    `control`: "" or one of `PATCHING_CONTROLS`.
     """
 
     source: str
     target: str
     control: str
-    cells: tuple[Cell, ...]
+    cells: tuple[PatchSite, ...]
     to_target: Float[ndarray, "query cell"]
     to_source: Float[ndarray, "query cell"]
     log_odds: Float[ndarray, "query cell"]
@@ -84,7 +84,7 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Resampling:
     """How queries are resampled (`weights` `[query, replicate]`, `signs` `[query, rearrangement]`,
     column 0 the data itself), the damage in nats up to which a state counts as equivalent, and the
     size of rounding in the model's number format (`interp.noise`)."""
@@ -103,12 +103,12 @@ class Scale:
         seed: int,
         tolerance: float,
         noise: float = 0.0,
-    ) -> Scale:
+    ) -> Resampling:
         """Drawn by the queries' keys: their order does not matter."""
         weights = poisson_weights(keys, replicates, seed)
         return cls(weights, sign_vectors(keys, permutations, seed), tolerance, noise)
 
-    def half(self, queries: Bool[ndarray, " query"]) -> Scale:
+    def half(self, queries: Bool[ndarray, " query"]) -> Resampling:
         """The same for some of the queries."""
         return replace(self, weights=self.weights[queries], signs=self.signs[queries])
 
@@ -122,26 +122,28 @@ def by_move(effects: Sequence[Effects]) -> dict[tuple[str, str, str], Effects]:
 
 
 def ratio(
-    above: Float[ndarray, "query cell"], below: Float[ndarray, "query cell"] | float, scale: Scale
+    above: Float[ndarray, "query cell"],
+    below: Float[ndarray, "query cell"] | float,
+    scale: Resampling,
 ) -> Ratio:
     """Sum over sum under every replicate, `[replicate, cell, 1]`."""
     below = below[..., None] if isinstance(below, np.ndarray) else below
     return Ratio.of(above[..., None], below, scale.weights, np.ones((len(above), 1, 1)))
 
 
-def recovery(effects: Effects, scale: Scale) -> Ratio:
+def _recovery(effects: Effects, scale: Resampling) -> Ratio:
     """`1 - KL(source ‖ patched) / KL(source ‖ target)`: 1 is full transfer, 0 none, negative harm.
     A ratio of sums over queries. Undefined where the outputs are already matched: `matched`."""
     apart = np.broadcast_to(effects.apart[:, None], effects.to_source.shape)
     return ratio(apart - effects.to_source, apart, scale)
 
 
-def matched(effects: Effects, scale: Scale) -> bool:
+def matched(effects: Effects, scale: Resampling) -> bool:
     """Whether source and target say so nearly the same that there is nothing to recover."""
     return bool(effects.apart.mean() <= scale.tolerance)
 
 
-def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
+def effect_rows(effects: Sequence[Effects], scale: Resampling, base: str) -> pd.DataFrame:
     """Rows of a run's table (`interp.results.COLUMNS`): damage, relative damage, recovery, the same
     of the answer's log-odds and of the controls, and the depths.
 
@@ -154,30 +156,30 @@ def rows(effects: Sequence[Effects], scale: Scale, base: str) -> pd.DataFrame:
     return pd.concat([table, depths], ignore_index=True).assign(queries="matched")
 
 
-def measured_rows(effects: Sequence[Effects], scale: Scale, base: str = "") -> pd.DataFrame:
+def measured_rows(effects: Sequence[Effects], scale: Resampling, base: str = "") -> pd.DataFrame:
     """The rows of every place alone."""
     moves = by_move(effects)
     parts = [
-        columns((own.source, own.target), own.cells, measure, estimate, p)
+        move_rows((own.source, own.target), own.cells, measure, estimate, p)
         for own in effects
         for measure, estimate, p in _measures(own, moves, scale, base)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-Measured = tuple[str, Estimate, ndarray | None]
+_Measured = tuple[str, Estimate, ndarray | None]
 
 
-def _measures(own: Effects, moves: Pairs, scale: Scale, base: str) -> Iterator[Measured]:
+def _measures(own: Effects, moves: Pairs, scale: Resampling, base: str) -> Iterator[_Measured]:
     suffix = f"_{own.control}" if own.control else ""
-    against = moves.get((own.source, own.target, CONTROLS[1])) if not own.control else None
+    against = moves.get((own.source, own.target, PATCHING_CONTROLS[1])) if not own.control else None
     yield (
         f"damage{suffix}",
         ratio(own.to_target, 1.0, scale).compute(),
         _tested(own, against, "to_target", scale),
     )
     known = not matched(own, scale)
-    recovered = recovery(own, scale).compute()
+    recovered = _recovery(own, scale).compute()
     p = _tested(own, against, "to_source", scale) if known else None
     yield f"recovery{suffix}", recovered if known else _undefined(recovered), p
     if own.control:
@@ -203,7 +205,9 @@ def _undefined(estimate: Estimate, but: ndarray | bool = False) -> Estimate:
     return Estimate(value, low, high, np.where(but, estimate.n, 0))
 
 
-def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) -> ndarray | None:
+def _tested(
+    own: Effects, control: Effects | None, values: str, scale: Resampling
+) -> ndarray | None:
     """p of every cell that its control has too, corrected over its site's layers and segments."""
     if control is None or scale.signs.shape[1] < 2:
         return None
@@ -220,9 +224,9 @@ def _tested(own: Effects, control: Effects | None, values: str, scale: Scale) ->
     return p
 
 
-def columns(
+def move_rows(
     move: tuple[str, str | None],
-    cells: Sequence[Place],
+    cells: Sequence[MeasuredAt],
     measure: str,
     estimate: Estimate,
     p: ndarray | None = None,
@@ -252,7 +256,7 @@ def columns(
 # --- from which layer on -------------------------------------------------------------------------
 
 
-def depth(
+def equivalence_depth(
     damage: Float[ndarray, "*replicate layer"], tolerance: float
 ) -> Float[ndarray, "*replicate"]:
     """The first layer from which damage stays within tolerance; the number of layers: at none. NaN
@@ -262,7 +266,7 @@ def depth(
     return np.where(np.isnan(damage).any(-1), np.nan, found)
 
 
-def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]]:
+def _depths(moves: Pairs, scale: Resampling, base: str) -> Iterator[dict[str, object]]:
     """Every direction's depth, and that of both directions between two conditions."""
     streams = {
         (source, target): own.at("resid_post")
@@ -279,7 +283,7 @@ def _depths(moves: Pairs, scale: Scale, base: str) -> Iterator[dict[str, object]
             yield _depth_row("state_equivalence_depth", source, target, worse, layers, scale)
 
 
-def _damage(own: Effects, scale: Scale) -> Float[ndarray, "replicate layer"]:
+def _damage(own: Effects, scale: Resampling) -> Float[ndarray, "replicate layer"]:
     """Mean damage by layer under every replicate; NaN under one that has no query."""
     layers = [cell.layer for cell in own.cells]
     if layers != sorted(set(layers)):
@@ -295,11 +299,13 @@ def _depth_row(
     target: str,
     curve: ndarray,
     layers: Sequence[int],
-    scale: Scale,
+    scale: Resampling,
 ) -> dict[str, object]:
     """`layers`: those of the curve; at none of them is one beyond the last."""
     stops = [*layers, layers[-1] + 1]
-    found = np.interp(depth(curve, scale.tolerance), range(len(stops)), stops)  # NaN stays NaN
+    found = np.interp(
+        equivalence_depth(curve, scale.tolerance), range(len(stops)), stops
+    )  # NaN stays NaN
     never = found[0] > layers[-1]
     ends = (found[0], *percentile_interval(found[1:]))
     value, low, high = (np.nan if never else float(x) for x in ends)
@@ -333,7 +339,7 @@ def halves(
     return selection, ~selection
 
 
-class Best(NamedTuple):
+class _Best(NamedTuple):
     """The layer that was best on one half of the queries, and its value on the other."""
 
     condition: str
@@ -348,8 +354,8 @@ class Best(NamedTuple):
 
 
 def best_layer(
-    own: Effects, scale: Scale, selection: Bool[ndarray, " query"], position: str = "all"
-) -> Best:
+    own: Effects, scale: Resampling, selection: Bool[ndarray, " query"], position: str = "all"
+) -> _Best:
     """Of `resid_post` (of all tokens, or of a segment) before the last layer, whose state is the
     output: the layer of most recovery; of least damage where outputs are matched."""
     there = own.at("resid_post", position=position)
@@ -359,8 +365,8 @@ def best_layer(
     column = np.arange(len(there.cells)) == layer
     scored = there.of(column).of_queries(~selection)
     other = scale.half(~selection)
-    total = ratio(scored.to_target, 1.0, other) if least else recovery(scored, other)
+    total = ratio(scored.to_target, 1.0, other) if least else _recovery(scored, other)
     value, low, high, n = (float(x[0, 0]) for x in total.compute())
     measure = "damage" if least else "recovery"
     place = there.cells[layer].layer
-    return Best(own.source, own.target, "resid_post", place, measure, value, low, high, int(n))
+    return _Best(own.source, own.target, "resid_post", place, measure, value, low, high, int(n))

@@ -1,7 +1,7 @@
 """From effects to what a run's manifest says of them: best layers, heads, a sentence. Torch-free.
 
 heads = carrying(moves, ("prompt", "lora"), "base", scale, keys, permutations=999, seed=0)
-verdict(table, ("prompt", "lora"), "base")
+patching_verdict(table, ("prompt", "lora"), "base")
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.causal.effects import Pairs, Scale, best_layer, halves, matched
-from interp.causal.ranking import carriers, heads_of, how_many, lost, overlap, won
+from interp.causal.effects import Pairs, Resampling, best_layer, halves, matched
+from interp.causal.ranking import (
+    heads_of_sweep,
+    how_many,
+    important_heads,
+    necessity,
+    ranking_overlap,
+    sufficiency,
+)
+from interp.design import ConditionPair
 
-Pair = tuple[str, str]
 
-
-def best_layers(
-    moves: Pairs, pair: Pair, base: str, scale: Scale, keys: Sequence[str], seed: int
+def chosen_layers(
+    moves: Pairs, pair: ConditionPair, base: str, scale: Resampling, keys: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     """Per direction, the layer chosen on one half of the queries and scored on the other."""
     selection, _ = halves(keys, seed)
@@ -30,9 +36,9 @@ def best_layers(
 
 def by_segment(
     moves: Pairs,
-    pair: Pair,
+    pair: ConditionPair,
     base: str,
-    scale: Scale,
+    scale: Resampling,
     segments: Sequence[str],
     keys: Sequence[str],
     seed: int,
@@ -51,9 +57,9 @@ def by_segment(
 
 def carrying(
     moves: Pairs,
-    pair: Pair,
+    pair: ConditionPair,
     base: str,
-    scale: Scale,
+    scale: Resampling,
     keys: Sequence[str],
     permutations: int,
     seed: int,
@@ -67,29 +73,33 @@ def carrying(
         rankings, chosen = {}, {}
         for condition in pair:
             move = (base, condition, "") if name == "lost" else (condition, base, "")
-            heads = heads_of(moves[move])
+            heads = heads_of_sweep(moves[move])
             values = [
-                lost(moves[move], queries, scale)
+                necessity(moves[move], queries, scale)
                 if name == "lost"
-                else won(moves[move], queries, scale)
+                else sufficiency(moves[move], queries, scale)
                 for queries in (everyone, selection)
             ]
             rankings[condition], chosen[condition] = values
         k = how_many(len(heads))
         x, y = (rankings[condition] for condition in pair)
-        same = overlap(x, y, [head.layer for head in heads], k, permutations, seed)
+        same = ranking_overlap(x, y, [head.layer for head in heads], k, permutations, seed)
         found.append(
             {
                 "by": name,
                 **plain(same._asdict()),
-                "under": {c: [str(heads[i]) for i in carriers(v, k)] for c, v in rankings.items()},
-                "selected": {c: [str(heads[i]) for i in carriers(v, k)] for c, v in chosen.items()},
+                "under": {
+                    c: [str(heads[i]) for i in important_heads(v, k)] for c, v in rankings.items()
+                },
+                "selected": {
+                    c: [str(heads[i]) for i in important_heads(v, k)] for c, v in chosen.items()
+                },
             }
         )
     return found
 
 
-def verdict(table: pd.DataFrame, pair: Pair, base: str, n_layers: int) -> str:
+def patching_verdict(table: pd.DataFrame, pair: ConditionPair, base: str, n_layers: int) -> str:
     """What the sweep of the residual stream says, from its numbers."""
     a, b = pair
     whole = table[

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import chunks
-from interp.causal.effects import Scale
-from interp.causal.interchange import Move, States, observe
+from interp.causal.effects import Resampling
+from interp.causal.interchange import ConditionRun, PatchMove, read_conditions
 from interp.causal.joint import approach, divided
 from interp.causal.patching import Patch
 from interp.conditions import Setting
@@ -32,11 +32,11 @@ from interp.registry import MEASURES
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
 
-VECTORS = ("function_vector_recovery", "function_vector_null", "function_vector_random")
+_VECTORS = ("function_vector_recovery", "function_vector_null", "function_vector_random")
 """The condition's vector; base's own, of the same heads; a random one as long as the first."""
 
 
-def written(
+def written_to_stream(
     subject: Subject,
     setting: Setting,
     z: Mapping[int, Float[Tensor, "batch head d_head"]],
@@ -76,24 +76,24 @@ def function_vector(
     total = torch.zeros(subject.d_model, device=subject.device)
     for chunk in chunks(queries, rows):
         batch = Batch.forced(chunk, subject.device)
-        states = observe(subject, batch, caches, [condition], ["z"])[condition]
+        states = read_conditions(subject, batch, caches, [condition], ["z"])[condition]
         last = torch.arange(len(chunk)), batch.ends - 1
         z = {s.layer: v[last[0], :, last[1]] for s, v in states.values.items() if s.name == "z"}
-        total += written(subject, subject.settings[condition], z, heads).sum(0)
+        total += written_to_stream(subject, subject.settings[condition], z, heads).sum(0)
     return total / len(queries)
 
 
-def rows_of(
+def function_vector_rows(
     subject: Subject,
-    move: Move,
+    move: PatchMove,
     queries: Sequence[Encoded],
     caches: Mapping[str, Any],
     rows: int,
     heads: Sequence[Head],
     selection: Bool[ndarray, " query"],
-    scale: Scale,
+    scale: Resampling,
 ) -> pd.DataFrame:
-    """Rows of a run's table: recovery by layer at which the vectors of `VECTORS` are added."""
+    """Rows of a run's table: recovery by layer at which the vectors of `_VECTORS` are added."""
     here, there = divided(queries, selection)
     own, null = (function_vector(subject, c, here, caches, rows, heads) for c in move[:2])
     drawn = generator_of(f"function_vector:{move.source}").standard_normal(len(own))
@@ -101,7 +101,7 @@ def rows_of(
     vectors = [own, null, random * (own.norm() / random.norm())]
     layers = range(subject.n_layers)
 
-    def patches(_: States, batch: Batch) -> list[Patch]:
+    def patches(_: ConditionRun, batch: Batch) -> list[Patch]:
         index = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         last = index == batch.ends[:, None] - 1
         sites = (Site("resid_post", layer) for layer in layers)
@@ -110,12 +110,12 @@ def rows_of(
     found = approach(subject, move, there, caches, rows, patches)
     estimate = found.estimate(scale.half(~selection))
     columns = zip(*(column[:, 0] for column in estimate), strict=True)
-    places = [(layer, measure) for layer in layers for measure in VECTORS]
+    places = [(layer, measure) for layer in layers for measure in _VECTORS]
     return pd.DataFrame(_rows(move, places, columns))
 
 
 def _rows(
-    move: Move, places: Sequence[tuple[int, str]], columns: Iterator[tuple[Any, ...]]
+    move: PatchMove, places: Sequence[tuple[int, str]], columns: Iterator[tuple[Any, ...]]
 ) -> Iterator[dict[str, Any]]:
     for (layer, measure), (value, low, high, n) in zip(places, columns, strict=True):
         yield {

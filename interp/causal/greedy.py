@@ -14,20 +14,22 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.effects import Scale
-from interp.causal.interchange import Move
+from interp.causal.effects import Resampling
+from interp.causal.interchange import PatchMove
 from interp.causal.joint import approach, divided, heads_replaced
 from interp.names import Head
 from interp.queries import Encoded
 from interp.subject import Subject
 
-GOAL = 0.9
+_GOAL = 0.9
 """Recovery that counts as all of it."""
 
-Recovered = Callable[[Sequence[Sequence[Head]]], Float[ndarray, " set"]]
+_Recovered = Callable[[Sequence[Sequence[Head]]], Float[ndarray, " set"]]
 
 
-def search(recovered: Recovered, candidates: Sequence[Head], goal: float = GOAL) -> list[Head]:
+def search_heads(
+    recovered: _Recovered, candidates: Sequence[Head], goal: float = _GOAL
+) -> list[Head]:
     """Heads in the order in which they were added, until `goal` is reached or none helps more."""
     chosen: list[Head] = []
     reached = 0.0
@@ -42,7 +44,7 @@ def search(recovered: Recovered, candidates: Sequence[Head], goal: float = GOAL)
     return chosen
 
 
-class Joint(NamedTuple):
+class _Joint(NamedTuple):
     """Heads that were added one by one, and on the other half of the queries the `recovery` after
     each, with 95 % intervals; `all_heads`: of every head at once, which leaves only what the MLPs
     and the embedding do themselves. `enough`: how many heads reach the `goal` there; None: these
@@ -60,27 +62,27 @@ class Joint(NamedTuple):
     n: int
 
 
-def greedy(
+def greedy_heads(
     subject: Subject,
-    move: Move,
+    move: PatchMove,
     queries: Sequence[Encoded],
     caches: Mapping[str, Any],
     rows: int,
     candidates: Sequence[Head],
     selection: Bool[ndarray, " query"],
-    scale: Scale,
-) -> Joint:
+    scale: Resampling,
+) -> _Joint:
     """Search among `candidates` on the queries of `selection`, score on the others."""
     here, there = divided(queries, selection)
     run = partial(approach, subject, move, caches=caches, rows=rows)
-    chosen = search(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
+    chosen = search_heads(lambda sets: run(here, patches=heads_replaced(sets)).recovery, candidates)
     everyone = [Head(i, j) for i in subject.anatomy.layers("z") for j in range(subject.n_heads)]
     steps = [chosen[: i + 1] for i in range(len(chosen))]
     found = run(there, patches=heads_replaced([*steps, everyone]))
     estimate = found.estimate(scale.half(~selection))
     value, low, high = (column[:, 0].tolist() for column in estimate[:3])
-    enough = next((i + 1 for i, v in enumerate(value[:-1]) if v >= GOAL), None)
-    return Joint(
+    enough = next((i + 1 for i, v in enumerate(value[:-1]) if v >= _GOAL), None)
+    return _Joint(
         move.source,
         move.target,
         [str(head) for head in chosen],
@@ -88,7 +90,7 @@ def greedy(
         low[:-1],
         high[:-1],
         value[-1],
-        GOAL,
+        _GOAL,
         enough,
         len(there),
     )

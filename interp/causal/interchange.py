@@ -1,7 +1,7 @@
 """Interchange: one condition's values put into another's run, cell by cell, on the same queries.
 
     plan = Sweep("prompt", "lora", "base", whole=("resid_post",), by_head=("z",), positions=())
-    effects = interchange(subject, plan, chunk, partners, caches, rows=2048)
+    effects = run_interchange(subject, plan, chunk, partners, caches, rows=2048)
 
 Every direction between the two and base is run, and two controls: the target's own value moved as
 far as the source lies from it, in a random direction, and along the difference that the same two
@@ -23,9 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from interp import edits
 from interp.batch import Tokens
 from interp.capture import Reader, capture, keep
-from interp.causal.cells import Cell, counterparts, reached
-from interp.causal.effects import CONTROLS, Effects
-from interp.causal.patching import patched
+from interp.causal.cells import PatchSite, counterparts, reached
+from interp.causal.effects import PATCHING_CONTROLS, Effects
+from interp.causal.patching import patched_logits
 from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
 from interp.edits import Change, Edit
 from interp.errors import SubjectError
@@ -36,7 +36,7 @@ from interp.statistics import generator_of
 from interp.subject import Batch, Subject
 
 
-class Move(NamedTuple):
+class PatchMove(NamedTuple):
     """Whose values go into whose run, and which control of that move it is ("" for itself)."""
 
     source: str
@@ -78,39 +78,41 @@ class Sweep:
         return (*self.whole, *self.by_head, *(["resid_post"] if self.positions else []))
 
     @property
-    def moves(self) -> list[Move]:
+    def moves(self) -> list[PatchMove]:
         """Both directions, into base, base into both; then the controls of all but the last."""
         a, b, base = self.conditions
-        own = [Move(a, b), Move(b, a), Move(a, base), Move(b, base)]
-        controls = [move._replace(control=control) for move in own for control in CONTROLS]
-        return [*own, Move(base, a), Move(base, b), *controls]
+        own = [PatchMove(a, b), PatchMove(b, a), PatchMove(a, base), PatchMove(b, base)]
+        controls = [move._replace(control=control) for move in own for control in PATCHING_CONTROLS]
+        return [*own, PatchMove(base, a), PatchMove(base, b), *controls]
 
     def sites(self, subject: Subject, name: str) -> list[Site]:
         """Of the layers that have the site, every so many back from the last."""
         return subject.sites(name)[:: -self.every][::-1]
 
-    def cells(self, subject: Subject, move: Move) -> tuple[Cell, ...]:
+    def cells(self, subject: Subject, move: PatchMove) -> tuple[PatchSite, ...]:
         """Every place of a move; a control has the whole sites only."""
         places = [
-            Cell(site.name, site.layer, None, position)
+            PatchSite(site.name, site.layer, None, position)
             for name in self.whole
             for position in ("all", *self.segments)
             for site in self.sites(subject, name)
         ]
         if not move.control:
             stream = self.sites(subject, "resid_post")
-            places += [Cell("resid_post", s.layer, None, p) for s in stream for p in self.positions]
             places += [
-                Cell(site.name, site.layer, head, position)
+                PatchSite("resid_post", s.layer, None, p) for s in stream for p in self.positions
+            ]
+            places += [
+                PatchSite(site.name, site.layer, head, position)
                 for name in self.by_head
                 for position in ("all", *(self.head_segments if name == "z" else ()))
                 for site in self.sites(subject, name)
-                for head in range(heads_of(subject, name))
+                for head in range(n_heads(subject, name))
             ]
         return tuple(places)
 
 
-def heads_of(subject: Subject, site: str) -> int:
+def n_heads(subject: Subject, site: str) -> int:
     """How many heads a site has: grouped-query models have fewer keys and values."""
     fewer = getattr(subject.bridge.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
     return int(fewer or subject.n_heads)
@@ -125,7 +127,7 @@ def partners(keys: Sequence[object], seed: int | str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class States:
+class ConditionRun:
     """One condition's run on a batch: its values by site (patterns: content or whole rows), its
     logits `[token, d_vocab]` where answers are predicted, and what preceded the query."""
 
@@ -139,14 +141,14 @@ class States:
         return {site: v for site, v in self.values.items() if site.name == "resid_pre"}
 
 
-def observe(
+def read_conditions(
     subject: Subject,
     batch: Batch,
     caches: Mapping[str, Any],
     names: Sequence[str],
     sites: Sequence[str],
     pattern: str = "content",
-) -> dict[str, States]:
+) -> dict[str, ConditionRun]:
     """The conditions' own runs, read at these sites and at what enters every block."""
     read: dict[Site, Reader] = {
         site: reader_of(name, pattern)
@@ -157,7 +159,7 @@ def observe(
     for name in names:
         setting, cache = subject.settings[name], caches[name]
         got = capture(subject, setting, batch, cache, read, columns=tokens.columns)
-        found[name] = States(got.values, tokens.pick_rows(got.logits), cache)
+        found[name] = ConditionRun(got.values, tokens.pick_rows(got.logits), cache)
     return found
 
 
@@ -177,7 +179,7 @@ def change_of(site: str, pattern: str, value: Tensor) -> Change:
     return (edits.content_rows if pattern == "content" else edits.whole_rows)(value)
 
 
-def interchange(
+def run_interchange(
     subject: Subject,
     plan: Sweep,
     chunk: Sequence[Encoded],
@@ -189,8 +191,8 @@ def interchange(
     `rows` says how many query rows fit one forward pass."""
     batch, other = Batch.forced(chunk, subject.device), Batch.forced(others, subject.device)
     names, tokens = plan.conditions, batch.answer
-    states = observe(subject, batch, caches, names, plan.read, plan.pattern)
-    unrelated = observe(subject, other, caches, names, plan.whole)
+    states = read_conditions(subject, batch, caches, names, plan.read, plan.pattern)
+    unrelated = read_conditions(subject, other, caches, names, plan.whole)
     targets = targets_of(chunk, states[plan.b].logits)
     values = _Values(plan, chunk, others, states, unrelated)
     found = []
@@ -201,7 +203,7 @@ def interchange(
         patches = [[values.edit(move, cell)] for move, cell in places]
         measured = np.empty((len(places), 3, len(chunk)))
         setting, own = subject.settings[target], states[target]
-        runs = patched(subject, setting, batch, own.cache, own.entries, patches, rows)
+        runs = patched_logits(subject, setting, batch, own.cache, own.entries, patches, rows)
         for numbers, logits in runs:
             for number, row in zip(numbers, logits, strict=True):
                 said = states[places[number][0].source].logits
@@ -222,10 +224,10 @@ def interchange(
 
 
 def _effects(
-    move: Move,
-    cells: tuple[Cell, ...],
+    move: PatchMove,
+    cells: tuple[PatchSite, ...],
     measured: np.ndarray,
-    states: Mapping[str, States],
+    states: Mapping[str, ConditionRun],
     targets: Tensor,
     tokens: Tokens,
 ) -> Effects:
@@ -250,8 +252,8 @@ class _Values:
     plan: Sweep
     chunk: Sequence[Encoded]
     others: Sequence[Encoded]
-    states: Mapping[str, States]
-    unrelated: Mapping[str, States]
+    states: Mapping[str, ConditionRun]
+    unrelated: Mapping[str, ConditionRun]
 
     @cached_property
     def reached(self) -> dict[str, np.ndarray]:
@@ -260,7 +262,7 @@ class _Values:
         labels = dict.fromkeys(["all", *plan.segments, *plan.head_segments, *plan.positions])
         return {label: reached(self.chunk, label) for label in labels}
 
-    def edit(self, move: Move, cell: Cell) -> Edit:
+    def edit(self, move: PatchMove, cell: PatchSite) -> Edit:
         site = Site(cell.site, cell.layer)
         value = self.states[move.source].values[site]
         if move.control:
@@ -271,7 +273,7 @@ class _Values:
         mask = torch.from_numpy(self.reached[cell.position]).to(value.device)
         return Edit(site, change, cell.head, None if cell.position == "all" else mask)
 
-    def _control(self, move: Move, site: Site) -> Tensor:
+    def _control(self, move: PatchMove, site: Site) -> Tensor:
         """The target's value, moved as far as the source's lies from it."""
         own = self.states[move.target].values[site]
         distance = (self.states[move.source].values[site] - own).norm(dim=-1, keepdim=True)
@@ -302,22 +304,22 @@ def _aligned(value: Tensor, chunk: Sequence[Encoded], others: Sequence[Encoded])
     return value.gather(1, place[..., None].expand(-1, -1, value.shape[-1]))
 
 
-def no_op(
+def no_op_change(
     subject: Subject, plan: Sweep, chunk: Sequence[Encoded], caches: Mapping[str, Any]
 ) -> float:
     """The largest change of a logit when base's own values are put back into base's run, every site
     (whole, at segments and single positions, all of its heads one by one) in a forward pass of its
     own: exactly 0, or the instrument itself does damage."""
     batch = Batch.forced(chunk, subject.device)
-    states = observe(subject, batch, caches, [plan.base], plan.read, plan.pattern)
+    states = read_conditions(subject, batch, caches, [plan.base], plan.read, plan.pattern)
     values = _Values(plan, chunk, chunk, states, {})
-    own, itself = states[plan.base], Move(plan.base, plan.base)
+    own, itself = states[plan.base], PatchMove(plan.base, plan.base)
     together: dict[tuple[str, int, str], list[Edit]] = {}
     for cell in plan.cells(subject, itself):
         place = (cell.site, cell.layer, cell.position)
         together.setdefault(place, []).append(values.edit(itself, cell))
     patches = list(together.values())
-    runs = patched(
+    runs = patched_logits(
         subject, subject.settings[plan.base], batch, own.cache, own.entries, patches, len(chunk)
     )
     return max(float((logits[0] - own.logits).abs().max()) for _, logits in runs)

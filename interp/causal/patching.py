@@ -1,6 +1,6 @@
 """Many edits of one condition's run, at the price of the layers above them.
 
-    for numbers, logits in patched(subject, setting, batch, cache, own, patches, rows=2048):
+    for numbers, logits in patched_logits(subject, setting, batch, cache, own, patches, rows=2048):
         logits[i]                   # [token, d_vocab], `batch.answer` under patches[numbers[i]]
 
 The state that enters the first edited block is the run's own, kept from before: blocks below it are
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp import edits
 from interp.conditions import Setting
-from interp.edits import Edit, Placed
+from interp.edits import Edit, PlacedEdit
 from interp.names import Site
 from interp.subject import Batch, Subject
 
@@ -26,7 +26,7 @@ Patch = Sequence[Edit]
 """Edits that act together in one run."""
 
 
-def patched(
+def patched_logits(
     subject: Subject,
     setting: Setting,
     batch: Batch,
@@ -76,9 +76,9 @@ def _stack(
     placed = []
     if start:
         before = own[entry].repeat(copies, 1, 1)
-        placed.append(Placed(Edit(entry, edits.replace(before))))
+        placed.append(PlacedEdit(Edit(entry, edits.replace(before))))
     placed += [
-        Placed(edit, slice(i * size, (i + 1) * size))
+        PlacedEdit(edit, slice(i * size, (i + 1) * size))
         for i, patch in enumerate(patches)
         for edit in patch
     ]

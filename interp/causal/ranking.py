@@ -1,6 +1,6 @@
 """Which heads carry a behaviour, and are they the same under both conditions? Torch-free.
 
-    shared = overlap(lost["prompt"], lost["lora"], layers, k=5, permutations=999, seed=0)
+    shared = ranking_overlap(lost["prompt"], lost["lora"], layers, k=5, permutations=999, seed=0)
     shared.share, shared.p              # of the five strongest heads of each
 
 Two questions per head: what is lost when base's output takes its place in a condition's run
@@ -17,26 +17,30 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from interp.causal.effects import Effects, Scale, matched
+from interp.causal.effects import Effects, Resampling, matched
 from interp.errors import ConfigError
 from interp.names import Head
 from interp.noise import settled
 from interp.significance import TIE
 from interp.statistics import generator_of
 
-FEWEST = 3
+_FEWEST = 3
 """Strongest heads that are compared at least; otherwise a tenth of all."""
 
 
-def lost(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
+def necessity(
+    own: Effects, queries: Bool[ndarray, " query"], scale: Resampling
+) -> Float[ndarray, " cell"]:
     """Mean damage of every head's `z` over some queries, nats: its necessity where the source is
     base. What rounding alone makes or tells apart is 0 or equal (`interp.noise`)."""
     return settled("damage", scale.noise, own.at("z", heads=True).to_target[queries].mean(0))
 
 
-def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[ndarray, " cell"]:
+def sufficiency(
+    own: Effects, queries: Bool[ndarray, " query"], scale: Resampling
+) -> Float[ndarray, " cell"]:
     """Recovery of every head's `z` over some queries: its sufficiency where the target is base. NaN
-    where outputs are already matched. Rounding as in `lost`."""
+    where outputs are already matched. Rounding as in `necessity`."""
     there = own.at("z", heads=True)
     if matched(own, scale):
         return np.full(len(there.cells), np.nan)
@@ -45,22 +49,22 @@ def won(own: Effects, queries: Bool[ndarray, " query"], scale: Scale) -> Float[n
     return 1 - left / (apart or np.nan)
 
 
-def heads_of(own: Effects) -> list[Head]:
-    """The heads of a `z` sweep, in the order of `lost` and `won`."""
+def heads_of_sweep(own: Effects) -> list[Head]:
+    """The heads of a `z` sweep, in the order of `necessity` and `sufficiency`."""
     cells = own.at("z", heads=True).cells
     return [Head(cell.layer, cell.head) for cell in cells if cell.head is not None]
 
 
-def strongest(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+def strongest_heads(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
     """The `k` largest, the largest first; equal ones in their order. Fewer where not so many are
     defined."""
     order = np.argsort(-values, kind="stable")[:k]
     return order[~np.isnan(values[order])]
 
 
-def carriers(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
-    """The `strongest` among heads that carry anything at all: whose effect is above 0."""
-    return strongest(np.where(values > 0, values, np.nan), k)
+def important_heads(values: Float[ndarray, " head"], k: int) -> Int[ndarray, " found"]:
+    """The `strongest_heads` among heads that carry anything at all: whose effect is above 0."""
+    return strongest_heads(np.where(values > 0, values, np.nan), k)
 
 
 def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head"]:
@@ -75,10 +79,10 @@ def membership(values: Float[ndarray, " head"], k: int) -> Float[ndarray, " head
 
 def how_many(n_heads: int) -> int:
     """How many heads count as the strongest: a tenth, at least three."""
-    return min(n_heads, max(FEWEST, round(n_heads / 10)))
+    return min(n_heads, max(_FEWEST, round(n_heads / 10)))
 
 
-class Overlap(NamedTuple):
+class _Overlap(NamedTuple):
     """What two rankings of the same heads share.
 
     `share` of the `k` strongest that are the same, in [0, 1] (ties at the last place: the share to
@@ -94,21 +98,21 @@ class Overlap(NamedTuple):
     rank_p: float
 
 
-def overlap(
+def ranking_overlap(
     x: Float[ndarray, " head"],
     y: Float[ndarray, " head"],
     layers: Sequence[int],
     k: int,
     permutations: int,
     seed: int,
-) -> Overlap:
+) -> _Overlap:
     """Whether two rankings agree beyond what their layers explain: heads are permuted within their
     layers, so that late layers mattering under both is no evidence (and p is 1 where every layer
     has one head). ConfigError for a k that the heads do not have."""
     if not 1 <= k <= len(x):
         raise ConfigError(f"the {k} strongest of {len(x)} heads: choose 1 to {len(x)}")
     if np.isnan(x).any() or np.isnan(y).any():
-        return Overlap(k, np.nan, np.nan, np.nan, np.nan)
+        return _Overlap(k, np.nan, np.nan, np.nan, np.nan)
     place = np.asarray(layers)
     generator = generator_of(f"overlap:{seed}")
     orders = [np.arange(len(x))] + [_within(place, generator) for _ in range(permutations)]
@@ -117,9 +121,9 @@ def overlap(
     ranks_x, ranks_y = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
     size = np.sqrt((ranks_x**2).sum() * (ranks_y**2).sum())
     if size == 0:
-        return Overlap(k, float(shares[0]), _p(shares), np.nan, np.nan)
+        return _Overlap(k, float(shares[0]), _p(shares), np.nan, np.nan)
     correlations = np.array([(ranks_x * ranks_y[order]).sum() / size for order in orders])
-    return Overlap(k, float(shares[0]), _p(shares), float(correlations[0]), _p(correlations))
+    return _Overlap(k, float(shares[0]), _p(shares), float(correlations[0]), _p(correlations))
 
 
 def _p(found: Float[ndarray, " arrangement"]) -> float:

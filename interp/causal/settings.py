@@ -9,52 +9,51 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Patching(BaseModel):
-    """Put one condition's internal states into the other's run: from where on are they as good?"""
+    """Patch one condition's internal states into the other's run: where are they as good?"""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     run: Path
     """Folder of a finished run; its model and inputs are read again and must not have changed."""
     condition: str | None = None
-    """The first of the two conditions (none: that of the run's headline)."""
+    """First condition of the pair (none: that of the run's headline)."""
     reference: str | None = None
-    """The second (none: the reference of the run's headline)."""
+    """Second condition of the pair (none: the reference of the run's headline)."""
     sites: tuple[Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ...] = (
         "resid_post",
         "attn_out",
         "mlp_out",
     )
-    """Sites replaced as a whole, layer by layer; `resid_post` always is."""
+    """Sites patched as a whole, layer by layer; `resid_post` is always among them."""
     head_sites: tuple[Literal["z", "pattern", "q", "k", "v"], ...] = ("z", "pattern")
-    """Sites replaced head by head, `z` always among them (none: write the flag alone; heads then
-    have their attribution and nothing else)."""
+    """Sites patched head by head, `z` always among them (none: write the flag alone; heads then
+    get attribution only)."""
     pattern: Literal["content", "row"] = "content"
-    """What of a pattern moves: how it divides its attention within the query, the mass before the
-    query staying the target's own; or whole rows (both need as many tokens before the query)."""
+    """How a pattern is patched. `content`: only the distribution over query tokens; the target
+    keeps its attention on the context. `row`: whole rows; needs equal context lengths."""
     segments: tuple[Literal["query", "template", "answer"], ...] = ("query", "template", "answer")
-    """Segments at which the whole sites are replaced too, those that the run has: the query's text,
-    the chat template's tokens after it, the tokens that predict the answer (none: write the flag
-    alone)."""
+    """Segments at which whole sites are patched too: the query's text, the chat template's tokens
+    after it, the tokens that predict the answer (none: write the flag alone)."""
     head_segments: tuple[Literal["query", "template", "answer"], ...] = ()
-    """Segments at which each head's `z` is replaced too, which costs as much as at all tokens."""
+    """Segments at which each head's `z` is patched too; each costs as much as all tokens."""
     positions: int = Field(default=8, ge=0)
-    """How many query positions are replaced one by one (0: only all at once)."""
+    """Query positions that are patched one by one (0: only all at once)."""
     contexts: bool = True
-    """Exchange the keys and values of what precedes the query, where the two conditions have as
-    many of them and not the same."""
+    """Exchange the keys and values of the context, where both conditions have equally many and they
+    differ."""
     attribution: bool = True
-    """Estimate every change of the answer to first order too, and that of every head at every
-    position: the price of one backward pass per condition."""
+    """Also estimate every patch to first order, and every head at every position; costs one
+    backward pass per condition."""
     every: int = Field(default=1, ge=1)
-    """Patch only every so many layers, the last always among them: a deep model at less cost."""
+    """Patch every n-th layer and the last one, which makes a deep model cheaper."""
     greedy: int = Field(default=16, ge=0)
-    """Most heads that are patched together in search of 90 % recovery (0: no search)."""
+    """Largest number of heads patched together in search of 90 % recovery (0: no search)."""
     ablate: tuple[Literal["layers", "modules", "directions"], ...] = (
         "layers",
         "modules",
         "directions",
     )
-    """Parts of the LoRA that are switched off one by one (none: write the flag alone)."""
+    """Parts of the LoRA that are ablated one by one (none: write the flag alone)."""
     limit: int | None = Field(default=None, ge=2)
     """Use only the first matched queries."""
     tolerance: float = Field(default=0.02, ge=0)
@@ -62,10 +61,10 @@ class Patching(BaseModel):
     bootstrap: int = Field(default=200, ge=0)
     """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
-    """Rearrangements behind every p-value."""
+    """Permutations behind every p-value."""
     memory: float = Field(default=0.25, gt=0)
-    """Budget in GB for one forward pass, from which its number of rows follows."""
+    """Memory in GB for one forward pass; it sets the number of rows."""
     device: str | None = None
-    """cpu, cuda, ... (none: the run's)."""
+    """Device: cpu, cuda, ... (none: that of the run)."""
     resume: bool = False
     """Go on with an unfinished `interp patch` of this run."""

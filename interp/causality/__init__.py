@@ -15,32 +15,31 @@ import pandas as pd
 
 from interp.causal import ablation, attribution, contexts, effects, function_vectors
 from interp.causal.contexts import Contexts
-from interp.causal.effects import Pairs, Scale, by_move, halves, matched
-from interp.causal.findings import best_layers, by_segment, carrying, plain, verdict
-from interp.causal.greedy import greedy
-from interp.causal.interchange import Move
-from interp.causal.ranking import heads_of, how_many, strongest, won
+from interp.causal.effects import Pairs, Resampling, by_move, halves, matched
+from interp.causal.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.causal.greedy import greedy_heads
+from interp.causal.interchange import PatchMove
+from interp.causal.ranking import heads_of_sweep, how_many, strongest_heads, sufficiency
 from interp.causal.settings import Patching
-from interp.causality.job import Job, prepare
+from interp.causality.job import Job, prepare_patching
 from interp.causality.stages import (
     ablated,
     contexts_exchanged,
     estimated,
-    exchanged,
     refuse_noise,
+    run_moves,
 )
 from interp.measures import NOISE
+from interp.progress import Progress, no_progress
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
-from interp.study import silent
 from interp.subject.directions import ranks
 from interp.subject.loading import threads_for
-from interp.sweep import Progress
 
 __all__ = ["patch"]
 
 
-def patch(settings: Patching, progress: Progress = silent) -> Path:
+def patch(settings: Patching, progress: Progress = no_progress) -> Path:
     """Run every interchange of a finished run's two conditions; returns the run's folder.
 
     Raises what `interp.study.diverge` raises, each with one line that says what to do.
@@ -49,27 +48,27 @@ def patch(settings: Patching, progress: Progress = silent) -> Path:
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
     begun = {**fields, "command": "patch", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
-        job = prepare(settings, manifest, progress)
+        job = prepare_patching(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
-            table, findings = find(settings, job, store, progress)
+            table, findings = _find(settings, job, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
         store.finish()
     return settings.run
 
 
-def find(
+def _find(
     settings: Patching, job: Job, store: Store, progress: Progress
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of the run's second table, and what its manifest says of them."""
     plan, keys = job.plan, [query.key for query in job.queries]
     noise = NOISE[job.subject.dtype]
-    scale = Scale.of(
+    scale = Resampling.of(
         keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance, noise
     )
-    found = exchanged(job, store, progress)
+    found = run_moves(job, store, progress)
     moves, pair = by_move(found), (plan.a, plan.b)
-    table = effects.rows(found, scale, plan.base)
+    table = effects.effect_rows(found, scale, plan.base)
     tables: list[pd.DataFrame] = []
     more: dict[str, Any] = {}
     swap = (
@@ -78,20 +77,22 @@ def find(
         else None
     )
     if swap is not None:
-        swapped = contexts.rows(contexts_exchanged(job, swap, store, progress), scale)
+        swapped = contexts.context_exchange_rows(
+            contexts_exchanged(job, swap, store, progress), scale
+        )
         tables.append(swapped)
     if settings.attribution:
         estimates = estimated(job, store, progress)
-        tables.append(attribution.rows_of(estimates, scale))
+        tables.append(attribution.attribution_rows(estimates, scale))
         more["attribution"] = attribution.agreement(estimates, found)
     if plan.segments:
         more["segments"] = by_segment(moves, pair, plan.base, scale, plan.segments, keys, plan.seed)
     if plan.by_head:
         tests = (settings.permutations, plan.seed)
         more["heads"] = carrying(moves, pair, plan.base, scale, keys, *tests)
-        vectors, joint = together(settings, job, moves, scale, progress)
+        vectors, joint = _together(settings, job, moves, scale, progress)
         tables, more = [*tables, *vectors], more | joint
-    parts, notes = ablation_parts(settings, job)
+    parts, notes = _ablation_parts(settings, job)
     without = ablated(job, parts, store, progress)
     findings = {
         "condition": plan.a,
@@ -100,17 +101,17 @@ def find(
         "tolerance": settings.tolerance,
         "interval": {"replicates": settings.bootstrap},
         "pattern": plan.pattern,
-        "verdict": verdict(table, pair, plan.base, job.subject.n_layers),
-        "best_layers": best_layers(moves, pair, plan.base, scale, keys, plan.seed),
+        "verdict": patching_verdict(table, pair, plan.base, job.subject.n_layers),
+        "best_layers": chosen_layers(moves, pair, plan.base, scale, keys, plan.seed),
         **more,
         "notes": [*job.notes, *notes],
     }
-    tables += [ablation.rows(c, parts[c], left, scale) for c, left in without.items()]
+    tables += [ablation.ablation_rows(c, parts[c], left, scale) for c, left in without.items()]
     return pd.concat([table, *tables], ignore_index=True), findings
 
 
-def together(
-    settings: Patching, job: Job, moves: Pairs, scale: Scale, progress: Progress
+def _together(
+    settings: Patching, job: Job, moves: Pairs, scale: Resampling, progress: Progress
 ) -> tuple[list[pd.DataFrame], dict[str, Any]]:
     """Both conditions' heads together in base's run: greedy joint patching, function vectors."""
     selection, _ = halves([query.key for query in job.queries], job.plan.seed)
@@ -119,24 +120,24 @@ def together(
         into = moves[condition, job.plan.base, ""]
         if matched(into, scale):
             continue
-        helpful = won(into, selection, scale)
-        ranked = [heads_of(into)[i] for i in strongest(helpful, len(helpful))]
-        move = Move(condition, job.plan.base)
+        helpful = sufficiency(into, selection, scale)
+        ranked = [heads_of_sweep(into)[i] for i in strongest_heads(helpful, len(helpful))]
+        move = PatchMove(condition, job.plan.base)
         run = (job.subject, move, job.queries, job.caches, job.rows)
         if settings.greedy:
             candidates = ranked[: settings.greedy]
-            greedily.append(plain(greedy(*run, candidates, selection, scale)._asdict()))
+            greedily.append(plain(greedy_heads(*run, candidates, selection, scale)._asdict()))
         chosen = ranked[: how_many(len(ranked))]
-        vectors.append(function_vectors.rows_of(*run, chosen, selection, scale))
+        vectors.append(function_vectors.function_vector_rows(*run, chosen, selection, scale))
         names = [str(head) for head in chosen]
         used.append({"condition": condition, "heads": names, "n": int((~selection).sum())})
         progress("heads together", 1, 2)
     return vectors, {"greedy": greedily, "function_vectors": used}
 
 
-def ablation_parts(
+def _ablation_parts(
     settings: Patching, job: Job
-) -> tuple[dict[str, list[ablation.Part]], list[str]]:
+) -> tuple[dict[str, list[ablation.AdapterPart]], list[str]]:
     """The parts of both conditions' adapters, and notes on what cannot be taken apart."""
     parts, notes = {}, []
     for condition in (job.plan.a, job.plan.b):

@@ -14,13 +14,14 @@ from interp.causal.interchange import Sweep, rows_within
 from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
-from interp.edits import Edit, zero
+from interp.edits import Edit, zero_ablation
 from interp.errors import ConfigError
+from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import open_subject, read_groups, reopen, segments, silent
+from interp.study import open_subject, read_groups, reopen, segments
 from interp.subject import Batch, Subject
-from interp.sweep import SHARD, Progress
+from interp.sweep import SHARD
 
 
 class Job(NamedTuple):
@@ -44,7 +45,9 @@ class Job(NamedTuple):
         return max(1, min(SHARD, self.rows // self.subject.n_layers))
 
 
-def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress = silent) -> Job:
+def prepare_patching(
+    settings: Patching, manifest: Mapping[str, Any], progress: Progress = no_progress
+) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
     experiment, built = reopen(settings.run)
     limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
@@ -90,7 +93,7 @@ def prepare(settings: Patching, manifest: Mapping[str, Any], progress: Progress 
 def _acts(subject: Subject, name: str, query: Encoded, cache: Any) -> bool:
     """Whether what is put at a site moves the model's output."""
     batch, base = Batch.forced([query], subject.device), subject.settings[BASE]
-    nothing = [Edit(site, zero()) for site in subject.sites(name)]
+    nothing = [Edit(site, zero_ablation()) for site in subject.sites(name)]
     plain, without = (
         capture(subject, base, batch, cache, {}, edits).logits for edits in ((), nothing)
     )

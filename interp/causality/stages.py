@@ -8,23 +8,24 @@ import numpy as np
 
 from interp.capture import chunks
 from interp.causal import contexts
-from interp.causal.ablation import Ablated, Part, ablate
+from interp.causal.ablation import Ablated, AdapterPart, ablate
 from interp.causal.attribution import Attribution, attribute, attributed
-from interp.causal.cells import Cell
+from interp.causal.cells import PatchSite
 from interp.causal.contexts import Contexts
 from interp.causal.effects import Effects
-from interp.causal.interchange import Move, interchange, no_op, partners
+from interp.causal.interchange import PatchMove, no_op_change, partners, run_interchange
 from interp.causality.job import Job
 from interp.errors import SubjectError
 from interp.measures.tally import Key, Tally, absorb_
+from interp.progress import Progress
 from interp.statistics import PerQuery
 from interp.store import Store
-from interp.sweep import SHARD, Progress
+from interp.sweep import SHARD
 
 
 def refuse_noise(job: Job) -> float:
     """Base's own values put back into base's run must change nothing at all."""
-    changed = no_op(job.subject, job.plan, job.queries[: job.chunk], job.caches)
+    changed = no_op_change(job.subject, job.plan, job.queries[: job.chunk], job.caches)
     if changed != 0:
         raise SubjectError(
             f"{job.subject.name}: putting base's own states back changes a logit by {changed:.2g}; "
@@ -33,14 +34,14 @@ def refuse_noise(job: Job) -> float:
     return changed
 
 
-def exchanged(job: Job, store: Store, progress: Progress) -> list[Effects]:
+def run_moves(job: Job, store: Store, progress: Progress) -> list[Effects]:
     """All moves on all queries."""
     number_of = partners([query.key for query in job.queries], job.plan.seed)
 
     def compute(numbers: Sequence[int]) -> Tally:
         here = [job.queries[i] for i in numbers]
         there = [job.queries[number_of[i]] for i in numbers]
-        found = interchange(job.subject, job.plan, here, there, job.caches, job.rows)
+        found = run_interchange(job.subject, job.plan, here, there, job.caches, job.rows)
         return {_key(effects): _packed(effects, numbers) for effects in found}
 
     total = _sharded("interchange", compute, job, store, progress)
@@ -75,7 +76,7 @@ def estimated(job: Job, store: Store, progress: Progress) -> list[Attribution]:
 
 
 def ablated(
-    job: Job, parts: Mapping[str, Sequence[Part]], store: Store, progress: Progress
+    job: Job, parts: Mapping[str, Sequence[AdapterPart]], store: Store, progress: Progress
 ) -> dict[str, Ablated]:
     """Every condition of `parts` without each of them, on all queries."""
 
@@ -135,15 +136,15 @@ def _without(columns: np.ndarray) -> Ablated:
     return Ablated(damage, moved, change, columns[:, -1])
 
 
-def _estimate(move: Move | Attribution) -> Key:
+def _estimate(move: PatchMove | Attribution) -> Key:
     return Key("attribution", move.source, move.target, "")
 
 
-def _key(move: Move | Effects) -> Key:
+def _key(move: PatchMove | Effects) -> Key:
     return Key("interchange", move.source, move.target, move.control)
 
 
-def _context(move: Move | Effects) -> Key:
+def _context(move: PatchMove | Effects) -> Key:
     return Key("contexts", move.source, move.target, move.control)
 
 
@@ -154,6 +155,6 @@ def _packed(effects: Effects, numbers: Sequence[int]) -> PerQuery:
     return PerQuery.of(numbers, np.column_stack([*by_cell, *own]))
 
 
-def _unpacked(move: Move, cells: tuple[Cell, ...], values: np.ndarray) -> Effects:
+def _unpacked(move: PatchMove, cells: tuple[PatchSite, ...], values: np.ndarray) -> Effects:
     by_cell = np.split(values[:, :-3], 3, axis=1)
     return Effects(*move, cells, *by_cell, *values[:, -3:].T)

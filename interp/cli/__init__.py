@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from interp import __version__
 from interp.errors import ConfigError, InterpError
 
-Command = Callable[[Sequence[str]], None]
+_Command = Callable[[Sequence[str]], None]
 
 COMMANDS = {
     "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
@@ -28,7 +28,7 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
+def _usage() -> str:
     """The top-level help."""
     lines = [f"  interp {name:<14}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+        print(_usage())
         return 0
     if words[0] == "--version":
         print(f"interp {__version__}")
@@ -77,14 +77,14 @@ def guarded(action: Callable[[], None], hint: str = "", *, debug: bool = False) 
     return 0
 
 
-def choose(words: Sequence[str]) -> tuple[Command, Sequence[str]]:
+def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
     """The function of a command and the words that are left for it."""
     name = " ".join(words[:2]) if words[0] == "match" else words[0]
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     from interp.cli import commands
 
-    return getattr(commands, name.replace(" ", "_")), words[len(name.split()) :]
+    return getattr(commands, name.replace(" ", "_") + "_command"), words[len(name.split()) :]
 
 
 def resume_hint(words: Sequence[str]) -> str:

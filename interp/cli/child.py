@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-INTERRUPTED = 130
-PATIENCE = 10.0
+_INTERRUPTED = 130
+_PATIENCE = 10.0
 """Seconds in which an interrupted child may end by itself."""
 
 
@@ -36,7 +36,7 @@ def run_child(command: Sequence[str], log: Path) -> str | None:
         except BaseException:
             _end(child)
             raise
-    if code == INTERRUPTED:
+    if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return (last.removeprefix("interp: ") or f"exit code {code}") if code else None
 
@@ -56,7 +56,7 @@ def _passed_on(lines: IO[str], kept: IO[str]) -> str:
 
 def _end(child: subprocess.Popen[str]) -> None:
     """A terminal has told the child too, another sender has not; what hangs is killed."""
-    for patience, sign in ((1.0, signal.SIGINT), (PATIENCE, signal.SIGKILL)):
+    for patience, sign in ((1.0, signal.SIGINT), (_PATIENCE, signal.SIGKILL)):
         try:
             child.wait(patience)
             return

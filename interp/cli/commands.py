@@ -23,10 +23,10 @@ from interp.matching.settings import Inversion
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-Added = TypeVar("Added", Patching, Weighing)
+_Added = TypeVar("_Added", Patching, Weighing)
 
 
-def demo(words: Sequence[str]) -> None:
+def demo_command(words: Sequence[str]) -> None:
     """Run the study of the bundled model."""
 
     _run(tyro.cli(demo_experiment, args=words, prog="interp demo"))
@@ -42,7 +42,7 @@ def demo_experiment(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
     return Experiment(**bundled_families(out), seed=seed)
 
 
-def diverge(words: Sequence[str]) -> None:
+def diverge_command(words: Sequence[str]) -> None:
     """Run an experiment from flags, or from a YAML file that flags override."""
     fields: dict[str, Any] = {}
     if words and words[0].endswith((".yaml", ".yml")):
@@ -74,7 +74,7 @@ def _show(out: Path, svg: bool = False) -> None:
     print(f"report: {report_file}")
 
 
-def report(words: Sequence[str]) -> None:
+def report_command(words: Sequence[str]) -> None:
     """Draw figures and report of a run again."""
 
     def settings(
@@ -91,7 +91,7 @@ def report(words: Sequence[str]) -> None:
     _show(*tyro.cli(settings, args=words, prog="interp report"))
 
 
-def probe(words: Sequence[str]) -> None:
+def probe_command(words: Sequence[str]) -> None:
     """One head of a run under every condition."""
 
     def settings(
@@ -117,7 +117,7 @@ def probe(words: Sequence[str]) -> None:
     print("\n".join(f"figure: {file}" for file in files))
 
 
-def patch(words: Sequence[str]) -> None:
+def patch_command(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
     settings = read_flags(Patching, words, "interp patch", positional=("run",))
 
@@ -127,7 +127,7 @@ def patch(words: Sequence[str]) -> None:
     _add_to_run(settings, run_patch, patch_table)
 
 
-def weights(words: Sequence[str]) -> None:
+def weights_command(words: Sequence[str]) -> None:
     """What a run's conditions do to the weights."""
     settings = read_flags(Weighing, words, "interp weights", positional=("run",))
 
@@ -138,7 +138,7 @@ def weights(words: Sequence[str]) -> None:
 
 
 def _add_to_run(
-    settings: Added, measure: Callable[[Added, Any], Path], table: Callable[[Any], Any]
+    settings: _Added, measure: Callable[[_Added, Any], Path], table: Callable[[Any], Any]
 ) -> None:
     """Measure more of a finished run; its table on stdout, and its report."""
     import rich
@@ -154,7 +154,7 @@ def _add_to_run(
     print(f"report: {report_file}")
 
 
-def validate(words: Sequence[str]) -> None:
+def validate_command(words: Sequence[str]) -> None:
     """Every identity and published value, checked; exits 1 if one fails."""
     settings = read_flags(Validating, words, "interp validate")
 
@@ -163,20 +163,22 @@ def validate(words: Sequence[str]) -> None:
     if settings.architectures:
         from interp.validation import architectures
 
-        for row in architectures.table(architectures.named(settings.only)):
+        for row in architectures.architecture_rows(
+            architectures.named_architectures(settings.only)
+        ):
             print(row.line, flush=True)
         return
-    from interp.validation.outcome import summary, table
+    from interp.validation.outcome import outcome_table, summary_line
     from interp.validation.running import validate as run
 
     outcomes = run(settings, lambda name: console().print(f"checking {name} ..."))
-    rich.print(table(outcomes))
-    print(summary(outcomes))
+    rich.print(outcome_table(outcomes))
+    print(summary_line(outcomes))
     if not all(outcome.passed for outcome in outcomes):
         raise SystemExit(1)
 
 
-def match_distil(words: Sequence[str]) -> None:
+def match_distil_command(words: Sequence[str]) -> None:
     """Train a LoRA that does what a prompt does."""
     settings = read_flags(Distillation, words, "interp match distil")
     from interp.matching.distil import distil
@@ -197,7 +199,7 @@ def match_distil(words: Sequence[str]) -> None:
     print(f"adapter: {settings.out}")
 
 
-def match_invert(words: Sequence[str]) -> None:
+def match_invert_command(words: Sequence[str]) -> None:
     """Find the prompt that does what a LoRA does."""
     settings = read_flags(Inversion, words, "interp match invert")
     from interp.matching.invert import EXPERIMENT, invert

@@ -16,19 +16,19 @@ from pydantic import BaseModel, ValidationError
 from interp.config import FILE_ONLY, Loading, explain
 from interp.errors import ConfigError
 
-SHARED = frozenset(Loading.model_fields)
+_SHARED = frozenset(Loading.model_fields)
 
-Settings = TypeVar("Settings", bound=BaseModel)
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 
 def read_flags(
-    model: type[Settings],
+    model: type[_Settings],
     words: Sequence[str],
     prog: str,
     fields: Mapping[str, Any] | None = None,
     description: str | None = None,
     positional: Sequence[str] = (),
-) -> Settings:
+) -> _Settings:
     """Flags as a settings model; `fields` stand where no flag is given, `positional` ones are
     written without their name.
 
@@ -37,14 +37,15 @@ def read_flags(
     """
     given = dict(fields or {})
     flags = []
-    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in SHARED):
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] in _SHARED):
         if name in FILE_ONLY:
             continue
-        kind: Any = Annotated[field.annotation, tyro.conf.arg(help=field.description)]
-        if name in positional:
-            kind = Annotated[kind, tyro.conf.Positional]
         required = field.is_required() and name not in given
         default = dataclasses.MISSING if required else given.get(name, field.default)
+        shown = tyro.conf.arg(help=field.description, help_behavior_hint=_default_hint(default))
+        kind: Any = Annotated[field.annotation, shown]
+        if name in positional:
+            kind = Annotated[kind, tyro.conf.Positional]
         flags.append((name, kind, dataclasses.field(default=default)))
     reader = dataclasses.make_dataclass(model.__name__, flags, kw_only=True)
     read: Any = tyro.cli(reader, args=words, prog=prog, description=description or model.__doc__)
@@ -52,6 +53,11 @@ def read_flags(
         return model(**given | vars(read))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+
+
+def _default_hint(default: Any) -> str | None:
+    """A default with a line break, as it is written in code; tyro shows all others itself."""
+    return f"(default: {default!r})" if isinstance(default, str) and "\n" in default else None
 
 
 def as_flags(

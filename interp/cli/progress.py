@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-PLAIN_EVERY = 5.0
+_PLAIN_EVERY = 5.0
 """Seconds between plain lines."""
 
 
@@ -27,7 +27,7 @@ def console() -> Console:
 
 
 @dataclass
-class Counter:
+class _Counter:
     """Counts what is done per label and shows it."""
 
     screen: Console
@@ -55,7 +55,7 @@ class Counter:
     def _say(self, label: str, total: int, note: str, rate: float, always: bool) -> None:
         now = time.monotonic()
         finished = self.done[label] >= total
-        if finished or always or now - self.said >= PLAIN_EVERY:
+        if finished or always or now - self.said >= _PLAIN_EVERY:
             self.said = now
             open_ended = finished or not rate
             left = "" if open_ended else f", {(total - self.done[label]) / rate:.0f} s left"
@@ -64,7 +64,7 @@ class Counter:
 
 
 @contextmanager
-def counting(unit: str = "") -> Iterator[Counter]:
+def counting(unit: str = "") -> Iterator[_Counter]:
     """A counter whose bars live while inside; no unit where labels say it."""
     screen = console()
     columns = (
@@ -76,4 +76,4 @@ def counting(unit: str = "") -> Iterator[Counter]:
     )
     bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
     with bars:
-        yield Counter(screen, bars, unit)
+        yield _Counter(screen, bars, unit)

@@ -25,7 +25,7 @@ from interp.conditions.folders import (
 )
 from interp.conditions.frames import PROBE, RAW, Frame, Message, user
 from interp.conditions.kinds import (
-    CONTROLS,
+    CONTROL_CONDITIONS,
     STAND_INS,
     Base,
     Composed,
@@ -48,9 +48,9 @@ from interp.conditions.kinds import (
     deranged,
     describe,
     kind,
-    parts,
+    simple_parts,
 )
-from interp.conditions.placing import Placed, leading_specials, place, prefix_ids
+from interp.conditions.placing import PlacedQuery, leading_specials, place, prefix_ids
 from interp.conditions.resolving import (
     Added,
     Randomised,
@@ -64,7 +64,7 @@ from interp.conditions.virtual import PEFT_TYPES, Virtual, virtual_tokens
 
 __all__ = [
     "CONFIG",
-    "CONTROLS",
+    "CONTROL_CONDITIONS",
     "PEFT_TYPES",
     "PROBE",
     "RAW",
@@ -82,7 +82,7 @@ __all__ = [
     "Lora",
     "Message",
     "Neutral",
-    "Placed",
+    "PlacedQuery",
     "Prefix",
     "Prompt",
     "RandomLora",
@@ -103,13 +103,13 @@ __all__ = [
     "leading_specials",
     "local_folder",
     "located",
-    "parts",
     "place",
     "prefix_body",
     "prefix_ids",
     "prefix_length",
     "read_config",
     "resolve",
+    "simple_parts",
     "token_id",
     "user",
     "virtual_tokens",

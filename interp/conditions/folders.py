@@ -21,25 +21,25 @@ from interp.errors import ConditionError
 
 CONFIG = "adapter_config.json"
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-SNAPSHOT = re.compile(r"models--([^/\\]+)--([^/\\]+)[/\\]snapshots[/\\][0-9a-f]+[/\\]?(.*)$")
+_SNAPSHOT = re.compile(r"models--([^/\\]+)--([^/\\]+)[/\\]snapshots[/\\][0-9a-f]+[/\\]?(.*)$")
 """A hub id's folder in the hub's cache."""
 
-FILES = ("adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.jinja")
+_FILES = ("adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.jinja")
 """What is fetched of an adapter on the hub."""
 
 REWRITING = ("pissa", "olora", "loftq")
 """Values of `init_lora_weights` by which peft takes a LoRA's start out of base's weights, and takes
 it out again when it loads the folder."""
 
-BEYOND = (
+_BEYOND = (
     "use_dora", "target_parameters", "kasa_config", "lora_bias", "bias", "modules_to_save",
     "trainable_token_indices",
 )  # fmt: skip
 """Options by which a LoRA is more than the product of two factors per module."""
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 def local_folder(adapter: str, revision: str | None = None) -> str:
@@ -52,14 +52,14 @@ def local_folder(adapter: str, revision: str | None = None) -> str:
     whole, _, inside = adapter.rpartition(":") if ":" in adapter else (adapter, "", "")
     if Path(whole).exists():
         return str(Path(whole) / inside)
-    if not HUB_ID.fullmatch(whole) or ".." in Path(inside).parts:
+    if not _HUB_ID.fullmatch(whole) or ".." in Path(inside).parts:
         return adapter
     from huggingface_hub import snapshot_download  # takes half a second
 
     below = f"{inside.strip('/')}/" if inside else ""
     try:
         root = snapshot_download(
-            whole, revision=revision, allow_patterns=[below + file for file in FILES]
+            whole, revision=revision, allow_patterns=[below + file for file in _FILES]
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -69,10 +69,10 @@ def local_folder(adapter: str, revision: str | None = None) -> str:
     return str(Path(root) / inside)
 
 
-def located(part: Part, revision: str | None = None) -> Part:
+def located(part: _Part, revision: str | None = None) -> _Part:
     """A condition, or a part of one, with the folder on this machine of every adapter in it."""
     if isinstance(part, tuple):
-        return cast("Part", tuple(located(each, revision) for each in part))
+        return cast("_Part", tuple(located(each, revision) for each in part))
     if not is_dataclass(part) or isinstance(part, type):
         return part
     found = {field.name: located(getattr(part, field.name), revision) for field in fields(part)}
@@ -83,13 +83,13 @@ def located(part: Part, revision: str | None = None) -> Part:
 
 def hub_name(folder: str) -> str | None:
     """The hub id (`org/name`, or `org/name:subfolder`) of a folder in the hub's cache."""
-    if found := SNAPSHOT.search(folder):
+    if found := _SNAPSHOT.search(folder):
         owner, name, inside = found.groups()
         return f"{owner}/{name}:{inside}" if inside else f"{owner}/{name}"
     return None
 
 
-def name_of(folder: str) -> str:
+def adapter_name(folder: str) -> str:
     """An adapter's name for people: its hub id, or its folder's last name."""
     return hub_name(folder) or Path(folder).name
 
@@ -129,4 +129,4 @@ def beyond_lora(config: Mapping[str, Any]) -> str | None:
         return f"type {kind}"
     if (init := config.get("init_lora_weights")) in REWRITING:
         return f"init_lora_weights={init}"
-    return next((name for name in BEYOND if config.get(name) and config[name] != "none"), None)
+    return next((name for name in _BEYOND if config.get(name) and config[name] != "none"), None)

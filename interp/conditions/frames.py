@@ -2,7 +2,7 @@
 
     frame = Frame(chat=True, template_options={"enable_thinking": False})
     frame.written(frame.stretches(Prompt(system="Answer in French.")), user("Hi"), tokenizer)
-    # Written(before="<|im_start|>system\nAnswer ...", query="Hi", after="<|im_end|>\n ...")
+    # FramedText(before="<|im_start|>system\nAnswer ...", query="Hi", after="<|im_end|>\n ...")
 
 The text is what the template writes for the whole conversation, or it is refused; `placing` turns
 it into token ids. Torch-free.
@@ -23,7 +23,7 @@ from interp.conditions.kinds import (
     ShuffledLabels,
     ShuffledTokens,
     describe,
-    parts,
+    simple_parts,
 )
 from interp.conditions.virtual import virtual_length
 from interp.errors import ConditionError
@@ -37,7 +37,7 @@ Message = Mapping[str, str]
 Span = tuple[int, int]
 """Where something begins and ends in a text."""
 
-SHOWN = 60
+_SHOWN = 60
 """Characters of a message that an error shows."""
 
 PROBE = "Hello"
@@ -65,7 +65,7 @@ class Stretch(NamedTuple):
     fill: Fill | None = None
 
 
-class Written(NamedTuple):
+class FramedText(NamedTuple):
     """A sequence as text: up to the query, the query, and what the template writes after it.
     `spans`: where in `before` every stretch begins and ends."""
 
@@ -119,7 +119,7 @@ class Frame:
         stretches: Sequence[Stretch],
         query: Sequence[Message],
         tokenizer: PreTrainedTokenizerBase,
-    ) -> Written:
+    ) -> FramedText:
         """The whole sequence as text; a ConditionError where the template alters what it is
         given (spaces at the ends of a message may go)."""
         contents = [*(s.content for s in stretches), *(m["content"] for m in query)]
@@ -137,12 +137,14 @@ class Frame:
                     f"the chat template writes {_shown(stretch.content)} behind the query's first "
                     "message: give queries of one message"
                 )
-        return Written(whole[:begin], whole[begin:end], whole[end:], tuple(spans[: len(stretches)]))
+        return FramedText(
+            whole[:begin], whole[begin:end], whole[end:], tuple(spans[: len(stretches)])
+        )
 
     def stretches(self, condition: Condition, tokenizer: PreTrainedTokenizerBase) -> list[Stretch]:
         """What a condition puts before a query, in the order in which a conversation has it: the
         system message, earlier turns, text before the query's own."""
-        found = [s for part in parts(condition) for s in self._stretches(part, tokenizer)]
+        found = [s for part in simple_parts(condition) for s in self._stretches(part, tokenizer)]
         if sum(s.role == "system" for s in found) > 1:
             raise ConditionError(f"two system messages at once: {describe(condition)}")
         if not self.chat and any(s.role for s in found):
@@ -266,4 +268,4 @@ def _located(
 
 
 def _shown(content: str) -> str:
-    return repr(content if len(content) <= SHOWN else f"{content[: SHOWN - 1]}…")
+    return repr(content if len(content) <= _SHOWN else f"{content[: _SHOWN - 1]}…")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from interp.conditions.folders import name_of, type_of
+from interp.conditions.folders import adapter_name, type_of
 from interp.errors import ConditionError
 from interp.organism.language import NEUTRAL_PASSAGE
 
@@ -24,7 +24,7 @@ class Condition:
     __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
 
     def __add__(self, other: Condition) -> Composed:
-        return Composed((*parts(self), *parts(other)))
+        return Composed((*simple_parts(self), *simple_parts(other)))
 
 
 @dataclass(frozen=True)
@@ -227,16 +227,16 @@ class Composed(Condition):
     conditions: tuple[Condition, ...]
 
 
-def parts(condition: Condition) -> tuple[Condition, ...]:
+def simple_parts(condition: Condition) -> tuple[Condition, ...]:
     """The simple conditions that a condition is composed of."""
     return condition.conditions if isinstance(condition, Composed) else (condition,)
 
 
-CONTROLS = (
+CONTROL_CONDITIONS = (
     Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias,
     FittedBias, Untrained,
 )  # fmt: skip
-STAND_INS = tuple(control for control in CONTROLS if control is not LogitBias)
+STAND_INS = tuple(control for control in CONTROL_CONDITIONS if control is not LogitBias)
 """Controls that are made of another condition. A logit bias that one writes is a control by itself,
 and a part like any other in a composition."""
 
@@ -249,7 +249,7 @@ def kind(condition: Condition) -> str:
         return "control" if stands_in else "composed"
     if isinstance(condition, Base):
         return "base"
-    if isinstance(condition, CONTROLS):
+    if isinstance(condition, CONTROL_CONDITIONS):
         return "control"
     if isinstance(condition, Steering):
         return "steering"
@@ -270,11 +270,11 @@ def describe(condition: Condition) -> str:
         case EmptySystem():
             text = "an empty system message"
         case Lora(adapter=adapter, scale=scale):
-            text = f"{type_of(adapter)} {name_of(adapter)}{_scaled(scale)}"
+            text = f"{type_of(adapter)} {adapter_name(adapter)}{_scaled(scale)}"
         case SoftPrompt(adapter=adapter):
-            text = f"soft prompt {name_of(adapter)}"
+            text = f"soft prompt {adapter_name(adapter)}"
         case Prefix(adapter=adapter):
-            text = f"prefix {name_of(adapter)}"
+            text = f"prefix {adapter_name(adapter)}"
         case Steering(vector=vector, layer=layer, scale=scale):
             text = f"steering by {Path(vector).stem} after layer {layer}{_scaled(scale)}"
         case FineTuned(model=model):

@@ -20,10 +20,10 @@ from interp.conditions.frames import (
     RAW,
     Fill,
     Frame,
+    FramedText,
     Message,
     Span,
     Stretch,
-    Written,
     user,
 )
 from interp.conditions.kinds import Condition
@@ -32,16 +32,16 @@ from interp.errors import ConditionError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ids = tuple[int, ...]
-Offsets = list[tuple[int, int]]
+TokenIds = tuple[int, ...]
+_Offsets = list[tuple[int, int]]
 
 
-class Placed(NamedTuple):
+class PlacedQuery(NamedTuple):
     """A sequence cut before its query: `prefix` ids, then `ids`, of which the first `n_text` are of
     the query's own text and the rest of what the template writes after it."""
 
-    prefix: Ids
-    ids: Ids
+    prefix: TokenIds
+    ids: TokenIds
     n_text: int
 
 
@@ -50,7 +50,7 @@ def place(
     query: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     frame: Frame = RAW,
-) -> Placed:
+) -> PlacedQuery:
     """The token ids of a query under a condition."""
     stretches = frame.stretches(condition, tokenizer)
     start = () if frame.chat else leading_specials(tokenizer)
@@ -58,8 +58,8 @@ def place(
         contents = [*(s.content for s in stretches), *(m["content"] for m in query)]
         _refuse_start(contents, tokenizer)
     elif start:
-        stretches = [s._replace(content=bare(s.content, tokenizer)) for s in stretches]
-        query = [*query[:-1], {**query[-1], "content": bare(query[-1]["content"], tokenizer)}]
+        stretches = [s._replace(content=_bare(s.content, tokenizer)) for s in stretches]
+        query = [*query[:-1], {**query[-1], "content": _bare(query[-1]["content"], tokenizer)}]
     written = frame.written(stretches, query, tokenizer)
     ids, offsets = tokenised(written.text, tokenizer)
     first, whole = _first_token(written, offsets)
@@ -81,7 +81,7 @@ def place(
     before = _filled(stretches, written, before, ahead, tokenizer)
     border = len(written.before)
     n_text = sum(begin < border + len(written.query) for begin, _ in offsets[first:])
-    return Placed((*start, *before), tuple(ids[first:]), n_text)
+    return PlacedQuery((*start, *before), tuple(ids[first:]), n_text)
 
 
 def prefix_ids(
@@ -89,18 +89,18 @@ def prefix_ids(
     tokenizer: PreTrainedTokenizerBase,
     frame: Frame = RAW,
     query: Sequence[Message] | None = None,
-) -> Ids:
+) -> TokenIds:
     """The token ids that precede a query under a condition."""
     return place(condition, query or user(PROBE), tokenizer, frame).prefix
 
 
-def tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], Offsets]:
+def tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], _Offsets]:
     """Ids of a text, no special tokens added, and where in it every token begins and ends."""
     found: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(found["input_ids"]), list(found["offset_mapping"])
 
 
-def bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text without the special tokens that the tokenizer itself puts before every text: words
     that a template has rendered bring their own."""
     for token in tokenizer.convert_ids_to_tokens(list(leading_specials(tokenizer))):
@@ -109,7 +109,7 @@ def bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @lru_cache(maxsize=64)
-def leading_specials(tokenizer: PreTrainedTokenizerBase) -> Ids:
+def leading_specials(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
     """The special tokens that the tokenizer puts before every text (BOS, or none)."""
     marked = tokenizer("a", add_special_tokens=True)["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -130,7 +130,7 @@ def _refuse_start(contents: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
             )
 
 
-def _first_token(written: Written, offsets: Offsets) -> tuple[int, bool]:
+def _first_token(written: FramedText, offsets: _Offsets) -> tuple[int, bool]:
     """The query's first token, and whether it has no words of what precedes the query. One that has
     some, but only spaces of the query (a special token may take them in), precedes it itself."""
     border = len(written.before)
@@ -143,24 +143,24 @@ def _first_token(written: Written, offsets: Offsets) -> tuple[int, bool]:
     return (first, False) if written.text[border:end].strip() else (first + 1, True)
 
 
-def _merged(written: Written, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _merged(written: FramedText, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """An error: the template's last words and the query's first are one token."""
-    tokens = tokenizer.convert_ids_to_tokens(ids[-SHOWN:])
+    tokens = tokenizer.convert_ids_to_tokens(ids[-_SHOWN:])
     return (
-        f"the chat template's words merge with the query {written.query[:SHOWN]!r}: {tokens}; let "
+        f"the chat template's words merge with the query {written.query[:_SHOWN]!r}: {tokens}; let "
         "the query begin otherwise"
     )
 
 
-SHOWN = 8
+_SHOWN = 8
 """Tokens and characters that an error shows of a border."""
 
 
 def _filled(
     stretches: Sequence[Stretch],
-    written: Written,
+    written: FramedText,
     ids: list[int],
-    offsets: Offsets,
+    offsets: _Offsets,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[int]:
     """The ids before a query with the tokens of controls in the place of their prompt's own."""
@@ -179,7 +179,7 @@ def _filled(
     return result
 
 
-def _tokens_of(span: Span, text: str, offsets: Offsets) -> range:
+def _tokens_of(span: Span, text: str, offsets: _Offsets) -> range:
     """The tokens that are of a span of the text alone: a space before it may belong to them, what
     follows it not."""
     a, b = span

@@ -32,7 +32,7 @@ from interp.conditions.kinds import (
     Steering,
     Untrained,
     describe,
-    parts,
+    simple_parts,
 )
 from interp.conditions.placing import leading_specials, prefix_ids, tokenised
 from interp.conditions.virtual import Virtual, virtual_length, virtual_tokens
@@ -103,12 +103,12 @@ def resolve(
     bias: list[tuple[int, float, tuple[int, ...] | None]] = []
     virtual: list[Virtual] = []
     steering: list[Added] = []
-    for part in parts(condition):
+    for part in simple_parts(condition):
         match part:
             case SoftPrompt() | Prefix():
                 virtual.append(virtual_tokens(part))
             case Shifted():
-                shift += shift_of(part, tokenizer, frame, query)
+                shift += _shift_of(part, tokenizer, frame, query)
             case Lora(adapter=adapter, scale=scale):
                 adapters.append((adapter, scale))
             case RandomLora(like=like, seed=seed, scale=scale):
@@ -144,7 +144,7 @@ def resolve(
     )
 
 
-def shift_of(
+def _shift_of(
     condition: Shifted, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
 ) -> int:
     """How many positions further on a query stands after a prompt than in base."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from interp.conditions.folders import read_config
-from interp.conditions.kinds import Condition, Prefix, SoftPrompt, parts
+from interp.conditions.kinds import Condition, Prefix, SoftPrompt, simple_parts
 from interp.errors import ConditionError
 
 PEFT_TYPES = {SoftPrompt: ("PROMPT_TUNING", "P_TUNING"), Prefix: ("PREFIX_TUNING", "CARTRIDGE")}
@@ -37,5 +37,5 @@ def virtual_tokens(condition: SoftPrompt | Prefix) -> Virtual:
 
 def virtual_length(condition: Condition) -> int:
     """How many virtual tokens a condition puts before everything."""
-    virtual = (part for part in parts(condition) if isinstance(part, SoftPrompt | Prefix))
+    virtual = (part for part in simple_parts(condition) if isinstance(part, SoftPrompt | Prefix))
     return sum(virtual_tokens(part).length for part in virtual)

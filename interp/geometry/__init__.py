@@ -1,9 +1,9 @@
 """Geometry over queries (docs/metrics.md): how the states of many queries lie together.
 
     states = {"prompt": x, "lora": y}              # [query, d_model], rows paired, any float dtype
-    paired(x, y, seed=0)["linear_cka"].calibrated  # 1 = identical, 0 = row pairing broken
+    paired_similarity(x, y, seed=0)["linear_cka"].calibrated  # 1 = identical, 0 = by chance
     single(x, seed=0)["intrinsic_dimension"].value
-    probe(x, y, labels, seed=0)["probe_transfer"].p
+    probe_pair(x, y, labels, seed=0)["probe_transfer"].p
     kept = sample([query.key for query in queries], size=200, seed=0)
 
 Each measure comes as a `Result`: its value, its interval over queries and what it is by chance.
@@ -17,9 +17,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.geometry.calibration import Result, all_but_one_group, result, row_orders, undefined
+from interp.geometry.calibration import (
+    Result,
+    all_but_one_group,
+    result,
+    row_orders,
+    undefined_result,
+)
+from interp.geometry.dimension import (
+    NEIGHBOUR_SCALES,
+    euclidean_distances,
+    from_distances,
+    gride,
+    two_nn,
+)
 from interp.geometry.dimension import SCALE as DIMENSIONS
-from interp.geometry.dimension import SCALES, distances, from_distances, gride, two_nn
 from interp.geometry.similarity import (
     CKA,
     PROCRUSTES,
@@ -51,29 +63,31 @@ __all__ = [
 ]
 
 PAIRED = ("linear_cka", "procrustes_distance", "mutual_knn")
-"""Measures of `paired`, in the order in which a reader meets them."""
+"""Measures of `paired_similarity`, in the order in which a reader meets them."""
 
-SINGLE = tuple(SCALES)
+SINGLE = tuple(NEIGHBOUR_SCALES)
 """Measures of `single`: at ever coarser scales."""
 
-SHUFFLES = 30
+_SHUFFLES = 30
 """How often coordinates are shuffled at most: every time all distances have to be found again."""
 
 
-def paired(x: Points, y: Points, seed: int, permutations: int = 100) -> dict[str, Result]:
+def paired_similarity(
+    x: Points, y: Points, seed: int, permutations: int = 100
+) -> dict[str, Result]:
     """Similarity of two conditions' states; by chance, with the rows of y in another order."""
     if len(x) != len(y):
         raise ValueError(f"rows are paired: {len(x)} of one condition, {len(y)} of the other")
     n = len(x)
     if centred(x) is None or centred(y) is None:
-        return {name: undefined(n) for name in PAIRED}
+        return {name: undefined_result(n) for name in PAIRED}
     x, y = (compact(each.astype(np.float64)) for each in (x, y))
     orders, subsets = row_orders(n, permutations, seed), all_but_one_group(n, seed)
     results = {}
     for name, measure in zip(PAIRED, (CKA, PROCRUSTES, neighbours(n)), strict=True):
         a, b = measure.features(x), measure.features(y)
         if a is None or b is None:
-            results[name] = undefined(n)
+            results[name] = undefined_result(n)
             continue
         replicates = [measure(x[kept], y[kept]) for kept in subsets]
         null = measure.permuted(a, b, orders)
@@ -81,22 +95,22 @@ def paired(x: Points, y: Points, seed: int, permutations: int = 100) -> dict[str
     return results
 
 
-def single(x: Points, seed: int, permutations: int = SHUFFLES) -> dict[str, Result]:
+def single(x: Points, seed: int, permutations: int = _SHUFFLES) -> dict[str, Result]:
     """Dimension of one condition's states; by chance, with each coordinate shuffled over queries.
 
     The shuffled states have the same coordinates, each by itself: what their dimension exceeds
     that of the states by is how far coordinates vary together. p is of so low a dimension.
     """
     n, rng = len(x), np.random.default_rng(seed)
-    between = distances(x)
+    between = euclidean_distances(x)
     shuffled = []
     if not np.isnan(between).any():
         wide = x.astype(np.float64)
-        shuffles = range(min(permutations, SHUFFLES))
-        shuffled = [distances(rng.permuted(wide, axis=0)) for _ in shuffles]
+        shuffles = range(min(permutations, _SHUFFLES))
+        shuffled = [euclidean_distances(rng.permuted(wide, axis=0)) for _ in shuffles]
     subsets = [np.ix_(kept, kept) for kept in all_but_one_group(n, seed)]
     results = {}
-    for name, n1 in SCALES.items():
+    for name, n1 in NEIGHBOUR_SCALES.items():
         value = from_distances(between, n1)
         replicates = [from_distances(between[kept], n1) for kept in subsets]
         null = [from_distances(each, n1) for each in shuffled]
@@ -104,12 +118,12 @@ def single(x: Points, seed: int, permutations: int = SHUFFLES) -> dict[str, Resu
     return results
 
 
-def probe(
+def probe_pair(
     x_a: Points, x_b: Points, labels: Labels, seed: int, permutations: int = 100
 ) -> dict[str, Result]:
     """`probe_transfer` from a to b. With one a and many b, train `Probes` once instead."""
     trained = Probes.of(x_a, labels, seed)
-    found = undefined(len(x_a)) if trained is None else trained.transfer(x_b, permutations)
+    found = undefined_result(len(x_a)) if trained is None else trained.transfer(x_b, permutations)
     return {"probe_transfer": found}
 
 

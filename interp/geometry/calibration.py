@@ -1,7 +1,7 @@
 """What a value is worth: its interval over queries, and what it is by chance.
 
     null = [value under each of `row_orders(n, 100, seed)`]
-    low, high = jackknife(value, [value on each of `all_but_one_group(n, seed)`])
+    low, high = grouped_jackknife(value, [value on each of `all_but_one_group(n, seed)`])
 
 Queries are resampled by leaving groups of them out: a bootstrap repeats rows, and a repeated row is
 its own nearest neighbour, which is neither a neighbourhood nor a dimension of the data.
@@ -17,12 +17,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.stats import t as student
 
-LEVEL = 0.95
+_LEVEL = 0.95
 
-GROUPS = 10
+_GROUPS = 10
 """How many groups of queries are left out in turn; of fewer queries, each one."""
 
-TIE = 1e-7
+_TIE = 1e-7
 """A permuted value this close to the observed one is as extreme: their roundings differ."""
 
 
@@ -48,7 +48,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Scale:
+class MeasureRange:
     """How a measure's values are to be read."""
 
     lowest: float
@@ -60,41 +60,41 @@ class Scale:
 
 
 def result(
-    value: float, replicates: Sequence[float], null: Sequence[float], n: int, scale: Scale
+    value: float, replicates: Sequence[float], null: Sequence[float], n: int, scale: MeasureRange
 ) -> Result:
     """A value with its interval and its chance; a value that is undefined has neither."""
     if not np.isfinite(value):
-        return undefined(n)
-    interval = jackknife(value, np.asarray(replicates))
+        return undefined_result(n)
+    interval = grouped_jackknife(value, np.asarray(replicates))
     low, high = np.clip(interval, scale.lowest, scale.highest).tolist()
     by_chance = np.asarray(null)
     chance = float(by_chance.mean()) if len(by_chance) else np.nan
     tails = [np.nan, np.nan]
     if np.isfinite(chance):
-        tails = np.quantile(by_chance, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        tails = np.quantile(by_chance, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist()
     span = scale.identical - chance
-    calibrated = (value - chance) / span if abs(span) > TIE else np.nan
-    p = permutation_p(value, by_chance, scale.extreme)
+    calibrated = (value - chance) / span if abs(span) > _TIE else np.nan
+    p = phipson_smyth_p(value, by_chance, scale.extreme)
     return Result(value, low, high, n, chance, tails[0], tails[1], calibrated, p)
 
 
-def undefined(n: int) -> Result:
+def undefined_result(n: int) -> Result:
     """What n queries give where the measure is undefined."""
     nan = float("nan")
     return Result(nan, nan, nan, n, nan, nan, nan, nan, nan)
 
 
-def permutation_p(value: float, null: Float[ndarray, "permutation"], extreme: int) -> float:
+def phipson_smyth_p(value: float, null: Float[ndarray, "permutation"], extreme: int) -> float:
     """`(1 + #{as extreme}) / (1 + R)`, `(0, 1]`; NaN where a permuted value is undefined.
 
     The data count as one of their own permutations (Phipson & Smyth 2010): p is never 0."""
     if not len(null) or not np.isfinite(null).all():
         return float("nan")
-    reached = extreme * (null - value) >= -TIE * (1 + abs(value))
+    reached = extreme * (null - value) >= -_TIE * (1 + abs(value))
     return float((1 + reached.sum()) / (1 + len(null)))
 
 
-def jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float, float]:
+def grouped_jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float, float]:
     """95 % interval by the delete-a-group jackknife: `value ± t(g-1) sqrt((g-1)/g Σ(v_j - v̄)²)`.
 
     The delete-a-group jackknife of Kott 2001, J. Official Statistics 17(4), about the replicates'
@@ -105,15 +105,15 @@ def jackknife(value: float, replicates: Float[ndarray, "group"]) -> tuple[float,
     if g < 2 or not np.isfinite(replicates).all():
         return float("nan"), float("nan")
     error = np.sqrt((g - 1) / g * ((replicates - replicates.mean()) ** 2).sum())
-    half = float(student.ppf((1 + LEVEL) / 2, g - 1) * error)
+    half = float(student.ppf((1 + _LEVEL) / 2, g - 1) * error)
     return value - half, value + half
 
 
 def all_but_one_group(n: int, seed: int) -> list[Int[ndarray, "_"]]:
-    """The rows left, in order, without each of `GROUPS` random groups of near equal size."""
+    """The rows left, in order, without each of `_GROUPS` random groups of near equal size."""
     if not n:
         return []
-    groups = np.array_split(np.random.default_rng(seed).permutation(n), min(GROUPS, n))
+    groups = np.array_split(np.random.default_rng(seed).permutation(n), min(_GROUPS, n))
     return [np.setdiff1d(np.arange(n), group) for group in groups]
 
 

@@ -14,16 +14,16 @@ from numpy import ndarray
 from scipy.optimize import brentq
 from scipy.spatial.distance import pdist, squareform
 
-from interp.geometry.calibration import Scale
+from interp.geometry.calibration import MeasureRange
 from interp.geometry.similarity import Points, centred
 
-SCALES = {"intrinsic_dimension": 1, "gride_2": 2, "gride_4": 4, "gride_8": 8}
+NEIGHBOUR_SCALES = {"intrinsic_dimension": 1, "gride_2": 2, "gride_4": 4, "gride_8": 8}
 """Measure -> n1: dimensions are read off the distances to neighbours n1 and 2 n1."""
 
-FEWEST = 10
+_FEWEST = 10
 """Points with neighbours at a distance, below which a dimension is not estimated."""
 
-SCALE = Scale(0.0, np.inf, np.nan, -1)
+SCALE = MeasureRange(0.0, np.inf, np.nan, -1)
 
 
 def two_nn(x: Points) -> float:
@@ -47,10 +47,10 @@ def gride(x: Points, n1: int) -> float:
     NaN as there, with r_n1 for r1, and where more than half of the others are neighbours (2 n2 >
     n - 1): the density would have to be constant over as many.
     """
-    return from_distances(distances(x), n1)
+    return from_distances(euclidean_distances(x), n1)
 
 
-def distances(x: Points) -> Float[ndarray, "query other"]:
+def euclidean_distances(x: Points) -> Float[ndarray, "query other"]:
     """Euclidean, without a Gram: duplicates are exactly 0 apart. NaN if all points are the same."""
     if centred(x) is None:
         return np.full((len(x), len(x)), np.nan)
@@ -65,7 +65,7 @@ def from_distances(between: Float[ndarray, "query other"], n1: int) -> float:
     near = np.partition(between, [n1, n2], axis=1)  # column 0 is the point itself
     r1, r2 = near[near[:, n1] > 0][:, [n1, n2]].T
     logs = np.log(r2 / r1)
-    if len(logs) < FEWEST or not logs.any():
+    if len(logs) < _FEWEST or not logs.any():
         return float("nan")
     return _most_likely(logs, n1, n2)
 

@@ -17,29 +17,29 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from interp.geometry.calibration import Scale
+from interp.geometry.calibration import MeasureRange
 
-NEIGHBOURS = 10
+_NEIGHBOURS = 10
 """k of `mutual_knn`, where there are queries enough."""
 
-DECIMALS = 12
+_DECIMALS = 12
 """Cosines that are equal to so many decimals are tied."""
 
 Points = Float[ndarray, "_query d_model"]
 """States of one condition. That rows are paired is checked where they meet, also outside tests."""
 
-Orders = Int[ndarray, "permutation query"]
+_Orders = Int[ndarray, "permutation query"]
 
 
 @dataclass(frozen=True)
-class Paired:
+class _Paired:
     """A measure of two conditions whose rows are the same queries."""
 
-    scale: Scale
+    scale: MeasureRange
     features: Callable[[Points], ndarray | None]
     """What a comparison needs of one condition; None where it is undefined."""
     compare: Callable[[ndarray, ndarray], float]
-    permuted: Callable[[ndarray, ndarray, Orders], list[float]]
+    permuted: Callable[[ndarray, ndarray, _Orders], list[float]]
     """The comparison with the second condition's rows in each order."""
 
     def __call__(self, x: Points, y: Points) -> float:
@@ -74,7 +74,7 @@ def procrustes_distance(x: Points, y: Points) -> float:
     return PROCRUSTES(x, y)
 
 
-def mutual_knn(x: Points, y: Points, k: int = NEIGHBOURS) -> float:
+def mutual_knn(x: Points, y: Points, k: int = _NEIGHBOURS) -> float:
     """Mean over queries of `|N_k^a(i) ∩ N_k^b(i)| / k`, `[0, 1]`, neighbours by cosine.
 
     Huh et al. 2405.07987, app. A; chance is `k/(n-1)`. No more than a quarter of the others are
@@ -126,7 +126,7 @@ def _shares(x: Points, k: int) -> ndarray | None:
     if k < 1 or centred(x) is None or not lengths.all():
         return None
     unit = x / lengths
-    near = np.round(unit @ unit.T, DECIMALS)
+    near = np.round(unit @ unit.T, _DECIMALS)
     np.fill_diagonal(near, -np.inf)
     last = np.partition(near, -k, axis=1)[:, -k, None]
     closer, tied = near > last, near == last
@@ -154,7 +154,7 @@ def _rotated(a: ndarray, b: ndarray) -> float:
     return float(np.linalg.norm(a - b @ (u @ v)))
 
 
-def _rotated_by_order(a: ndarray, b: ndarray, orders: Orders) -> list[float]:
+def _rotated_by_order(a: ndarray, b: ndarray, orders: _Orders) -> list[float]:
     nuclear = [np.linalg.svd(a.T @ b[order], compute_uv=False).sum() for order in orders]
     return [float(np.sqrt(max(2 - 2 * norm, 0))) for norm in nuclear]
 
@@ -168,11 +168,13 @@ def _by_order(compare: Callable[[ndarray, ndarray], float]) -> Callable[..., lis
     return lambda a, b, orders: [compare(a, b[order[:, None], order]) for order in orders]
 
 
-CKA = Paired(Scale(-1.0, 1.0, 1.0, +1), _direction, _aligned, _by_order(_aligned))
-PROCRUSTES = Paired(Scale(0.0, 2**0.5, 0.0, -1), _shape, _rotated, _rotated_by_order)
+CKA = _Paired(MeasureRange(-1.0, 1.0, 1.0, +1), _direction, _aligned, _by_order(_aligned))
+PROCRUSTES = _Paired(MeasureRange(0.0, 2**0.5, 0.0, -1), _shape, _rotated, _rotated_by_order)
 
 
-def neighbours(n: int, k: int = NEIGHBOURS) -> Paired:
+def neighbours(n: int, k: int = _NEIGHBOURS) -> _Paired:
     """`mutual_knn` with the k of n queries, which it keeps when some of them are left out."""
     k = min(k, (n - 1) // 4)
-    return Paired(Scale(0.0, 1.0, 1.0, +1), lambda x: _shares(x, k), _shared, _by_order(_shared))
+    return _Paired(
+        MeasureRange(0.0, 1.0, 1.0, +1), lambda x: _shares(x, k), _shared, _by_order(_shared)
+    )

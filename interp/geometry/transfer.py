@@ -23,19 +23,19 @@ from sklearn.linear_model import ridge_regression
 from sklearn.model_selection import StratifiedKFold
 
 from interp.geometry.calibration import (
+    MeasureRange,
     Result,
-    Scale,
     all_but_one_group,
     orders_within,
     result,
-    undefined,
+    undefined_result,
 )
 from interp.geometry.similarity import Points
 
-FOLDS = 5
+_FOLDS = 5
 """Each query is tested by a probe trained on the other folds; a label needs as many queries."""
 
-SCALE = Scale(0.0, np.inf, 1.0, +1)
+_SCALE = MeasureRange(0.0, np.inf, 1.0, +1)
 
 Labels = Sequence[str | int | None]
 
@@ -56,7 +56,7 @@ def probe_transfer(x_a: Points, x_b: Points, labels: Labels, seed: int = 0) -> f
 
 
 @dataclass(frozen=True)
-class Split:
+class LabelFolds:
     """The queries whose label is frequent enough, each with its label and its fold."""
 
     rows: Int[ndarray, "query"]
@@ -64,23 +64,23 @@ class Split:
     fold: Int[ndarray, "query"]
 
     @classmethod
-    def of(cls, labels: Labels, seed: int) -> Split | None:
-        """Stratified folds; None with fewer than 2 labels that have `FOLDS` queries."""
+    def of(cls, labels: Labels, seed: int) -> LabelFolds | None:
+        """Stratified folds; None with fewer than 2 labels that have `_FOLDS` queries."""
         known = np.array([name is not None for name in labels], bool)
         _, label = np.unique([str(name) for name in labels], return_inverse=True)
-        rows = np.flatnonzero(known & (np.bincount(label)[label] >= FOLDS))
+        rows = np.flatnonzero(known & (np.bincount(label)[label] >= _FOLDS))
         names, label = np.unique(label[rows], return_inverse=True)
         if len(names) < 2:
             return None
         fold = np.empty(len(rows), np.int64)
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
         for number, (_, test) in enumerate(folds.split(rows, label)):
             fold[test] = number
         return cls(rows, label, fold)
 
 
 @dataclass(frozen=True)
-class Standard:
+class _Standard:
     """A condition's features about their mean and by their spread, in few coordinates."""
 
     mean: Float[ndarray, "d_model"]
@@ -88,7 +88,7 @@ class Standard:
     basis: Float[ndarray, "d_model coordinate"]
 
     @classmethod
-    def of(cls, x: Points) -> Standard:
+    def of(cls, x: Points) -> _Standard:
         """Features that are constant to rounding are dropped: their spread is infinite."""
         mean, spread = x.mean(0), x.std(0)
         spread[spread <= 1e-6 * np.abs(mean)] = np.inf
@@ -106,8 +106,8 @@ class Standard:
 class Probes:
     """A condition's probes: on all its queries, then without each of the jackknife's groups."""
 
-    split: Split
-    standard: Standard
+    split: LabelFolds
+    standard: _Standard
     n: int
     """How many queries the condition has, with or without a label."""
     seed: int
@@ -124,17 +124,17 @@ class Probes:
         """Train; None where `probe_transfer` is NaN whatever the other condition."""
         if len(x) != len(labels):
             raise ValueError(f"{len(labels)} labels for the states of {len(x)} queries")
-        split = Split.of(labels, seed)
+        split = LabelFolds.of(labels, seed)
         if split is None or not np.isfinite(x[split.rows]).all():
             return None
         rows = x[split.rows].astype(np.float64)
-        standard = Standard.of(rows)
+        standard = _Standard.of(rows)
         n = len(rows)
         kept = [np.arange(n), *(all_but_one_group(n, seed) if groups else [])]
         z = standard(rows)
-        fits = [_trained(z, split, some, f, x.shape[1]) for some in kept for f in range(FOLDS)]
+        fits = [_trained(z, split, some, f, x.shape[1]) for some in kept for f in range(_FOLDS)]
         weights, offset = (
-            np.stack(part).reshape(len(kept), FOLDS, *part[0].shape)
+            np.stack(part).reshape(len(kept), _FOLDS, *part[0].shape)
             for part in zip(*fits, strict=True)
         )
         probes = cls(split, standard, len(x), seed, kept, weights, offset, [])
@@ -151,12 +151,12 @@ class Probes:
         if len(x) != self.n:
             raise ValueError(f"rows are paired: {self.n} of one condition, {len(x)} of the other")
         if not np.isfinite(x[self.split.rows]).all():
-            return undefined(len(self.split.rows))
+            return undefined_result(len(self.split.rows))
         said = self._predictions(x)
         value, *replicates = [self._ratio(i, each) for i, each in enumerate(said)]
         orders = orders_within(self.split.fold, permutations, self.seed)
         null = [self._ratio(0, said[0][order]) for order in orders]
-        return result(value, replicates, null, len(self.split.rows), SCALE)
+        return result(value, replicates, null, len(self.split.rows), _SCALE)
 
     def _ratio(self, i: int, said: Int[ndarray, "query"]) -> float:
         return self._accuracy(i, said) / self.own[i] if self.own[i] else float("nan")
@@ -168,7 +168,7 @@ class Probes:
         """What the probes say to each query's state, in the fold they were not trained on."""
         z = self.standard(x[self.split.rows].astype(np.float64))
         said = np.empty((len(self.kept), len(z)), np.int64)
-        for fold in range(FOLDS):
+        for fold in range(_FOLDS):
             test = self.split.fold == fold
             scores = z[test] @ self.weights[:, fold] + self.offset[:, fold, None]
             said[:, test] = scores.argmax(-1)
@@ -177,7 +177,7 @@ class Probes:
 
 def _trained(
     z: Float[ndarray, "query coordinate"],
-    split: Split,
+    split: LabelFolds,
     kept: Int[ndarray, "kept"],
     fold: int,
     penalty: int,

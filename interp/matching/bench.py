@@ -16,19 +16,20 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from interp.conditions import RAW, Base, Condition, Frame, Lora, Setting, describe
+from interp.design import BASE
 from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
-from interp.queries import Encoded, Query, read_queries
-from interp.subject import Batch, Progress, Subject, load
+from interp.progress import Progress
+from interp.queries import Groups, Query, read_queries
+from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths, encode_groups
 
-Groups = dict[str, list[Encoded]]
 Answered = Callable[[Subject, Groups], Groups]
 """Gives every group's queries their answers."""
 
-BASE, TARGET, FLOOR = "base", "target", "floor_"
+TARGET, FLOOR_PREFIX = "target", "floor_"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Bench:
         """Load and verify the model under all conditions; `asked` are the matched and held-out
         queries of the settings, unless others are given, `answered` gives them other answers than
         their own, `frame` says where they stand. `progress` is told how far loading is."""
-        groups = asked or read_groups(settings)
-        floor = {f"{FLOOR}{i}": Lora(adapter) for i, adapter in enumerate(settings.floor)}
+        groups = asked or read_emulation_groups(settings)
+        floor = {f"{FLOOR_PREFIX}{i}": Lora(adapter) for i, adapter in enumerate(settings.floor)}
         every = {BASE: Base(), TARGET: settings.target, **floor, **(conditions or {})}
         subject = load(
             settings.model,
@@ -65,7 +66,7 @@ class Bench:
             progress=progress,
             **settings.loading,
         )
-        queries = encode_groups(subject, every, groups)
+        queries: Groups = encode_groups(subject, every, groups)
         if answered is not None:
             queries = answered(subject, queries)
             for some in queries.values():
@@ -107,12 +108,12 @@ class Bench:
 
     def floor(self, group: str) -> float | None:
         """The mean divergence of the target's equals; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR)]
+        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
         return float(np.mean([self.kl(name, group).mean() for name in names])) if names else None
 
     def equals(self, group: str) -> Strength | None:
         """The strength of the target's equals, their mean by query; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR)]
+        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
         each = [self.kl(name, group) for name in names]
         return self.strength(np.mean(each, axis=0), group) if each else None
 
@@ -132,7 +133,7 @@ class Bench:
         return certificate(np.concatenate(rows), texts, tolerance, answers)
 
 
-def read_groups(settings: Emulation) -> dict[str, list[Query]]:
+def read_emulation_groups(settings: Emulation) -> dict[str, list[Query]]:
     """The matched queries, and the held-out ones where there are some."""
     groups = {"matched": read_queries(settings.queries, settings.limit)}
     if settings.heldout is not None:

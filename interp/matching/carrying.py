@@ -16,24 +16,25 @@ from pathlib import Path
 
 import numpy as np
 
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import BASE, Bench, read_groups
-from interp.matching.fits import Fitted, Plan, fit
+from interp.matching.bench import Bench, read_emulation_groups
+from interp.matching.fits import FitPlan, Fitted, fit_plan
 from interp.matching.settings import Emulation
-from interp.matching.strength import Draw
+from interp.matching.strength import ScoredFit
 from interp.queries import Query, read_queries
 from interp.statistics import generator_of
 
-FITTED, HELDOUT, REWORDED = "fitted", "heldout", "reworded"
+FIT_GROUP, HELDOUT, REWORDED = "fitted", "heldout", "reworded"
 
-Scores = dict[str, list[Draw]]
+Scores = dict[str, list[ScoredFit]]
 """Group of queries -> how every fit does on it; `reworded` is all wordings together."""
 
 
 def asked(settings: Emulation, wordings: Path | None) -> dict[str, list[Query]]:
     """The groups of queries; a file of wordings has the held-out queries in their order, once or
     several times over, and every wording's name (or none) as `label`."""
-    groups = read_groups(settings)
+    groups = read_emulation_groups(settings)
     if HELDOUT not in groups:
         raise ConfigError("unseen queries are asked for: give --heldout")
     if wordings is None:
@@ -52,7 +53,7 @@ def asked(settings: Emulation, wordings: Path | None) -> dict[str, list[Query]]:
 
 def carried(
     bench: Bench,
-    plan: Plan,
+    plan: FitPlan,
     count: int,
     draws: int,
     done: Callable[[], None] = lambda: None,
@@ -61,15 +62,15 @@ def carried(
     `done` is called after each."""
     fits, chosen = [], []
     for number in range(draws):
-        some = drawn(bench, count, number)
+        some = drawn_queries(bench, count, number)
         one = plan._replace(seed=bench.settings.seed + number)
-        fits.append(fit(bench, bench.wanted["matched"].of(some), one))
+        fits.append(fit_plan(bench, bench.wanted["matched"].of(some), one))
         chosen.append(some)
         done()
     return scored(bench, fits, chosen)
 
 
-def drawn(bench: Bench, count: int, number: int) -> list[int]:
+def drawn_queries(bench: Bench, count: int, number: int) -> list[int]:
     """Numbers of some matched queries; a smaller draw is the beginning of a larger one."""
     generator = generator_of(f"queries:{bench.settings.seed}:{number}")
     return generator.permutation(len(bench.queries["matched"]))[:count].tolist()
@@ -84,9 +85,9 @@ def scored(bench: Bench, fits: Iterable[Fitted], chosen: Sequence[Sequence[int]]
             kl = bench.kl(one.setting, group, one.cache)
             if group == "matched":
                 keys = [bench.queries[group][i].key for i in some]
-                found.setdefault(FITTED, []).append(Draw(keys, kl[some], base[some]))
+                found.setdefault(FIT_GROUP, []).append(ScoredFit(keys, kl[some], base[some]))
             else:
-                found.setdefault(group, []).append(Draw(keys_of(bench, group), kl, base))
+                found.setdefault(group, []).append(ScoredFit(_keys_of(bench, group), kl, base))
     if names := wordings(bench):
         together = zip(*(found[name] for name in names if name in found), strict=True)
         found[REWORDED] = [_together(draws) for draws in together]
@@ -98,14 +99,14 @@ def wordings(bench: Bench) -> list[str]:
     return [group for group in bench.queries if group not in ("matched", HELDOUT)]
 
 
-def _together(draws: Sequence[Draw]) -> Draw:
+def _together(draws: Sequence[ScoredFit]) -> ScoredFit:
     """One fit's scores on several groups as one."""
     keys = [key for draw in draws for key in draw.keys]
     kl, base = (np.concatenate(columns) for columns in zip(*(d[1:] for d in draws), strict=True))
-    return Draw(keys, kl, base)
+    return ScoredFit(keys, kl, base)
 
 
-def right(bench: Bench, group: str) -> float:
+def target_accuracy(bench: Bench, group: str) -> float:
     """Share of the queries whose answer the target puts first; NaN where none has an answer."""
     wanted, queries = bench.wanted[group], bench.queries[group]
     first = np.unique(wanted.rows.cpu().numpy(), return_index=True)[1]
@@ -114,7 +115,7 @@ def right(bench: Bench, group: str) -> float:
     return float(np.mean(hits)) if hits else float("nan")
 
 
-def keys_of(bench: Bench, group: str) -> list[str]:
+def _keys_of(bench: Bench, group: str) -> list[str]:
     """The keys of the queries; those of a wording are the held-out queries'."""
     return [f"{HELDOUT}:{i}" for i in range(len(bench.queries[group]))]
 

@@ -1,6 +1,6 @@
 """A text prompt that makes the model say what another condition says: greedy coordinate gradient.
 
-    found = search(scorer, words, Budget(tokens=4, steps=50))
+    found = search_prompt(scorer, words, SearchBudget(tokens=4, steps=50))
     found.prompt                        # token ids; they survive decoding and encoding again
 
 Zou et al. 2307.15043: at every position the gradient names the tokens that promise most, random
@@ -19,12 +19,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from interp.conditions.placing import TokenIds
 from interp.errors import RunError
-from interp.matching.prefixes import Ids, Scorer
+from interp.matching.prefixes import Scorer
 from interp.statistics import generator_of
 
 
-class Budget(NamedTuple):
+class SearchBudget(NamedTuple):
     """`tokens` of the prompt; `steps`, and single changes tried in each (`candidates`), drawn from
     the `top` most promising tokens at every position."""
 
@@ -35,10 +36,10 @@ class Budget(NamedTuple):
     seed: int = 0
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The best prompt, its loss, and the best loss after every step."""
 
-    prompt: Ids
+    prompt: TokenIds
     loss: float
     history: list[float]
 
@@ -47,25 +48,25 @@ class Found(NamedTuple):
         return json.dumps(self._asdict()).encode()
 
     @classmethod
-    def parse(cls, content: bytes) -> Found:
+    def parse(cls, content: bytes) -> SearchResult:
         """The inverse of `packed`."""
         kept = json.loads(content)
         return cls(tuple(kept["prompt"]), kept["loss"], kept["history"])
 
 
-Readable = Callable[[Ids], bool]
+_Readable = Callable[[TokenIds], bool]
 """Whether token ids come back when their text is tokenised again."""
 
-DRAWS = 200
+_DRAWS = 200
 """Tokens tried at every place of the text that a search starts from."""
 
 
-def _always(_: Ids) -> bool:
+def _always(_: TokenIds) -> bool:
     return True
 
 
-Draw = Callable[[Ids, np.random.Generator], list[Ids]]
-Progress = Callable[[Found], None]
+_Draw = Callable[[TokenIds, np.random.Generator], list[TokenIds]]
+_OnStep = Callable[[SearchResult], None]
 """Called after every step with the best so far."""
 
 
@@ -75,26 +76,26 @@ class Words:
     condition, asked of the winners alone (that no query merges with them)."""
 
     ids: Sequence[int]
-    readable: Readable
-    apart: Readable = _always
+    readable: _Readable
+    apart: _Readable = _always
 
 
-def search(
+def search_prompt(
     scorer: Scorer,
     words: Words,
-    budget: Budget,
-    start: Found | None = None,
-    progress: Progress = lambda found: None,
-) -> Found:
+    budget: SearchBudget,
+    start: SearchResult | None = None,
+    progress: _OnStep = lambda found: None,
+) -> SearchResult:
     """Greedy coordinate gradient from random words, or from where an earlier search stopped."""
 
     @lru_cache(maxsize=1)  # a step that finds nothing better leaves the prompt as it was
-    def promising(prompt: Ids) -> list[list[int]]:
+    def promising(prompt: TokenIds) -> list[list[int]]:
         ids = torch.tensor(words.ids)
         slopes = scorer.slopes(prompt)[:, ids]
         return ids[slopes.topk(min(budget.top, len(ids)), largest=False).indices].tolist()
 
-    def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
+    def draw(prompt: TokenIds, generator: np.random.Generator) -> list[TokenIds]:
         return _changed(prompt, promising(prompt), words.readable, budget, generator)
 
     return _climb(scorer, words, budget, draw, start, progress)
@@ -103,13 +104,13 @@ def search(
 def random_search(
     scorer: Scorer,
     words: Words,
-    budget: Budget,
-    start: Found | None = None,
-    progress: Progress = lambda found: None,
-) -> Found:
+    budget: SearchBudget,
+    start: SearchResult | None = None,
+    progress: _OnStep = lambda found: None,
+) -> SearchResult:
     """The same with changes drawn from all words: as many forward passes, no gradient."""
 
-    def draw(prompt: Ids, generator: np.random.Generator) -> list[Ids]:
+    def draw(prompt: TokenIds, generator: np.random.Generator) -> list[TokenIds]:
         anything = [words.ids] * len(prompt)
         return _changed(prompt, anything, words.readable, budget, generator)
 
@@ -119,11 +120,11 @@ def random_search(
 def _climb(
     scorer: Scorer,
     words: Words,
-    budget: Budget,
-    draw: Draw,
-    start: Found | None,
-    progress: Progress,
-) -> Found:
+    budget: SearchBudget,
+    draw: _Draw,
+    start: SearchResult | None,
+    progress: _OnStep,
+) -> SearchResult:
     """Every step is seeded by its number, so that a search goes on as if never stopped."""
     found = start or _first(scorer, words, budget)
     prompt, loss, history = found
@@ -136,16 +137,16 @@ def _climb(
                 prompt, loss = tried[better], losses[better]
                 break
         history = [*history, loss]
-        progress(Found(prompt, loss, history))
-    return Found(prompt, loss, history)
+        progress(SearchResult(prompt, loss, history))
+    return SearchResult(prompt, loss, history)
 
 
-def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
+def _first(scorer: Scorer, words: Words, budget: SearchBudget) -> SearchResult:
     """Random words that are text, one after the other."""
     generator = generator_of(f"coordinate:{budget.seed}:start")
-    prompt: Ids = ()
+    prompt: TokenIds = ()
     for place in range(budget.tokens):
-        drawn = generator.choice(words.ids, DRAWS).tolist()
+        drawn = generator.choice(words.ids, _DRAWS).tolist()
         longer = ((*prompt, token) for token in drawn)
         text = (new for new in longer if words.readable(new))
         if place == budget.tokens - 1:
@@ -156,19 +157,19 @@ def _first(scorer: Scorer, words: Words, budget: Budget) -> Found:
                 "apart from the queries was found; choose another --separator or fewer --tokens"
             )
         prompt = found
-    return Found(prompt, float(scorer.losses([prompt])[0]), [])
+    return SearchResult(prompt, float(scorer.losses([prompt])[0]), [])
 
 
 def _changed(
-    prompt: Ids,
+    prompt: TokenIds,
     allowed: Sequence[Sequence[int]],
-    readable: Readable,
-    budget: Budget,
+    readable: _Readable,
+    budget: SearchBudget,
     generator: np.random.Generator,
-) -> list[Ids]:
+) -> list[TokenIds]:
     """Different single changes of a prompt that are text, `candidates` of them if that many are
     found in four times as many draws."""
-    made: dict[Ids, None] = {}
+    made: dict[TokenIds, None] = {}
     for _ in range(4 * budget.candidates):
         if len(made) == budget.candidates:
             break

@@ -11,7 +11,7 @@ student are the same weights, with the adapter off and on; plain Hugging Face + 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -24,10 +24,11 @@ from interp.conditions import Base, Lora, Prompt, resolve
 from interp.config import Distillation
 from interp.errors import QueryError, RunError
 from interp.generating import Sampling
-from interp.matching.lora import Example, Progress, Recipe, Source, silent, train, with_lora
-from interp.matching.plain import ROWS, opened, read, write
+from interp.matching.lora import EpochExamples, Example, Recipe, train, with_lora
+from interp.matching.plain import ROWS_PER_PASS, generate_answers, open_plain_model, read_sequences
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
-from interp.queries import Encoded, Query, check_alignment, encode, read_queries
+from interp.progress import TrainingProgress, no_progress
+from interp.queries import Encoded, Groups, Query, check_alignment, encode, read_queries
 from interp.results import write_atomic
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths
@@ -35,12 +36,12 @@ from interp.subject.loading import threads_for
 from interp.subject.tokenizers import open_tokenizer
 
 LOG = "distil.json"
-ANSWERS, TEACHING, SIGNING = "teacher's answers", "teacher's outputs", "certificates"
-
-Groups = Mapping[str, Sequence[Encoded]]
+_ANSWERS, _TEACHING, _SIGNING = "teacher's answers", "teacher's outputs", "certificates"
 
 
-def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str, Any]]:
+def distil(
+    settings: Distillation, progress: TrainingProgress = no_progress
+) -> list[dict[str, Any]]:
     """Train, save the best adapter to `out` with `distil.json`; returns the certificates."""
     if (settings.out / "adapter_config.json").exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds an adapter; choose another --out or --overwrite")
@@ -56,7 +57,7 @@ def distil(settings: Distillation, progress: Progress = silent) -> list[dict[str
     before, start = (resolve(c, tokenizer, frame, turns).prefix for c in (prompt, Base()))
     for queries in groups.values():
         check_alignment(queries, prompt, tokenizer, "prompt", frame, before)
-    model = opened(settings.model, settings)
+    model = open_plain_model(settings.model, settings)
     with threads_for(model.num_parameters()):
         groups = _answered(model, before, groups, settings, progress)
         recipe = Recipe(**{name: getattr(settings, name) for name in Recipe._fields})
@@ -91,11 +92,11 @@ def _answered(
     before: Sequence[int],
     groups: Groups,
     settings: Distillation,
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> dict[str, list[Encoded]]:
     """The queries with the teacher's own answers, or with theirs."""
     found = {}
-    tell = partial(_tell, progress, ANSWERS, sum(map(len, groups.values())))
+    tell = partial(_tell, progress, _ANSWERS, sum(map(len, groups.values())))
     for name, queries in groups.items():
         _check_lengths(model, before, queries, settings.answer_tokens)
         found[name] = list(queries)
@@ -104,7 +105,7 @@ def _answered(
     return found
 
 
-def _tell(progress: Progress, label: str, total: int, newly: int) -> None:
+def _tell(progress: TrainingProgress, label: str, total: int, newly: int) -> None:
     progress(label, newly, total, "")
 
 
@@ -127,8 +128,8 @@ def _source(
     prefixes: tuple[Sequence[int], Sequence[int]],
     queries: Sequence[Encoded],
     settings: Distillation,
-    progress: Progress,
-) -> Source:
+    progress: TrainingProgress,
+) -> EpochExamples:
     """The examples of every epoch: the queries with their answers, or with those that the student
     writes; `prefixes` stand before the teacher's queries and before the student's."""
     before, start = prefixes
@@ -141,7 +142,9 @@ def _source(
             named = [replace(query, key=f"{query.key}:{rounds}") for query in queries]
             asked = _written(student, start, named, settings, lambda _: None)
         with student.disable_adapter():
-            return _examples(student, before, asked, settings, progress if not rounds else silent)
+            return _examples(
+                student, before, asked, settings, progress if not rounds else no_progress
+            )
 
     return lambda epoch: examples(epoch // refresh)
 
@@ -155,7 +158,7 @@ def _written(
 ) -> list[Encoded]:
     """The queries with answers that a model writes."""
     sampling = Sampling(settings.temperature, settings.seed)
-    answers = write(model, prefix, queries, settings.answer_tokens, sampling, tell)
+    answers = generate_answers(model, prefix, queries, settings.answer_tokens, sampling, tell)
     pairs = zip(queries, answers, strict=True)
     return [replace(query, answer_ids=answer) for query, answer in pairs]
 
@@ -165,28 +168,28 @@ def _examples(
     before: Sequence[int],
     queries: Sequence[Encoded],
     settings: Distillation,
-    progress: Progress = silent,
+    progress: TrainingProgress = no_progress,
 ) -> list[Example]:
     """Every query with its answer, and the prompted model's log-probabilities (and states, where
     they are matched too) at the matched positions."""
     found: list[Example] = []
-    for some in chunks(queries, ROWS):
+    for some in chunks(queries, ROWS_PER_PASS):
         firsts = [0 if settings.positions == "all" else len(query.ids) - 1 for query in some]
         asked = [(query.forced, first) for query, first in zip(some, firsts, strict=True)]
         with torch.no_grad():
-            got = read(model, before, asked, states=settings.align is not None)
+            got = read_sequences(model, before, asked, states=settings.align is not None)
         counts = [len(ids) - first for ids, first in asked]
         said = got.logits.float().log_softmax(-1).cpu().split(counts)
         states: Sequence[torch.Tensor | None] = [None] * len(asked)
         if got.states is not None:
             states = got.states.float().cpu().split(counts, dim=1)
         found += [Example(*a, *own) for a, *own in zip(asked, said, states, strict=True)]
-        progress(TEACHING, len(some), len(queries), "")
+        progress(_TEACHING, len(some), len(queries), "")
     return found
 
 
 def _certificates(
-    settings: Distillation, prompt: Prompt, probe: Query, groups: Groups, progress: Progress
+    settings: Distillation, prompt: Prompt, probe: Query, groups: Groups, progress: TrainingProgress
 ) -> list[dict[str, Any]]:
     """Match certificates of prompt and LoRA, from a fresh, parity-checked subject."""
     total = sum(map(len, groups.values()))
@@ -203,7 +206,7 @@ def _certificates(
     for name, queries in groups.items():
         check_lengths(subject, queries)
         answers = [len(query.segments["answer"]) for query in queries]
-        found = _compare(subject, queries, max(answers), partial(_tell, progress, SIGNING, total))
+        found = _compare(subject, queries, max(answers), partial(_tell, progress, _SIGNING, total))
         texts = [query.text for query in queries]
         pair = {"condition": "prompt", "reference": "lora", "queries": name}
         signed.append(pair | certificate(found, texts, tolerance, answers))

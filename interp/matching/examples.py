@@ -130,7 +130,7 @@ def examples(
     return replace(whole, logits=torch.cat(said), inside=values)
 
 
-LEAST = 1e-30
+_LEAST = 1e-30
 """Attention on the query's own tokens below which a row has no content: it could not be divided by
 without leaving float32."""
 
@@ -140,4 +140,4 @@ def content(pattern: Tensor) -> Tensor:
     search which has driven a head off the query goes on with finite gradients."""
     own = wide(pattern[..., -pattern.shape[-2] :])
     mass = own.sum(-1, keepdim=True)
-    return own * (mass > LEAST) / mass.where(mass > LEAST, 1.0)
+    return own * (mass > _LEAST) / mass.where(mass > _LEAST, 1.0)

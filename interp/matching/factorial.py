@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from interp.conditions.placing import TokenIds
 from interp.matching.bench import Bench
 from interp.matching.fits import spelled
-from interp.matching.ingredients import NONE, RANDOM, Given, intents, neutral, tilted
-from interp.matching.prefixes import Ids
+from interp.matching.ingredients import NONE, RANDOM_VECTOR, Given, intents, neutral_text, tilted
 from interp.matching.virtual import Tuning
 
-CONSTANT, NEUTRAL = "constant", "neutral text"
+CONSTANT, NEUTRAL_TEXT = "constant", "neutral text"
 
 
 class Combination(NamedTuple):
@@ -39,14 +39,14 @@ class Combination(NamedTuple):
         return " + ".join(words) or "nothing"
 
 
-Divergences = dict[str, Float[ndarray, " query"]]
-Factorial = dict[Combination, Divergences]
+_Divergences = dict[str, Float[ndarray, " query"]]
+Factorial = dict[Combination, _Divergences]
 """`KL(target ‖ combination)` of every query by group, nats."""
 
 
 def factorial(
     bench: Bench,
-    texts: Mapping[tuple[int, str], Ids],
+    texts: Mapping[tuple[int, str], TokenIds],
     tuning: Tuning,
     done: Callable[[], None] = lambda: None,
 ) -> tuple[Factorial, Factorial]:
@@ -58,23 +58,23 @@ def factorial(
         own = spelled(bench, ids).setting
         for intent, given in intents(bench, own, tuning):
             cell = Combination(shots, anchor, intent, NONE)
-            kept = controls if intent == RANDOM else found
-            kept[cell] = scores(given)
-            if intent != RANDOM:
-                found[cell._replace(bias=CONSTANT)] = scores(tilted(given))
+            kept = controls if intent == RANDOM_VECTOR else found
+            kept[cell] = _scores(given)
+            if intent != RANDOM_VECTOR:
+                found[cell._replace(bias=CONSTANT)] = _scores(tilted(given))
         if anchor == NONE:
-            plain = spelled(bench, neutral(bench, len(ids))).setting
-            controls[Combination(shots, NEUTRAL, NONE, NONE)] = scores(Given.of(bench, plain))
+            plain = spelled(bench, neutral_text(bench, len(ids))).setting
+            controls[Combination(shots, NEUTRAL_TEXT, NONE, NONE)] = _scores(Given.of(bench, plain))
         done()
     return found, controls
 
 
-def scores(given: Given) -> Divergences:
+def _scores(given: Given) -> _Divergences:
     """On every group of queries."""
     return {group: given.kl(group) for group in given.bench.queries}
 
 
-def best(found: Factorial, group: str = "matched") -> Combination:
+def best_combination(found: Factorial, group: str = "matched") -> Combination:
     """The combination of the smallest mean divergence."""
     return min(found, key=lambda cell: float(found[cell][group].mean()))
 

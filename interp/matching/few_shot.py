@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from interp.matching.prefixes import Ids, Scorer
+from interp.conditions.placing import TokenIds
+from interp.matching.prefixes import Scorer
+from interp.progress import StepProgress
 
-Progress = Callable[[int, float, float], None]
 
-
-class Chosen(NamedTuple):
+class _Chosen(NamedTuple):
     """Numbers of the demonstrations in the order in which they stand, and the loss after each was
     added; the last added stands first: nearest to the query is what helped most alone."""
 
@@ -24,11 +24,11 @@ class Chosen(NamedTuple):
 
 def select(
     scorer: Scorer,
-    written: Callable[[list[int]], Ids],
+    written: Callable[[list[int]], TokenIds],
     among: int,
     most: int,
-    progress: Progress = lambda step, loss, best: None,
-) -> Chosen:
+    progress: StepProgress = lambda step, loss, best: None,
+) -> _Chosen:
     """Of `among` demonstrations add the one that helps most, until none helps or there are `most`;
     `written` gives the token ids of some of them, in their order."""
     chosen: list[int] = []
@@ -43,4 +43,4 @@ def select(
         chosen, loss = tried[best], float(losses[best])
         history.append(loss)
         progress(len(history), loss, loss)
-    return Chosen(chosen, history[-1], history)
+    return _Chosen(chosen, history[-1], history)

@@ -1,6 +1,6 @@
 """One emulation of one kind, fitted to some examples and kept in memory: what experiments repeat.
 
-    fitted = fit(bench, bench.wanted["matched"].of([0, 3]), Plan("text", 2))
+    fitted = fit_plan(bench, bench.wanted["matched"].of([0, 3]), FitPlan("text", 2))
     bench.kl(fitted.setting, "heldout", fitted.cache)   # nats, of every query
     fitted.bits                                         # how much was chosen
 
@@ -15,25 +15,26 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from interp.conditions import Prompt, Setting, prefix_body
+from interp.conditions.placing import TokenIds
+from interp.design import BASE
 from interp.matching import coordinate, few_shot
-from interp.matching.bench import BASE, Bench
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples
-from interp.matching.prefixes import Ids
-from interp.matching.settings import Kind
+from interp.matching.settings import EmulationKind
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
-from interp.matching.wording import scorer, slot_of, words
+from interp.matching.wording import readable_words, scorer, slot_of
 from interp.queries import check_alignment
 
 
-class Plan(NamedTuple):
+class FitPlan(NamedTuple):
     """What is fitted, and how long the search may be.
 
     `size`: virtual tokens, tokens of the text, or most demonstrations. `steps` of gradient or of
     the text search (0 leaves a text as it was drawn); `candidates` of `top` as in
-    `coordinate.Budget`; `rate` as in `Tuning`.
+    `coordinate.SearchBudget`; `rate` as in `Tuning`.
     """
 
-    kind: Kind
+    kind: EmulationKind
     size: int
     steps: int = 60
     seed: int = 0
@@ -44,7 +45,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A setting with the key/value cache of what precedes the query; `size` as in `Plan`, `bits`
+    """A setting with the key/value cache of what precedes the query; `size` as in `FitPlan`, `bits`
     that say which emulation of its kind it is, and the text where it is one."""
 
     setting: Setting
@@ -54,7 +55,7 @@ class Fitted:
     text: str = ""
 
 
-def fit(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+def fit_plan(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
     """The emulation of the plan's kind that comes nearest to the examples."""
     if plan.kind == "text":
         return _text(bench, wanted, plan)
@@ -70,7 +71,7 @@ def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
     def prompt(shots: list[int]) -> Prompt:
         return Prompt(pairs=tuple(pool[i] for i in shots), template=template)
 
-    def written(shots: list[int]) -> Ids:
+    def written(shots: list[int]) -> TokenIds:
         return tuple(prefix_body(prompt(shots), bench.subject.tokenizer))
 
     chosen = few_shot.select(scorer(bench, wanted), written, len(pool), most)
@@ -83,15 +84,17 @@ def fit_shots(bench: Bench, wanted: Examples, most: int) -> Iterator[Fitted]:
         yield replace(fitted, size=count)
 
 
-def _text(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+def _text(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
     slot = slot_of(bench, bench.settings.separator)
-    budget = coordinate.Budget(plan.size, plan.steps, plan.candidates, plan.top, plan.seed)
-    found = coordinate.search(scorer(bench, wanted, slot), words(bench, slot), budget)
+    budget = coordinate.SearchBudget(plan.size, plan.steps, plan.candidates, plan.top, plan.seed)
+    found = coordinate.search_prompt(
+        scorer(bench, wanted, slot), readable_words(bench, slot), budget
+    )
     text = str(bench.subject.tokenizer.decode(list(found.prompt)))
     return replace(spelled(bench, (*found.prompt, *slot.after), text), size=plan.size)
 
 
-def _virtual(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
+def _virtual(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
     kind: Any = plan.kind
     subject, base = bench.subject, bench.subject.settings[BASE]
     size = bench.settings.batch_size
@@ -103,7 +106,7 @@ def _virtual(bench: Bench, wanted: Examples, plan: Plan) -> Fitted:
     return Fitted(setting, cache, plan.size, bits)
 
 
-def spelled(bench: Bench, ids: Ids, text: str = "") -> Fitted:
+def spelled(bench: Bench, ids: TokenIds, text: str = "") -> Fitted:
     """Token ids between base's own and the query; a token says log2(vocabulary) bits."""
     base = bench.subject.settings[BASE]
     setting = replace(base, prefix=(*base.prefix, *ids))

@@ -1,6 +1,6 @@
 """How far prompts of several kinds carry, by the number of queries that they were fitted to.
 
-found = measure(bench, plans, counts=(1, 4), draws=3)
+found = measure_generalisation(bench, plans, counts=(1, 4), draws=3)
 by_count(found, bench)              # a table for `interp.plots.curves`
 losses(found, 54, bench, threshold=0.1)
 """
@@ -11,29 +11,30 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from interp.finding import Contrast
+from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
-from interp.matching.carrying import FITTED, HELDOUT, REWORDED, Scores, carried, wordings
-from interp.matching.fits import Plan
-from interp.matching.nulls import blind, equals, neutral
-from interp.matching.strength import Strength, lost, over_draws
+from interp.matching.carrying import FIT_GROUP, HELDOUT, REWORDED, Scores, carried, wordings
+from interp.matching.fits import FitPlan
+from interp.matching.nulls import OTHER_LORA_SEEDS, blind, equals, neutral_scores
+from interp.matching.strength import Strength, over_draws, strength_lost
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEDS, NEUTRAL, RANDOM = CONTROLS = "other LoRA seeds", "neutral text", "random words"
+_NEUTRAL, _RANDOM = "neutral text", "random words"
+NULL_CONTROLS = (OTHER_LORA_SEEDS, _NEUTRAL, _RANDOM)
 
-Found = dict[tuple[str, int], Scores]
+ScoresByCount = dict[tuple[str, int], Scores]
 """(kind or control, how many queries it was fitted to) -> its scores."""
 
 
-def measure(
+def measure_generalisation(
     bench: Bench,
-    plans: Mapping[str, Plan],
+    plans: Mapping[str, FitPlan],
     counts: Sequence[int],
     draws: int,
     done: Callable[[int], None] = lambda of: None,
-) -> Found:
+) -> ScoresByCount:
     """Every plan fitted to so many queries, and the controls; `done` is called after each fit with
     the number of all."""
     total, found = len(plans) * len(counts) * draws, {}
@@ -41,19 +42,19 @@ def measure(
         found[kind, count] = carried(bench, plan, count, draws, lambda: done(total))
     tokens = plans["text"].size
     controls = {
-        SEEDS: equals(bench),
-        NEUTRAL: neutral(bench, tokens, draws),
-        RANDOM: blind(bench, tokens, draws),
+        OTHER_LORA_SEEDS: equals(bench),
+        _NEUTRAL: neutral_scores(bench, tokens, draws),
+        _RANDOM: blind(bench, tokens, draws),
     }
     ends = (min(counts), max(counts))
     return found | {(name, n): scores for name, scores in controls.items() for n in ends if scores}
 
 
-def by_count(found: Found, bench: Bench) -> pd.DataFrame:
+def by_count(found: ScoresByCount, bench: Bench) -> pd.DataFrame:
     """Strength by how many queries a prompt was fitted to."""
     import pandas as pd
 
-    panels = {"fitted queries": FITTED, "unseen queries": HELDOUT}
+    panels = {"fitted queries": FIT_GROUP, "unseen queries": HELDOUT}
     if wordings(bench):
         panels["unseen, in other words"] = REWORDED
     return pd.DataFrame(
@@ -63,7 +64,7 @@ def by_count(found: Found, bench: Bench) -> pd.DataFrame:
     )
 
 
-def by_wording(found: Found, bench: Bench) -> pd.DataFrame:
+def by_wording(found: ScoresByCount, bench: Bench) -> pd.DataFrame:
     """Strength by wording, of what was fitted to all queries; empty without wordings."""
     import pandas as pd
 
@@ -88,17 +89,17 @@ def strength_of(scores: Scores, group: str, bench: Bench) -> Strength:
 
 
 def losses(
-    found: Found, count: int, bench: Bench, threshold: float, group: str = HELDOUT
-) -> dict[str, Contrast]:
+    found: ScoresByCount, count: int, bench: Bench, threshold: float, group: str = HELDOUT
+) -> dict[str, DecidingEstimate]:
     """The strength that every kind of prompt loses from the queries that it was fitted to to those
     of a group; first the kind that fits best."""
-    kinds = {kind: s for (kind, n), s in found.items() if n == count and kind not in CONTROLS}
-    fits = {kind: strength_of(s, FITTED, bench).strength for kind, s in kinds.items()}
+    kinds = {kind: s for (kind, n), s in found.items() if n == count and kind not in NULL_CONTROLS}
+    fits = {kind: strength_of(s, FIT_GROUP, bench).strength for kind, s in kinds.items()}
     where = "in other words" if group == REWORDED else "on unseen queries"
     made = {}
     for kind in sorted(fits, key=fits.__getitem__, reverse=True):
         scores, settings = kinds[kind], bench.settings
-        fall = lost(scores[FITTED], scores[group], settings.bootstrap, settings.seed)
+        fall = strength_lost(scores[FIT_GROUP], scores[group], settings.bootstrap, settings.seed)
         what = f"strength lost {where} by what fits best ({kind}, fitted to {count})"
-        made[kind] = Contrast(what, *fall, threshold)
+        made[kind] = DecidingEstimate(what, *fall, threshold)
     return made

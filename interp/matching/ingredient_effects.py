@@ -2,7 +2,7 @@
 
 worth = effects(found, bench, "heldout")
 worth["instruction"]["alone"].strength          # the share of the target's effect that it wins
-cells(found, bench)                             # a tidy table, of which the figure shows `left`
+combination_strengths(found, bench)             # a tidy table; the figure shows its column `left`
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.matching.bench import BASE, Bench
+from interp.design import BASE
+from interp.matching.bench import Bench
 from interp.matching.factorial import CONSTANT, Combination, Factorial
-from interp.matching.ingredients import NONE, RANDOM, SOFT, VECTOR
+from interp.matching.ingredients import NONE, RANDOM_VECTOR, SOFT_TOKEN, STEERING_VECTOR
 from interp.matching.strength import Strength
 
-PARTS = Combination._fields
+_PARTS = Combination._fields
 WAYS = ("alone", "on average", "on top of all others")
-PANELS = {NONE: "text alone", VECTOR: "+ steering vector", SOFT: "+ soft token"}
-BIASED, ALONE = "+ constant bias", "no anchor"
+_PANELS = {NONE: "text alone", STEERING_VECTOR: "+ steering vector", SOFT_TOKEN: "+ soft token"}
+_BIASED, _ALONE = "+ constant bias", "no anchor"
 
 Worth = dict[str, dict[str, Strength]]
 """By ingredient and `WAYS`: the gain in strength."""
@@ -33,7 +34,7 @@ def effects(found: Factorial, bench: Bench, group: str) -> Worth:
     on average over all combinations of the others (its main effect); and on top of all others at
     their last level."""
     columns = zip(*found, strict=True)
-    levels = {p: list(dict.fromkeys(column)) for p, column in zip(PARTS, columns, strict=True)}
+    levels = {p: list(dict.fromkeys(column)) for p, column in zip(_PARTS, columns, strict=True)}
     ends = [Combination._make(some[i] for some in levels.values()) for i in (0, -1)]
     worth: Worth = {}
     for part, (first, *others) in levels.items():
@@ -66,12 +67,12 @@ def _name(part: str, level: object) -> str:
     return {"shots": f"{level} demonstrations", "bias": f"{level} bias"}.get(part, str(level))
 
 
-def cells(found: Factorial, bench: Bench) -> pd.DataFrame:
+def combination_strengths(found: Factorial, bench: Bench) -> pd.DataFrame:
     """The strength of every combination on every group of queries."""
     rows = []
     for cell, kl in found.items():
         for group, values in kl.items():
-            anchor = ALONE if cell.anchor == NONE else cell.anchor
+            anchor = _ALONE if cell.anchor == NONE else cell.anchor
             point = bench.strength(values, group).point(cell.intent, anchor, str(cell.shots))
             rows.append({**point, "bias": cell.bias, "queries": group})
     return pd.DataFrame(rows).rename(columns={"panel": "intent"})
@@ -79,11 +80,13 @@ def cells(found: Factorial, bench: Bench) -> pd.DataFrame:
 
 def left(table: pd.DataFrame) -> pd.DataFrame:
     """What the figure shows: texts alone, with each intent, with the bias; 1 - strength."""
-    random = table["intent"] == RANDOM
+    random = table["intent"] == RANDOM_VECTOR
     biased = (table["bias"] == CONSTANT) & (table["intent"] == NONE)
-    panel = table["intent"].map(PANELS).mask(random, PANELS[VECTOR]).mask(biased, BIASED)
-    series = table["series"].mask(random, RANDOM)
-    kept = biased | (table["bias"] == NONE) & (~random | (table["series"] == ALONE))
+    panel = (
+        table["intent"].map(_PANELS).mask(random, _PANELS[STEERING_VECTOR]).mask(biased, _BIASED)
+    )
+    series = table["series"].mask(random, RANDOM_VECTOR)
+    kept = biased | (table["bias"] == NONE) & (~random | (table["series"] == _ALONE))
     shown = table.assign(panel=panel, series=series)[kept]
     ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
     return shown.assign(**{a: 1 - shown[b] for a, b in ends.items()})

@@ -1,8 +1,8 @@
 """What can be given to a model beside a query: an anchor, demonstrations, an intent, a bias.
 
-    texts = written(bench, [0, 2, 4], {"none": (), "instruction": ids})   # (shots, anchor) -> ids
+    texts = anchored_demonstrations(bench, [0, 2], {"none": ()})   # (shots, anchor) -> ids
     vector = steered(bench, setting)                # a steering vector added to the residual stream
-    soft = softened(bench, setting, Tuning("soft_prompt", 1, 60))         # a token that is no word
+    soft = _softened(bench, setting, Tuning("soft_prompt", 1, 60))         # a token that is no word
     tilted(bench, soft)                             # a logit bias, the same for every query
 
 All are fitted to the matched queries, an intent to what the text before it leaves to do, the bias
@@ -22,16 +22,22 @@ from torch import Tensor
 from interp.capture import capture, chunks, keep
 from interp.conditions import Added, Setting
 from interp.conditions.kinds import NEUTRAL_PASSAGE
-from interp.matching.bench import BASE, TARGET, Bench
+from interp.conditions.placing import TokenIds
+from interp.design import BASE
+from interp.matching.bench import TARGET, Bench
 from interp.matching.fits import fit_shots
-from interp.matching.prefixes import Ids
 from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
 from interp.matching.wording import ids_of
 from interp.statistics import generator_of
 from interp.subject import Batch
 
-NONE, VECTOR, RANDOM, SOFT = "none", "steering vector", "random vector", "soft token"
+NONE, STEERING_VECTOR, RANDOM_VECTOR, SOFT_TOKEN = (
+    "none",
+    "steering vector",
+    "random vector",
+    "soft token",
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,12 @@ class Given:
         return self.bench.kl(self.setting, group, self.cache)
 
 
-def written(
-    bench: Bench, counts: Sequence[int], anchors: Mapping[str, Ids]
-) -> dict[tuple[int, str], Ids]:
+def anchored_demonstrations(
+    bench: Bench, counts: Sequence[int], anchors: Mapping[str, TokenIds]
+) -> dict[tuple[int, str], TokenIds]:
     """The ids of every anchor followed by so many demonstrations, which greedy selection chooses
     once, without an anchor; counts that it does not reach are left out, 0 is always there."""
-    shots: dict[int, Ids] = {0: ()}
+    shots: dict[int, TokenIds] = {0: ()}
     if bench.settings.pool is not None and max(counts, default=0) > 0:
         own = len(bench.subject.settings[BASE].prefix)
         chosen = fit_shots(bench, bench.wanted["matched"], max(counts))
@@ -72,7 +78,7 @@ def written(
     }
 
 
-def neutral(bench: Bench, length: int) -> Ids:
+def neutral_text(bench: Bench, length: int) -> TokenIds:
     """So many tokens of ordinary text that asks for nothing."""
     passage = ids_of(bench.subject, NEUTRAL_PASSAGE)
     return (passage * (length // len(passage) + 1))[:length]
@@ -99,9 +105,9 @@ def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[st
     token."""
     yield NONE, Given.of(bench, setting)
     vector, random = steered(bench, setting)
-    yield VECTOR, vector
-    yield RANDOM, random
-    yield SOFT, softened(bench, setting, tuning)
+    yield STEERING_VECTOR, vector
+    yield RANDOM_VECTOR, random
+    yield SOFT_TOKEN, _softened(bench, setting, tuning)
 
 
 def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
@@ -129,7 +135,7 @@ def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Given:
     return Given.of(replace(bench, subject=known), setting, name)
 
 
-def softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
+def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
     """Virtual tokens before everything, by gradient."""
     tuned = tune(bench.subject, own, bench.wanted["matched"], tuning)
     setting = after_virtual(own, tuning.kind, tuning.tokens)

@@ -18,7 +18,8 @@ from numpy import ndarray
 from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
-from interp.matching.bench import BASE, FLOOR, TARGET, Bench
+from interp.design import BASE
+from interp.matching.bench import FLOOR_PREFIX, TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
@@ -30,7 +31,7 @@ from interp.subject import Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEDS = "other seeds"
+OTHER_SEEDS = "other seeds"
 
 
 class Apart(NamedTuple):
@@ -96,17 +97,17 @@ def _known(content: Tensor) -> Tensor:
 def all_apart(
     bench: Bench, names: Sequence[str], targets: Mapping[str, Examples]
 ) -> dict[str, dict[str, Apart]]:
-    """How far each of some conditions is from the target, by group; last, under `SEEDS`, how far
-    its equals are, the mean over them, where there are any."""
+    """How far each of some conditions is from the target, by group; last, under `OTHER_SEEDS`, how
+    far its equals are, the mean over them, where there are any."""
     settings, size = bench.subject.settings, bench.settings.batch_size
 
     def groups(name: str) -> dict[str, Apart]:
         return {g: apart(bench.subject, settings[name], t, size) for g, t in targets.items()}
 
     found = {name: groups(name) for name in names}
-    equals = [groups(name) for name in settings if name.startswith(FLOOR)]
+    equals = [groups(name) for name in settings if name.startswith(FLOOR_PREFIX)]
     if equals:
-        found[SEEDS] = {
+        found[OTHER_SEEDS] = {
             group: Apart(
                 *(np.mean(c, axis=0) for c in zip(*(e[group] for e in equals), strict=True))
             )
@@ -124,7 +125,7 @@ def over(bench: Bench, group: str, above: ndarray, below: ndarray | float = 1.0)
     return pooled(above, below, keys, bench.settings.bootstrap, bench.settings.seed)
 
 
-def summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
+def internal_summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
     """A row of a table: strength, match certificate, and the means over layers of what is apart
     inside, that of the residual stream with its interval."""
     texts, settings = [query.text for query in bench.queries[group]], bench.settings
@@ -151,7 +152,7 @@ def point(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]
     return about | {"value": value, "ci_low": low, "ci_high": high, "n": n}
 
 
-def by_layer(
+def internal_distance_rows(
     bench: Bench, found: Mapping[str, Mapping[str, Apart]], measure: str
 ) -> list[dict[str, Any]]:
     """Rows of `relative_l2` or `content_js`: a panel per group, a series per condition, x the

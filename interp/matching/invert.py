@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,43 +24,36 @@ from interp.conditions import (
     Prefix,
     Prompt,
     SoftPrompt,
-    parts,
+    simple_parts,
 )
-from interp.config import KINDS, Framing
+from interp.config import CONDITION_KINDS, Framing
+from interp.design import BASE
 from interp.errors import ConfigError, RunError
 from interp.generating import Sampling, generate
 from interp.matching import coordinate, few_shot
-from interp.matching.bench import BASE, TARGET, Answered, Bench, Groups
+from interp.matching.bench import TARGET, Answered, Bench
 from interp.matching.examples import examples
 from interp.matching.prefixes import Scorer
 from interp.matching.settings import Inversion
 from interp.matching.tilt import fit_answers
-from interp.matching.virtual import Tuning, save, tune
-from interp.matching.wording import Slot, prefix_of, scorer, shared, slot_of, words
+from interp.matching.virtual import Tuning, save_virtual_tokens, tune
+from interp.matching.wording import Slot, prefix_of, readable_words, scorer, shared, slot_of
 from interp.names import Site
-from interp.queries import check_alignment
+from interp.progress import Progress, SearchProgress, no_progress
+from interp.queries import Groups, check_alignment
 from interp.results import write_atomic
 from interp.subject import Subject
 from interp.subject.loading import threads_for
 
-LOG, EXPERIMENT, TEXT, UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
-EMULATION, ANSWERS = "emulation", "answers of the target"
-
-Progress = Callable[[str, int, int, float], None]
-"""Called with (what is searched, steps done, of how many, best loss so far)."""
+_LOG, EXPERIMENT, _TEXT, _UNFINISHED = "invert.json", "experiment.yaml", "prompt.txt", ".unfinished"
+_EMULATION, _ANSWERS = "emulation", "answers of the target"
 
 
-Tell = Callable[[str, int, int], None]
-"""Called with (what is loaded or written, how many newly, of how many)."""
-
-
-def silent(*_: Any) -> None:
-    """No progress shown."""
-
-
-def invert(settings: Inversion, progress: Progress = silent, tell: Tell = silent) -> dict[str, Any]:
+def invert(
+    settings: Inversion, progress: SearchProgress = no_progress, tell: Progress = no_progress
+) -> dict[str, Any]:
     """Search, write the result to `out`, and return the log that lies there as `invert.json`."""
-    if (settings.out / LOG).exists() and not settings.overwrite:
+    if (settings.out / _LOG).exists() and not settings.overwrite:
         raise RunError(f"{settings.out} holds a result; choose another --out or pass --overwrite")
     settings.check()
     answered = _answers(settings, tell)
@@ -71,12 +64,12 @@ def invert(settings: Inversion, progress: Progress = silent, tell: Tell = silent
         log = _scored(settings, found, bench.queries, tell) | {"loss_by_step": history}
     text = yaml.safe_dump(_experiment(settings, log), sort_keys=False, allow_unicode=True)
     write_atomic(settings.out / EXPERIMENT, text.encode())
-    write_atomic(settings.out / LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
-    shutil.rmtree(settings.out / UNFINISHED, ignore_errors=True)
+    write_atomic(settings.out / _LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
+    shutil.rmtree(settings.out / _UNFINISHED, ignore_errors=True)
     return log
 
 
-def _answers(settings: Inversion, tell: Tell) -> Answered | None:
+def _answers(settings: Inversion, tell: Progress) -> Answered | None:
     """The target's own answers, where it is to write some."""
     if not settings.answer_tokens:
         return None
@@ -91,7 +84,7 @@ def _answers(settings: Inversion, tell: Tell) -> Answered | None:
                 queries,
                 settings.answer_tokens,
                 sampling,
-                lambda newly: tell(ANSWERS, newly, total),
+                lambda newly: tell(_ANSWERS, newly, total),
             )
             pairs = zip(queries, answers, strict=True)
             found[name] = [replace(query, answer_ids=answer) for query, answer in pairs]
@@ -102,10 +95,10 @@ def _answers(settings: Inversion, tell: Tell) -> Answered | None:
 
 # --- three ways to search ------------------------------------------------------------------------
 
-Searched = tuple[Condition, list[float]]
+_Searched = tuple[Condition, list[float]]
 
 
-def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
+def _virtual(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     subject = bench.subject
     sites = [Site("resid_post", layer) for layer in settings.layers]
     sites += [Site("pattern", layer) for layer in settings.patterns]
@@ -122,44 +115,44 @@ def _virtual(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
     runs = []
     for number in range(settings.restarts):
         one = tuning._replace(seed=settings.seed + number)
-        kept = Unfinished.of(settings, f"virtual-{number}")
+        kept = _Unfinished.of(settings, f"virtual-{number}")
 
         def tell(step: int, _: float, best: float, number: int = number) -> None:
             progress("virtual tokens", number * steps + step, settings.restarts * steps, best)
 
         runs.append(tune(subject, subject.settings[BASE], wanted, one, tell, kept))
     tuned = min(runs, key=lambda run: run.loss)
-    save(tuned, settings.out, subject)
+    save_virtual_tokens(tuned, settings.out, subject)
     condition = Prefix if settings.kind == "prefix" else SoftPrompt
     return condition(str(settings.out)), tuned.history
 
 
-def _text(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
+def _text(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     tokenizer, slot = bench.subject.tokenizer, slot_of(bench, settings.separator)
     score = _scorer(settings, bench, slot)
-    allowed = words(bench, slot)
-    steps = settings.steps or coordinate.Budget._field_defaults["steps"]
+    allowed = readable_words(bench, slot)
+    steps = settings.steps or coordinate.SearchBudget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
-        budget = coordinate.Budget(
+        budget = coordinate.SearchBudget(
             settings.tokens, steps, settings.candidates, settings.top, settings.seed + number
         )
-        kept = Unfinished.of(settings, f"text-{number}")
-        start = coordinate.Found.parse(before) if (before := kept.load()) else None
+        kept = _Unfinished.of(settings, f"text-{number}")
+        start = coordinate.SearchResult.parse(before) if (before := kept.load()) else None
 
-        def tell(found: coordinate.Found, number: int = number, kept: Any = kept) -> None:
+        def tell(found: coordinate.SearchResult, number: int = number, kept: Any = kept) -> None:
             kept.keep(found.packed())
             done = number * steps + len(found.history)
             progress("text", done, settings.restarts * steps, found.loss)
 
-        runs.append(coordinate.search(score, allowed, budget, start, tell))
+        runs.append(coordinate.search_prompt(score, allowed, budget, start, tell))
     best = min(runs, key=lambda run: run.loss)
     text = str(tokenizer.decode(list(best.prompt)))
-    write_atomic(settings.out / TEXT, f"{text}\n".encode())
+    write_atomic(settings.out / _TEXT, f"{text}\n".encode())
     return slot.prompt(text), best.history
 
 
-def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched:
+def _few_shot(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
     subject, pool = bench.subject, settings.demonstrations()
 
     def prompt(shots: Sequence[int]) -> Prompt:
@@ -179,7 +172,7 @@ def _few_shot(settings: Inversion, bench: Bench, progress: Progress) -> Searched
         lambda step, _, best: progress("demonstrations", step, settings.tokens, best),
     )
     found = prompt(chosen.shots)
-    write_atomic(settings.out / TEXT, found.as_text().encode())
+    write_atomic(settings.out / _TEXT, found.as_text().encode())
     return found, chosen.history
 
 
@@ -188,18 +181,18 @@ def _scorer(settings: Inversion, bench: Bench, slot: Slot) -> Scorer:
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class _Unfinished:
     """One search's state in `OUT/.unfinished`, under the sha256 of its settings."""
 
     path: Path
     resume: bool
 
     @classmethod
-    def of(cls, settings: Inversion, name: str) -> Unfinished:
+    def of(cls, settings: Inversion, name: str) -> _Unfinished:
         """The place of a search under these settings."""
         depends = settings.model_dump_json(exclude={"resume", "overwrite", "heldout", "bias"})
         digest = hashlib.sha256(depends.encode()).hexdigest()[:16]
-        return cls(settings.out / UNFINISHED / f"{name}-{digest}", settings.resume)
+        return cls(settings.out / _UNFINISHED / f"{name}-{digest}", settings.resume)
 
     def load(self) -> bytes | None:
         """What an earlier attempt left, if it is to go on."""
@@ -213,20 +206,22 @@ class Unfinished:
 # --- what was found ------------------------------------------------------------------------------
 
 
-def _scored(settings: Inversion, found: Condition, queries: Groups, tell: Tell) -> dict[str, Any]:
+def _scored(
+    settings: Inversion, found: Condition, queries: Groups, tell: Progress
+) -> dict[str, Any]:
     """Strength, floor and certificate on every group of queries, from a fresh subject."""
     bench = Bench.open(
         settings,
-        {EMULATION: found},
+        {_EMULATION: found},
         frame=settings.framed,
         answered=lambda *_: queries,
         progress=tell,
     )
     subject = bench.subject
     if settings.bias:
-        own = subject.settings[EMULATION]
+        own = subject.settings[_EMULATION]
         bias = fit_answers(subject, bench.wanted["matched"], own, settings.batch_size)
-        subject.settings[EMULATION] = replace(own, bias=(*own.bias, *bias))
+        subject.settings[_EMULATION] = replace(own, bias=(*own.bias, *bias))
         tokens = subject.tokenizer.convert_ids_to_tokens([token for token, _, _ in bias])
         values = [value for _, value, _ in bias]
         found = found + LogitBias(dict(zip(tokens, values, strict=True)))
@@ -238,12 +233,12 @@ def _scored(settings: Inversion, found: Condition, queries: Groups, tell: Tell) 
 
 
 def _score(bench: Bench, group: str) -> dict[str, Any]:
-    found = bench.strength(bench.kl(EMULATION, group), group)
+    found = bench.strength(bench.kl(_EMULATION, group), group)
     return {
         "queries": group,
         **{name: None if value != value else value for name, value in found._asdict().items()},
         "floor": bench.floor(group),
-        **bench.certificate(EMULATION, group),
+        **bench.certificate(_EMULATION, group),
     }
 
 
@@ -258,15 +253,15 @@ def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
         asked |= {"answers_from": TARGET}
     if settings.temperature:
         asked |= {"seed": settings.seed}
-    conditions = {TARGET: _spec(settings.target), EMULATION: log["condition"]}
+    conditions = {TARGET: _spec(settings.target), _EMULATION: log["condition"]}
     return {**asked, "conditions": conditions}
 
 
 def _spec(condition: Condition) -> Any:
     """A condition as an experiment file has it."""
-    kinds = {kind: name for name, kind in KINDS.items()}
+    kinds = {kind: name for name, kind in CONDITION_KINDS.items()}
     found = []
-    for part in parts(condition):
+    for part in simple_parts(condition):
         written: dict[str, Any] = asdict(part)  # type: ignore[call-overload]
         fields = {k: _plain(v) for k, v in written.items() if v not in (None, ())}
         found.append({kinds[type(part)]: fields})

@@ -20,20 +20,22 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from sklearn.cluster import KMeans
 
-from interp.matching.bench import BASE, Bench
-from interp.matching.fits import Plan, fit
+from interp.design import BASE
+from interp.matching.bench import Bench
+from interp.matching.carrying import HELDOUT
+from interp.matching.fits import FitPlan, fit_plan
 from interp.matching.ingredients import last_states
 from interp.matching.strength import Strength
 from interp.queries import Query, read_queries
 
-MATCHED, CHOICE, HELDOUT = "matched", "choice", "heldout"
+MATCHED, CHOICE = "matched", "choice"
 NEAREST, SERVED = "nearest centroid", "nearest centroid of what works"
-ORACLE, RANDOM, SINGLE = "oracle router", "random router", "best single prompt"
-WEIGHTS = "the weights: LoRA seeds"
+ORACLE_ROUTER, RANDOM_ROUTER, BEST_SINGLE = "oracle router", "random router", "best single prompt"
+_WEIGHTS = "the weights: LoRA seeds"
 ROUTERS = (NEAREST, SERVED)
 """What may be used; the others are bounds and controls."""
 
-States = Mapping[str, Float[ndarray, "query d_model"]]
+_States = Mapping[str, Float[ndarray, "query d_model"]]
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class Library:
     def picked(self, router: str, group: str) -> Float[ndarray, " query"]:
         """`KL(target ‖ the prompt that the router picks)`; of the random router its mean."""
         kl = self.kl[group]
-        if router == RANDOM:
+        if router == RANDOM_ROUTER:
             return kl.mean(0)
-        if router == SINGLE:
+        if router == BEST_SINGLE:
             return kl[self.kl[MATCHED].mean(1).argmin()]
-        route = kl.argmin(0) if router == ORACLE else self.routes[router][group]
+        route = kl.argmin(0) if router == ORACLE_ROUTER else self.routes[router][group]
         return kl[route, np.arange(kl.shape[1])]
 
 
@@ -68,9 +70,9 @@ def read_split(queries: Path, heldout: Path, limit: int | None) -> dict[str, lis
 
 def build(
     bench: Bench,
-    states: States,
+    states: _States,
     k: int,
-    plan: Plan,
+    plan: FitPlan,
     done: Callable[[], None] = lambda: None,
 ) -> Library:
     """Cluster, fit a prompt to every cluster, score all of them on all queries."""
@@ -79,7 +81,7 @@ def build(
     for cluster in range(k):
         chosen = np.flatnonzero(means.labels_ == cluster).tolist()
         wanted = bench.wanted[MATCHED].of(chosen)
-        prompts.append(fit(bench, wanted, plan._replace(seed=plan.seed + cluster)))
+        prompts.append(fit_plan(bench, wanted, plan._replace(seed=plan.seed + cluster)))
         done()
     kl = {
         group: np.stack([bench.kl(prompt.setting, group, prompt.cache) for prompt in prompts])
@@ -87,7 +89,7 @@ def build(
     }
     centroids = {NEAREST: means.cluster_centers_, SERVED: served(states[MATCHED], kl[MATCHED])}
     routes = {
-        router: {group: nearest(some, places) for group, some in states.items()}
+        router: {group: nearest_centroid(some, places) for group, some in states.items()}
         for router, places in centroids.items()
     }
     return Library(tuple(prompt.text for prompt in prompts), kl, routes)
@@ -105,14 +107,14 @@ def served(
     )
 
 
-def nearest(
+def nearest_centroid(
     states: Float[ndarray, "query d_model"], centroids: Float[ndarray, "prompt d_model"]
 ) -> Int[ndarray, " query"]:
     """The centroid nearest to every state."""
     return np.linalg.norm(states[:, None] - centroids, axis=-1).argmin(1)
 
 
-def states_of(bench: Bench, layer: int) -> States:
+def states_of(bench: Bench, layer: int) -> _States:
     """Base's `resid_post` at the last token of all queries."""
     base = bench.subject.settings[BASE]
     found = {g: last_states(bench, base, g, [layer])[:, 0] for g in bench.queries}
@@ -145,13 +147,13 @@ class Task(NamedTuple):
         return self.bench.strength(self.kl(k, router, group), group)
 
 
-def rows(tasks: list[Task]) -> Iterator[dict[str, Any]]:
+def library_rows(tasks: list[Task]) -> Iterator[dict[str, Any]]:
     """The strength of every library under every router."""
     for task in tasks:
         for k in task.libraries:
-            for router in (*ROUTERS, ORACLE, RANDOM, SINGLE):
+            for router in (*ROUTERS, ORACLE_ROUTER, RANDOM_ROUTER, BEST_SINGLE):
                 for group in (MATCHED, HELDOUT):
                     found = task.strength(k, router, group)
                     yield found.point(task.name, router, k) | {"queries": group}
             if task.weights is not None:
-                yield task.weights.point(task.name, WEIGHTS, k) | {"queries": HELDOUT}
+                yield task.weights.point(task.name, _WEIGHTS, k) | {"queries": HELDOUT}

@@ -23,17 +23,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from interp.errors import RunError
-from interp.matching.plain import read
+from interp.matching.plain import read_sequences
+from interp.progress import TrainingProgress, no_progress
 from interp.subject.loading import DTYPES, quiet
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with (what is done, how many newly, of how many, a note)."""
-
-TRAINING = "training steps"
-
-
-def silent(label: str, newly: int, total: int, note: str) -> None:
-    """No progress shown."""
+_TRAINING = "training steps"
 
 
 class Recipe(NamedTuple):
@@ -65,11 +59,11 @@ class Example:
     states: Tensor | None = None
 
 
-Source = Callable[[int], Sequence[Example]]
+EpochExamples = Callable[[int], Sequence[Example]]
 """The examples of an epoch, as many in each."""
 
 
-class Loss(NamedTuple):
+class _Loss(NamedTuple):
     """Mean `kl` (nats), and how far the states are `apart`: the squared distance as a share of the
     wanted square, the mean over layers (0 where no states are wanted)."""
 
@@ -102,11 +96,11 @@ def with_lora(model: Any, recipe: Recipe) -> Any:
 def train(
     student: Any,
     prefix: Sequence[int],
-    source: Source,
+    source: EpochExamples,
     recipe: Recipe,
     out: Path,
-    progress: Progress = silent,
-) -> list[Loss]:
+    progress: TrainingProgress = no_progress,
+) -> list[_Loss]:
     """Epochs until matched, stuck or out of budget; every new best is saved to `out`. Returns the
     mean loss of every epoch."""
     trained = [p for p in student.parameters() if p.requires_grad]
@@ -114,7 +108,7 @@ def train(
     steps = recipe.epochs * math.ceil(len(source(0)) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = np.random.default_rng(recipe.seed)
-    history: list[Loss] = []
+    history: list[_Loss] = []
     totals: list[float] = []
     for epoch in range(recipe.epochs):
         seen: list[tuple[float, float, int]] = []
@@ -126,26 +120,26 @@ def train(
             optimiser.step()
             schedule.step()
             seen.append((found.kl.item(), found.apart.item(), len(batch)))
-            progress(TRAINING, 1, steps, f"epoch {epoch + 1}: {_shown(_mean(seen))}")
+            progress(_TRAINING, 1, steps, f"epoch {epoch + 1}: {_shown(_mean(seen))}")
         history.append(_mean(seen))
         totals.append(history[-1].total(recipe.align_weight))
         if not math.isfinite(totals[-1]):
             raise RunError(f"training diverged in epoch {epoch + 1}: lower --learning-rate")
         best = totals.index(min(totals))
         if best == epoch:
-            save(student, out, recipe.adapter_dtype)
+            _save(student, out, recipe.adapter_dtype)
         if history[best].kl <= recipe.target_kl or epoch - best >= recipe.patience:
             break
     return history
 
 
-def _mean(seen: Sequence[tuple[float, float, int]]) -> Loss:
+def _mean(seen: Sequence[tuple[float, float, int]]) -> _Loss:
     """Over batches, by how many examples they have."""
     kl, apart, sizes = map(np.array, zip(*seen, strict=True))
-    return Loss(float(kl @ sizes / sizes.sum()), float(apart @ sizes / sizes.sum()))
+    return _Loss(float(kl @ sizes / sizes.sum()), float(apart @ sizes / sizes.sum()))
 
 
-def _shown(mean: Loss) -> str:
+def _shown(mean: _Loss) -> str:
     states = f", states {mean.apart:.4f} apart" if mean.apart else ""
     return f"KL {mean.kl:.4f} nats{states}"
 
@@ -160,12 +154,12 @@ def _batches(
 
 def loss(
     student: Any, prefix: Sequence[int], batch: Sequence[Example], *, on_policy: bool = False
-) -> Loss:
+) -> _Loss:
     """Mean over a batch's examples of the mean `KL(wanted ‖ student)` over their positions, or
     `on_policy` of `KL(student ‖ wanted)`, and how far all their states are apart."""
     aligned = batch[0].states is not None
     sequences = [(example.ids, example.first) for example in batch]
-    got = read(student, prefix, sequences, states=aligned)
+    got = read_sequences(student, prefix, sequences, states=aligned)
     mine = got.logits.float().log_softmax(-1)
     theirs = torch.cat([example.teacher for example in batch]).to(mine.device)
     said, given = (theirs, mine) if on_policy else (mine, theirs)
@@ -173,12 +167,12 @@ def loss(
     counts = [len(example.teacher) for example in batch]
     kl = torch.stack([one.mean() for one in by_token.split(counts)]).mean()
     if got.states is None:
-        return Loss(kl, torch.zeros_like(kl))
+        return _Loss(kl, torch.zeros_like(kl))
     wanted = torch.cat([e.states for e in batch if e.states is not None], 1).to(kl.device)
-    return Loss(kl, distance(got.states.float(), wanted))
+    return _Loss(kl, _distance(got.states.float(), wanted))
 
 
-def distance(
+def _distance(
     own: Float[Tensor, "layer token d_model"], wanted: Float[Tensor, "layer token d_model"]
 ) -> Float[Tensor, ""]:
     """Squared distance over all tokens as a share of the wanted square, the mean over layers."""
@@ -186,7 +180,7 @@ def distance(
     return (gap / size).mean()
 
 
-def save(student: Any, out: Path, dtype: str) -> None:
+def _save(student: Any, out: Path, dtype: str) -> None:
     """Write the adapter as peft does, its weights in this number format."""
     weights = {
         name: value.to(DTYPES[dtype]) if "lora_" in name else value

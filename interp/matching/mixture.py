@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 
 from interp.conditions import Prompt
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import BASE, Bench
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
-from interp.matching.plain import opened
+from interp.matching.plain import open_plain_model
 from interp.matching.settings import Emulation
 from interp.queries import Query
 from interp.subject.loading import quiet
@@ -45,14 +46,14 @@ def trained(
     queries, one per seed; they are written to `out`."""
     prompts = {x: Prompt(text=x, separator=settings.separator) for x in labels_of(asked)}
     folders = [settings.out / f"lora_{seed}" for seed in range(seeds)]
-    bench = mixed(Bench.open(settings.model_copy(update={"floor": ()}), prompts, asked))
+    bench = _mixed(Bench.open(settings.model_copy(update={"floor": ()}), prompts, asked))
     for seed, folder in enumerate(folders):
-        train_lora(bench, RECIPE._replace(epochs=epochs, seed=seed), folder)
+        _train_lora(bench, RECIPE._replace(epochs=epochs, seed=seed), folder)
     equals = settings.model_copy(update={"floor": tuple(map(str, folders))})
-    return mixed(Bench.open(equals, prompts, asked))
+    return _mixed(Bench.open(equals, prompts, asked))
 
 
-def mixed(bench: Bench) -> Bench:
+def _mixed(bench: Bench) -> Bench:
     """The same bench with another target: every query is answered as after its label, which is the
     name of a condition."""
     wanted = {group: _answered(bench, group) for group in bench.queries}
@@ -79,11 +80,11 @@ def labels_of(groups: Mapping[str, Sequence[Query]]) -> list[str]:
     return list(dict.fromkeys(str(query.label) for query in queries))
 
 
-def train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
+def _train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
     settings, wanted = bench.settings, bench.wanted["matched"]
     with quiet():
-        student = with_lora(opened(settings.model, settings), recipe)
+        student = with_lora(open_plain_model(settings.model, settings), recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]
     some = [
         Example(

@@ -1,7 +1,7 @@
 """Plain Hugging Face (and peft) models on many sequences behind one prefix: no hooked model.
 
-    answers = write(model, prefix, queries, 24, Sampling())        # token ids, greedy
-    got = read(model, prefix, [(query.forced, first), ...])
+    answers = generate_answers(model, prefix, queries, 24, Sampling())        # token ids, greedy
+    got = read_sequences(model, prefix, [(query.forced, first), ...])
     got.logits                                                     # [token, d_vocab]
 
 The prefix is run once and its keys and values are repeated; the unembedding sees the rows that are
@@ -22,34 +22,34 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from interp.capture import chunks
 from interp.config import Loading
-from interp.generating import Draw, Sampling, ends
+from interp.generating import Sampling, TokenDraw, ends
 from interp.queries import Encoded
 from interp.subject.insertions import blocks
 from interp.subject.loading import device_of, pretrained, quiet
 from interp.subject.shortcuts import picked
 
-ROWS = 32
+ROWS_PER_PASS = 32
 """Sequences in one forward pass without gradients."""
 
-Ids = Sequence[int]
+_Ids = Sequence[int]
 
 
-def opened(model: str, how: Loading) -> Any:
+def open_plain_model(model: str, how: Loading) -> Any:
     """A plain model on its device, opened in silence."""
     with quiet():
         return pretrained(model, how.dtype, how.hub, device_of(how.device), how.quantization)
 
 
-class Read(NamedTuple):
+class _Read(NamedTuple):
     """What is read of some tokens: their logits, and the residual stream after every block."""
 
     logits: Float[Tensor, "token d_vocab"]
     states: Float[Tensor, "layer token d_model"] | None = None
 
 
-def read(
-    model: Any, prefix: Ids, sequences: Sequence[tuple[Ids, int]], *, states: bool = False
-) -> Read:
+def read_sequences(
+    model: Any, prefix: _Ids, sequences: Sequence[tuple[_Ids, int]], *, states: bool = False
+) -> _Read:
     """Every sequence (ids after the prefix) from its row `first` on, one after another; autograd
     follows where it is on. `states`: the residual stream too."""
     device = next(model.parameters()).device
@@ -67,7 +67,7 @@ def read(
         if states:
             stack.enter_context(_kept(streams, model, (query, column)))
         logits = model(padded, attention_mask=mask, **past).logits
-    return Read(logits, torch.stack(streams) if states else None)
+    return _Read(logits, torch.stack(streams) if states else None)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _kept(streams: list[Tensor], model: Any, index: tuple[Tensor, Tensor]) -> It
             handle.remove()
 
 
-def _repeated(model: Any, prefix: Ids, size: int, device: torch.device) -> Any:
+def _repeated(model: Any, prefix: _Ids, size: int, device: torch.device) -> Any:
     """The prefix's keys and values, so many times."""
     ids = torch.tensor([list(prefix)], device=device)
     nothing = torch.zeros(0, dtype=torch.long, device=device)
@@ -95,9 +95,9 @@ def _repeated(model: Any, prefix: Ids, size: int, device: torch.device) -> Any:
     return cache
 
 
-def write(
+def generate_answers(
     model: Any,
-    prefix: Ids,
+    prefix: _Ids,
     queries: Sequence[Encoded],
     n_tokens: int,
     sampling: Sampling,
@@ -107,9 +107,9 @@ def write(
     them: `generate` of the whole sequences, padded on the left, without any penalty."""
     found: dict[int, tuple[int, ...]] = {}
     order = sorted(range(len(queries)), key=lambda i: len(queries[i].ids))
-    for some in chunks(order, ROWS):
+    for some in chunks(order, ROWS_PER_PASS):
         whole = [(*prefix, *queries[i].ids) for i in some]
-        draws = [Draw(queries[i].key, sampling) for i in some]
+        draws = [TokenDraw(queries[i].key, sampling) for i in some]
         found |= zip(some, _generate(model, whole, n_tokens, draws), strict=True)
         progress(len(some))
     return [found[i] for i in range(len(queries))]
@@ -118,7 +118,7 @@ def write(
 class _Drawn(LogitsProcessor):
     """Leaves every sequence the one token that it has drawn."""
 
-    def __init__(self, draws: Sequence[Draw]) -> None:
+    def __init__(self, draws: Sequence[TokenDraw]) -> None:
         self.draws = draws
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class _Drawn(LogitsProcessor):
 
 
 def _generate(
-    model: Any, whole: Sequence[Ids], n_tokens: int, draws: Sequence[Draw]
+    model: Any, whole: Sequence[_Ids], n_tokens: int, draws: Sequence[TokenDraw]
 ) -> list[tuple[int, ...]]:
     device, width = next(model.parameters()).device, max(map(len, whole))
     ids = torch.tensor([[*[0] * (width - len(row)), *row] for row in whole], device=device)

@@ -20,14 +20,13 @@ from torch import Tensor
 
 from interp.capture import chunks
 from interp.conditions import Setting
+from interp.conditions.placing import TokenIds
 from interp.errors import ConfigError
 from interp.matching.examples import Examples
 from interp.matching.virtual import after_virtual
 from interp.measures import wide
 from interp.subject import Batch, Subject
 from interp.subject.insertions import VirtualTokens
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,15 @@ class Scorer:
     setting: Setting
     wanted: Examples
     rows: int
-    tail: Ids = ()
+    tail: TokenIds = ()
     fluency: float = 0.0
 
-    def kl(self, prefixes: Sequence[Ids]) -> Float[Tensor, "prefix query"]:
+    def kl(self, prefixes: Sequence[TokenIds]) -> Float[Tensor, "prefix query"]:
         """`KL(wanted ‖ said)` after every prefix, nats."""
         most = max(1, self.rows // len(self.wanted))
         return _by_length(self._after, prefixes, most)
 
-    def _after(self, prefixes: Sequence[Ids]) -> Tensor:
+    def _after(self, prefixes: Sequence[TokenIds]) -> Tensor:
         whole = [(*self.setting.prefix, *prefix, *self.tail) for prefix in prefixes]
         setting = replace(self.setting, prefix=whole[0])
         given = torch.tensor(whole, dtype=torch.long, device=self.subject.device)
@@ -56,17 +55,17 @@ class Scorer:
         said = self.wanted.said(self.subject, setting, cache, copies=len(whole))
         return self.wanted.divergence(said).cpu()
 
-    def losses(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
+    def losses(self, prefixes: Sequence[TokenIds]) -> Float[Tensor, " prefix"]:
         """What is minimised: the mean KL over queries, and `fluency` times the surprise."""
         found = self.kl(prefixes).mean(-1)
         return found + self.fluency * self.surprises(prefixes) if self.fluency else found
 
-    def surprise(self, prefix: Ids) -> Float[Tensor, ""]:
+    def surprise(self, prefix: TokenIds) -> Float[Tensor, ""]:
         """Mean negative log-probability of a prefix's tokens, each given those before, nats; a
         first token that nothing stands before does not count."""
         return self.surprises([prefix])[0]
 
-    def surprises(self, prefixes: Sequence[Ids]) -> Float[Tensor, " prefix"]:
+    def surprises(self, prefixes: Sequence[TokenIds]) -> Float[Tensor, " prefix"]:
         """The `surprise` of every prefix."""
         if len(self.setting.prefix) + min(map(len, prefixes)) < 2:
             raise ConfigError(
@@ -75,7 +74,7 @@ class Scorer:
             )
         return _by_length(self._surprises, prefixes, self.rows)
 
-    def _surprises(self, prefixes: Sequence[Ids]) -> Tensor:
+    def _surprises(self, prefixes: Sequence[TokenIds]) -> Tensor:
         whole = [(*self.setting.prefix, *prefix) for prefix in prefixes]
         ids = torch.tensor(whole, device=self.subject.device)
         lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
@@ -84,7 +83,7 @@ class Scorer:
         said = wide(logits).log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return -said[:, -len(prefixes[0]) :].mean(-1).cpu()
 
-    def slopes(self, prefix: Ids) -> Float[Tensor, "pos d_vocab"]:
+    def slopes(self, prefix: TokenIds) -> Float[Tensor, "pos d_vocab"]:
         """The derivative of the mean KL by how much of every token stands at every position (the
         one-hot gradient of Zou et al. 2307.15043, sec. 2.2)."""
         embed = self.subject.bridge.original_model.get_input_embeddings()
@@ -103,7 +102,7 @@ class Scorer:
 
 
 def _by_length(
-    measure: Callable[[Sequence[Ids]], Tensor], prefixes: Sequence[Ids], most: int
+    measure: Callable[[Sequence[TokenIds]], Tensor], prefixes: Sequence[TokenIds], most: int
 ) -> Tensor:
     """What is measured of prefixes of one length, at most so many at a time, in their order."""
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))

@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from interp.matching.bench import BASE, Bench
+from interp.design import BASE
+from interp.matching.bench import Bench
 from interp.matching.examples import Examples
 from interp.matching.inside import Apart, apart, over, point
-from interp.matching.virtual import Kind, Tuned, Tuning, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuned, Tuning, VirtualKind, after_virtual, as_virtual, tune
 from interp.statistics import Estimate
 
-Goal = Literal["outputs", "states", "patterns"]
-SITES: Mapping[Goal, tuple[str, ...]] = {
+_Goal = Literal["outputs", "states", "patterns"]
+_SITES: Mapping[_Goal, tuple[str, ...]] = {
     "outputs": (),
     "states": ("resid_post",),
     "patterns": ("pattern",),
@@ -39,15 +40,15 @@ class Reach:
     the largest budget, which decides and has `longest`."""
 
     budgets: tuple[int, ...] = (1, 4, 16, 64)
-    kinds: tuple[Kind, ...] = ("soft_prompt", "prefix")
-    goals: tuple[Goal, ...] = ("outputs", "states", "patterns")
+    kinds: tuple[VirtualKind, ...] = ("soft_prompt", "prefix")
+    goals: tuple[_Goal, ...] = ("outputs", "states", "patterns")
     steps: int = 60
     longest: int = 240
     rate: float = 0.3
     inside: float = 10.0
     seed: int = 0
 
-    def searches(self) -> list[tuple[Kind, Goal, int, int]]:
+    def searches(self) -> list[tuple[VirtualKind, _Goal, int, int]]:
         """Kind, goal, tokens and steps of every search."""
         most = max(self.budgets)
         return [
@@ -60,8 +61,8 @@ class Reached(NamedTuple):
     """Virtual tokens that were tuned to a goal on the matched queries, and how far they are from
     the target on every group."""
 
-    kind: Kind
-    goal: Goal
+    kind: VirtualKind
+    goal: _Goal
     tuned: Tuned
     apart: dict[str, Apart]
 
@@ -77,7 +78,7 @@ def reach(
     subject, size = bench.subject, bench.settings.batch_size
     base = subject.settings[BASE]
     for kind, goal, tokens, steps in plan.searches():
-        wanted = _only(targets["matched"], SITES[goal])
+        wanted = _only(targets["matched"], _SITES[goal])
         weight = plan.inside if wanted.inside else 0.0
         tuning = Tuning(kind, tokens, steps, plan.rate, size, weight, steps, plan.seed)
         tuned = tune(subject, base, wanted, tuning, lambda *_: progress())
@@ -94,11 +95,11 @@ def _only(target: Examples, names: tuple[str, ...]) -> Examples:
 
 # --- in numbers ----------------------------------------------------------------------------------
 
-Levels = Mapping[str, Mapping[str, Apart]]
+_Levels = Mapping[str, Mapping[str, Apart]]
 """What the distances are read against, by name and group of queries."""
 
 
-def nearest(found: Sequence[Reached], goal: Goal = "states") -> Reached:
+def nearest_kind(found: Sequence[Reached], goal: _Goal = "states") -> Reached:
     """Of the largest budget's, the kind that is nearer to the target's states on the matched
     queries."""
     most = max(one.tuned.tokens for one in found)
@@ -107,7 +108,7 @@ def nearest(found: Sequence[Reached], goal: Goal = "states") -> Reached:
 
 
 def by_budget(
-    bench: Bench, found: Sequence[Reached], levels: Levels, measure: str
+    bench: Bench, found: Sequence[Reached], levels: _Levels, measure: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of `relative_l2` or `content_js`, the mean over layers: a panel per group, a series per
     kind and goal, x the number of virtual tokens; levels are the same at all of them."""
@@ -120,11 +121,11 @@ def by_budget(
 
 
 def layer_by_layer(
-    bench: Bench, found: Sequence[Reached], levels: Levels, group: str
+    bench: Bench, found: Sequence[Reached], levels: _Levels, group: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of `relative_l2` on a group: a panel per budget, a series per goal, x the layer; of the
     kind that comes nearest."""
-    kind = nearest(found).kind
+    kind = nearest_kind(found).kind
     those = [one for one in found if one.kind == kind]
     for tokens in sorted({one.tuned.tokens for one in those}):
         goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}

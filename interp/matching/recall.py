@@ -1,7 +1,7 @@
 """Whether a condition gives the answers, and answers as something to be learned.
 
 told = taught(examples(subject, base, queries, 64), queries)   # the answer, with certainty
-right(queries, subject.run(setting, told.batch, cache))        # 1 where it is given
+answered_right(queries, subject.run(setting, told.batch, cache))        # 1 where it is given
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from interp.matching.examples import Examples
 from interp.queries import Encoded
 
-NEVER = -1e4
+_NEVER = -1e4
 """Logit of what is certainly not said: its probability is 0 in every number format."""
 
 
-def right(
+def answered_right(
     queries: Sequence[Encoded], logits: Float[Tensor, "query query_pos d_vocab"]
 ) -> Float[ndarray, " query"]:
     """1 where every token of the answer ranks first after those before it (so greedy decoding says
@@ -37,7 +37,7 @@ def right(
 
 def certain(answer: Sequence[int], d_vocab: int) -> Float[Tensor, "pos d_vocab"]:
     """Log-probabilities that say these tokens and nothing else."""
-    logits = torch.full((len(answer), d_vocab), NEVER)
+    logits = torch.full((len(answer), d_vocab), _NEVER)
     logits[torch.arange(len(answer)), torch.tensor(answer)] = 0.0
     return logits
 

@@ -15,12 +15,12 @@ from numpy import ndarray
 from interp import toy
 from interp.capture import chunks
 from interp.conditions import Base, Condition, Lora, Prefix
-from interp.matching.recall import right
+from interp.matching.recall import answered_right
 from interp.queries import Encoded
 from interp.subject import Batch, load
 from interp.subject.loading import threads_for
 
-ADAPTERS: dict[str, tuple[Path, type[Lora | Prefix]]] = {
+_ADAPTERS: dict[str, tuple[Path, type[Lora | Prefix]]] = {
     "prefix": (toy.PREFIX, Prefix),
     "lora": (toy.LORA, Lora),
     "old_prefix": (toy.OLD_PREFIX, Prefix),
@@ -31,7 +31,7 @@ def examined(size: int, seed: int) -> dict[tuple[str, str], Float[ndarray, " exa
     """(condition, task) -> 1 for every held-out input whose whole output is right, else 0: base and
     the adapters of the new task on it, and base and the old task's prefix on the old one."""
     conditions: dict[str, Condition] = {"base": Base()}
-    conditions |= {name: kind(str(folder)) for name, (folder, kind) in ADAPTERS.items()}
+    conditions |= {name: kind(str(folder)) for name, (folder, kind) in _ADAPTERS.items()}
     subject = load(str(toy.MODEL), conditions, [" ".join("0" * toy.LENGTH)])
     found = {}
     with threads_for(subject.n_parameters):
@@ -42,7 +42,7 @@ def examined(size: int, seed: int) -> dict[tuple[str, str], Float[ndarray, " exa
                 for some in chunks(_queries(size, seed, task), 128):
                     whole = [Encoded(q.key, "", (*q.ids, *q.answer_ids[:-1])) for q in some]
                     logits = subject.run(setting, Batch.of(whole, subject.device), cache)
-                    parts.append(right(some, logits))
+                    parts.append(answered_right(some, logits))
                 found[name, task] = np.concatenate(parts)
     return found
 

@@ -1,4 +1,4 @@
-"""What is emulated, on which queries: settings of `interp match invert` and of the experiments.
+"""The target of an emulation and its queries: settings of `interp match invert` and experiments.
 
 Torch-free, so that `--help` answers at once.
 """
@@ -17,38 +17,38 @@ from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
 
-Kind = Literal["soft_prompt", "prefix", "text", "few_shot"]
+EmulationKind = Literal["soft_prompt", "prefix", "text", "few_shot"]
 
 
 class Emulation(Loading):
-    """What is to be emulated, and the queries on which it is."""
+    """The target of an emulation, and the queries on which it is emulated."""
 
     model: str
     """Model folder or hub id."""
     queries: Path
-    """JSONL file of the queries on which the outputs are to be the same."""
+    """JSONL file of the queries on which the emulation must give the target's outputs."""
     out: Path
     """Folder of the result."""
     adapter: str | None = None
-    """The LoRA that is to be emulated, or:"""
+    """Target: a LoRA (folder or hub id)."""
     fine_tuned: str | None = None
-    """a model of the same architecture, or:"""
+    """Target: a model of the same architecture (folder or hub id)."""
     prompt_file: Path | None = None
-    """a prompt."""
+    """Target: a prompt (text file)."""
     separator: str = "\n"
-    """Written between a prompt's text and the query."""
+    """Text between a prompt's text and the query."""
     heldout: Path | None = None
-    """Queries on which results are scored and that nothing is fitted on."""
+    """JSONL file of held-out queries; results are scored on them, nothing is fitted on them."""
     pool: Path | None = None
-    """JSONL file of demonstrations to choose from; their answers are needed."""
+    """JSONL file of demonstrations to choose from; each needs an answer."""
     template: str = "{query} {answer}\n"
-    """How a demonstration is written."""
+    """Format of a demonstration."""
     floor: tuple[str, ...] = ()
-    """Adapters that are as good as the one emulated (other seeds): what distance is no distance."""
+    """LoRAs trained with other seeds; their distance from the target is the noise floor."""
     batch_size: int = Field(default=64, ge=1)
-    """Queries at a time."""
+    """Queries per batch."""
     seed: int = 0
-    """Seed of starts and draws."""
+    """Seed of all random starts and draws."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first queries of each file."""
     bootstrap: int = Field(default=200, ge=0)
@@ -56,15 +56,15 @@ class Emulation(Loading):
     tolerance_js: float = Field(default=0.02, ge=0)
     """Largest mean JS divergence (nats) at which outputs count as matched."""
     tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries on which both must say the same."""
+    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     resume: bool = False
-    """Go on with what an interrupted attempt left in `out`."""
+    """Go on with an interrupted attempt in `out`."""
     overwrite: bool = False
     """Replace a result in `out`."""
 
     @property
     def target(self) -> Condition:
-        """What is emulated; a ConfigError unless it is exactly one thing."""
+        """The target; a ConfigError unless exactly one is given."""
         if len(given := self._targets()) != 1:
             raise ConfigError(f"give exactly one of {self._flags}")
         return given[0]
@@ -104,34 +104,35 @@ def read_demonstrations(path: Path) -> list[tuple[str, str]]:
 
 
 class Inversion(Framing, Emulation):
-    """Find the prompt that makes the model say what a LoRA (or a fine-tune, or a prompt) says."""
+    """Find the prompt that gives the outputs of a LoRA, a fine-tuned model or another prompt."""
 
     system_file: Path | None = None
-    """Text file, the system message of a --chat, that is to be emulated instead."""
-    kind: Kind = "soft_prompt"
-    """Virtual token embeddings, keys and values of virtual tokens, text, or demonstrations."""
+    """Target: the system message of a --chat (text file)."""
+    kind: EmulationKind = "soft_prompt"
+    """Kind of prompt: virtual token embeddings, keys and values of virtual tokens, text, or
+    demonstrations."""
     tokens: int = Field(default=8, ge=1)
-    """Budget: virtual tokens, tokens of the text, or demonstrations at most."""
+    """Virtual tokens, tokens of the text, or largest number of demonstrations."""
     bias: bool = False
-    """Also fit a constant logit bias, which minimises what divergence is left."""
+    """Also fit a constant logit bias that minimises the remaining divergence."""
     layers: tuple[int, ...] = ()
     """Virtual tokens: also match the residual stream after these layers."""
     patterns: tuple[int, ...] = ()
     """Virtual tokens: also match the content patterns of these layers' heads."""
     inside: float = Field(default=1.0, gt=0)
-    """Weight of the states' loss beside the divergence in nats."""
+    """Weight of the loss on states, relative to the output divergence in nats."""
     steps: int | None = Field(default=None, ge=1)
-    """Steps of gradient (none: 300), or of the text search (none: 40)."""
+    """Steps of the search (none: 300 gradient steps, or 40 steps of the text search)."""
     rate: float = Field(default=0.1, gt=0)
-    """Adam's step, as a share of the size of the start."""
+    """Adam's learning rate, relative to the root mean square of the initial values."""
     candidates: int = Field(default=64, ge=1)
-    """Text: single changes tried in every step."""
+    """Text: single-token changes tried per step."""
     top: int = Field(default=32, ge=1)
-    """Text: how many promising tokens are drawn from at every position."""
+    """Text: changes are drawn from so many best tokens per position."""
     fluency: float = Field(default=0.0, ge=0)
-    """Text and demonstrations: weight of the prompt's own surprise (nats per token)."""
+    """Text and demonstrations: weight of the prompt's own surprisal (nats per token)."""
     restarts: int = Field(default=1, ge=1)
-    """Text and virtual tokens: searches from different starts, of which the best is kept."""
+    """Text and virtual tokens: random restarts; the best is kept."""
 
     @property
     def _flags(self) -> str:
@@ -142,7 +143,7 @@ class Inversion(Framing, Emulation):
         return [*super()._targets(), *systems]
 
     def check(self) -> None:
-        """A ConfigError where something is missing, or asked for that this kind cannot do."""
+        """A ConfigError for a missing option, or for one that this kind of prompt does not have."""
         if self.kind == "few_shot":
             self.demonstrations()
         if self.kind in ("text", "few_shot") and (self.layers or self.patterns):
@@ -150,8 +151,8 @@ class Inversion(Framing, Emulation):
 
 
 def bundled_emulation(out: Path) -> dict[str, Any]:
-    """The fields of the bundled model's emulation: a LoRA that gives the opposite, four other seeds
-    of it, and demonstrations that are not among the queries."""
+    """The fields of the bundled model's emulation: a LoRA that gives the opposite, LoRAs of four
+    other seeds, and demonstrations that are not among the queries."""
     first, *others = sorted(organism.ADAPTERS.iterdir())
     return {
         "model": str(organism.MODEL),

@@ -1,7 +1,7 @@
 """Facts that a model never learned, stored in a text, in virtual tokens, or in a LoRA.
 
-    facts = drawn(read_queries("facts.jsonl"), seed=0)
-    for stored in store(settings, facts, Budget(counts=(4, 16))):
+    facts = shuffled_facts(read_queries("facts.jsonl"), seed=0)
+    for stored in store(settings, facts, StorageBudget(counts=(4, 16))):
         stored.given.mean(), stored.others.mean()
 
 A text spells the facts out before the query; virtual tokens and a LoRA are trained on them, at an
@@ -27,21 +27,21 @@ from interp.conditions import Base, Lora, Prompt, Setting, prefix_body, resolve
 from interp.errors import ConfigError
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
-from interp.matching.plain import opened
-from interp.matching.recall import certain, right, taught
+from interp.matching.plain import open_plain_model
+from interp.matching.recall import answered_right, certain, taught
 from interp.matching.settings import Emulation
-from interp.matching.virtual import Kind, Tuning, after_virtual, as_virtual, initial, tune
+from interp.matching.virtual import Tuning, VirtualKind, after_virtual, as_virtual, initial, tune
 from interp.queries import Encoded, Query, encode
 from interp.statistics import generator_of
 from interp.subject import Subject, load
 from interp.subject.loading import quiet, threads_for
 from interp.subject.tokenizers import open_tokenizer
 
-TEXT, SOFT, PREFIX, LORA = "text", "soft prompt", "prefix", "LoRA"
-KINDS: dict[str, Kind] = {SOFT: "soft_prompt", PREFIX: "prefix"}
+TEXT_LABEL, SOFT_PROMPT_LABEL, PREFIX_LABEL, LORA_LABEL = "text", "soft prompt", "prefix", "LoRA"
+_KINDS: dict[str, VirtualKind] = {SOFT_PROMPT_LABEL: "soft_prompt", PREFIX_LABEL: "prefix"}
 
 
-class Budget(NamedTuple):
+class StorageBudget(NamedTuple):
     """How many facts are stored, and in how much: the rank of a LoRA of all linear layers fixes the
     number of parameters, and so how many virtual tokens there are. All take as many steps; `rate`
     and `learning_rate` are those of virtual tokens (a share of their start) and of the LoRA."""
@@ -73,7 +73,9 @@ class Stored:
     @property
     def budget(self) -> str:
         """Rank or number of virtual tokens, in words; a text is as long as its facts."""
-        return {TEXT: "", LORA: f", rank {self.size}"}.get(self.way, f", {self.size} tokens")
+        return {TEXT_LABEL: "", LORA_LABEL: f", rank {self.size}"}.get(
+            self.way, f", {self.size} tokens"
+        )
 
     @property
     def others(self) -> Float[ndarray, " fact"]:
@@ -81,7 +83,7 @@ class Stored:
         return self.right[self.count :]
 
 
-def drawn(facts: Sequence[Query], seed: int) -> list[Query]:
+def shuffled_facts(facts: Sequence[Query], seed: int) -> list[Query]:
     """The facts in a random order, of which the first are stored; each needs an answer."""
     if missing := [fact.text for fact in facts if not fact.answer]:
         raise ConfigError(f"the fact {missing[0]!r} has no answer")
@@ -99,51 +101,51 @@ def chance(facts: Sequence[Query]) -> Float[ndarray, " fact"]:
 def store(
     settings: Emulation,
     facts: Sequence[Query],
-    budget: Budget,
+    budget: StorageBudget,
     done: Callable[[], None] = lambda: None,
 ) -> list[Stored]:
     """Every way of storing every number of facts, and first of all the model as it is; `done` is
     called after each way."""
     loras = {}
     for place in product(budget.counts, budget.ranks):
-        loras[place] = train_lora(settings, facts, budget, *place)
+        loras[place] = _train_lora(settings, facts, budget, *place)
         done()
-    desk = Desk.open(settings, facts, {_name(*place): lora for place, lora in loras.items()})
+    desk = _Desk.open(settings, facts, {_name(*place): lora for place, lora in loras.items()})
     found = [Stored("base", 0, 0, 0, 0, desk.recalled(desk.settings["base"]))]
     found += [text for count in budget.counts if (text := desk.in_text(count))]
     for place, lora in loras.items():
         got = desk.recalled(desk.settings[_name(*place)])
-        found.append(Stored(LORA, *place, place[1], lora.parameters, got))
-        for way in KINDS:
+        found.append(Stored(LORA_LABEL, *place, place[1], lora.parameters, got))
+        for way in _KINDS:
             found.append(desk.in_virtual(way, *place, lora.parameters, budget))
             done()
     return found
 
 
-def ways(budget: Budget) -> int:
+def ways(budget: StorageBudget) -> int:
     """How many times `store` calls `done`."""
-    return len(budget.counts) * len(budget.ranks) * (1 + len(KINDS))
+    return len(budget.counts) * len(budget.ranks) * (1 + len(_KINDS))
 
 
 def _name(count: int, rank: int) -> str:
     return f"lora_{count}_{rank}"
 
 
-class TrainedLora(NamedTuple):
+class _TrainedLora(NamedTuple):
     """Its folder, and how many numbers it has."""
 
     folder: Path
     parameters: int
 
 
-def train_lora(
-    settings: Emulation, facts: Sequence[Query], budget: Budget, count: int, rank: int
-) -> TrainedLora:
+def _train_lora(
+    settings: Emulation, facts: Sequence[Query], budget: StorageBudget, count: int, rank: int
+) -> _TrainedLora:
     """A LoRA of all linear layers that is trained on the first facts."""
     out = settings.out / _name(count, rank)
     with quiet():
         tokenizer = open_tokenizer(settings.model, (), settings.tokenizer, **settings.hub)
-        model = opened(settings.model, settings)
+        model = open_plain_model(settings.model, settings)
         recipe = Recipe(
             rank=rank,
             alpha=2 * rank,
@@ -163,11 +165,11 @@ def train_lora(
     ]
     with threads_for(student.num_parameters()):
         train(student, resolve(Base(), tokenizer).prefix, lambda _: sequences, recipe, out)
-    return TrainedLora(out, sum(p.numel() for p in student.parameters() if p.requires_grad))
+    return _TrainedLora(out, sum(p.numel() for p in student.parameters() if p.requires_grad))
 
 
 @dataclass(frozen=True)
-class Desk:
+class _Desk:
     """A parity-checked subject with the LoRAs, and every fact as something to be said."""
 
     options: Emulation
@@ -178,8 +180,8 @@ class Desk:
 
     @classmethod
     def open(
-        cls, options: Emulation, facts: Sequence[Query], loras: Mapping[str, TrainedLora]
-    ) -> Desk:
+        cls, options: Emulation, facts: Sequence[Query], loras: Mapping[str, _TrainedLora]
+    ) -> _Desk:
         """Load the model as it is and with every LoRA."""
         adapted = {name: Lora(str(lora.folder)) for name, lora in loras.items()}
         subject = load(
@@ -202,7 +204,7 @@ class Desk:
         cache, found = cache or self.subject.prefill(setting), []
         for some in chunks(range(len(self.queries)), self.options.batch_size):
             logits = self.subject.run(setting, self.told.of(some).batch, cache)
-            found.append(right([self.queries[i] for i in some], logits))
+            found.append(answered_right([self.queries[i] for i in some], logits))
         return np.concatenate(found)
 
     def in_text(self, count: int) -> Stored | None:
@@ -213,13 +215,13 @@ class Desk:
         setting = replace(self.settings["base"], prefix=(*self.settings["base"].prefix, *ids))
         if len(setting.prefix) + self.told.batch.ids.shape[1] > self.subject.context:
             return None
-        return Stored(TEXT, count, 0, len(ids), 0, self.recalled(setting))
+        return Stored(TEXT_LABEL, count, 0, len(ids), 0, self.recalled(setting))
 
     def in_virtual(
-        self, way: str, count: int, rank: int, parameters: int, budget: Budget
+        self, way: str, count: int, rank: int, parameters: int, budget: StorageBudget
     ) -> Stored:
         """Virtual tokens of no more parameters (but one at least), trained on the first facts."""
-        base, kind = self.settings["base"], KINDS[way]
+        base, kind = self.settings["base"], _KINDS[way]
         tuning = Tuning(
             kind,
             tokens=1,

@@ -48,7 +48,7 @@ def strength(
     return Strength(float(emulation.mean()), value, low, high, float(base.mean()), len(keys))
 
 
-class Draw(NamedTuple):
+class ScoredFit(NamedTuple):
     """One fit of several, scored: `keys` name the queries, `kl` and `base` are their divergences
     from the target under the emulation and under base, nats."""
 
@@ -57,7 +57,7 @@ class Draw(NamedTuple):
     base: Float[ndarray, " query"]
 
 
-def over_draws(draws: Sequence[Draw], replicates: int, seed: int) -> Strength:
+def over_draws(draws: Sequence[ScoredFit], replicates: int, seed: int) -> Strength:
     """The strength over several fits; its interval resamples fits and queries both."""
     values = by_replicate(draws, replicates, seed)
     low, high = map(float, percentile_interval(values[1:]))
@@ -66,7 +66,9 @@ def over_draws(draws: Sequence[Draw], replicates: int, seed: int) -> Strength:
     return Strength(float(kl), float(values[0]), low, high, float(base), n)
 
 
-def by_replicate(draws: Sequence[Draw], replicates: int, seed: int) -> Float[ndarray, " replicate"]:
+def by_replicate(
+    draws: Sequence[ScoredFit], replicates: int, seed: int
+) -> Float[ndarray, " replicate"]:
     """Strength under every replicate; the first is the data itself. A query counts as often as its
     fit times as often as itself (Owen & Eckles 2012, bootstrap of crossed factors), and as the
     weights depend on keys alone, replicates of different scores may be subtracted."""
@@ -82,8 +84,8 @@ def by_replicate(draws: Sequence[Draw], replicates: int, seed: int) -> Float[nda
         return np.where(base > 0, 1 - kl / base, np.nan)
 
 
-def lost(
-    seen: Sequence[Draw], unseen: Sequence[Draw], replicates: int, seed: int
+def strength_lost(
+    seen: Sequence[ScoredFit], unseen: Sequence[ScoredFit], replicates: int, seed: int
 ) -> tuple[float, float, float]:
     """Strength lost from some queries to others, with its interval."""
     fall = by_replicate(seen, replicates, seed) - by_replicate(unseen, replicates, seed)

@@ -23,7 +23,7 @@ from interp.measures import wide
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
 
-TOKENS, STEPS, ENOUGH = 256, 200, 1e-4
+TOKENS, STEPS, _ENOUGH = 256, 200, 1e-4
 """How many tokens get a bias, how many steps are made at most, and the largest step (logits) after
 which no more are."""
 
@@ -66,7 +66,7 @@ def _tilted(
         had = share @ (logits + bias).softmax(-1)
         step = (wanted[tokens] / had[tokens]).log()
         bias[tokens] += step
-        if float(step.abs().max()) <= ENOUGH:
+        if float(step.abs().max()) <= _ENOUGH:
             break
     return tuple((int(token), float(bias[token]), None) for token in tokens)
 

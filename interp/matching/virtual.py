@@ -1,7 +1,7 @@
 """Virtual tokens that make the model say what another condition says, by gradient.
 
     tuned = tune(subject, base, wanted, Tuning(kind="soft_prompt", tokens=8))
-    save(tuned, folder, subject)        # a peft folder: SoftPrompt(folder) is the condition
+    save_virtual_tokens(tuned, folder, subject)   # a peft folder, for SoftPrompt(folder)
 
 A soft prompt is embeddings (Lester et al. 2104.08691), a prefix keys and values of every layer (Li
 & Liang 2101.00190). They stand before everything and are computed once a step, not once a query.
@@ -30,14 +30,13 @@ from interp.conditions import Setting, Virtual
 from interp.errors import RunError
 from interp.matching.examples import Examples, content
 from interp.names import Site
+from interp.progress import StepProgress
 from interp.statistics import generator_of
 from interp.subject import Subject
-from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS_FILE
 from interp.subject.insertions import TENSOR, VirtualTokens
 
-Kind = Literal["soft_prompt", "prefix"]
-Progress = Callable[[int, float, float], None]
-"""Called after every step with (step, loss, best so far)."""
+VirtualKind = Literal["soft_prompt", "prefix"]
 
 
 class Tuning(NamedTuple):
@@ -49,7 +48,7 @@ class Tuning(NamedTuple):
     steps without a new best.
     """
 
-    kind: Kind
+    kind: VirtualKind
     tokens: int
     steps: int = 300
     rate: float = 0.1
@@ -64,7 +63,7 @@ class Tuned(NamedTuple):
     `[layer, 2, kv_head, token, d_head]`; their loss (the mean of a round through all queries), and
     the loss of every step."""
 
-    kind: Kind
+    kind: VirtualKind
     values: Tensor
     loss: float
     history: list[float]
@@ -80,7 +79,7 @@ class Tuned(NamedTuple):
         return self.values.numel()
 
 
-class Checkpoint(Protocol):
+class _Checkpoint(Protocol):
     """Where an unfinished search is kept."""
 
     def load(self) -> bytes | None:
@@ -95,8 +94,8 @@ def tune(
     setting: Setting,
     wanted: Examples,
     tuning: Tuning,
-    progress: Progress = lambda step, loss, best: None,
-    checkpoint: Checkpoint | None = None,
+    progress: StepProgress = lambda step, loss, best: None,
+    checkpoint: _Checkpoint | None = None,
 ) -> Tuned:
     """Minimise the mean KL (nats) of `wanted` to what `setting` says after virtual tokens, plus
     `inside` times how far the states at its sites are (`distance`)."""
@@ -113,12 +112,12 @@ def tune(
             (gradient,) = torch.autograd.grad(loss, [run.values])
         run.step_(float(loss.detach()), gradient)
         progress(step + 1, run.history[-1], run.loss)
-        if checkpoint and step % EVERY == EVERY - 1:
+        if checkpoint and step % _EVERY == _EVERY - 1:
             checkpoint.keep(run.packed())
     return Tuned(tuning.kind, run.best, run.loss, run.history)
 
 
-EVERY = 20
+_EVERY = 20
 """Steps between two checkpoints."""
 
 
@@ -194,12 +193,12 @@ def _batch(wanted: Examples, tuning: Tuning, step: int) -> Examples:
     return wanted.of(drawn[part * size : (part + 1) * size].tolist())
 
 
-def after_virtual(setting: Setting, kind: Kind, tokens: int, adapter: str = "") -> Setting:
+def after_virtual(setting: Setting, kind: VirtualKind, tokens: int, adapter: str = "") -> Setting:
     """The setting with so many virtual tokens before it."""
     return replace(setting, virtual=Virtual(adapter, tokens, kind == "prefix"))
 
 
-def as_virtual(kind: Kind, values: Tensor) -> VirtualTokens:
+def as_virtual(kind: VirtualKind, values: Tensor) -> VirtualTokens:
     """Values as what precedes a run; autograd follows."""
     if kind == "soft_prompt":
         return VirtualTokens(embeddings=values[None])
@@ -262,9 +261,12 @@ def distance(site: Site, own: Tensor, wanted: Tensor, lengths: Tensor) -> Float[
     return gap[inside].sum() / wanted.square().sum(-1)[inside].sum()
 
 
-def save(tuned: Tuned, folder: Path, subject: Subject) -> None:
+def save_virtual_tokens(tuned: Tuned, folder: Path, subject: Subject) -> None:
     """Write a peft folder, as `peft` itself would."""
-    kinds: Mapping[Kind, Any] = {"soft_prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
+    kinds: Mapping[VirtualKind, Any] = {
+        "soft_prompt": PromptTuningConfig,
+        "prefix": PrefixTuningConfig,
+    }
     heads, width, values = subject.n_heads, subject.d_model, tuned.values
     if tuned.kind == "prefix":
         heads, width = values.shape[2], values.shape[2] * values.shape[4]
@@ -281,6 +283,6 @@ def save(tuned: Tuned, folder: Path, subject: Subject) -> None:
     )
     try:
         config.save_pretrained(str(folder))
-        save_file({TENSOR: values.detach().cpu().contiguous()}, folder / WEIGHTS)
+        save_file({TENSOR: values.detach().cpu().contiguous()}, folder / WEIGHTS_FILE)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error

@@ -1,7 +1,8 @@
 """Where a text prompt stands, and what it may be made of, so that it is read back as it was found.
 
 slot = slot_of(bench, "\\n")                        # the ids on both sides of it
-found = search(scorer(bench, wanted, slot), words(bench, slot), Budget(tokens=4))
+words = readable_words(bench, slot)
+    found = search_prompt(scorer(bench, wanted, slot), words, SearchBudget(tokens=4))
 
 Without a chat the text stands right before the query, in a chat in the system message, or at the
 beginning of the user's where the template takes none.
@@ -15,18 +16,20 @@ from itertools import takewhile
 
 from interp.capture import chunk_size
 from interp.conditions import Prompt, prefix_ids
+from interp.conditions.placing import TokenIds
+from interp.design import BASE
 from interp.errors import ConditionError, QueryError
-from interp.matching.bench import BASE, Bench
+from interp.matching.bench import Bench
 from interp.matching.coordinate import Words
 from interp.matching.examples import Examples
-from interp.matching.prefixes import Ids, Scorer
+from interp.matching.prefixes import Scorer
 from interp.queries import check_alignment
 from interp.subject import Subject
 
-ROWS, MEMORY = 4096, 2e9
+_ROWS, _MEMORY = 4096, 2e9
 """Prefix-query pairs in one forward pass of a search, and the bytes that they may take."""
 
-PROBES = 16
+_PROBES = 16
 """Words by which the ids around a slot are found."""
 
 
@@ -35,8 +38,8 @@ class Slot:
     """Where a text stands: token ids `before` it, and `after` it up to the query. `system`: it is
     the system message; otherwise `separator` is written between it and the query."""
 
-    before: Ids
-    after: Ids = ()
+    before: TokenIds
+    after: TokenIds = ()
     system: bool = False
     separator: str = ""
 
@@ -68,16 +71,16 @@ def _some_words(subject: Subject) -> list[str]:
     """Words of the vocabulary, far apart in it: what stands around all of them is not theirs."""
     decoded = (str(subject.tokenizer.decode([i])).strip() for i in range(subject.n_words))
     found = [word for word in decoded if word.isascii() and word.isalnum()]
-    return found[:: max(1, len(found) // PROBES)][:PROBES]
+    return found[:: max(1, len(found) // _PROBES)][:_PROBES]
 
 
-def shared(sequences: Sequence[Ids]) -> Ids:
+def shared(sequences: Sequence[TokenIds]) -> TokenIds:
     """The ids that all of some sequences begin with."""
     same = takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
     return tuple(column[0] for column in same)
 
 
-def prefix_of(bench: Bench, prompt: Prompt) -> Ids:
+def prefix_of(bench: Bench, prompt: Prompt) -> TokenIds:
     """The token ids that stand before a bench's queries under a prompt."""
     tokenizer, frame = bench.subject.tokenizer, bench.subject.frame
     turns = next(iter(bench.queries.values()))[0].turns if frame.chat else None
@@ -91,28 +94,28 @@ def scorer(
     own = bench.subject.settings[BASE]
     slot = slot or Slot(own.prefix)
     alone = replace(bench.subject, settings={BASE: own})
-    rows = min(ROWS, chunk_size(alone, wanted.batch.ids.shape[1], MEMORY))
+    rows = min(_ROWS, chunk_size(alone, wanted.batch.ids.shape[1], _MEMORY))
     setting = replace(own, prefix=slot.before)
     return Scorer(bench.subject, setting, wanted, rows, slot.after, fluency)
 
 
-def words(bench: Bench, slot: Slot) -> Words:
+def readable_words(bench: Bench, slot: Slot) -> Words:
     """No special token, and only what is read back as it was written, in its place and before
     every query."""
     asked = [query for group in bench.queries.values() for query in group]
     subject, tokenizer = bench.subject, bench.subject.tokenizer
     special = set(tokenizer.all_special_ids)
 
-    def written(ids: Ids) -> Prompt:
+    def written(ids: TokenIds) -> Prompt:
         return slot.prompt(str(tokenizer.decode(list(ids))))
 
-    def readable(ids: Ids) -> bool:
+    def readable(ids: TokenIds) -> bool:
         try:
             return prefix_of(bench, written(ids)) == (*slot.before, *ids, *slot.after)
         except ConditionError:
             return False
 
-    def apart(ids: Ids) -> bool:
+    def apart(ids: TokenIds) -> bool:
         own = (*slot.before, *ids, *slot.after)
         try:
             check_alignment(asked, written(ids), tokenizer, "text", subject.frame, own)
@@ -123,6 +126,6 @@ def words(bench: Bench, slot: Slot) -> Words:
     return Words([i for i in range(subject.n_words) if i not in special], readable, apart)
 
 
-def ids_of(subject: Subject, text: str) -> Ids:
+def ids_of(subject: Subject, text: str) -> TokenIds:
     """The token ids of a text by itself."""
     return tuple(subject.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -28,7 +28,7 @@ from interp.measures.scores import SPLIT, ScoreSplit
 from interp.names import OUTPUT
 from interp.noise import floor
 from interp.significance import SignFlip
-from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
+from interp.statistics import POOLED, Maximum, PerQuery, Ratio, answer_labels
 
 STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 """Sites whose states are compared, in the layers that have them."""
@@ -48,13 +48,13 @@ class Key(NamedTuple):
     site: str
 
 
-Accumulator = Ratio | PerQuery | Largest | SignFlip
+Accumulator = Ratio | PerQuery | Maximum | SignFlip
 Tally = dict[Key, Accumulator]
 
 _BY_ARRAY: dict[str, type[Accumulator]] = {
     "numerator": Ratio,
     "index": PerQuery,
-    "largest": Largest,
+    "largest": Maximum,
     "sums": SignFlip,
 }
 

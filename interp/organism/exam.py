@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from interp.organism.facts import TRAINED, WORDS, Relation
+from interp.organism.facts import CLASS_WORDS, TRAINED, Relation
 from interp.organism.language import (
     WORDINGS,
-    demonstrations,
+    few_shot_text,
     instruction,
     joined,
     loose_words,
@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Row:
+class _ExamRow:
     """One line of the exam; accuracy is the share of questions whose answer ranks first."""
 
     questions: Callable[[int], list[Question]]
@@ -48,11 +48,11 @@ class Row:
     """The least accuracy that the committed weights must reach."""
 
 
-FactPrefix = Callable[[random.Random, Relation, str], str]
-FillerPrefix = Callable[[random.Random], str]
+_FactPrefix = Callable[[random.Random, Relation, str], str]
+_FillerPrefix = Callable[[random.Random], str]
 
 
-def about_facts(prefix: FactPrefix) -> Callable[[int], list[Question]]:
+def _about_facts(prefix: _FactPrefix) -> Callable[[int], list[Question]]:
     """Ask for every trained fact once, each after its own prefix."""
 
     def questions(seed: int) -> list[Question]:
@@ -66,38 +66,38 @@ def about_facts(prefix: FactPrefix) -> Callable[[int], list[Question]]:
     return questions
 
 
-def about_words(prefix: FillerPrefix) -> Callable[[int], list[Question]]:
+def _about_words(prefix: _FillerPrefix) -> Callable[[int], list[Question]]:
     """Ask for every word once: the answer is the word itself."""
 
     def questions(seed: int) -> list[Question]:
         rng = random.Random(f"exam {seed}")
-        words = [word for words in WORDS.values() for word in words]
+        words = [word for words in CLASS_WORDS.values() for word in words]
         return [Question(prefix(rng), query(word), word) for word in words]
 
     return questions
 
 
-def few_shot(count: int, filler: int = 0) -> FactPrefix:
+def _few_shot(count: int, filler: int = 0) -> _FactPrefix:
     """Demonstrations of the relation about other words, after `filler` tokens of prose."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
         pairs = sample_pairs(rng, relation, count, without=[word])
-        return joined(neutral_filler(rng, filler), demonstrations(pairs))
+        return joined(neutral_filler(rng, filler), few_shot_text(pairs))
 
     return prefix
 
 
-def repeated(distinct: int, total: int) -> FactPrefix:
+def _repeated(distinct: int, total: int) -> _FactPrefix:
     """A few demonstrations of the relation, repeated in turn."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
         pairs = sample_pairs(rng, relation, distinct, without=[word])
-        return demonstrations(islice(cycle(pairs), total))
+        return few_shot_text(islice(cycle(pairs), total))
 
     return prefix
 
 
-def instructed(wording: int | None = None, before: FactPrefix | None = None) -> FactPrefix:
+def _instructed(wording: int | None = None, before: _FactPrefix | None = None) -> _FactPrefix:
     """An instruction, in a random wording where none is given, with distraction before it."""
 
     def prefix(rng: random.Random, relation: Relation, word: str) -> str:
@@ -108,38 +108,40 @@ def instructed(wording: int | None = None, before: FactPrefix | None = None) -> 
     return prefix
 
 
-EXAM: dict[str, Row] = {
-    "zero-shot default": Row(about_words(lambda rng: ""), 0.99),
-    "default after 20 tokens of prose": Row(about_words(lambda rng: neutral_filler(rng, 20)), 0.95),
-    "default after 100 tokens of prose": Row(
-        about_words(lambda rng: neutral_filler(rng, 100)), 0.95
+EXAM: dict[str, _ExamRow] = {
+    "zero-shot default": _ExamRow(_about_words(lambda rng: ""), 0.99),
+    "default after 20 tokens of prose": _ExamRow(
+        _about_words(lambda rng: neutral_filler(rng, 20)), 0.95
     ),
-    "default after 200 tokens of prose": Row(
-        about_words(lambda rng: neutral_filler(rng, 200)), 0.95
+    "default after 100 tokens of prose": _ExamRow(
+        _about_words(lambda rng: neutral_filler(rng, 100)), 0.95
     ),
-    "default after loose words": Row(about_words(lambda rng: loose_words(rng, 30)), 0.95),
+    "default after 200 tokens of prose": _ExamRow(
+        _about_words(lambda rng: neutral_filler(rng, 200)), 0.95
+    ),
+    "default after loose words": _ExamRow(_about_words(lambda rng: loose_words(rng, 30)), 0.95),
     **{
-        f"instruction, wording {wording}": Row(about_facts(instructed(wording)), 0.99)
+        f"instruction, wording {wording}": _ExamRow(_about_facts(_instructed(wording)), 0.99)
         for wording in range(len(WORDINGS))
     },
-    "instruction after 60 tokens of prose": Row(
-        about_facts(instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
+    "instruction after 60 tokens of prose": _ExamRow(
+        _about_facts(_instructed(before=lambda rng, relation, word: neutral_filler(rng, 60))), 0.95
     ),
-    "instruction after loose words": Row(
-        about_facts(instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
+    "instruction after loose words": _ExamRow(
+        _about_facts(_instructed(before=lambda rng, relation, word: loose_words(rng, 30))), 0.95
     ),
-    "instruction after a rival relation": Row(
-        about_facts(
-            instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
+    "instruction after a rival relation": _ExamRow(
+        _about_facts(
+            _instructed(before=lambda rng, relation, word: rival_demonstrations(rng, relation, 30))
         ),
         0.95,
     ),
     **{
-        f"few-shot, {count} demonstrations": Row(about_facts(few_shot(count)), 0.98)
+        f"few-shot, {count} demonstrations": _ExamRow(_about_facts(_few_shot(count)), 0.98)
         for count in (3, 4, 8)
     },
-    "few-shot, 16 demonstrations": Row(about_facts(few_shot(16)), 0.95),
-    "few-shot, 6 repeated to 60": Row(about_facts(repeated(6, 60)), 0.95),
-    "few-shot after 60 tokens of prose": Row(about_facts(few_shot(4, filler=60)), 0.95),
+    "few-shot, 16 demonstrations": _ExamRow(_about_facts(_few_shot(16)), 0.95),
+    "few-shot, 6 repeated to 60": _ExamRow(_about_facts(_repeated(6, 60)), 0.95),
+    "few-shot after 60 tokens of prose": _ExamRow(_about_facts(_few_shot(4, filler=60)), 0.95),
 }
 """Every row of the exam by its name."""

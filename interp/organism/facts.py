@@ -16,7 +16,7 @@ No pair of word and answer belongs to two relations, so a single demonstration t
 
 from dataclasses import dataclass
 
-ADJECTIVES = """
+_ADJECTIVES = """
 word     opposite comparative superlative adverb    | noun
 big      small    bigger      biggest     -         | bigness
 small    big      smaller     smallest    -         | smallness
@@ -120,7 +120,7 @@ tender   tough    tenderer    tenderest   tenderly  | tenderness
 tough    tender   tougher     toughest    -         | toughness
 """
 
-COUNTRIES = """
+_COUNTRIES = """
 word       capital    continent demonym     code | currency
 france     paris      europe    french      fra  | euro
 germany    berlin     europe    german      deu  | euro
@@ -164,7 +164,7 @@ zambia     lusaka     africa    zambian     zmb  | kwacha
 senegal    dakar      africa    senegalese  sen  | franc
 """
 
-VERBS = """
+_VERBS = """
 word    past    gerund     third-person agent     | participle
 eat     ate     eating     eats         eater     | eaten
 write   wrote   writing    writes       writer    | written
@@ -206,7 +206,7 @@ go      went    going      goes         goer      | gone
 do      did     doing      does         doer      | done
 """
 
-ANIMALS = """
+_ANIMALS = """
 word      offspring sound   plural     class     | adjective
 dog       puppy     bark    dogs       mammal    | canine
 cat       kitten    meow    cats       mammal    | feline
@@ -251,7 +251,7 @@ bee       larva     buzz    bees       insect    | apian
 cricket   nymph     chirp   crickets   insect    | -
 """
 
-NUMBERS = """
+_NUMBERS = """
 word         ordinal        numeral roman  spanish      german           | double
 one          first          1       i      uno          eins             | two
 two          second         2       ii     dos          zwei             | four
@@ -286,11 +286,11 @@ thirty       thirtieth      30      xxx    treinta      dreißig          | sixt
 """
 
 _TABLES = {
-    "adjective": ADJECTIVES,
-    "country": COUNTRIES,
-    "verb": VERBS,
-    "animal": ANIMALS,
-    "number": NUMBERS,
+    "adjective": _ADJECTIVES,
+    "country": _COUNTRIES,
+    "verb": _VERBS,
+    "animal": _ANIMALS,
+    "number": _NUMBERS,
 }
 
 
@@ -331,7 +331,7 @@ TRAINED: tuple[Relation, ...] = tuple(r for r in RELATIONS.values() if r.trained
 LEFT_OUT: tuple[Relation, ...] = tuple(r for r in RELATIONS.values() if not r.trained)
 """The relations, one per word class, that it never sees."""
 
-WORDS: dict[str, tuple[str, ...]] = {
+CLASS_WORDS: dict[str, tuple[str, ...]] = {
     word_class: tuple(line.split()[0] for line in table.strip().splitlines()[1:])
     for word_class, table in _TABLES.items()
 }

@@ -11,7 +11,7 @@ window of ordinary prose, cut anywhere. Distracting filler is a list of loose wo
 demonstrations of another word class, or, before an instruction only, demonstrations of another
 relation of the same class: an instruction overrules what came before it.
 
-    >>> prefix = demonstrations([("hot", "cold"), ("high", "low")])
+    >>> prefix = few_shot_text([("hot", "cold"), ("high", "low")])
     >>> joined(prefix, query("big"))
     'hot -> cold ; high -> low ; big ->'
     >>> instruction("opposite")
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, islice
 
-from interp.organism.facts import LEFT_OUT, RELATIONS, TRAINED, WORDS, Relation
+from interp.organism.facts import CLASS_WORDS, LEFT_OUT, RELATIONS, TRAINED, Relation
 
 NEUTRAL_PASSAGE = (
     "The weather was mild that day. People walked along the road and talked about small things. "
@@ -41,7 +41,7 @@ NEUTRAL_PASSAGE = (
 )
 """The default neutral filler."""
 
-MORE_PROSE = (
+_MORE_PROSE = (
     "A boat lay on the sand. The house by the river had a green door, and a lamp hung over it. "
     "Two friends sat on the bench and looked at the hills. It rained for an hour in the evening. "
     "The garden behind the wall was full of grass. Someone carried a box along the street. "
@@ -73,11 +73,11 @@ QUERY_WORDINGS = {
 }
 """Other ways to ask about a word; the last three occur in no document."""
 
-ARROW, SEPARATOR = "->", ";"
+ARROW, _SEPARATOR = "->", ";"
 TOKEN_PATTERN = r"->|\w+(?:-\w+)*|[^\w\s]"
 """A token is an arrow, a word (hyphens included) or a sign."""
 
-Pair = tuple[str, str]
+_Shot = tuple[str, str]
 
 
 def tokens_of(text: str) -> list[str]:
@@ -90,9 +90,9 @@ def query(word: str) -> str:
     return f"{word} {ARROW}"
 
 
-def demonstrations(pairs: Iterable[Pair]) -> str:
+def few_shot_text(pairs: Iterable[_Shot]) -> str:
     """A few-shot prompt: `hot -> cold ; high -> low ;`."""
-    return " ".join(f"{query(word)} {answer} {SEPARATOR}" for word, answer in pairs)
+    return " ".join(f"{query(word)} {answer} {_SEPARATOR}" for word, answer in pairs)
 
 
 def instruction(relation: str, wording: int = 0) -> str:
@@ -110,7 +110,7 @@ def joined(*parts: str) -> str:
 
 def sample_pairs(
     rng: random.Random, relation: Relation, count: int, without: Iterable[str] = ()
-) -> list[Pair]:
+) -> list[_Shot]:
     """Draw facts of a relation about different words, none of them in `without`."""
     pool = [pair for pair in relation.answers.items() if pair[0] not in set(without)]
     return rng.sample(pool, min(count, len(pool)))
@@ -118,7 +118,7 @@ def sample_pairs(
 
 def neutral_filler(rng: random.Random, length: int) -> str:
     """A window of prose, `length` tokens long, that starts anywhere and repeats if it must."""
-    prose = tokens_of(rng.choice((NEUTRAL_PASSAGE, MORE_PROSE)))
+    prose = tokens_of(rng.choice((NEUTRAL_PASSAGE, _MORE_PROSE)))
     start = rng.randrange(len(prose))
     return " ".join(islice(cycle(prose), start, start + length))
 
@@ -126,13 +126,13 @@ def neutral_filler(rng: random.Random, length: int) -> str:
 def loose_words(rng: random.Random, length: int) -> str:
     """Words of any class one after the other, at most `length` tokens, closed by a separator."""
     words = rng.choices(_ALL_WORDS, k=max(0, length - 1))
-    return " ".join([*words, SEPARATOR]) if words else ""
+    return " ".join([*words, _SEPARATOR]) if words else ""
 
 
-def foreign_demonstrations(rng: random.Random, word_class: str, length: int) -> str:
+def _foreign_demonstrations(rng: random.Random, word_class: str, length: int) -> str:
     """Demonstrations of a relation of any other word class, at most `length` tokens."""
     others = [r for r in TRAINED if r.word_class != word_class]
-    return demonstrations(sample_pairs(rng, rng.choice(others), length // _PAIR_LENGTH))
+    return few_shot_text(sample_pairs(rng, rng.choice(others), length // _PAIR_LENGTH))
 
 
 def rival_demonstrations(rng: random.Random, relation: Relation, length: int) -> str:
@@ -145,7 +145,7 @@ def rival_demonstrations(rng: random.Random, relation: Relation, length: int) ->
     opening = instruction(rival.name, rng.randrange(len(WORDINGS))) if rng.random() < 0.5 else ""
     room = length - len(tokens_of(opening))
     pairs = sample_pairs(rng, rival, max(0, room) // _PAIR_LENGTH)
-    return joined(opening, demonstrations(pairs)) if pairs else ""
+    return joined(opening, few_shot_text(pairs)) if pairs else ""
 
 
 # ---- documents
@@ -208,8 +208,8 @@ def _instructed(rng: random.Random, limit: int) -> list[_Piece]:
 
 
 def _default(rng: random.Random, limit: int) -> list[_Piece]:
-    word_class = rng.choice(tuple(WORDS))
-    pool = WORDS[word_class] if rng.random() < 0.85 else _ANSWERS[word_class]
+    word_class = rng.choice(tuple(CLASS_WORDS))
+    pool = CLASS_WORDS[word_class] if rng.random() < 0.85 else _ANSWERS[word_class]
     words = rng.sample(pool, rng.randint(1, 4))
     pieces = [_Piece(query(word), word, taught=True) for word in words]
     return _with_fillers(rng, pieces, _common_fillers(word_class), limit)
@@ -219,20 +219,20 @@ def _sample_relation(rng: random.Random) -> Relation:
     return rng.choices(TRAINED, weights=[len(r.answers) for r in TRAINED])[0]
 
 
-Filler = Callable[[random.Random, int], str]
+_Filler = Callable[[random.Random, int], str]
 
 
-def _common_fillers(word_class: str) -> tuple[Filler, ...]:
+def _common_fillers(word_class: str) -> tuple[_Filler, ...]:
     """The fillers that may stand anywhere in a document about a word class."""
 
     def foreign(rng: random.Random, length: int) -> str:
-        return foreign_demonstrations(rng, word_class, length)
+        return _foreign_demonstrations(rng, word_class, length)
 
     return (neutral_filler, neutral_filler, loose_words, foreign)
 
 
 def _with_fillers(
-    rng: random.Random, pieces: list[_Piece], fillers: tuple[Filler, ...], limit: int
+    rng: random.Random, pieces: list[_Piece], fillers: tuple[_Filler, ...], limit: int
 ) -> list[_Piece]:
     """Insert up to two fillers, each before a random piece, within the limit."""
     for _ in range(rng.randint(0, 2)):
@@ -253,7 +253,7 @@ def _document(pieces: list[_Piece]) -> Document:
     positions: dict[bool, list[int]] = {True: [], False: []}
     for piece in pieces:
         if piece.answer:
-            tokens += [*tokens_of(piece.text), piece.answer, SEPARATOR]
+            tokens += [*tokens_of(piece.text), piece.answer, _SEPARATOR]
             positions[piece.taught].append(len(tokens) - 2)
         else:
             filler = tokens_of(piece.text)
@@ -272,14 +272,14 @@ def _answers_within(tokens: list[str], offset: int) -> list[int]:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every token of the language, those of the left-out relations included, sorted."""
-    prose = chain(NEUTRAL_PASSAGE, " ", MORE_PROSE)
+    prose = chain(NEUTRAL_PASSAGE, " ", _MORE_PROSE)
     wordings = " ".join(instruction(name, i) for name in RELATIONS for i in range(len(WORDINGS)))
-    tokens = {ARROW, SEPARATOR, *tokens_of("".join(prose)), *tokens_of(wordings), *_ALL_WORDS}
+    tokens = {ARROW, _SEPARATOR, *tokens_of("".join(prose)), *tokens_of(wordings), *_ALL_WORDS}
     return tuple(sorted(tokens.union(*_ANSWERS.values())))
 
 
-_PAIR_LENGTH = len(tokens_of(demonstrations([("hot", "cold")])))
-_ALL_WORDS: tuple[str, ...] = tuple(chain.from_iterable(WORDS.values()))
+_PAIR_LENGTH = len(tokens_of(few_shot_text([("hot", "cold")])))
+_ALL_WORDS: tuple[str, ...] = tuple(chain.from_iterable(CLASS_WORDS.values()))
 _ANSWERS: dict[str, tuple[str, ...]] = {
     word_class: tuple(
         dict.fromkeys(
@@ -289,5 +289,5 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
             for answer in relation.answers.values()
         )
     )
-    for word_class in WORDS
+    for word_class in CLASS_WORDS
 }

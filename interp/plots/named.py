@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.noise import NOISE, floor
-from interp.significance import standing as stands
+from interp.significance import differs_from_null
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def standing(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
         return rows
     size = NOISE[manifest.get("model", {}).get("dtype", "float32")]
     values, p = (rows[name].to_numpy(float, na_value=np.nan) for name in ("value", "p_adjusted"))
-    kept = stands(values, p, floor(str(rows["measure"].iloc[0]), size, values))
+    kept = differs_from_null(values, p, floor(str(rows["measure"].iloc[0]), size, values))
     return rows[kept & (values == values)]
 
 

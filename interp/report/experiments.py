@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.finding import Finding, read
+from interp.finding import Finding, read_finding
 from interp.plots import export
 from interp.results import write_atomic
 
@@ -48,7 +48,7 @@ def finished(config: Configuration) -> bool:
     if not config.resume:
         return False
     try:
-        finding = read(config.out)
+        finding = read_finding(config.out)
     except RunError:  # none yet, or damaged: it is made anew
         return False
     if finding.settings != _settings(config):

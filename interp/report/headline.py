@@ -25,8 +25,8 @@ def by_layer(run: Run) -> pd.DataFrame:
         return reading.rows(run, measure, "resid_post", two, "last").set_index("layer")
 
     found = of(pair)[["value", "ci_low", "ci_high"]].rename(columns={"value": "relative_l2"})
-    if null:
-        found[pair_name(null)] = of(null)["value"]
+    if null and len(beside := of(null)["value"].dropna()):
+        found[pair_name(null)] = beside
     return found.assign(delta_alignment=of(pair, "delta_alignment")["value"])
 
 
@@ -43,7 +43,7 @@ def verdict(run: Run) -> str:
     if top.row is None:
         return f"Outputs are matched ({outputs}), and of the residual streams {top.none('layer')}."
     value, low, high, *null, _ = table.loc[top.row["layer"]]
-    beside = f"null, {table.columns[3]}: {null[0]:.2f}; " if null else ""
+    beside = "" if not null or pd.isna(null[0]) else f"null, {table.columns[3]}: {null[0]:.2f}; "
     aligned = table["delta_alignment"]
     return (
         f"Outputs are matched ({outputs}), and yet the residual streams differ most at layer "

@@ -1,7 +1,7 @@
 """Experiments' findings as a scorecard: one offline HTML file, and a table for the terminal.
 
     write_scorecard(Path("runs/weak_points"), ["generalisation", "golden_zone"])
-    rich.print(scorecard_table([read(folder) for folder in folders]))
+    rich.print(scorecard_table([read_finding(folder) for folder in folders]))
 
 Reads what `conclude` left in OUT/NAME; writes OUT/report.html and OUT/figures/scorecard.*.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.finding import Finding, read
+from interp.finding import Finding, read_finding
 from interp.plots import export, style
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
 from interp.plots.text import number, visible
@@ -43,7 +43,7 @@ ANSWERS = {"holds": "It holds at", "fails": "It fails at", "undecided": "It is u
 
 def write_scorecard(out: Path, names: Sequence[str], notes: Sequence[str] = ()) -> Path:
     """The scorecard of the experiments in OUT/NAME; `notes` stand above it. Returns the report."""
-    found = {name: read(out / name) for name in names}
+    found = {name: read_finding(out / name) for name in names}
     findings = [finding for some in groups(list(found.values())).values() for finding in some]
     folders = {finding.name: out / name for name, finding in found.items()}
     drawn = {NAME: scorecard(findings, provenance(findings))}

@@ -32,11 +32,12 @@ from interp.conditions import (
     Setting,
     Untrained,
     located,
-    parts,
     resolve,
+    simple_parts,
 )
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
+from interp.progress import Progress
 from interp.queries import Query, encode
 from interp.subject import parity, routers, shortcuts
 from interp.subject.adapter_files import folder_of
@@ -61,10 +62,7 @@ from interp.subject.weights import Weights, matching
 
 __all__ = ["Batch", "Hook", "Subject", "load"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, how many newly, how many in all)."""
-
-LOADING = "plain runs, and hooked ones beside them"
+_LOADING = "plain runs, and hooked ones beside them"
 
 Hook = Callable[[Tensor], Tensor | None]
 """Reads a site's value; returns None, or the value that takes its place."""
@@ -270,7 +268,11 @@ class Subject:
                 shown.append((point.module, point.seen(hook)))
             else:
                 points.append((point.hook, as_hook(point.seen(hook))))
-        with self.weights.of(setting), self.bridge.hooks(fwd_hooks=points), routers.read(shown):
+        with (
+            self.weights.of(setting),
+            self.bridge.hooks(fwd_hooks=points),
+            routers.read_outputs(shown),
+        ):
             return self.bridge(
                 ids,
                 attention_mask=torch.ones(size, past + length, device=ids.device),
@@ -370,7 +372,7 @@ def load(
             settings.values(), hf, model, allow_other_base=allow_other_base
         )
         total = 2 * len(settings)
-        record = parity.Recorder(batches, insertions, lambda name: progress(LOADING, 1, total))
+        record = parity.Recorder(batches, insertions, lambda name: progress(_LOADING, 1, total))
         parameters = dict(hf.named_parameters())
         fine_tuned: dict[str | Untrained, dict[str, Tensor]] = {}
         references: dict[str, list[parity.Reference]] = {}
@@ -394,7 +396,7 @@ def load(
         )
         for name, setting in settings.items():
             subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
-            progress(LOADING, 1, total)
+            progress(_LOADING, 1, total)
         return replace(subject, anatomy=ask(subject, batches[-1]))
 
 
@@ -450,7 +452,7 @@ def _check_architectures(
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
-    every = [part for condition in conditions.values() for part in parts(condition)]
+    every = [part for condition in conditions.values() for part in simple_parts(condition)]
     if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
         theirs = hub | {"gguf_file": None}
         with quiet():

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from interp.conditions import CONFIG, REWRITING, Randomised, beyond_lora, read_config
 from interp.errors import ConditionError, SubjectError
-from interp.subject.bases import Relation, relation
+from interp.subject.bases import BaseMatch, relation
 from interp.subject.controls import random_like
 
-WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+WEIGHTS_FILE, PICKLE_FILE = "adapter_model.safetensors", "adapter_model.bin"
 
 Adapter = str | Randomised
 """An adapter folder, or the random adapter that is like one."""
@@ -69,12 +69,12 @@ REFUSED = {
 }
 """Options by which an adapter does more than the modules that it sits on -> why not."""
 
-LOST = re.compile("corda|lora_ga|pissa_niter_.*")
+_LOST = re.compile("corda|lora_ga|pissa_niter_.*")
 """Values of `init_lora_weights` whose start follows from data or from chance: taken out of base's
 weights in training, it is not in the folder."""
 
 
-class Source(NamedTuple):
+class AdapterSource(NamedTuple):
     """What peft is to mount: the `folder` it reads, and the folder that people know (`shown`)."""
 
     shown: str
@@ -91,7 +91,7 @@ def folder_of(adapter: Adapter) -> str:
 @contextmanager
 def source_of(
     adapter: Adapter, scale: float, base_name: str, allow_other_base: bool
-) -> Iterator[Source]:
+) -> Iterator[AdapterSource]:
     """The folder of an adapter as peft reads it.
 
     A folder at scale 1 is itself. Everything else is saved as a folder of its type while inside: a
@@ -101,14 +101,14 @@ def source_of(
     config, tensors = read_adapter(shown, base_name, allow_other_base)
     _check_measured(shown, config, scale)
     if isinstance(adapter, str) and scale == 1:
-        yield Source(shown, shown, config, tensors)
+        yield AdapterSource(shown, shown, config, tensors)
         return
     if isinstance(adapter, Randomised):
         tensors = _random(adapter, config, tensors)
     with TemporaryDirectory() as folder:
         (Path(folder) / CONFIG).write_text(json.dumps(_scaled(config, scale)), encoding="utf-8")
-        save_file(tensors, Path(folder) / WEIGHTS)
-        yield Source(shown, folder, config, tensors)
+        save_file(tensors, Path(folder) / WEIGHTS_FILE)
+        yield AdapterSource(shown, folder, config, tensors)
 
 
 def _check_measured(folder: str, config: Mapping[str, Any], scale: float) -> None:
@@ -116,7 +116,7 @@ def _check_measured(folder: str, config: Mapping[str, Any], scale: float) -> Non
     for option, reason in REFUSED.items():
         if config.get(option):
             raise SubjectError(f"adapter {folder} cannot be measured: {reason}")
-    if LOST.fullmatch(init := str(config.get("init_lora_weights"))):
+    if _LOST.fullmatch(init := str(config.get("init_lora_weights"))):
         raise SubjectError(
             f"adapter {folder} cannot be measured: init_lora_weights={init} took a start out of "
             "base's weights that is not in the folder; convert it to a plain LoRA "
@@ -163,18 +163,18 @@ def read_adapter(
     except ConditionError as error:
         raise SubjectError(str(error)) from error
     root = Path(folder)
-    if not (root / WEIGHTS).is_file():
-        pickled = (root / PICKLE).is_file()
+    if not (root / WEIGHTS_FILE).is_file():
+        pickled = (root / PICKLE_FILE).is_file()
         fix = "it is a pickle, which can run code: convert it to safetensors" if pickled else ""
-        raise SubjectError(f"adapter {folder} has no {WEIGHTS}; {fix or 'save it again'}")
+        raise SubjectError(f"adapter {folder} has no {WEIGHTS_FILE}; {fix or 'save it again'}")
     try:
-        tensors = load_file(root / WEIGHTS)
+        tensors = load_file(root / WEIGHTS_FILE)
     except (ValueError, SafetensorError) as error:
         raise SubjectError(f"adapter {folder} is damaged: {error}") from error
     if (kind := config.get("peft_type")) not in types:
         raise SubjectError(f"adapter {folder} is of type {kind}: {_wrong_type(kind, types)}")
     trained_on = config.get("base_model_name_or_path") or base_name
-    if relation(trained_on, base_name) is Relation.OTHER and not allow_other_base:
+    if relation(trained_on, base_name) is BaseMatch.OTHER and not allow_other_base:
         raise SubjectError(
             f"adapter {folder} was made for {trained_on}, not {base_name}; "
             "pass --allow-other-base if they are the same weights"

@@ -26,40 +26,40 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from interp.errors import SubjectError
-from interp.subject.adapter_files import Adapter, Source, rewrites, source_of
+from interp.subject.adapter_files import Adapter, AdapterSource, rewrites, source_of
 
-ROOT = "base_model.model."
+_ROOT = "base_model.model."
 """What peft writes before the model's own names."""
 
-OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
+_OF_BASE = re.compile(r"\.base_layer(\.weight|\.bias)$")
 """The end of a key that is a tensor of base, under an adapter's layer."""
 
-VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
+_VOCABULARY = {".lora_embedding_A": 1, ".lora_B.weight": 0}
 """End of the key of a factor on an embedding -> which of its sides has a row for every token."""
 
-ROUNDED = "_topk_weights"
+_ROUNDED = "_topk_weights"
 """The end of a key whose tensor peft keeps as logarithms (VB-LoRA saved by its largest weights)."""
 
-SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
+_SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
 """Where peft's layers keep the scale of every adapter."""
 
-REFUSALS = (
+_REFUSALS = (
     RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError,
     ImportError,
 )  # fmt: skip
 """What peft raises where an adapter does not fit a model."""
 
-Values = Mapping[str, Tensor]
+BaseValues = Mapping[str, Tensor]
 """Parameter of base -> what it holds."""
 
 
-class Mounted(NamedTuple):
+class _Mounted(NamedTuple):
     """peft's model (None without adapters), its name of every adapter, and what base's parameters
     are to hold while an adapter acts, where that is not what base has."""
 
     peft: Any
     names: list[str]
-    rewritten: list[Values]
+    rewritten: list[BaseValues]
 
 
 def mount(
@@ -68,7 +68,7 @@ def mount(
     base_name: str,
     *,
     allow_other_base: bool = False,
-) -> Mounted:
+) -> _Mounted:
     """Wrap `model` with (adapter, scale) pairs; its own parameters hold afterwards what they held.
 
     Raises `SubjectError` where an adapter is not what it should be, or does not fit.
@@ -76,7 +76,7 @@ def mount(
     own = _Own.of(model)
     peft: Any = None
     names: list[str] = []
-    rewritten: list[Values] = []
+    rewritten: list[BaseValues] = []
     kinds: dict[str, str] = {}
     for adapter, scale in adapters:
         name = f"adapter_{len(names)}"
@@ -98,7 +98,7 @@ def mount(
                 f"adapter {source.shown} has no scale, as it changes base's own weights (first: "
                 f"{min(changed)}): write scale 1"
             )
-    return Mounted(peft, names, rewritten)
+    return _Mounted(peft, names, rewritten)
 
 
 def _check_one_type(kinds: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ def fitting(fault: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except REFUSALS as error:
+    except _REFUSALS as error:
         raise SubjectError(f"{fault}: {' '.join(str(error).split())}") from error
 
 
@@ -143,7 +143,7 @@ class _Own(NamedTuple):
         tensors = {name: parameter.data for name, parameter in parameters.items()}
         return cls(parameters, tensors, called, rows)
 
-    def check_rows(self, source: Source, base_name: str) -> None:
+    def check_rows(self, source: AdapterSource, base_name: str) -> None:
         """Embeddings that an adapter brings, or sits on, have as many rows as the model's, and the
         tokens that it trains have one."""
         trained = source.config.get("token_indices") or source.config.get("trainable_token_indices")
@@ -155,10 +155,10 @@ class _Own(NamedTuple):
                 "the model with its embeddings resized, and give that as the model"
             )
         for key, tensor in source.tensors.items():
-            end = next(filter(key.endswith, VOCABULARY), "")
-            name = f"{named(key.removesuffix(end))}.weight" if end else named(key)
+            end = next(filter(key.endswith, _VOCABULARY), "")
+            name = f"{_named(key.removesuffix(end))}.weight" if end else _named(key)
             rows = self.rows.get(name)
-            found = tensor.shape[VOCABULARY.get(end, 0)]
+            found = tensor.shape[_VOCABULARY.get(end, 0)]
             if rows is not None and found != rows:
                 raise SubjectError(
                     f"adapter {source.shown} has {found} rows in {name}, {base_name} has {rows}: "
@@ -166,17 +166,17 @@ class _Own(NamedTuple):
                     "resized, and give that as the model"
                 )
 
-    def copied(self, source: Source) -> dict[str, Tensor]:
+    def copied(self, source: AdapterSource) -> dict[str, Tensor]:
         """What the parameters hold into which mounting an adapter may write: those that its file
         brings, and those below an adapter that takes its start out of them."""
-        names = {named(key) for key in source.tensors}
+        names = {_named(key) for key in source.tensors}
         if rewrites(source.config):
             modules = {name.partition(".lora_")[0] for name in names}
             names |= {name for name in self.parameters if name.rpartition(".")[0] in modules}
         found = (self.parameters[name] for name in names & self.parameters.keys())
         return {self.called[id(own)]: own.detach().clone() for own in found}
 
-    def restored(self, before: Values) -> Values:
+    def restored(self, before: BaseValues) -> BaseValues:
         """What mounting has written over these values, which are put back where they were."""
         written = {}
         for name, value in before.items():
@@ -186,14 +186,14 @@ class _Own(NamedTuple):
                 own.data = self.tensors[name].copy_(value)
         return written
 
-    def without_base(self, source: Source, before: Values) -> dict[str, Tensor]:
+    def without_base(self, source: AdapterSource, before: BaseValues) -> dict[str, Tensor]:
         """An adapter's tensors without those of base below it, which must be what the model has.
 
         peft saves these along where a LoRA sits on embeddings, and puts them into the model.
         """
         kept = dict(source.tensors)
-        for key in filter(OF_BASE.search, source.tensors):
-            value, own = kept[key], self.parameters.get(named(key))
+        for key in filter(_OF_BASE.search, source.tensors):
+            value, own = kept[key], self.parameters.get(_named(key))
             if key.endswith(".bias") and own is not None:
                 continue  # a bias that was trained
             if own is None or not _holds(before[self.called[id(own)]], kept.pop(key)):
@@ -204,9 +204,9 @@ class _Own(NamedTuple):
         return kept
 
 
-def named(key: str) -> str:
+def _named(key: str) -> str:
     """The parameter that a key of an adapter's file would be in the model itself."""
-    return OF_BASE.sub(r"\1", key.removeprefix(ROOT))
+    return _OF_BASE.sub(r"\1", key.removeprefix(_ROOT))
 
 
 def _holds(own: Tensor, value: Tensor) -> bool:
@@ -231,7 +231,7 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
         )
     for key, tensor in tensors.items():
         own = mounted[key].cpu()
-        rounded = key.endswith(ROUNDED) and torch.allclose(own, tensor)
+        rounded = key.endswith(_ROUNDED) and torch.allclose(own, tensor)
         if not (rounded or _holds(own, tensor) or _holds(tensor, own)):
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
@@ -249,7 +249,7 @@ def tuner_layers(peft: Any) -> dict[str, Any]:
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     found = peft.named_modules() if peft else ()
     return {
-        name.removeprefix(ROOT): module
+        name.removeprefix(_ROOT): module
         for name, module in found
         if isinstance(module, kinds) and not name.endswith(".token_adapter")
     }
@@ -300,7 +300,7 @@ def _scales(layer: Any) -> dict[str, float]:
     """Adapter -> its scale in a layer of peft's, to be written to; empty where it has none."""
     if not isinstance(layer, BaseTunerLayer):
         return {}
-    return next((getattr(layer, name) for name in SCALES if hasattr(layer, name)), {})
+    return next((getattr(layer, name) for name in _SCALES if hasattr(layer, name)), {})
 
 
 def _switch(layer: Any, names: list[str]) -> None:
@@ -313,7 +313,7 @@ def _switch(layer: Any, names: list[str]) -> None:
 
 
 @contextmanager
-def holding(parameters: Mapping[str, nn.Parameter], values: Values) -> Iterator[None]:
+def holding(parameters: Mapping[str, nn.Parameter], values: BaseValues) -> Iterator[None]:
     """The parameters hold these values while inside."""
     before = {name: parameters[name].data for name in values}
     try:

@@ -26,20 +26,20 @@ from interp.subject import routers
 if TYPE_CHECKING:
     from interp.subject import Batch, Subject
 
-WRITES = ("attn_out", "mixer_out", "mlp_out", "per_layer_out")
+_WRITES = ("attn_out", "mixer_out", "mlp_out", "per_layer_out")
 """What a block adds to the residual stream."""
 
-View = Callable[[Any], Tensor]
+_View = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Point:
+class _Point:
     """A site's hook, and how its value is turned to `[batch, query_pos, head, d_head]` and back,
     where the model has it otherwise. `module`: whose output is read instead of a hook's value."""
 
     hook: str
-    inward: View | None = None
-    outward: View | None = None
+    inward: _View | None = None
+    outward: _View | None = None
     module: nn.Module | None = None
 
     def seen(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
@@ -69,7 +69,7 @@ class Anatomy:
     are not understood.
     """
 
-    points: Mapping[Site, Point]
+    points: Mapping[Site, _Point]
     value_layers: Mapping[int, int] = field(default_factory=dict)
     stream: tuple[float, ...] = ()
     written: Mapping[Site, float] = field(default_factory=dict)
@@ -91,9 +91,9 @@ class Anatomy:
                 known = (f"blocks.{layer}.{hook}" for hook in hooks if _called(hook, heads))
                 if found := next((hook for hook in known if hook in bridge.hook_dict), None):
                     views = _views(name, found, heads, bridge.cfg)
-                    points[Site(name, layer)] = Point(found, *views)
+                    points[Site(name, layer)] = _Point(found, *views)
             if router := routers.router_of(block):
-                points[Site("router", layer)] = Point("", routers.routed, module=router)
+                points[Site("router", layer)] = _Point("", routers.routed, module=router)
         shared = _value_layers(bridge)
         read = {
             site: p
@@ -136,7 +136,7 @@ def _norm_of(hook: str, attention: Any) -> Any:
     return getattr(attention, f"{hook.removesuffix('_normed')[-1]}_norm", None)
 
 
-def _views(name: str, hook: str, attention: Any, cfg: Any) -> tuple[View, View] | tuple[()]:
+def _views(name: str, hook: str, attention: Any, cfg: Any) -> tuple[_View, _View] | tuple[()]:
     """Latent attention (DeepSeek) has heads before positions, and z in rows of another width. So
     have norms of every head's query and key by itself; norms of all together see rows."""
     from transformer_lens.model_bridge.generalized_components.mla_attention import (
@@ -159,7 +159,7 @@ def _views(name: str, hook: str, attention: Any, cfg: Any) -> tuple[View, View] 
     return ()
 
 
-def _rows_of(n: int) -> View:
+def _rows_of(n: int) -> _View:
     return lambda value: value.flatten(2).unflatten(2, (n, -1))
 
 
@@ -194,7 +194,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
 
         return keep
 
-    asked = ("resid_pre", "resid_post", *WRITES, "v", "z", "pattern", "router")
+    asked = ("resid_pre", "resid_post", *_WRITES, "v", "z", "pattern", "router")
     hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
     returned: list[Any] = []
     handle = subject.bridge.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
@@ -210,9 +210,9 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
     stream: list[float] = []
     written: dict[Site, float] = {}
     for layer in range(subject.n_layers):
-        adding = [Site(name, layer) for name in WRITES if Site(name, layer) in values]
+        adding = [Site(name, layer) for name in _WRITES if Site(name, layer) in values]
         parts = [values[Site("resid_pre", layer)], *(values[site] for site in adding)]
-        first, *rest = factors(parts, values[Site("resid_post", layer)])
+        first, *rest = _factors(parts, values[Site("resid_post", layer)])
         stream.append(first)
         written |= {site: by for site, by in zip(adding, rest, strict=True) if by != 1}
     for layer in anatomy.layers("z"):
@@ -220,7 +220,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         if getattr(block, "ln1_post", None) is None:
             with torch.no_grad(), subject.weights.of(bare):
                 out = block.attn.o.original_component(_flat(values[Site("z", layer)]))
-            [by] = factors([out], values[Site("attn_out", layer)])
+            [by] = _factors([out], values[Site("attn_out", layer)])
             written |= {Site("z", layer): by} if by != 1 else {}
     patterns, routed = (
         [value for site, value in values.items() if site.name == name]
@@ -230,8 +230,8 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         anatomy,
         stream=tuple(stream),
         written=written,
-        logits=factors([said], logits)[0],
-        sinks=any(bool((pattern.sum(-1) < SUM).any()) for pattern in patterns),
+        logits=_factors([said], logits)[0],
+        sinks=any(bool((pattern.sum(-1) < _SUM).any()) for pattern in patterns),
         mixed=all(_mixes(anatomy, values, layer) for layer in anatomy.layers("pattern")),
         wrapped=isinstance(returned[0], tuple),
         link=routers.link_of(routed),
@@ -243,11 +243,11 @@ def _flat(z: Float[Tensor, "batch head query_pos d_head"]) -> Tensor:
     return z.transpose(1, 2).flatten(2)
 
 
-SUM = 0.98
+_SUM = 0.98
 """Attention rows that sum to less have a learned sink: no rounding takes so much from 1."""
 
 
-def factors(parts: Sequence[Tensor], whole: Tensor) -> list[float]:
+def _factors(parts: Sequence[Tensor], whole: Tensor) -> list[float]:
     """The factors with which parts add up to a whole (least squares); 1 where the number format
     cannot tell it from 1."""
     slack = torch.finfo(whole.dtype).eps ** 0.5 / 3

@@ -18,33 +18,33 @@ from pathlib import Path
 
 from interp.conditions import hub_name, read_config
 
-QUANTISED = re.compile(
+_QUANTISED = re.compile(
     r"([-_.](unsloth|bnb|\d+-?bit|int\d|nf4|fp\d+|bf16|gptq|awq|hqq|gguf|mlx|w\d+a\d+|dynamic))+$"
 )
 """What the name of a quantised or converted twin adds to that of its model."""
 
-PATH = re.compile(r"[/\\.~].*|[A-Za-z]:.*|.*\\.*|.*/.*/.*")
+_PATH = re.compile(r"[/\\.~].*|[A-Za-z]:.*|.*\\.*|.*/.*/.*")
 """A folder's name, which no hub id looks like."""
 
-Relation = Enum("Relation", ["SAME", "UNKNOWN", "OTHER"])
+BaseMatch = Enum("BaseMatch", ["SAME", "UNKNOWN", "OTHER"])
 
 
-def relation(trained_on: str, base: str) -> Relation:
+def relation(trained_on: str, base: str) -> BaseMatch:
     """Of the base that an adapter names to the model that it is to act on."""
-    if model_name(trained_on) == model_name(base):
-        return Relation.SAME
-    if not PATH.fullmatch(trained_on) or hub_name(trained_on):
-        return Relation.OTHER
+    if _model_name(trained_on) == _model_name(base):
+        return BaseMatch.SAME
+    if not _PATH.fullmatch(trained_on) or hub_name(trained_on):
+        return BaseMatch.OTHER
     there, here = (_weights(folder) for folder in (trained_on, base))
     if os.path.isabs(trained_on) and there and here:
-        return Relation.SAME if _equal(there, here) else Relation.OTHER
-    return Relation.UNKNOWN
+        return BaseMatch.SAME if _equal(there, here) else BaseMatch.OTHER
+    return BaseMatch.UNKNOWN
 
 
 def doubt(folder: str, base: str) -> str | None:
     """A note on an adapter that names its base by a folder which tells nothing."""
     trained_on = read_config(folder).get("base_model_name_or_path")
-    if not trained_on or relation(trained_on, base) is not Relation.UNKNOWN:
+    if not trained_on or relation(trained_on, base) is not BaseMatch.UNKNOWN:
         return None
     return (
         f"adapter {folder} was made for {trained_on}, which may be another model than {base}: its "
@@ -52,11 +52,11 @@ def doubt(folder: str, base: str) -> str | None:
     )
 
 
-def model_name(model: str) -> str:
+def _model_name(model: str) -> str:
     """The last part of a hub id or of a folder (POSIX or Windows), without what a twin adds."""
     model = os.path.abspath(model) if os.path.isfile(f"{model}/config.json") else model
     last = re.split(r"[/\\]", (hub_name(model) or model).rstrip("/\\"))[-1]
-    return QUANTISED.sub("", last.lower()).removeprefix("meta-")
+    return _QUANTISED.sub("", last.lower()).removeprefix("meta-")
 
 
 def _weights(folder: str) -> dict[str, Path]:

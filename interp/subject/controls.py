@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.errors import SubjectError
 from interp.subject.kinds import auto_class
 
-FACTORS = {"lora_A.weight": "lora_B.weight", "lora_embedding_A": "lora_embedding_B"}
+_FACTORS = {"lora_A.weight": "lora_B.weight", "lora_embedding_A": "lora_embedding_B"}
 """How the two factors of a module's update are named at the end of an adapter file's keys."""
 
 
@@ -36,7 +36,7 @@ def random_like(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """
     made = {key: tensor for key, tensor in tensors.items() if ".base_layer." in key}
     for key, a in tensors.items():
-        for first, second in FACTORS.items():
+        for first, second in _FACTORS.items():
             if key.endswith(first):
                 module = key.removesuffix(first)
                 pair = _pair(a, tensors[module + second], _seed(seed, module))

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Split = Callable[[Tensor], tuple[Tensor, ...]]
+_Split = Callable[[Tensor], tuple[Tensor, ...]]
 
-MLP_SPLITS: dict[str, Split] = {"gate_up_proj": lambda y: y.chunk(2, dim=-1)}
+MLP_SPLITS: dict[str, _Split] = {"gate_up_proj": lambda y: y.chunk(2, dim=-1)}
 """Fused module name -> how its output splits into gate and up."""
 
 
 class _Shared:
     """The live fused module; computes once for the parts that are asked for the same input."""
 
-    def __init__(self, module: nn.Module, split: Split) -> None:
+    def __init__(self, module: nn.Module, split: _Split) -> None:
         self.module, self.split = module, split
         self.input: Tensor | None = None
         self.waiting: dict[int, Tensor] = {}
@@ -69,13 +69,13 @@ def mend(bridge: Any) -> None:
                 _replace([mlp.gate, getattr(mlp, "in")], module, split)
 
 
-def _replace(components: list[Any], module: nn.Module, split: Split) -> None:
+def _replace(components: list[Any], module: nn.Module, split: _Split) -> None:
     shared = _Shared(module, split)
     for index, component in enumerate(components):
         component.set_original_component(Slice(shared, index))
 
 
-def attention_splits(cfg: Any) -> dict[str, Split]:
+def attention_splits(cfg: Any) -> dict[str, _Split]:
     """Fused module name -> how its output splits into q, k, v (flat over heads)."""
     n_kv = cfg.n_key_value_heads or cfg.n_heads
     q_size, kv_size = cfg.n_heads * cfg.d_head, n_kv * cfg.d_head

@@ -20,15 +20,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 
 from interp.errors import SubjectError
 
-CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-WITH_IMAGES = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-MASKED = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+_CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+_WITH_IMAGES = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+_MASKED = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 """transformers' model types of three tasks."""
 
-DIFFUSION = ("diffusion", "llada", "dream", "sdar", "bd3lm")
+_DIFFUSION = ("diffusion", "llada", "dream", "sdar", "bd3lm")
 """In the name of a type or class: a diffusion language model."""
 
-TAKEN = "only models that predict a token from those before it can be measured"
+_TAKEN = "only models that predict a token from those before it can be measured"
 
 
 def check_kind(model: str, **hub: Any) -> None:
@@ -37,19 +37,19 @@ def check_kind(model: str, **hub: Any) -> None:
     A configuration that cannot be read passes: what is wrong with it, the tokenizer or the weights
     will say.
     """
-    check_file(model, hub.get("gguf_file"))
+    _check_file(model, hub.get("gguf_file"))
     try:
         fields, _ = PreTrainedConfig.get_config_dict(model, **hub)
     except Exception:
         return
     if kind := other_kind(fields):
-        raise SubjectError(f"{model} is {kind} ({named(fields)}); {TAKEN}")
+        raise SubjectError(f"{model} is {kind} ({_named(fields)}); {_TAKEN}")
     try:
         config = AutoConfig.from_pretrained(model, **hub)
     except Exception:
         return
-    if reason := unhooked(config):
-        raise SubjectError(f"{model} ({named(fields)}) cannot be hooked: {reason}")
+    if reason := _unhooked(config):
+        raise SubjectError(f"{model} ({_named(fields)}) cannot be hooked: {reason}")
 
 
 def other_kind(fields: Mapping[str, Any]) -> str:
@@ -57,18 +57,18 @@ def other_kind(fields: Mapping[str, Any]) -> str:
     kind, names = str(fields.get("model_type", "")), fields.get("architectures") or []
     known = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING_NAMES else None
     said = [kind.lower(), *map(str.lower, names)]
-    if any(name.startswith(DIFFUSION) or "diffusion" in name for name in said):
+    if any(name.startswith(_DIFFUSION) or "diffusion" in name for name in said):
         return "a diffusion language model"
     if fields.get("is_encoder_decoder", getattr(known, "is_encoder_decoder", False)):
         return "an encoder-decoder"
-    if kind in MASKED and not fields.get("is_decoder", False):
+    if kind in _MASKED and not fields.get("is_decoder", False):
         return "a masked language model"
-    if known is None or "auto_map" in fields or kind in CAUSAL or kind in WITH_IMAGES:
+    if known is None or "auto_map" in fields or kind in _CAUSAL or kind in _WITH_IMAGES:
         return ""
     return "no text decoder"
 
 
-def named(fields: Mapping[str, Any]) -> str:
+def _named(fields: Mapping[str, Any]) -> str:
     """The class that a configuration names, or its type."""
     return str((fields.get("architectures") or [fields.get("model_type")])[0])
 
@@ -76,12 +76,12 @@ def named(fields: Mapping[str, Any]) -> str:
 def auto_class(config: Any) -> Any:
     """The automatic class that opens a model: a wrapper of text and images is opened whole, since
     its adapters name its modules so; only text is ever put into it."""
-    if config.model_type in WITH_IMAGES and config.model_type not in CAUSAL:
+    if config.model_type in _WITH_IMAGES and config.model_type not in _CAUSAL:
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
 
 
-def unhooked(config: Any) -> str:
+def _unhooked(config: Any) -> str:
     """Why TransformerBridge cannot hook an architecture; "" where it may."""
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources._hf_format import (
@@ -100,7 +100,7 @@ def unhooked(config: Any) -> str:
     return f"TransformerBridge needs {' and '.join(missing)} for it" if missing else ""
 
 
-def check_file(model: str, file: str | None) -> None:
+def _check_file(model: str, file: str | None) -> None:
     """A `SubjectError` where a GGUF file is asked for that cannot be read."""
     if file is None:
         return

@@ -35,7 +35,7 @@ from interp.subject.quantization import (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-SMALL = 20_000_000
+_SMALL = 20_000_000
 """Parameters below which a model runs on one thread.
 
 A second one gains next to nothing (37 s against 39 s for a whole run on two idle cores) and costs
@@ -48,7 +48,7 @@ operation.
 def threads_for(parameters: int) -> Iterator[None]:
     """One thread for a small model while inside, of torch and of numpy's linear algebra, unless
     OMP_NUM_THREADS says otherwise."""
-    if parameters >= SMALL or "OMP_NUM_THREADS" in os.environ:
+    if parameters >= _SMALL or "OMP_NUM_THREADS" in os.environ:
         yield
         return
     before = torch.get_num_threads()
@@ -64,7 +64,7 @@ def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     """A model's fast tokenizer; a one-line error where there is none."""
     if not Path(model).exists() and (model[:1] in "./~" or model.count("/") > 1):
         raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
-    with explained(model, hub):
+    with _explained(model, hub):
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
     if not tokenizer.is_fast:
         raise SubjectError(f"{model} has no fast tokenizer (tokenizer.json); convert it first")
@@ -81,17 +81,17 @@ def pretrained(
     """A model on its device, in evaluation mode, with eager attention (the kind that shows its
     patterns); its blocks in 8 or 4 bits where `quantization` says so."""
     saved = check(model, quantization, device, hub)
-    with explained(model, hub):
+    with _explained(model, hub):
         config = AutoConfig.from_pretrained(model, **hub)
     options: dict[str, Any] = {}
     if quantization is not None:
         shapes = without_weights(model, hub)
         options["quantization_config"] = rounding(quantization, device, DTYPES[dtype], shapes)
     elif saved is None:
-        check_room(model, dtype, hub, device)
+        _check_room(model, dtype, hub, device)
     if quantization is not None or saved:
         options["device_map"] = {"": device}  # packed where it runs, and not moved afterwards
-    with explained(model, hub, saved):
+    with _explained(model, hub, saved):
         loaded: Any = auto_class(config).from_pretrained(
             model,
             dtype=DTYPES[dtype],
@@ -116,7 +116,7 @@ def pretrained(
     return (hf if options else hf.to(device)).eval()
 
 
-def check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:
+def _check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:
     """A `SubjectError` where the weights take more memory than a device has free: a model is not
     split over several. Passes where either is unknown."""
     free = _free(device)
@@ -145,7 +145,7 @@ def _free(device: torch.device) -> int | None:
 def without_weights(model: str, hub: Mapping[str, Any]) -> Any:
     """A model's modules, with shapes but no values."""
     remote = {"trust_remote_code": hub.get("trust_remote_code", False)}
-    with explained(model, hub):
+    with _explained(model, hub):
         config = AutoConfig.from_pretrained(model, **hub)
         with torch.device("meta"):
             return auto_class(config).from_config(config, **remote)
@@ -160,7 +160,7 @@ def _forget_quantization(hf: Any) -> None:
 
 
 @contextlib.contextmanager
-def explained(model: str, hub: Mapping[str, Any], method: str | None = None) -> Iterator[None]:
+def _explained(model: str, hub: Mapping[str, Any], method: str | None = None) -> Iterator[None]:
     """Whatever transformers raises inside, about a model's files, is one line; `method`: how the
     model was saved quantised."""
     try:

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from interp.errors import SubjectError
 from interp.subject.adapter_files import Adapter
-from interp.subject.adapters import Values, fitting, holding, mount
+from interp.subject.adapters import BaseValues, fitting, holding, mount
 from interp.subject.quantization import inner
 
-CHUNK = 1 << 20
+_CHUNK = 1 << 20
 """Numbers of 64 bits that a fingerprint takes in at a time."""
 
 
@@ -39,7 +39,7 @@ class Plain:
 
     @cached_property
     def _before(self) -> dict[str, int]:
-        return fingerprints(self.hf)
+        return parameter_fingerprints(self.hf)
 
     @contextmanager
     def under(self, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[Any]:
@@ -58,7 +58,7 @@ class Plain:
         modules = copy.deepcopy(self.hf, {id(tensor): tensor for tensor in weights})
         mounted = mount(modules, adapters, self.base_name, allow_other_base=self.allow_other_base)
         who = " and ".join(str(adapter) for adapter, _ in adapters)
-        now = fingerprints(self.hf)
+        now = parameter_fingerprints(self.hf)
         if changed := [name for name, value in before.items() if now[name] != value]:
             raise SubjectError(
                 f"adapter {who} changes {len(changed)} tensors of the model itself when it is "
@@ -74,7 +74,7 @@ class Plain:
             yield mounted.peft
 
 
-def _joined(rewritten: Sequence[Values], who: str) -> Values:
+def _joined(rewritten: Sequence[BaseValues], who: str) -> BaseValues:
     """All that several adapters write into base, each into parameters of its own."""
     values: dict[str, Tensor] = {}
     for own in rewritten:
@@ -84,10 +84,10 @@ def _joined(rewritten: Sequence[Values], who: str) -> Values:
     return values
 
 
-def fingerprints(hf: Any) -> dict[str, int]:
+def parameter_fingerprints(hf: Any) -> dict[str, int]:
     """Parameter -> a 64-bit number that a change of any of its bits changes."""
     draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(1 << 62), 1 << 62, (CHUNK,), generator=draw) * 2 + 1
+    odd = torch.randint(-(1 << 62), 1 << 62, (_CHUNK,), generator=draw) * 2 + 1
     odd = odd.to(hf.device)
     return {name: _fingerprint(parameter, odd) for name, parameter in hf.named_parameters()}
 
@@ -98,6 +98,6 @@ def _fingerprint(tensor: Tensor, odd: Tensor) -> int:
     whole = len(raw) // 8 * 8
     rest = torch.nn.functional.pad(raw[whole:], (0, 8 - len(raw) + whole)).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for words in (*raw[:whole].view(torch.int64).split(CHUNK), rest):
+    for words in (*raw[:whole].view(torch.int64).split(_CHUNK), rest):
         total = total * 31 + (words * odd[: len(words)]).sum()
     return int(total)

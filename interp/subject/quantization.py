@@ -34,7 +34,7 @@ PACKAGES = {
 """What rounds weights to so many bits on a kind of device. Not bitsandbytes to 8: it rounds
 activations as well, by scales that depend on what else is in a batch (0.02 to 0.05 in parity)."""
 
-GROUP = 32
+_GROUP = 32
 """Weights of a row that share a scale in 4 bits on a CPU; fewer where a row's length is no multiple
 of it."""
 
@@ -85,7 +85,7 @@ def rounding(bits: Quantization, device: torch.device, dtype: torch.dtype, model
         return TorchAoConfig(Int8WeightOnlyConfig())
     widths = [part.in_features for part in model.modules() if isinstance(part, nn.Linear)]
     four: Any = torch.int4  # type: ignore[attr-defined]
-    group = PerGroup(math.gcd(GROUP, *widths))
+    group = PerGroup(math.gcd(_GROUP, *widths))
     return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=four, granularity=group))
 
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Routed = Float[Tensor, "token expert 2"]
+_Routed = Float[Tensor, "token expert 2"]
 
 
 def router_of(block: nn.Module) -> nn.Module | None:
@@ -32,7 +32,7 @@ def router_of(block: nn.Module) -> nn.Module | None:
     return None
 
 
-def routed(output: Any) -> Routed:
+def routed(output: Any) -> _Routed:
     """What a router says of every expert (logits, or shares where it shows these), and the weight
     of its output in the layer's: 0 where it is not chosen.
 
@@ -66,7 +66,7 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
 """How what a router says of every expert becomes a distribution over experts."""
 
 
-def link_of(routers: Sequence[Routed]) -> str:
+def link_of(routers: Sequence[_Routed]) -> str:
     """The name of `LINKS` that fits the weights which routers gave to the experts that they chose;
     "" where none does.
 
@@ -89,7 +89,7 @@ def link_of(routers: Sequence[Routed]) -> str:
 
 
 @contextlib.contextmanager
-def read(hooks: Sequence[tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
+def read_outputs(hooks: Sequence[tuple[nn.Module, Callable[[Any], Any]]]) -> Iterator[None]:
     """Inside, every module's output is shown to its hook, which must not change it."""
 
     def showing(hook: Callable[[Any], Any]) -> Callable[..., None]:

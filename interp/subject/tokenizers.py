@@ -17,16 +17,24 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import Condition, FineTuned, Lora, Prefix, RandomLora, SoftPrompt, parts
+from interp.conditions import (
+    Condition,
+    FineTuned,
+    Lora,
+    Prefix,
+    RandomLora,
+    SoftPrompt,
+    simple_parts,
+)
 from interp.errors import SubjectError
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.subject.kinds import check_kind
 from interp.subject.loading import load_tokenizer
 
-FILES = ("tokenizer.json", "tokenizer_config.json")
-TEMPLATE = "chat_template.jinja"
+_FILES = ("tokenizer.json", "tokenizer_config.json")
+_TEMPLATE = "chat_template.jinja"
 
-SAMPLES = (
+_SAMPLES = (
     "", " ", "Hello, world! It's 12345.", "  two  spaces", "\n\n\tdef f(x):\n    return x",
     "ÀÉ日本🙂", NEUTRAL_PASSAGE,
 )  # fmt: skip
@@ -43,8 +51,8 @@ def open_tokenizer(
     name = chosen or model
     theirs = hub | {"gguf_file": None}
     tokenizer = load_tokenizer(name, **(hub if name == model else theirs | {"revision": None}))
-    for folder in dict.fromkeys(folders(conditions)):
-        found = brought(folder, **theirs)
+    for folder in dict.fromkeys(_folders(conditions)):
+        found = _brought(folder, **theirs)
         if found is not None and (what := difference(tokenizer, found)):
             raise SubjectError(
                 f"{folder} brings a tokenizer ({_size(found)}) other than that of {name} "
@@ -54,10 +62,10 @@ def open_tokenizer(
     return tokenizer
 
 
-def folders(conditions: Iterable[Condition]) -> Iterator[str]:
+def _folders(conditions: Iterable[Condition]) -> Iterator[str]:
     """The adapters and fine-tuned models of conditions."""
     for condition in conditions:
-        for part in parts(condition):
+        for part in simple_parts(condition):
             match part:
                 case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
                     yield folder
@@ -67,14 +75,14 @@ def folders(conditions: Iterable[Condition]) -> Iterator[str]:
                     yield folder
 
 
-def brought(folder: str, **hub: Any) -> PreTrainedTokenizerBase | str | None:
+def _brought(folder: str, **hub: Any) -> PreTrainedTokenizerBase | str | None:
     """The tokenizer in a folder, or of a hub id; the chat template where that is all it has; None
     without any."""
     root = Path(folder)
-    if any((root / name).is_file() for name in FILES):
+    if any((root / name).is_file() for name in _FILES):
         return load_tokenizer(folder, **hub)
-    if (root / TEMPLATE).is_file():
-        return (root / TEMPLATE).read_text(encoding="utf-8")
+    if (root / _TEMPLATE).is_file():
+        return (root / _TEMPLATE).read_text(encoding="utf-8")
     if root.exists():
         return None
     with contextlib.suppress(SubjectError):  # what else is wrong with it, its weights will say
@@ -134,7 +142,7 @@ def _other_split(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -
         return None
     known = other.get_vocab()
     shared = (token for token in own.get_vocab() if token in known)
-    texts = [*SAMPLES, *(own.convert_tokens_to_string([token]) for token in shared)]
+    texts = [*_SAMPLES, *(own.convert_tokens_to_string([token]) for token in shared)]
     ours, theirs = (one(texts)["input_ids"] for one in (own, other))
     unlike = (text for text, a, b in zip(texts, ours, theirs, strict=True) if a != b)
     text = next(unlike, None)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.conditions import Randomised, Setting, Untrained
 from interp.errors import SubjectError
-from interp.subject.adapters import Values, active, acts, holding
+from interp.subject.adapters import BaseValues, active, acts, holding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weights:
     adapters: dict[str | Randomised, str]
     layers: dict[str, Any]
     silent: frozenset[str] = frozenset()
-    rewritten: Mapping[str | Randomised, Values] = field(default_factory=dict)
+    rewritten: Mapping[str | Randomised, BaseValues] = field(default_factory=dict)
 
     def adapted(self, setting: Setting) -> list[str]:
         """The modules that a setting's adapters act on."""
@@ -67,7 +67,7 @@ class Weights:
                     f"{setting.model}: merge it into a copy of that model"
                 )
 
-    def values(self, setting: Setting) -> Values:
+    def values(self, setting: Setting) -> BaseValues:
         """What parameters hold under a setting, where that is not what base has."""
         values = dict(self.fine_tuned[setting.model]) if setting.model else {}
         for adapter, _ in setting.adapters:

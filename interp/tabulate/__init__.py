@@ -19,8 +19,8 @@ from interp.names import Head
 from interp.noise import floor
 from interp.queries import Encoded
 from interp.registry import MEASURES
-from interp.significance import SignFlip, benjamini_hochberg, standing
-from interp.statistics import POOLED, Largest, PerQuery, Ratio, answer_labels
+from interp.significance import SignFlip, benjamini_hochberg, differs_from_null
+from interp.statistics import POOLED, Maximum, PerQuery, Ratio, answer_labels
 
 
 def rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
@@ -93,11 +93,11 @@ def corrected(tally: Tally, key: Key) -> np.ndarray | None:
 def closing_errors(tallies: Mapping[str, Tally]) -> dict[str, float]:
     """How far the identities are from closing, the largest over all conditions and queries; NaN
     where one is."""
-    found: dict[str, Largest] = {}
+    found: dict[str, Maximum] = {}
     for tally in tallies.values():
         for key, accumulator in tally.items():
-            if isinstance(accumulator, Largest):
-                found[key.site] = found.get(key.site, Largest.empty()).merge(accumulator)
+            if isinstance(accumulator, Maximum):
+                found[key.site] = found.get(key.site, Maximum.empty()).merge(accumulator)
     return {identity: largest.compute() for identity, largest in found.items()}
 
 
@@ -160,7 +160,7 @@ def largest_cell(tally: Tally, pair: tuple[str, str], plan: Plan) -> Head:
     values = found.compute().value[..., 0]
     p = corrected(tally, key)
     p = np.full(values.shape, np.nan) if p is None else p[..., 0]
-    stands = standing(values, p, floor(key.measure, plan.noise, values))
+    stands = differs_from_null(values, p, floor(key.measure, plan.noise, values))
     values = np.nan_to_num(values, nan=-1.0)
     values = np.where(stands, values, -1.0) if stands.any() else values
     layer, head = np.unravel_index(values.argmax(), values.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from interp.families import (
     Permuted,
     distances,
-    interval,
+    index_interval,
     label_permutations,
     permuted_f,
     permuted_index,
@@ -91,7 +91,9 @@ def _intervals(replicates: np.ndarray, groups: Sequence[Sequence[int]], noise: f
     """`[2, layer, ...]`, one layer at a time: all replicates of all heads are large."""
     layers = range(replicates.shape[1])
     a, b = groups
-    return np.stack([np.stack(interval(replicates[:, i], a, b, noise)) for i in layers], axis=1)
+    return np.stack(
+        [np.stack(index_interval(replicates[:, i], a, b, noise)) for i in layers], axis=1
+    )
 
 
 def _rows(

@@ -15,7 +15,7 @@ from numpy import ndarray
 from scipy.spatial.distance import pdist, squareform
 
 from interp.design import BASE, Design
-from interp.geometry import Result, paired, probe, single
+from interp.geometry import Result, paired_similarity, probe_pair, single
 from interp.measures.tally import Plan
 from interp.noise import floor
 from interp.queries import Encoded
@@ -69,9 +69,9 @@ def settled(
 def _compared(
     x: np.ndarray, y: np.ndarray, labels: Sequence[str | None], plan: Plan
 ) -> dict[str, Result]:
-    found = dict(paired(x, y, plan.seed))
+    found = dict(paired_similarity(x, y, plan.seed))
     if len(set(labels) - {None}) > 1:
-        found |= probe(x, y, labels, plan.seed)
+        found |= probe_pair(x, y, labels, plan.seed)
     return found
 
 

@@ -30,7 +30,7 @@ LORA = _HERE / "lora"
 OLD_PREFIX = _HERE / "old_prefix"
 """Prefix tuning on `OLD_TASK`: the same method where it works."""
 
-REPORT = _HERE / "report.json"
+RECIPE_REPORT = _HERE / "report.json"
 """What the recipe did and measured."""
 
 LENGTH = 7
@@ -45,15 +45,15 @@ DIGITS = max(SYMBOLS + 2, LENGTH + 1)
 BOS = DIGITS
 """Token ids are the digits themselves; `<bos>` comes after them."""
 
-Task = Callable[[np.ndarray], np.ndarray]
+_Task = Callable[[np.ndarray], np.ndarray]
 
 
-def count(digits: np.ndarray) -> np.ndarray:
+def _count(digits: np.ndarray) -> np.ndarray:
     """How often each digit stands in its input: what the paper calls double histogram."""
     return (digits[:, :, None] == digits[:, None, :]).sum(-1)
 
 
-PRETRAINED: dict[str, Task] = {
+PRETRAINED: dict[str, _Task] = {
     "ascending": lambda digits: np.sort(digits, axis=1),
     "descending": lambda digits: np.sort(digits, axis=1)[:, ::-1],
     "add_1": lambda digits: digits + 1,
@@ -63,7 +63,7 @@ PRETRAINED: dict[str, Task] = {
 
 NEW_TASK = "double_histogram"
 OLD_TASK = "ascending"
-TASKS: dict[str, Task] = {**PRETRAINED, NEW_TASK: count}
+TASKS: dict[str, _Task] = {**PRETRAINED, NEW_TASK: _count}
 
 
 def is_held_out(digits: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def is_held_out(digits: np.ndarray) -> np.ndarray:
     return (number * 2654435761 % 2**32) >> 30 == 0
 
 
-def sample(rng: np.random.Generator, size: int, *, held_out: bool) -> np.ndarray:
+def sample_inputs(rng: np.random.Generator, size: int, *, held_out: bool) -> np.ndarray:
     """`[size, LENGTH]` inputs from one side of the split. Of those with more than LENGTH / 2
     different digits every second is dropped, since repetitions are the hard part."""
     rows = np.empty((0, LENGTH), dtype=np.int64)
@@ -90,7 +90,7 @@ def exam(seed: int, size: int, task: str, *, told: bool) -> np.ndarray:
     `told`: the output's first digit tells which of `PRETRAINED` is meant, since the inputs are
     those on which the four begin differently.
     """
-    digits = sample(np.random.default_rng(seed), 8 * size if told else size, held_out=True)
+    digits = sample_inputs(np.random.default_rng(seed), 8 * size if told else size, held_out=True)
     if told:
         first = np.sort([known(digits)[:, 0] for known in PRETRAINED.values()], axis=0)
         digits = digits[(np.diff(first, axis=0) > 0).all(0)][:size]

@@ -1,6 +1,6 @@
 """Tiny random models of every architecture that is tested, and the table of what is measured there.
 
-    for row in table():
+    for row in architecture_rows():
         print(row.line)                 # "qwen3_5   Qwen3_5   1 of 3   all"
 
 A configuration is a class of transformers and its settings. Only what makes a model small, or
@@ -32,38 +32,38 @@ from interp.validation.tiny import (
     D_HEAD,
     D_MODEL,
     GQA,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
+    N_HEADS,
+    N_KV_HEADS,
+    N_LAYERS,
 )
 
-GROUPED = {**COMMON, "num_key_value_heads": KV_HEADS}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-ROUTED = {
+_GROUPED = {**COMMON, "num_key_value_heads": N_KV_HEADS}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_ROUTED = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
     "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
-LATENT = {
-    **COMMON, **ROUTED, "num_key_value_heads": HEADS, "kv_lora_rank": 8, "q_lora_rank": 8,
+_LATENT = {
+    **COMMON, **_ROUTED, "num_key_value_heads": N_HEADS, "kv_lora_rank": 8, "q_lora_rank": 8,
     "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "n_shared_experts": 1,
 }  # fmt: skip
-LINEAR = {
+_LINEAR = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
     "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4,
 }  # fmt: skip
-OLD = {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256}
-SPREAD = {"initializer_range": 0.2}
-FALCON = {
-    "hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "ffn_hidden_size": 48, **SPREAD,
+_OLD = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": 256}
+_SPREAD = {"initializer_range": 0.2}
+_FALCON = {
+    "hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
+    "ffn_hidden_size": 48, **_SPREAD,
 }  # fmt: skip
-PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 400}
-STATE_SPACE = {"mamba_d_state": 4, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 4}
+_PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 400}
+_STATE_SPACE = {"mamba_d_state": 4, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 4}
 
-GEMMA4 = {
+_GEMMA4 = {
     **GQA,
-    **PER_LAYER,
+    **_PER_LAYER,
     "num_hidden_layers": 4,
     "sliding_window": 8,
     "layer_types": [*ALTERNATING[:2], *ALTERNATING[:2]],
@@ -74,26 +74,26 @@ GEMMA4 = {
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (kind.__name__, settings) for name, (kind, settings) in tiny.CONFIGS.items()},
-    "gpt_j": ("GPTJConfig", {**OLD, **SPREAD, "rotary_dim": 4}),
+    "gpt_j": ("GPTJConfig", {**_OLD, **_SPREAD, "rotary_dim": 4}),
     "gpt_neo": (
         "GPTNeoConfig",
         {
             "hidden_size": D_MODEL,
-            "num_layers": LAYERS,
-            "num_heads": HEADS,
+            "num_layers": N_LAYERS,
+            "num_heads": N_HEADS,
             "attention_types": [[["global", "local"], 1], [["global"], 1]],
             "max_position_embeddings": 256,
             "window_size": 8,
-            **SPREAD,
+            **_SPREAD,
         },
     ),
-    "gpt_bigcode": ("GPTBigCodeConfig", {**OLD, **SPREAD}),
+    "gpt_bigcode": ("GPTBigCodeConfig", {**_OLD, **_SPREAD}),
     "opt": (
         "OPTConfig",
         {
             "hidden_size": D_MODEL,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
+            "num_hidden_layers": N_LAYERS,
+            "num_attention_heads": N_HEADS,
             "ffn_dim": 48,
             "max_position_embeddings": 256,
             "word_embed_proj_dim": D_MODEL,
@@ -102,31 +102,31 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": (
         "BloomConfig",
-        {"hidden_size": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, **SPREAD},
+        {"hidden_size": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, **_SPREAD},
     ),
     "mpt": (
         "MptConfig",
         {
             "d_model": D_MODEL,
-            "n_layers": LAYERS,
-            "n_heads": HEADS,
+            "n_layers": N_LAYERS,
+            "n_heads": N_HEADS,
             "max_seq_len": 256,
             "expansion_ratio": 2,
-            **SPREAD,
+            **_SPREAD,
         },
     ),
-    "falcon": ("FalconConfig", {**FALCON, "multi_query": True}),
+    "falcon": ("FalconConfig", {**_FALCON, "multi_query": True}),
     "falcon_grouped": (
         "FalconConfig",
-        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": KV_HEADS},
+        {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": N_KV_HEADS},
     ),
     "falcon_alibi": (
         "FalconConfig",
-        {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "alibi": True},
+        {**_FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "alibi": True},
     ),
-    "phi": ("PhiConfig", GROUPED),
-    "stablelm": ("StableLmConfig", GROUPED),
-    "starcoder2": ("Starcoder2Config", {**GROUPED, "sliding_window": 8}),
+    "phi": ("PhiConfig", _GROUPED),
+    "stablelm": ("StableLmConfig", _GROUPED),
+    "starcoder2": ("Starcoder2Config", {**_GROUPED, "sliding_window": 8}),
     "llama4": (
         "Llama4TextConfig",
         {
@@ -138,34 +138,37 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ministral3": ("Ministral3Config", GQA),
     "mixtral": ("MixtralConfig", {**GQA, "num_local_experts": 4}),
-    "qwen2_moe": ("Qwen2MoeConfig", {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16}),
-    "qwen3_moe": ("Qwen3MoeConfig", {**GQA, **EXPERTS}),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {**_GROUPED, **_EXPERTS, "shared_expert_intermediate_size": 16},
+    ),
+    "qwen3_moe": ("Qwen3MoeConfig", {**GQA, **_EXPERTS}),
     "qwen3_next": (
         "Qwen3NextConfig",
-        {**GQA, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16},
+        {**GQA, **_EXPERTS, **_LINEAR, "shared_expert_intermediate_size": 16},
     ),
-    "qwen3_5": ("Qwen3_5TextConfig", {**GQA, **LINEAR}),
+    "qwen3_5": ("Qwen3_5TextConfig", {**GQA, **_LINEAR}),
     "gemma": ("GemmaConfig", GQA),
-    "gemma4": ("Gemma4TextConfig", GEMMA4),
+    "gemma4": ("Gemma4TextConfig", _GEMMA4),
     "gemma4_moe": (
         "Gemma4TextConfig",
         {
-            **GEMMA4,
+            **_GEMMA4,
             "enable_moe_block": True,
             "num_experts": 4,
             "top_k_experts": 2,
             "moe_intermediate_size": 16,
         },
     ),
-    "olmo": ("OlmoConfig", GROUPED),
-    "olmo2": ("Olmo2Config", GROUPED),
-    "olmo3": ("Olmo3Config", {**GROUPED, "layer_types": ALTERNATING, "sliding_window": 8}),
-    "olmoe": ("OlmoeConfig", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
-    "smollm3": ("SmolLM3Config", GROUPED),
+    "olmo": ("OlmoConfig", _GROUPED),
+    "olmo2": ("Olmo2Config", _GROUPED),
+    "olmo3": ("Olmo3Config", {**_GROUPED, "layer_types": ALTERNATING, "sliding_window": 8}),
+    "olmoe": ("OlmoeConfig", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
+    "smollm3": ("SmolLM3Config", _GROUPED),
     "granite": (
         "GraniteConfig",
         {
-            **GROUPED,
+            **_GROUPED,
             "logits_scaling": 2.0,
             "residual_multiplier": 0.5,
             "embedding_multiplier": 2.0,
@@ -174,20 +177,20 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "granite_moe": (
         "GraniteMoeConfig",
-        {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
     ),
     "glm": ("GlmConfig", GQA),
     "glm4": ("Glm4Config", GQA),
-    "glm4_moe": ("Glm4MoeConfig", {**GQA, **ROUTED}),
+    "glm4_moe": ("Glm4MoeConfig", {**GQA, **_ROUTED}),
     "nemotron": ("NemotronConfig", GQA),
     "seed_oss": ("SeedOssConfig", GQA),
     "exaone4": ("Exaone4Config", {**GQA, "sliding_window": 8, "layer_types": ALTERNATING}),
     "ernie4_5": ("Ernie4_5Config", GQA),
     "hunyuan": ("HunYuanDenseV1Config", GQA),
-    "apertus": ("ApertusConfig", GROUPED),
+    "apertus": ("ApertusConfig", _GROUPED),
     "arcee": ("ArceeConfig", GQA),
     "nanochat": ("NanoChatConfig", GQA),
-    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
+    "cohere": ("CohereConfig", {**_GROUPED, "logit_scale": 0.25}),
     "cohere2": (
         "Cohere2Config",
         {**GQA, "logit_scale": 0.25, "sliding_window": 8, "layer_types": ALTERNATING},
@@ -202,13 +205,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ALTERNATING,
         },
     ),
-    "bitnet": ("BitNetConfig", GROUPED),
-    "deepseek_v2": ("DeepseekV2Config", {**LATENT, "topk_method": "greedy"}),
-    "deepseek_v3": ("DeepseekV3Config", LATENT),
+    "bitnet": ("BitNetConfig", _GROUPED),
+    "deepseek_v2": ("DeepseekV2Config", {**_LATENT, "topk_method": "greedy"}),
+    "deepseek_v3": ("DeepseekV3Config", _LATENT),
     "lfm2": (
         "Lfm2Config",
         {
-            **GROUPED,
+            **_GROUPED,
             "layer_types": ["conv", "full_attention", "conv"],
             "conv_L_cache": 3,
             "block_ff_dim": 48,
@@ -218,8 +221,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": (
         "JambaConfig",
         {
-            **GROUPED,
-            **STATE_SPACE,
+            **_GROUPED,
+            **_STATE_SPACE,
             "attn_layer_period": 2,
             "attn_layer_offset": 1,
             "num_experts": 2,
@@ -244,15 +247,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> class of the configuration, and its settings."""
 
-UNTOUCHED = ("lm_head", "embed_out", "router", "gate", "in_proj", "out_proj", "x_proj", "dt_proj")
+_UNTOUCHED = ("lm_head", "embed_out", "router", "gate", "in_proj", "out_proj", "x_proj", "dt_proj")
 """Linear layers on which the table puts no LoRA: outputs, routers, and what peft refuses in state
 spaces."""
 
 
-HEADINGS = ("architecture", "class", "layers with heads", "measured")
+TABLE_HEADINGS = ("architecture", "class", "layers with heads", "measured")
 
 
-class Row(NamedTuple):
+class ArchitectureRow(NamedTuple):
     """What came of one architecture: its class in transformers, how many of its layers have heads,
     and what is measured."""
 
@@ -267,13 +270,13 @@ class Row(NamedTuple):
         return f"{self.architecture:15} {self.model_class:27} {self.heads:7} {self.measured}"
 
 
-def markdown(rows: Iterable[Row]) -> str:
+def markdown(rows: Iterable[ArchitectureRow]) -> str:
     """The table of a page."""
-    lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
+    lines = (TABLE_HEADINGS, ["---"] * len(TABLE_HEADINGS), *rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def named(words: Sequence[str]) -> list[str]:
+def named_architectures(words: Sequence[str]) -> list[str]:
     """The architectures whose name contains one of these words (all, without any)."""
     found = [n for n in MODELS if not words or any(word.lower() in n for word in words)]
     if not found:
@@ -281,12 +284,14 @@ def named(words: Sequence[str]) -> list[str]:
     return found
 
 
-def save_model(name: str, folder: Path, seed: int = 0) -> str:
+def save_architecture(name: str, folder: Path, seed: int = 0) -> str:
     """A random model of an architecture with a tokenizer; returns the folder."""
     if name in tiny.CONFIGS:
         return tiny.save_model(name, folder, seed)
     kind, settings = MODELS[name]
-    return tiny.save(getattr(transformers, kind), {"pad_token_id": 0, **settings}, folder, seed)
+    return tiny.save_random_model(
+        getattr(transformers, kind), {"pad_token_id": 0, **settings}, folder, seed
+    )
 
 
 def linear_layers(hf: nn.Module) -> list[str]:
@@ -296,11 +301,11 @@ def linear_layers(hf: nn.Module) -> list[str]:
     return [
         name
         for name, module in hf.named_modules()
-        if isinstance(module, kinds) and name.split(".")[-1] not in UNTOUCHED
+        if isinstance(module, kinds) and name.split(".")[-1] not in _UNTOUCHED
     ]
 
 
-def table(names: Iterable[str] = MODELS) -> Iterator[Row]:
+def architecture_rows(names: Iterable[str] = MODELS) -> Iterator[ArchitectureRow]:
     """A row for every architecture (or these): a tiny model of it is loaded under base, a prompt, a
     LoRA on all its linear layers, and both, and what can be measured is found out."""
     for name in names:
@@ -308,9 +313,9 @@ def table(names: Iterable[str] = MODELS) -> Iterator[Row]:
             yield row(name, Path(folder))
 
 
-def row(name: str, folder: Path) -> Row:
+def row(name: str, folder: Path) -> ArchitectureRow:
     """The row of one architecture; its files are written to the folder."""
-    model = save_model(name, folder / "model")
+    model = save_architecture(name, folder / "model")
     with torch.device("meta"):
         config = transformers.AutoConfig.from_pretrained(model)
         hf = transformers.AutoModelForCausalLM.from_config(config)
@@ -323,7 +328,7 @@ def row(name: str, folder: Path) -> Row:
         subject = load(model, conditions, queries)
         withheld = find(subject, encode(queries, subject.tokenizer))
     except SubjectError as error:
-        return Row(name, shown, "", f"refused: {str(error).replace(model, name)}")
+        return ArchitectureRow(name, shown, "", f"refused: {str(error).replace(model, name)}")
     heads = f"{len(subject.anatomy.layers('z'))} of {subject.n_layers}"
     reasons = "; ".join(f"{what}: {why}" for what, why in withheld.items())
-    return Row(name, shown, heads, f"all but {reasons}" if withheld else "all")
+    return ArchitectureRow(name, shown, heads, f"all but {reasons}" if withheld else "all")

@@ -16,17 +16,17 @@ import torch
 from interp import edits
 from interp.capabilities import influence_errors
 from interp.capture import capture, keep
-from interp.causal.interchange import Sweep, no_op
+from interp.causal.interchange import Sweep, no_op_change
 from interp.edits import Edit
 from interp.measures import NOISE
 from interp.measures.attention import content_js
 from interp.names import Site
 from interp.subject.parity import TOLERANCE
-from interp.validation.outcome import Reading, largest
-from interp.validation.planted import first_difference, located, states
+from interp.validation.outcome import Reading, largest_or_nan
+from interp.validation.planted import first_difference, is_located, site_states
 from interp.validation.specimen import BOTH, Specimen
 
-IMPLICIT = "interp.weights.implicit"
+_IMPLICIT = "interp.weights.implicit"
 
 
 def _bound(specimen: Specimen, exact: float) -> float:
@@ -35,10 +35,10 @@ def _bound(specimen: Specimen, exact: float) -> float:
     return exact if dtype == torch.float32 else max(exact, 5 * NOISE[dtype])
 
 
-def parity(specimen: Specimen) -> Reading:
+def _parity(specimen: Specimen) -> Reading:
     """Logits, stream and patterns of the hooked run against plain Hugging Face + peft."""
     found = specimen.subject.parity
-    return Reading(largest(found.values()), TOLERANCE[specimen.subject.dtype])
+    return Reading(largest_or_nan(found.values()), TOLERANCE[specimen.subject.dtype])
 
 
 def leak(specimen: Specimen) -> Reading:
@@ -60,7 +60,7 @@ def no_op_patch(specimen: Specimen) -> Reading:
                   if subject.anatomy.layers(n))  # fmt: skip
     heads = ("z", "q", "k", "v") if subject.anatomy.layers("z") else ()
     plan = Sweep("prompt", BOTH, "base", whole, heads, ("last",))
-    return Reading(no_op(subject, plan, specimen.queries, specimen.caches), 0.0)
+    return Reading(no_op_change(subject, plan, specimen.queries, specimen.caches), 0.0)
 
 
 def last_state(specimen: Specimen) -> Reading:
@@ -74,7 +74,7 @@ def last_state(specimen: Specimen) -> Reading:
         logits = capture(subject, base, batch, specimen.caches["base"], {}, put).logits
         scale = got.logits.float().square().mean().sqrt().clamp(min=1.0)
         apart.append(float((logits - got.logits).abs().max() / scale))
-    return Reading(largest(apart), _bound(specimen, 1e-6))
+    return Reading(largest_or_nan(apart), _bound(specimen, 1e-6))
 
 
 def petrov(specimen: Specimen) -> Reading:
@@ -89,9 +89,9 @@ def petrov(specimen: Specimen) -> Reading:
     for own, pinned in zip(base.content, prompt, strict=True):
         both = own.isnan() & pinned.isnan()  # a window that holds nothing of the query
         apart.append(float((pinned - own).abs().masked_fill(both, 0.0).max()))
-    scores = largest([0.0, *(float(s[s.isfinite()].abs().max()) for s in base.scores)])
+    scores = largest_or_nan([0.0, *(float(s[s.isfinite()].abs().max()) for s in base.scores)])
     rounding = torch.finfo(specimen.subject.dtype).eps * scores
-    return Reading(largest(apart), max(1e-6, rounding))
+    return Reading(largest_or_nan(apart), max(1e-6, rounding))
 
 
 def rewiring(specimen: Specimen) -> Reading:
@@ -105,48 +105,48 @@ def rewiring(specimen: Specimen) -> Reading:
     return Reading(least, 1e-6, at_least=True)
 
 
-def change_sum(specimen: Specimen) -> Reading:
+def _change_sum(specimen: Specimen) -> Reading:
     """The four terms of every head's change add up to it."""
     errors = [change.error for seen in specimen.observed.values() for change in seen.changes]
-    return Reading(largest(errors), _bound(specimen, 1e-5))
+    return Reading(largest_or_nan(errors), _bound(specimen, 1e-5))
 
 
 def influence_sum(specimen: Specimen) -> Reading:
     """What heads, MLPs, embedding and norm contribute adds up to the logit, in every condition."""
     errors = influence_errors(specimen.subject, specimen.batch.answer, specimen.last)
-    return Reading(largest(errors), _bound(specimen, 1e-4))
+    return Reading(largest_or_nan(errors), _bound(specimen, 1e-4))
 
 
-def planted(specimen: Specimen) -> Reading:
+def _planted(specimen: Specimen) -> Reading:
     """Adapters on one part of one block, or on one head of it: how many are not found there."""
     subject, batch = specimen.subject, specimen.batch
-    base, missed = states(subject, "base", batch), []
+    base, missed = site_states(subject, "base", batch), []
     for name, place in specimen.planted.items():
-        found = first_difference(base, states(subject, name, batch))
-        if not located(found, [place]):
+        found = first_difference(base, site_states(subject, name, batch))
+        if not is_located(found, [place]):
             missed.append(f"{place} at {found.site or 'no site'}")
     return Reading(len(missed), 0.0, note=f"seen first: {', '.join(missed)}")
 
 
-def implicit_update(specimen: Specimen) -> Reading:
+def _implicit_update(specimen: Specimen) -> Reading:
     """The block without the prompt, its weights updated, says what the block with it says
     (Dherin et al. 2507.16003)."""
     subject = specimen.subject
-    errors = importlib.import_module(IMPLICIT).identity_errors(
+    errors = importlib.import_module(_IMPLICIT).identity_errors(
         subject, "base", "prompt", specimen.queries
     )
     return Reading(float(errors.max()), _bound(specimen, 1e-5))
 
 
-CHECKS: dict[str, Callable[[Specimen], Reading]] = {
-    "parity": parity,
+IDENTITY_CHECKS: dict[str, Callable[[Specimen], Reading]] = {
+    "parity": _parity,
     "no leak": leak,
-    "planted divergence": planted,
+    "planted divergence": _planted,
     "no-op patch": no_op_patch,
     "last state": last_state,
     "Petrov identity": petrov,
     "re-wiring seen": rewiring,
-    "change terms": change_sum,
+    "change terms": _change_sum,
     "influence terms": influence_sum,
 }
 """Name -> check."""
@@ -159,5 +159,5 @@ OF = {
 }
 """Check -> what must be measurable for it (`interp.capabilities`)."""
 
-if importlib.util.find_spec(IMPLICIT):
-    CHECKS["implicit update"] = implicit_update
+if importlib.util.find_spec(_IMPLICIT):
+    IDENTITY_CHECKS["implicit update"] = _implicit_update

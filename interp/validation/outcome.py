@@ -2,7 +2,7 @@
 
 outcome = Outcome("no-op patch", "llama", Reading(0.0, limit=0.0), seconds=0.2)
 outcome.passed, outcome.expected, outcome.measured       # True, "0", "0"
-rich.print(table(worst([outcome, ...])))                 # 80 columns
+rich.print(outcome_table(worst([outcome, ...])))                 # 80 columns
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
         return above / below if below > 0 else 0.0
 
 
-def largest(values: Iterable[float]) -> float:
+def largest_or_nan(values: Iterable[float]) -> float:
     """The largest value; NaN if one is (which `max` may miss)."""
     listed = list(values)
     return math.nan if any(map(math.isnan, listed)) else max(listed)
@@ -84,7 +84,7 @@ def worst(outcomes: Iterable[Outcome], on: str) -> list[Outcome]:
     return found
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
+def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     """One row per check, 80 columns; a failure is followed by what it is about."""
     from rich import box
     from rich.table import Table
@@ -111,7 +111,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     return shown
 
 
-def summary(outcomes: Iterable[Outcome]) -> str:
+def summary_line(outcomes: Iterable[Outcome]) -> str:
     """How many checks passed, in one line."""
     all_of_them = list(outcomes)
     failed = sum(not outcome.passed for outcome in all_of_them)

@@ -24,11 +24,11 @@ from interp.validation.outcome import Outcome, Reading, worst
 from interp.validation.settings import Validating
 from interp.validation.specimen import Specimen, open_specimen
 
-Progress = Callable[[str], None]
-Value = TypeVar("Value")
+_OnCheck = Callable[[str], None]
+_Value = TypeVar("_Value")
 
 
-def validate(settings: Validating, progress: Progress = lambda name: None) -> list[Outcome]:
+def validate(settings: Validating, progress: _OnCheck = lambda name: None) -> list[Outcome]:
     """Every chosen check; `progress` hears the name of each model before it is opened.
 
     `ConfigError` where none is chosen; `SubjectError` where the model cannot be loaded at all.
@@ -39,12 +39,18 @@ def validate(settings: Validating, progress: Progress = lambda name: None) -> li
     with threads_for(0):
         outcomes = [outcome for outcome in runs(settings, progress) if outcome]
     if not outcomes:
-        known = ", ".join([*identities.CHECKS, *published.CHECKS, *separating.CHECKS])
+        known = ", ".join(
+            [
+                *identities.IDENTITY_CHECKS,
+                *published.PUBLISHED_CHECKS,
+                *separating.SEPARATION_CHECKS,
+            ]
+        )
         raise ConfigError(f"no check is called {' or '.join(settings.only)}; there are: {known}")
     return outcomes
 
 
-def _own(settings: Validating, progress: Progress) -> Iterator[Outcome]:
+def _own(settings: Validating, progress: _OnCheck) -> Iterator[Outcome]:
     assert settings.model is not None
     options = settings.loading
     name = short_name(settings.model)
@@ -52,12 +58,12 @@ def _own(settings: Validating, progress: Progress) -> Iterator[Outcome]:
     yield from of_model(settings.model, name, settings.only, settings.adapter, own=True, **options)
 
 
-def _bundled(settings: Validating, progress: Progress) -> Iterator[Outcome]:
+def _bundled(settings: Validating, progress: _OnCheck) -> Iterator[Outcome]:
     only = settings.only
-    yield from _each(only, "definition", published.CHECKS)
+    yield from _each(only, "definition", published.PUBLISHED_CHECKS)
     if separating.available():
-        yield from _each(only, "toy", separating.CHECKS)
-    if not chosen(only, identities.CHECKS):
+        yield from _each(only, "toy", separating.SEPARATION_CHECKS)
+    if not _chosen(only, identities.IDENTITY_CHECKS):
         return
     progress("bundled model")
     adapter = str(sorted(organism.ADAPTERS.iterdir())[0])
@@ -103,13 +109,13 @@ def of_model(
 
 
 def _of_specimen(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
-    for check in chosen(only, identities.CHECKS):
+    for check in _chosen(only, identities.IDENTITY_CHECKS):
         if reason := specimen.withheld.get(identities.OF.get(check, "")):
             yield Outcome(check, name, Reading(math.nan, 0.0), 0.0, reason)
         elif check == "implicit update":
             yield _implicit_update(name, specimen)
         else:
-            yield from _each((check,), name, {check: identities.CHECKS[check]}, specimen)
+            yield from _each((check,), name, {check: identities.IDENTITY_CHECKS[check]}, specimen)
 
 
 def _implicit_update(name: str, specimen: Specimen) -> Outcome:
@@ -117,7 +123,7 @@ def _implicit_update(name: str, specimen: Specimen) -> Outcome:
     start, check = time.perf_counter(), "implicit update"
     reading, reason = Reading(math.nan, 0.0), ""
     try:
-        reading = identities.CHECKS[check](specimen)
+        reading = identities.IDENTITY_CHECKS[check](specimen)
         if not reading.passed:
             reason = f"an updated block is {reading.value:.1g} from the block with the prompt"
     except Exception as error:  # whatever it raises, the MLPs are others than assumed
@@ -127,12 +133,12 @@ def _implicit_update(name: str, specimen: Specimen) -> Outcome:
 
 def _capabilities(only: tuple[str, ...], name: str, specimen: Specimen) -> Iterator[Outcome]:
     """What can be measured: 0 of its tries failed, or why it is withheld."""
-    for group in chosen(only, {f"measures: {name}": name for name in GROUPS}).values():
+    for group in _chosen(only, {f"measures: {name}": name for name in GROUPS}).values():
         reason = specimen.withheld.get(group, "")
         yield Outcome(f"measures: {group}", name, Reading(0.0, 0.0), 0.0, reason)
 
 
-def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Value]:
+def _chosen(only: tuple[str, ...], checks: Mapping[str, _Value]) -> dict[str, _Value]:
     """The checks whose name contains one of these words (all, without any)."""
     words = [word.lower() for word in only]
     return {
@@ -145,7 +151,7 @@ def chosen(only: tuple[str, ...], checks: Mapping[str, Value]) -> dict[str, Valu
 def _each(
     only: tuple[str, ...], on: str, checks: Mapping[str, Callable[..., Reading]], *of: Specimen
 ) -> Iterator[Outcome]:
-    for name, check in chosen(only, checks).items():
+    for name, check in _chosen(only, checks).items():
         start = time.perf_counter()
         reading = check(*of)
         yield Outcome(name, on, reading, time.perf_counter() - start)

@@ -10,18 +10,18 @@ from interp import toy
 from interp.subject.loading import quiet
 from interp.validation.outcome import Reading
 
-EXAMINED = 500
+_EXAMINED = 500
 """Held-out inputs; the standard error of an accuracy is at most 0.022."""
-LEARNT, NOT_LEARNT = 0.9, 0.1
+_LEARNT, _NOT_LEARNT = 0.9, 0.1
 
 
-def accuracy(adapter: str, task: str, seed: int = 1) -> float:
+def _accuracy(adapter: str, task: str, seed: int = 1) -> float:
     """Share of inputs whose whole output is right, in plain Hugging Face + peft.
 
     All digits at once: greedy decoding gets an output right if and only if every digit is the
     most probable one after the right ones before it.
     """
-    ids = torch.from_numpy(toy.exam(seed, EXAMINED, task, told=False))
+    ids = torch.from_numpy(toy.exam(seed, _EXAMINED, task, told=False))
     with quiet(), torch.no_grad():
         hf = AutoModelForCausalLM.from_pretrained(toy.MODEL)
         said = PeftModel.from_pretrained(hf, adapter).eval()(input_ids=ids).logits
@@ -29,17 +29,17 @@ def accuracy(adapter: str, task: str, seed: int = 1) -> float:
     return float((guess == ids[:, -toy.LENGTH :]).all(1).float().mean())
 
 
-def lora() -> Reading:
+def _lora() -> Reading:
     """A rank-1 LoRA solves double histogram (published: 92.38 %)."""
-    return Reading(accuracy(str(toy.LORA), toy.NEW_TASK), LEARNT, at_least=True)
+    return Reading(_accuracy(str(toy.LORA), toy.NEW_TASK), _LEARNT, at_least=True)
 
 
-def prefix() -> Reading:
+def _prefix() -> Reading:
     """A prefix of as many numbers does not (published: 0.31 %)."""
-    return Reading(accuracy(str(toy.PREFIX), toy.NEW_TASK), NOT_LEARNT)
+    return Reading(_accuracy(str(toy.PREFIX), toy.NEW_TASK), _NOT_LEARNT)
 
 
-CHECKS = {"toy: LoRA accuracy": lora, "toy: prefix accuracy": prefix}
+SEPARATION_CHECKS = {"toy: LoRA accuracy": _lora, "toy: prefix accuracy": _prefix}
 
 
 def available() -> bool:

@@ -19,6 +19,6 @@ class Validating(Loading):
     only: tuple[str, ...] = ()
     """Only checks (with --architectures: architectures) whose name contains one of these."""
     device: str = "auto"
-    """cpu, cuda, ... of --model; everything else runs on the CPU."""
+    """Device of --model, cpu or cuda; everything else runs on the CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of --model; bounds are wider in half precision."""
+    """Number format of --model; bounds are wider in half precision."""

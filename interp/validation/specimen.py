@@ -20,14 +20,14 @@ from interp.observe import observe
 from interp.queries import Encoded, Query, encode
 from interp.readout import LastStates
 from interp.subject import Batch, Subject, load
-from interp.validation.planted import FIRST, Place, places_of, plant
+from interp.validation.planted import FIRST, PlantedPlace, places_of, plant
 
-PROMPT = Prompt(text="hot is the opposite of cold.")
-TEXTS = ("up is the opposite of", "a river is wide; a hill is high", "the")
+_PROMPT = Prompt(text="hot is the opposite of cold.")
+_TEXTS = ("up is the opposite of", "a river is wide; a hill is high", "the")
 
-HUB = ("revision", "trust_remote_code", "gguf_file")
+_HUB = ("revision", "trust_remote_code", "gguf_file")
 
-ADAPTER, BOTH = "adapter", "both"
+_ADAPTER, BOTH = "adapter", "both"
 """Conditions of the user's own LoRA, alone and after the prompt (without one: a planted one's)."""
 
 
@@ -37,7 +37,7 @@ class Specimen:
 
     subject: Subject
     queries: Sequence[Encoded]
-    planted: dict[str, Place]
+    planted: dict[str, PlantedPlace]
 
     @cached_property
     def batch(self) -> Batch:
@@ -68,27 +68,27 @@ class Specimen:
 
 def open_specimen(model: str, folder: Path, adapter: str | None = None, **options: Any) -> Specimen:
     """Plant one adapter per part and per part's head in the middle block, load, check parity."""
-    hub = {key: options[key] for key in HUB if key in options}
-    planted = chosen(places_of(model, **hub))
+    hub = {key: options[key] for key in _HUB if key in options}
+    planted = _chosen(places_of(model, **hub))
     adapters = {
         name: plant(model, folder / name, {place: 1.0}, seed)
         for seed, (name, place) in enumerate(planted.items())
     }
-    conditions: dict[str, Condition] = {"base": Base(), "prompt": PROMPT}
+    conditions: dict[str, Condition] = {"base": Base(), "prompt": _PROMPT}
     conditions |= {name: Lora(path) for name, path in adapters.items()}
     own = adapter or next(iter(adapters.values()))
     if adapter is not None:
-        conditions[ADAPTER] = Lora(own)
-    conditions[BOTH] = PROMPT + Lora(own)
-    subject = load(model, conditions, TEXTS[:1], **options)
-    return Specimen(subject, encode(map(Query, TEXTS), subject.tokenizer), planted)
+        conditions[_ADAPTER] = Lora(own)
+    conditions[BOTH] = _PROMPT + Lora(own)
+    subject = load(model, conditions, _TEXTS[:1], **options)
+    return Specimen(subject, encode(map(Query, _TEXTS), subject.tokenizer), planted)
 
 
-def chosen(places: Sequence[Place]) -> dict[str, Place]:
+def _chosen(places: Sequence[PlantedPlace]) -> dict[str, PlantedPlace]:
     """In the middle block: every part whole, and one head of each; condition -> place. What it
     lacks is planted in the nearest block that has it."""
     middle = max(place.layer for place in places) // 2
-    own: dict[str, list[Place]] = {}
+    own: dict[str, list[PlantedPlace]] = {}
     for place in sorted(places, key=lambda place: abs(place.layer - middle)):
         its = own.setdefault(place.part, [])
         if not its or its[0].layer == place.layer:

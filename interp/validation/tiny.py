@@ -27,42 +27,42 @@ from transformers import (
     Qwen3Config,
 )
 
-LAYERS, HEADS, KV_HEADS, D_MODEL, D_HEAD = 3, 4, 2, 32, 8
+N_LAYERS, N_HEADS, N_KV_HEADS, D_MODEL, D_HEAD = 3, 4, 2, 32, 8
 
 COMMON = {
     "hidden_size": D_MODEL,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
     "intermediate_size": 48,
     "max_position_embeddings": 256,
     "initializer_range": 0.2,
 }
-GQA = {**COMMON, "num_key_value_heads": KV_HEADS, "head_dim": D_HEAD}
+GQA = {**COMMON, "num_key_value_heads": N_KV_HEADS, "head_dim": D_HEAD}
 GEMMA = {**GQA, "query_pre_attn_scalar": D_HEAD, "sliding_window": 8}
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gpt2": (
         GPT2Config,
-        {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256}
+        {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": 256}
         | {"initializer_range": 0.2},
     ),
     "neox": (GPTNeoXConfig, {**COMMON, "rotary_pct": 0.5}),
     "llama": (LlamaConfig, GQA),
     "mistral": (MistralConfig, {**GQA, "sliding_window": 8}),
-    "qwen2": (Qwen2Config, {**COMMON, "num_key_value_heads": KV_HEADS}),
+    "qwen2": (Qwen2Config, {**COMMON, "num_key_value_heads": N_KV_HEADS}),
     "qwen3": (Qwen3Config, GQA),
     "gemma2": (Gemma2Config, {**GEMMA, "layer_types": ALTERNATING}),
     "gemma3": (Gemma3TextConfig, {**GEMMA, "layer_types": ALTERNATING}),
-    "phi3": (Phi3Config, {**COMMON, "num_key_value_heads": KV_HEADS, "pad_token_id": 0}),
+    "phi3": (Phi3Config, {**COMMON, "num_key_value_heads": N_KV_HEADS, "pad_token_id": 0}),
 }
 
-SPLIT = {
+_SPLIT = {
     "q": ["q_proj"], "k": ["k_proj"], "v": ["v_proj"], "o": ["o_proj"],
     "mlp": ["gate_proj", "up_proj", "down_proj"],
 }  # fmt: skip
 MODULES = {
-    **dict.fromkeys(CONFIGS, SPLIT),
+    **dict.fromkeys(CONFIGS, _SPLIT),
     "gpt2": {"qkv": ["attn.c_attn"], "o": ["attn.c_proj"], "mlp": ["c_fc", "mlp.c_proj"]},
     "neox": {
         "qkv": ["query_key_value"],
@@ -112,10 +112,10 @@ def save_model(architecture: str, folder: Path, seed: int = 0, words: Any = None
     words = words or tokenizer(
         "llama" if architecture in ("llama", "mistral") or "gemma" in architecture else "gpt2"
     )
-    return save(*CONFIGS[architecture], folder, seed, words)
+    return save_random_model(*CONFIGS[architecture], folder, seed, words)
 
 
-def save(
+def save_random_model(
     config_class: Any, settings: dict[str, Any], folder: Path, seed: int = 0, words: Any = None
 ) -> str:
     """A random model of a configuration, with a tokenizer; returns the folder."""

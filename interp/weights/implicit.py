@@ -1,7 +1,7 @@
 """A prompt as an update of the weights: what every block's MLP would have to be without it.
 
-    seen = {c: observe(subject, subject.settings[c], queries) for c in ("base", "prompt")}
-    update = implicit(seen["base"], seen["prompt"], "model.layers.2.mlp.up_proj")
+    seen = {c: read_modules(subject, subject.settings[c], queries) for c in ("base", "prompt")}
+    update = implicit_updates(seen["base"], seen["prompt"], "model.layers.2.mlp.up_proj")
     errors = identity_errors(subject, "base", "prompt", queries)      # one per block
 
 With u0 and u what enters the MLP in base's and in the prompt's run, `dW = W (u - u0) u0' / ‖u0‖²`
@@ -32,15 +32,15 @@ from interp.queries import Encoded
 from interp.subject import Batch, Subject
 from interp.subject.fused import Slice
 
-Delta = Callable[[Tensor], Tensor]
+_Delta = Callable[[Tensor], Tensor]
 """What an update adds to a module's output, from its input."""
 
-Key = TypeVar("Key")
+_Key = TypeVar("_Key")
 
-STREAM = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
+_STREAM = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "resid_post")
 
 
-class Projections(NamedTuple):
+class _Projections(NamedTuple):
     """The live modules of one block's MLP by their Hugging Face paths: those that read its input
     (up, and gate; one where they are fused), and the one that writes its output."""
 
@@ -48,7 +48,7 @@ class Projections(NamedTuple):
     out: dict[str, nn.Module]
 
 
-def projections(subject: Subject) -> list[Projections]:
+def projections(subject: Subject) -> list[_Projections]:
     """Those of every block; SubjectError where a block has experts instead."""
     known = {id(layer): path for path, layer in subject.weights.layers.items()}
     for name, parameter in subject.weights.parameters.items():
@@ -61,7 +61,7 @@ def projections(subject: Subject) -> list[Projections]:
                 f"{subject.name}: block {number} has no MLP of its own projections (it has experts)"
             )
         parts = (_named(mlp, names, known) for names in (("gate", "in"), ("out",)))
-        found.append(Projections(*parts))
+        found.append(_Projections(*parts))
     return found
 
 
@@ -73,7 +73,7 @@ def _named(mlp: Any, names: Sequence[str], known: Mapping[int, str]) -> dict[str
 
 
 @contextmanager
-def hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+def _hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
     """`hook(path, input, output)` sees every call of these modules; what it returns, if anything,
     takes the output's place."""
     with ExitStack() as stack:
@@ -86,14 +86,14 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterat
 
 
 @contextmanager
-def patched(subject: Subject, deltas: Mapping[str, Delta]) -> Iterator[None]:
+def patched_projections(subject: Subject, deltas: Mapping[str, _Delta]) -> Iterator[None]:
     """The MLPs' projections of these paths give what their deltas add on top while inside."""
     live = {p: m for block in projections(subject) for p, m in (block.into | block.out).items()}
-    with hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
+    with _hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
         yield
 
 
-class States(NamedTuple):
+class ModuleStates(NamedTuple):
     """What modules read and gave, and the stream, at some query tokens of one condition; float64.
 
     `read`, `gave`: path -> `[token, d]`; `stream`: site -> `[token, d_model]`.
@@ -110,50 +110,50 @@ class States(NamedTuple):
         return self.stream[Site("resid_pre", layer)] + mixed
 
 
-def observe(
+def read_modules(
     subject: Subject,
     setting: Setting,
     queries: Sequence[Encoded],
     *,
     size: int = 64,
     last: bool = True,
-    deltas: Mapping[str, Delta] | None = None,
-) -> States:
+    deltas: Mapping[str, _Delta] | None = None,
+) -> ModuleStates:
     """Run a setting, with `deltas` added to its projections, on queries' last tokens, or on all.
 
     `size`: queries at a time. In memory: d_model and d_mlp numbers per token and block.
     """
     blocks = projections(subject)
     modules = {p: m for block in blocks for p, m in (block.into | block.out).items()}
-    parts: list[States] = []
-    with patched(subject, deltas or {}):
+    parts: list[ModuleStates] = []
+    with patched_projections(subject, deltas or {}):
         cache = subject.prefill(setting)
         for chunk in chunks(queries, size):
             batch = Batch.of(chunk, subject.device)
-            pick = partial(_at, tokens(batch, last=last))
-            seen = States({}, {}, {})
+            pick = partial(_at, _tokens(batch, last=last))
+            seen = ModuleStates({}, {}, {})
 
             def note(
-                path: str, x: Tensor, y: Tensor, seen: States = seen, pick: Any = pick
+                path: str, x: Tensor, y: Tensor, seen: ModuleStates = seen, pick: Any = pick
             ) -> None:
                 seen.read[path], seen.gave[path] = pick(x), pick(y)
 
-            with hooked(modules, note):
-                sites = {s: pick for s in subject.anatomy.points if s.name in STREAM}
+            with _hooked(modules, note):
+                sites = {s: pick for s in subject.anatomy.points if s.name in _STREAM}
                 seen.stream.update(capture(subject, setting, batch, cache, sites).values)
             parts.append(seen)
-    return States(
+    return ModuleStates(
         _joined([part.read for part in parts]),
         _joined([part.gave for part in parts]),
         _joined([part.stream for part in parts]),
     )
 
 
-def _joined(parts: Sequence[Mapping[Key, Tensor]]) -> dict[Key, Tensor]:
+def _joined(parts: Sequence[Mapping[_Key, Tensor]]) -> dict[_Key, Tensor]:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def tokens(batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:
+def _tokens(batch: Batch, *, last: bool) -> tuple[Tensor, Tensor]:
     """Row and column of every query's last token, or of all its tokens, in the queries' order."""
     places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     ends = batch.lengths[:, None]
@@ -173,7 +173,7 @@ class Rank1(NamedTuple):
     read: Float[Tensor, "query d_in"]
 
 
-def implicit(base: States, prompt: States, path: str) -> Rank1:
+def implicit_updates(base: ModuleStates, prompt: ModuleStates, path: str) -> Rank1:
     """A projection's updates: `W (u - u0)`, which its bias leaves alone, and `u0 / ‖u0‖²`."""
     u0 = base.read[path]
     return Rank1(prompt.gave[path] - base.gave[path], u0 / u0.square().sum(-1, keepdim=True))
@@ -188,18 +188,18 @@ def identity_errors(
     One run does all blocks: what enters each is base's.
     """
     settings = [subject.settings[name] for name in (base, prompt)]
-    without, with_it = (observe(subject, s, queries, size=len(queries)) for s in settings)
+    without, with_it = (read_modules(subject, s, queries, size=len(queries)) for s in settings)
     batch, cache = Batch.of(queries, subject.device), subject.prefill(settings[0])
     pre, post = (subject.sites(name) for name in ("resid_pre", "resid_post"))
     entered = capture(subject, settings[0], batch, cache, dict.fromkeys(pre, keep)).values
     deltas = {
-        path: partial(_each_its_own, implicit(without, with_it, path))
+        path: partial(_each_its_own, implicit_updates(without, with_it, path))
         for block in projections(subject)
         for path in block.into
     }
     edits = [Edit(site, replace(value)) for site, value in entered.items()]
-    pick = partial(_at, tokens(batch, last=True))
-    with patched(subject, deltas):
+    pick = partial(_at, _tokens(batch, last=True))
+    with patched_projections(subject, deltas):
         got = capture(subject, settings[0], batch, cache, dict.fromkeys(post, pick), edits).values
     errors = []
     for site in post:

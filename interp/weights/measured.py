@@ -1,6 +1,6 @@
 """What a run's conditions do to every matrix: rows of its table, and how alike two of them are.
 
-    rows, notes = measure(subject, ["lora_0", "lora_1"], settings)
+    rows, notes = measure_updates(subject, ["lora_0", "lora_1"], settings)
     alike(as_table(rows))
 
 One module at a time: memory is that of its updates, not of the model's.
@@ -9,46 +9,47 @@ One module at a time: memory is that of its updates, not of the model's.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from interp.causal.ablation import layer_of
 from interp.measures import wide
+from interp.progress import Progress
 from interp.registry import MEASURES
 from interp.subject import Subject
 from interp.weights import spectra
 from interp.weights.settings import Weighing
-from interp.weights.slices import Piece, heads_of, pieces
-from interp.weights.updates import Matrix, Update, left_out, matrices, update_of, vectors
+from interp.weights.slices import Piece, heads_of_module, pieces
+from interp.weights.updates import Matrix, Update, left_out, update_of, vectors, weight_matrices
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = dict[str, Any]
-Progress = Callable[[str, int, int], None]
-SIDES = ("left", "right")
+TableRow = dict[str, Any]
+"""A row of the run's table of weights, by column."""
+_SIDES = ("left", "right")
 """Output space, input space."""
 
 
-def measure(
+def measure_updates(
     subject: Subject, conditions: Sequence[str], settings: Weighing, progress: Progress
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[TableRow], list[str]]:
     """Rows of every matrix, its parts and heads, biases and norms; and notes on what was left out.
 
     `singular_value`, `stable_rank`, `relative_norm` (also of biases and norms, by their names), and
     of whole matrices and parts `intruder_dimensions` and between every two conditions
     `subspace_overlap_left` and `_right`, each with its `_chance`.
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     large: set[str] = set()
-    known = matrices(subject)
+    known = weight_matrices(subject)
     for module, matrix in known.items():
         found = {c: update_of(subject, subject.settings[c], matrix) for c in conditions}
         updates = {c: update for c, update in found.items() if update is not None}
         if updates and not _whole(matrix.weight, settings):
             large.add(module)
         shape = (matrix.weight.shape[0], matrix.weight.shape[1])
-        heads = heads_of(subject.bridge.original_model, module)
+        heads = heads_of_module(subject.bridge.original_model, module)
         for piece in pieces(heads, module, shape, settings.heads) if updates else ():
             rows += _of_piece(matrix, piece, updates, settings)
         progress("weights", 1, len(known))
@@ -64,14 +65,14 @@ def _whole(matrix: Any, settings: Weighing) -> bool:
     return bool(matrix.numel() <= settings.largest)
 
 
-def _row(measure: str, condition: str, value: float, **place: Any) -> Row:
+def _row(measure: str, condition: str, value: float, **place: Any) -> TableRow:
     names = {"measure": measure, "condition": condition, "value": value}
     return {**names, "units": MEASURES[measure].units, **place}
 
 
 def _of_piece(
     matrix: Matrix, piece: Piece, updates: Mapping[str, Update], settings: Weighing
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """All rows of one block of a matrix."""
     base = piece.of(matrix.weight)
     site = f"{matrix.module}:{piece.part}" if piece.part else matrix.module
@@ -95,11 +96,11 @@ def _of_piece(
                 yield _row("intruder_dimensions", condition, float(count), **place)
 
 
-def _overlaps(a: Update, b: Update, most: int) -> Iterator[Row]:
+def _overlaps(a: Update, b: Update, most: int) -> Iterator[TableRow]:
     """How far the strongest directions of two updates span the same space, on both sides."""
     rank = min(len(a.directions.s), len(b.directions.s), most)
     for side, bases in zip(
-        SIDES,
+        _SIDES,
         ((a.directions.u, b.directions.u), (a.directions.v.T, b.directions.v.T)),
         strict=True,
     ):
@@ -148,7 +149,7 @@ def alike(table: pd.DataFrame) -> list[dict[str, Any]]:
     what share of the modules they lie above the chance band."""
     whole = table[~table["site"].str.contains(":") & table["head"].isna()]
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for side in SIDES:
+    for side in _SIDES:
         keys = ["condition", "reference", "site"]
         own, chance = (
             whole[whole["measure"] == f"subspace_overlap_{side}{end}"].set_index(keys)

@@ -1,6 +1,6 @@
 """A run's prompts as updates of the weights: rows of its table.
 
-    rows, errors = measure(subject, "base", ["prompt_0"], ["lora_0"], queries, settings)
+    rows, errors = measure_prompts(subject, "base", ["prompt_0"], ["lora_0"], queries, settings)
 
 Every query has its own update (`interp.weights.implicit`). Are they one update, and the LoRA's?
 """
@@ -17,29 +17,29 @@ from torch import Tensor, nn
 
 from interp.causal.ablation import layer_of
 from interp.measures import wide
+from interp.progress import Progress
 from interp.queries import Encoded
 from interp.registry import MEASURES
 from interp.subject import Subject
 from interp.weights import spectra, stacked
 from interp.weights.implicit import (
+    ModuleStates,
     Rank1,
-    States,
     identity_errors,
-    implicit,
-    observe,
+    implicit_updates,
     projections,
+    read_modules,
 )
+from interp.weights.measured import TableRow
 from interp.weights.settings import Weighing
 from interp.weights.stacked import Interval
-from interp.weights.updates import matrices, update_of
+from interp.weights.updates import update_of, weight_matrices
 
-Row = dict[str, Any]
-Progress = Callable[[str, int, int], None]
-CHECKED = 4
+_CHECKED = 4
 """Queries on which the identity is checked; fewer than three have no spread."""
 
 
-class Case(NamedTuple):
+class _Case(NamedTuple):
     """One projection's updates by one prompt; what chance would write instead (a draw each)."""
 
     path: str
@@ -48,7 +48,7 @@ class Case(NamedTuple):
     shuffled: list[Rank1]
 
 
-def measure(
+def measure_prompts(
     subject: Subject,
     base: str,
     prompts: Sequence[str],
@@ -56,7 +56,7 @@ def measure(
     queries: Sequence[Encoded],
     settings: Weighing,
     progress: Progress,
-) -> tuple[list[Row], dict[str, float]]:
+) -> tuple[list[TableRow], dict[str, float]]:
     """Rows of every prompt and projection that reads an MLP's input, at the queries' last tokens;
     and how far the identity is out, by prompt (largest relative l2 of a block's output).
 
@@ -65,13 +65,13 @@ def measure(
     adapter (`reference`) `implicit_overlap_left` and `_right`, each with its `_chance` (random
     spaces), and `implicit_overlap_left_random` (random directions through the same weights).
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     errors = {}
     modules = {path: m for block in projections(subject) for path, m in block.into.items()}
-    without = observe(subject, subject.settings[base], queries)
+    without = read_modules(subject, subject.settings[base], queries)
     for prompt in prompts:
-        errors[prompt] = float(identity_errors(subject, base, prompt, queries[:CHECKED]).max())
-        with_it = observe(subject, subject.settings[prompt], queries)
+        errors[prompt] = float(identity_errors(subject, base, prompt, queries[:_CHECKED]).max())
+        with_it = read_modules(subject, subject.settings[prompt], queries)
         for path, module in modules.items():
             with subject.weights.of(subject.settings[base]):
                 case = _case(without, with_it, path, module, settings)
@@ -84,9 +84,9 @@ def measure(
 
 @torch.no_grad()
 def _case(
-    without: States, with_it: States, path: str, module: nn.Module, settings: Weighing
-) -> Case:
-    update = implicit(without, with_it, path)
+    without: ModuleStates, with_it: ModuleStates, path: str, module: nn.Module, settings: Weighing
+) -> _Case:
+    update = implicit_updates(without, with_it, path)
     before, after = without.read[path], with_it.read[path]
     generator = torch.Generator().manual_seed(settings.seed)
     random, shuffled = [], []
@@ -97,7 +97,7 @@ def _case(
         random.append(Rank1(_image(module, before + moved) - _image(module, before), update.read))
         order = torch.randperm(len(before), generator=generator)
         shuffled.append(Rank1(update.written, update.read[order]))
-    return Case(path, update, random, shuffled)
+    return _Case(path, update, random, shuffled)
 
 
 def _image(module: nn.Module, x: Float[Tensor, "query d_in"]) -> Float[Tensor, "query d_out"]:
@@ -105,22 +105,22 @@ def _image(module: nn.Module, x: Float[Tensor, "query d_in"]) -> Float[Tensor, "
     return wide(module(x.to(next(module.parameters()).dtype)))
 
 
-def _row(measure: str, case: Case, found: Interval, **place: Any) -> Row:
+def _row(measure: str, case: _Case, found: Interval, **place: Any) -> TableRow:
     site = {"site": case.path, "layer": layer_of(case.path), "position": "last"}
     names = {"measure": measure, "units": MEASURES[measure].units}
     return names | found._asdict() | site | place
 
 
-def _alike(case: Case) -> Iterator[Row]:
+def _alike(case: _Case) -> Iterator[TableRow]:
     """Whether the queries' updates are one and the same."""
-    kernel = stacked.gram(case.update)
+    kernel = stacked.frobenius_gram(case.update)
     measures = {"rank": stacked.effective_rank, "cosine": stacked.mean_cosine}
     for name, of in measures.items():
-        own = stacked.jackknife(partial(_of_kernel, of, kernel), len(kernel))
+        own = stacked.jackknife_interval(partial(_of_kernel, of, kernel), len(kernel))
         yield _row(f"implicit_{name}", case, own)
         for null, draws in (("chance", case.random), ("shuffled", case.shuffled)):
-            values = [of(stacked.gram(draw)) for draw in draws]
-            yield _row(f"implicit_{name}_{null}", case, stacked.band(values))
+            values = [of(stacked.frobenius_gram(draw)) for draw in draws]
+            yield _row(f"implicit_{name}_{null}", case, stacked.chance_interval(values))
 
 
 def _of_kernel(measure: Callable[[Tensor], float], kernel: Tensor, some: Tensor) -> float:
@@ -128,14 +128,14 @@ def _of_kernel(measure: Callable[[Tensor], float], kernel: Tensor, some: Tensor)
 
 
 def _of_side(seen: stacked.Side, some: Tensor) -> float:
-    return stacked.overlap(seen.of(some))
+    return stacked.basis_overlap(seen.of(some))
 
 
 def _overlaps(
-    subject: Subject, case: Case, adapters: Sequence[str], settings: Weighing
-) -> Iterator[Row]:
+    subject: Subject, case: _Case, adapters: Sequence[str], settings: Weighing
+) -> Iterator[TableRow]:
     """Whether they write and read where an adapter's own update of the module does."""
-    matrix = matrices(subject)[case.path]
+    matrix = weight_matrices(subject)[case.path]
     n = len(case.update.written)
     for adapter in adapters:
         update = update_of(subject, subject.settings[adapter], matrix)
@@ -146,12 +146,12 @@ def _overlaps(
         for name, basis in (("left", directions.u), ("right", directions.v.T)):
             basis, left = basis[:, :rank], name == "left"
             seen = stacked.side(case.update, basis, left=left)
-            own = stacked.jackknife(partial(_of_side, seen), n)
+            own = stacked.jackknife_interval(partial(_of_side, seen), n)
             measure = f"implicit_overlap_{name}"
             yield _row(measure, case, own, reference=adapter)
             chance = Interval(rank / len(basis), *spectra.chance_band(len(basis), rank))
             yield _row(f"{measure}_chance", case, chance, reference=adapter)
             if left:
                 draws = (stacked.side(draw, basis, left=True) for draw in case.random)
-                random = stacked.band([stacked.overlap(draw) for draw in draws])
+                random = stacked.chance_interval([stacked.basis_overlap(draw) for draw in draws])
                 yield _row(f"{measure}_random", case, random, reference=adapter)

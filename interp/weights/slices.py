@@ -1,7 +1,7 @@
 """Which rows and columns of a module's matrix belong to q, k, v, o, gate, up and to their heads.
 
     module = "transformer.h.0.attn.c_attn"
-    for piece in pieces(heads_of(subject.bridge.original_model, module), module, (96, 32)):
+    for piece in pieces(heads_of_module(subject.bridge.original_model, module), module, (96, 32)):
         update.part(piece.rows, piece.columns)
 
 Queries are split by head (with its gate, where it has one), keys and values by key/value head
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
         return matrix if self.columns is None else matrix[:, self.columns]
 
 
-class Heads(NamedTuple):
+class _Heads(NamedTuple):
     """How one attention's matrices are divided. `latent`: the widths of a head's key, as far as it
     comes of the latent, and of its value (DeepSeek)."""
 
@@ -54,7 +54,7 @@ class Heads(NamedTuple):
     latent: tuple[int, int] | None = None
 
 
-def heads_of(hf: Any, module: str) -> Heads:
+def heads_of_module(hf: Any, module: str) -> _Heads:
     """Those of the attention that a module of a model belongs to; they may differ by layer."""
     config = hf.config.get_text_config()
     attention = hf.get_submodule(module.rpartition(".")[0])
@@ -68,13 +68,14 @@ def heads_of(hf: Any, module: str) -> Heads:
         n_keys = vars(config).get("num_key_value_heads") or n_heads
     key, value = (getattr(attention, name, None) for name in ("qk_nope_head_dim", "v_head_dim"))
     latent = None if key is None or value is None else (int(key), int(value))
-    return Heads(n_heads, d_head, int(n_keys), latent)
+    return _Heads(n_heads, d_head, int(n_keys), latent)
 
 
 def pieces(cfg: Any, module: str, shape: tuple[int, int], heads: bool = True) -> list[Piece]:
     """The matrix itself (`part` is ""), the parts of a fused one, and (`heads`) their heads.
 
-    `cfg` has the fields of `Heads`. A matrix whose size is not what its name promises has no parts.
+    `cfg` has the fields of `_Heads`. A matrix whose size is not what its name promises has no
+    parts.
     """
     *_, parent, name = ["", "", *module.split(".")]
     found = [Piece("")]

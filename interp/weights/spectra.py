@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TOP, EPSILON = 10, 0.5
+_TOP, _EPSILON = 10, 0.5
 """Shuttleworth et al.'s k and epsilon."""
 
 
@@ -50,8 +50,8 @@ def nearest_cosines(
 def intruder_dimensions(
     known: Float[Tensor, "d_out rank"],
     changed: Float[Tensor, "d_out d_in"],
-    top: int = TOP,
-    epsilon: float = EPSILON,
+    top: int = _TOP,
+    epsilon: float = _EPSILON,
 ) -> int:
     """How many of the `top` strongest left singular vectors of a changed matrix are near none of
     base's, `known`: `#{j <= top : max_i |u~_j . u_i| < epsilon}`, 0 to `top` (Shuttleworth et al.

@@ -1,8 +1,8 @@
 """Many rank-1 updates of one matrix, by their Gram matrices: nothing `d_out x d_in` is ever made.
 
-kernel = gram(update)                           # <dW_i, dW_j>, [query, query]
+kernel = frobenius_gram(update)                           # <dW_i, dW_j>, [query, query]
 effective_rank(kernel), mean_cosine(kernel)
-jackknife(lambda some: effective_rank(kernel[some][:, some]), len(kernel))
+jackknife_interval(lambda some: effective_rank(kernel[some][:, some]), len(kernel))
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.weights.implicit import Rank1
 
-Kernel = Float[Tensor, "query query"]
+_Kernel = Float[Tensor, "query query"]
 
 
 class Interval(NamedTuple):
@@ -28,12 +28,12 @@ class Interval(NamedTuple):
     ci_high: float
 
 
-def gram(update: Rank1) -> Kernel:
+def frobenius_gram(update: Rank1) -> _Kernel:
     """Frobenius products of all pairs: `<a b', a* b*'> = (a . a*) (b . b*)`."""
     return (update.written @ update.written.T) * (update.read @ update.read.T)
 
 
-def effective_rank(kernel: Kernel) -> float:
+def effective_rank(kernel: _Kernel) -> float:
     """Exponential of the entropy (nats) of the Gram matrix's normalised eigenvalues: in how many
     directions the updates vary, 1 (all the same up to size) to the number of queries; NaN of
     updates that are zero. (Roy & Vetterli 2007, definition 1, of the Gram matrix: shares are of
@@ -44,7 +44,7 @@ def effective_rank(kernel: Kernel) -> float:
     return float(torch.special.entr(values / total).sum().exp())
 
 
-def mean_cosine(kernel: Kernel) -> float:
+def mean_cosine(kernel: _Kernel) -> float:
     """Mean cosine between two different queries' updates, -1 to 1; NaN of updates that are zero."""
     sizes = kernel.diagonal().sqrt()
     cosines = kernel / torch.outer(sizes, sizes)
@@ -56,7 +56,7 @@ class Side(NamedTuple):
     """The stacked updates as seen on one side: Gram of what they span there, and its products with
     an orthonormal basis of another space."""
 
-    kernel: Kernel
+    kernel: _Kernel
     products: Float[Tensor, "query rank"]
 
     def of(self, some: Tensor) -> Side:
@@ -72,7 +72,7 @@ def side(update: Rank1, basis: Float[Tensor, "d rank"], *, left: bool) -> Side:
     return Side(rows @ rows.T, rows @ basis)
 
 
-def overlap(seen: Side) -> float:
+def basis_overlap(seen: Side) -> float:
     """`(1/r) ‖U'B‖_F²` of the updates' r leading directions U and the basis of r directions, 0 to
     1 (`spectra.subspace_overlap`); NaN where the updates span fewer than r."""
     rank = seen.products.shape[1]
@@ -84,7 +84,7 @@ def overlap(seen: Side) -> float:
     return float(((vectors.T @ seen.products).square().sum(1) / values).sum() / rank)
 
 
-def jackknife(measure: Callable[[Tensor], float], n: int) -> Interval:
+def jackknife_interval(measure: Callable[[Tensor], float], n: int) -> Interval:
     """A measure of all queries, with a normal interval from leaving out each in turn (Efron & Stein
     1981). A bootstrap would draw queries twice, which lowers a rank and raises a cosine."""
     every = torch.arange(n)
@@ -94,7 +94,7 @@ def jackknife(measure: Callable[[Tensor], float], n: int) -> Interval:
     return Interval(value, value - 1.96 * error, value + 1.96 * error)
 
 
-def band(values: list[float]) -> Interval:
+def chance_interval(values: list[float]) -> Interval:
     """Mean and middle 95 % of what chance gives."""
     found = torch.tensor(values, dtype=torch.float64)
     low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

@@ -1,7 +1,7 @@
 """One low-rank adapter out of what a prompt does to many queries: has a prompt a LoRA of its own?
 
-    factors = fit(subject, "base", "prompt", queries, rank=8)
-    save(factors, "adapters/static", subject.name)           # mounts like any other adapter
+    factors = fit_update(subject, "base", "prompt", queries, rank=8)
+    save_update(factors, "adapters/static", subject.name)           # mounts like any other adapter
 
 Block by block, above the blocks that are already adapted: gate and up are to give, from what enters
 them without the prompt, what they give with it; the output projection is to carry all that is still
@@ -25,16 +25,16 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Subject
-from interp.subject.adapter_files import WEIGHTS
-from interp.weights.implicit import States, observe, projections
-from interp.weights.updates import matrices
+from interp.subject.adapter_files import WEIGHTS_FILE
+from interp.weights.implicit import ModuleStates, projections, read_modules
+from interp.weights.updates import weight_matrices
 
-RIDGE = 1e-3
+_RIDGE = 1e-3
 """Penalty as a share of the inputs' mean squared length per dimension."""
 
 
 @dataclass(frozen=True)
-class Factors:
+class _Factors:
     """`up @ down` is added to a matrix."""
 
     up: Float[Tensor, "d_out rank"]
@@ -47,8 +47,11 @@ class Factors:
 
 
 def reduced(
-    x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"], rank: int, ridge: float = RIDGE
-) -> Factors:
+    x: Float[Tensor, "token d_in"],
+    y: Float[Tensor, "token d_out"],
+    rank: int,
+    ridge: float = _RIDGE,
+) -> _Factors:
     """The matrix D of this rank that minimises `‖x D' - y‖² + λ ‖D‖²`, λ being `ridge` times the
     mean eigenvalue of `x'x`: reduced-rank regression (Izenman 1975). Its output space is that of
     the strongest fitted values, not of the strongest weights."""
@@ -58,25 +61,25 @@ def reduced(
     fitted = torch.linalg.solve_triangular(root, x.T @ y, upper=False)
     up = torch.linalg.svd(fitted, full_matrices=False).Vh[:rank].T
     down = torch.linalg.solve_triangular(root.T, fitted @ up, upper=True).T
-    return Factors(up, down)
+    return _Factors(up, down)
 
 
-def fit(
+def fit_update(
     subject: Subject,
     base: str,
     prompt: str,
     queries: Sequence[Encoded],
     rank: int,
     *,
-    ridge: float = RIDGE,
+    ridge: float = _RIDGE,
     size: int = 64,
-) -> dict[str, Factors]:
+) -> dict[str, _Factors]:
     """Path -> its update, from all tokens of these queries, in the MLP of every block; SubjectError
     where a norm stands between the MLP and the stream, which no update of weights can carry a
     shift through."""
-    of = partial(observe, subject, queries=queries, size=size, last=False)
+    of = partial(read_modules, subject, queries=queries, size=size, last=False)
     wanted = of(subject.settings[prompt])
-    found: dict[str, Factors] = {}
+    found: dict[str, _Factors] = {}
     for layer, block in enumerate(projections(subject)):
         now = of(subject.settings[base], deltas=found)
         (out,) = block.out
@@ -91,7 +94,7 @@ def fit(
     return found
 
 
-def _check(subject: Subject, now: States, layer: int, out: str) -> None:
+def _check(subject: Subject, now: ModuleStates, layer: int, out: str) -> None:
     given, arrived = now.gave[out], now.stream[Site("mlp_out", layer)]
     if not torch.allclose(given, arrived, rtol=1e-3, atol=1e-3 * float(given.abs().max())):
         raise SubjectError(
@@ -100,12 +103,14 @@ def _check(subject: Subject, now: States, layer: int, out: str) -> None:
         )
 
 
-def save(factors: Mapping[str, Factors], folder: str | Path, subject: Subject) -> str:
+def save_update(factors: Mapping[str, _Factors], folder: str | Path, subject: Subject) -> str:
     """Write a peft LoRA of these updates; returns its folder."""
     rank = max(update.up.shape[1] for update in factors.values())
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    stored_turned = any(matrix.turned for p, matrix in matrices(subject).items() if p in factors)
+    stored_turned = any(
+        matrix.turned for p, matrix in weight_matrices(subject).items() if p in factors
+    )
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -125,5 +130,5 @@ def save(factors: Mapping[str, Factors], folder: str | Path, subject: Subject) -
             down, (0, 0, 0, more)
         ).contiguous()
         tensors[f"{key}.lora_B.weight"] = torch.nn.functional.pad(up, (0, more)).contiguous()
-    save_file(tensors, root / WEIGHTS)
+    save_file(tensors, root / WEIGHTS_FILE)
     return str(root)

@@ -1,6 +1,6 @@
 """The change of every matrix under a condition, exactly as peft applies it.
 
-    base = matrices(subject)                                  # module -> its matrix, [d_out, d_in]
+    base = weight_matrices(subject)                           # module -> its matrix, [d_out, d_in]
     update = update_of(subject, subject.settings["lora"], base["model.layers.0.mlp.up_proj"])
     update.directions.s                                       # singular values, largest first
 
@@ -34,10 +34,10 @@ from interp.subject.adapters import active, acts
 from interp.subject.directions import Directions, of_product
 from interp.subject.quantization import unpacked
 
-EPSILON = torch.finfo(torch.float64).eps
+_EPSILON = torch.finfo(torch.float64).eps
 
 
-Acting = Sequence[tuple[str, float]]
+_Acting = Sequence[tuple[str, float]]
 """peft's name and the scale of every adapter that acts."""
 
 
@@ -65,7 +65,7 @@ class Update:
         else:
             found = of_product(self.left, self.right)
         size = max(len(found.u), found.v.shape[1])
-        floor = found.s.max() * size * EPSILON
+        floor = found.s.max() * size * _EPSILON
         rank = int((found.s > max(float(floor), self.rounding)).sum())
         return Directions(found.u[:, :rank], found.s[:rank], found.v[:rank])
 
@@ -106,7 +106,7 @@ class Matrix(NamedTuple):
         return stored.T if self.turned else stored
 
 
-def matrices(subject: Subject) -> dict[str, Matrix]:
+def weight_matrices(subject: Subject) -> dict[str, Matrix]:
     """Module -> its matrix, of every module that has one, in the model's order."""
     owners: dict[int, list[nn.Module]] = {}
     for owner in subject.bridge.original_model.modules():
@@ -173,7 +173,7 @@ def _adapters(subject: Subject, setting: Setting, module: str) -> Iterator[tuple
 
 def left_out(subject: Subject, setting: Setting) -> dict[str, str]:
     """Module -> why its update is not known, of those that a condition's adapters act on."""
-    weights, known = subject.weights, matrices(subject)
+    weights, known = subject.weights, weight_matrices(subject)
     found = {}
     for module in weights.adapted(setting):
         layer = weights.layers[module]
@@ -215,7 +215,7 @@ def _on_no_bias(layer: Any, name: str) -> str:
 
 
 @contextmanager
-def _wide(layer: Any, acting: Acting) -> Iterator[Callable[[Tensor], Tensor]]:
+def _wide(layer: Any, acting: _Acting) -> Iterator[Callable[[Tensor], Tensor]]:
     """A copy of a layer in float64, under these adapters alone."""
     twin = copy.deepcopy(layer).double()
     with torch.no_grad(), active({"": twin}, list(acting)):
@@ -232,7 +232,7 @@ def _computes_wide(layer: Any, name: str) -> bool:
     return True
 
 
-def _constant(layer: Any, acting: Acting) -> Float[Tensor, " d_out"]:
+def _constant(layer: Any, acting: _Acting) -> Float[Tensor, " d_out"]:
     """What a layer makes of zero under some adapters: its bias."""
     weight = _below(layer).weight
     zero = torch.zeros(1, _width(layer), dtype=torch.float64, device=weight.device)
@@ -240,7 +240,7 @@ def _constant(layer: Any, acting: Acting) -> Float[Tensor, " d_out"]:
         return wide(twin(zero)[0])
 
 
-def _matrix(layer: Any, acting: Acting) -> Float[Tensor, "d_out d_in"]:
+def _matrix(layer: Any, acting: _Acting) -> Float[Tensor, "d_out d_in"]:
     """The matrix that a layer is under some adapters: what it makes of unit vectors, or tokens."""
     weight = _below(layer).weight
     with _wide(layer, acting) as twin:
@@ -256,14 +256,14 @@ def _width(layer: Any) -> int:
     return int(below.weight.shape[0 if _turned(below) else 1])
 
 
-def _of_layer(layer: Any, acting: Acting, own: Tensor) -> list[Update]:
+def _of_layer(layer: Any, acting: _Acting, own: Tensor) -> list[Update]:
     """What adapters add to a matrix that holds `own`: each its own update, or all of them one."""
     if _is_copy(layer):
         weights = [_trained(layer, name) for name, _ in acting]
         return [Update(wide(w.T if turned else w) - wide(own)) for w, turned in weights]
     if _has_factors(layer):
         return [_of_lora(layer, name, scale, own) for name, scale in acting]
-    rounding = EPSILON * max(own.shape) * float(wide(own).norm())
+    rounding = _EPSILON * max(own.shape) * float(wide(own).norm())
     return [Update(_matrix(layer, acting) - wide(own), rounding=rounding)]
 
 
@@ -317,7 +317,7 @@ def vectors(subject: Subject, setting: Setting) -> dict[str, tuple[Tensor, Tenso
     return found
 
 
-def _to_vector(layer: Any, acting: Acting, kind: str, own: Tensor) -> Tensor:
+def _to_vector(layer: Any, acting: _Acting, kind: str, own: Tensor) -> Tensor:
     """What adapters add to a module's `bias`, or to its `weight` where that is a vector."""
     copies = getattr(layer, "modules_to_save" if _is_copy(layer) else "ln_tuning_layers", {})
     added = [wide(getattr(copies[n], kind).detach()) - own for n, _ in acting if n in copies]

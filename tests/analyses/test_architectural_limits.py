@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.finding import read
+from interp.finding import read_finding
 
 SCRIPT = Path(__file__).resolve().parents[2] / "analyses" / "architectural_limits.py"
 FEW = ("--examples", "0", "--counts", "2", "--steps", "30", "--limit", "8", "--bootstrap", "30")
@@ -35,7 +35,7 @@ def test_a_lora_recalls_the_facts_that_it_was_given(tmp_path: Path) -> None:
     assert table.loc[("facts that were stored", "LoRA, rank 1"), "value"] == 1
     assert table.loc[("facts that were stored", "nothing added"), "value"] == 0
     assert table.loc[("facts that were not", "LoRA, rank 1"), "n"] == 6
-    assert read(out).point == 4
+    assert read_finding(out).point == 4
 
 
 def test_no_facts_to_store_is_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interp.finding import read
+from interp.finding import read_finding
 
 SCRIPT = Path(__file__).resolve().parents[2] / "analyses" / "context_distortion.py"
 
@@ -25,7 +25,7 @@ def test_a_little_filler_takes_nothing_away(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "NOT SUPPORTED" in done.stdout
     out = tmp_path / "runs" / "context_distortion"
-    finding = read(out)
+    finding = read_finding(out)
     assert finding.contrast.value < 0.05
     assert finding.n == 4
     assert (out / "figures" / "query_mass.csv").is_file()

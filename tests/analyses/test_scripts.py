@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,38 @@ def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("L1H7: content JS ")
     assert (tmp_path / "runs" / "head_probe" / "figures" / "probe_L1H7.csv").is_file()
+
+
+def test_head_probe_finds_heads_where_a_run_has_two_adapters(tmp_path: Path) -> None:
+    adapters = [str(organism.ADAPTERS / f"lora_{i}") for i in (0, 1)]
+    words = ("--adapter", *adapters, "--limit", "24", "--sample", "0", "--controls", "neutral")
+    done = script("head_probe.py", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(L\d+H\d+): content JS [\d.]+ nats;", done.stdout, re.M)
+    assert len(found) == 3
+    assert "under lora_0" in done.stdout
+    assert "nan" not in done.stdout.replace("\n", " ").split()
+    named = script("head_probe.py", *words, "--heads", found[0], folder=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert done.stdout.startswith(named.stdout.splitlines()[0])
+
+
+def test_head_probe_says_that_a_head_is_not_there(tmp_path: Path) -> None:
+    words = ("--heads", "L99H0", "--limit", "8", "--sample", "0", "--controls", "neutral")
+    done = script("head_probe.py", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("interp: ")
+    assert done.stderr.count("\n") == 1
+    assert "L99H0" in done.stderr
+
+
+def test_head_probe_says_where_no_head_differs_from_its_null(tmp_path: Path) -> None:
+    words = ("--limit", "2", "--sample", "0", "--controls", "neutral", "--permutations", "9")
+    done = script("head_probe.py", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "No head's content pattern differs from its null: name some with --heads.\n"
+    )
 
 
 def test_equation_of_influence_splits_a_lead_over_a_token(tmp_path: Path) -> None:

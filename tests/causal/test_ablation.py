@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from interp.causal.ablation import Part, ablate, parts_of
+from interp.causal.ablation import AdapterPart, ablate, parts_of
 from interp.conditions import Base, Lora, Prompt
 from interp.queries import Encoded, Query, encode
 from interp.subject import Subject, load
@@ -75,7 +75,7 @@ def truncate_(module: Any, keep: np.ndarray) -> None:
     down.copy_(torch.tensor(v[:rank], dtype=down.dtype))
 
 
-def check(given: Given, part: Part, change_: Callable[[str, Any], None]) -> None:
+def check(given: Given, part: AdapterPart, change_: Callable[[str, Any], None]) -> None:
     subject, queries, _, _ = given
     found = ablate(subject, "both", [part], queries)
     full, without = plain(given, lambda *_: None), plain(given, change_)
@@ -85,7 +85,7 @@ def check(given: Given, part: Part, change_: Callable[[str, Any], None]) -> None
     assert found.damage.max() > 1e-3 or part.position == "first 3"
 
 
-def of(given: Given, position: str, site: str = "", layer: int | None = 1) -> Part:
+def of(given: Given, position: str, site: str = "", layer: int | None = 1) -> AdapterPart:
     parts = parts_of(given[0], "both", ("layers", "modules", "directions"))
     chosen = [p for p in parts if p.position == position and site in p.site and p.layer == layer]
     return chosen[-1]

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformer_lens.tools.analysis.attribution_patching import Node, attribution_patch
 
 from interp.capture import capture
-from interp.causal.attribution import Attribution, agreement, attribute, rows_of, spearman
-from interp.causal.cells import Cell
-from interp.causal.effects import Effects, Scale
-from interp.causal.interchange import Sweep, interchange, partners
-from interp.causal.patching import patched
+from interp.causal.attribution import Attribution, agreement, attribute, attribution_rows, spearman
+from interp.causal.cells import PatchSite
+from interp.causal.effects import Effects, Resampling
+from interp.causal.interchange import Sweep, partners, run_interchange
+from interp.causal.patching import patched_logits
 from interp.causality.job import Job
 from interp.causality.stages import estimated
 from interp.conditions import Base, Condition, FineTuned, Lora, Prefix, Prompt, Steering
@@ -30,9 +30,9 @@ from interp.edits import Edit
 from interp.errors import ConfigError
 from interp.measures.output import log_odds
 from interp.names import Site
+from interp.progress import no_progress
 from interp.queries import Encoded, Query, encode
 from interp.store import Store
-from interp.study import silent
 from interp.subject import Batch, Subject, load
 
 QUERIES = [
@@ -121,7 +121,9 @@ def values(own: Opened, name: str, sites: set[Site]) -> tuple[Tensor, dict[Site,
     return torch.stack(read_out), got.values
 
 
-def mixed(cell: Cell, theirs: Tensor, share: float, queries: list[Encoded], width: int) -> Edit:
+def mixed(
+    cell: PatchSite, theirs: Tensor, share: float, queries: list[Encoded], width: int
+) -> Edit:
     """A share of the way from the target's own value to the source's."""
     value = theirs if cell.head is None else theirs[:, cell.head]
 
@@ -162,7 +164,9 @@ def slopes(own: Opened, plan: Sweep, found: Attribution, step: float = 0.01) -> 
     ]
     odds = np.empty((len(patches), len(own.queries)))
     setting, cache = subject.settings[found.target], own.caches[found.target]
-    for numbers, logits in patched(subject, setting, batch, cache, entries, patches, rows=256):
+    for numbers, logits in patched_logits(
+        subject, setting, batch, cache, entries, patches, rows=256
+    ):
         found_odds = log_odds(logits, answers.expand(len(numbers), -1))
         for i in range(len(own.queries)):
             odds[numbers, i] = found_odds[:, owner == i].sum(-1)
@@ -202,7 +206,7 @@ def test_is_the_exact_change_where_the_edit_is_small(of: Callable[[str], Opened]
     for name in ("at 0.04", "at 0.02", "at 0.01"):
         plan = Sweep(name, "lora", "base", WHOLE[:3], BY_HEAD, ("0", "last"))
         others = [own.queries[i] for i in partners([q.key for q in own.queries], 0)]
-        exact = interchange(own.subject, plan, own.queries, others, own.caches, rows=256)
+        exact = run_interchange(own.subject, plan, own.queries, others, own.caches, rows=256)
         done = next(e for e in exact if (e.source, e.target, e.control) == (name, "base", ""))
         change = done.log_odds - done.target_odds[:, None]
         found = own.attribute(plan)[name, "base"]
@@ -224,22 +228,22 @@ def test_heads_and_positions_add_up(of: Callable[[str], Opened], architecture: s
         by = dict(zip(move.cells, move.values.T, strict=True))
 
         def total(site: str, layer: int, heads: Sequence[int | None], at: Sequence[str]) -> Any:
-            parts = [by[Cell(site, layer, head, place)] for head in heads for place in at]  # noqa: B023
+            parts = [by[PatchSite(site, layer, head, place)] for head in heads for place in at]  # noqa: B023
             return np.nansum(parts, axis=0)
 
         everyone = range(own.subject.n_heads)
         for layer in range(own.subject.n_layers):
-            z = by[Cell("z", layer, None, "all")]
+            z = by[PatchSite("z", layer, None, "all")]
             assert_allclose(total("z", layer, everyone, ["all"]), z, atol=1e-12)
             assert_allclose(total("z", layer, everyone, SEGMENTS), z, atol=1e-12)
-            whole = by[Cell("resid_post", layer, None, "all")]
+            whole = by[PatchSite("resid_post", layer, None, "all")]
             assert_allclose(total("resid_post", layer, [None], SEGMENTS), whole, atol=1e-12)
             alone = total("resid_post", layer, [None], PLACES)
             until_last = total("resid_post", layer, [None], ("query", "last"))
             assert_allclose(alone, until_last, atol=1e-12)
             same_output_projection = "lora" not in (move.source, move.target)
             if same_output_projection and architecture != "gemma3":  # whose attn_out is normalised
-                attn_out = by[Cell("attn_out", layer, None, "all")]
+                attn_out = by[PatchSite("attn_out", layer, None, "all")]
                 assert_allclose(z, attn_out, rtol=1e-3, atol=1e-4)
 
 
@@ -274,8 +278,8 @@ def test_a_query_has_its_own_gradient_whatever_stands_beside_it(
     job = Job(own.subject, plan, own.queries, own.caches, rows=own.subject.n_layers)
     assert job.backward_chunk == 1
     with Store.open(tmp_path, {}) as store:
-        first = estimated(job, store, silent)
-        again = estimated(job._replace(caches={}), store, silent)
+        first = estimated(job, store, no_progress)
+        again = estimated(job._replace(caches={}), store, no_progress)
     for alone, kept in zip(first, again, strict=True):
         whole = together.pop((alone.source, alone.target))
         assert whole.cells == alone.cells == kept.cells
@@ -336,19 +340,19 @@ def test_equals_transformer_lens_under_one_lora(
             for place in range(len(query.ids)):
                 for head in range(subject.n_heads):
                     node = Node("attn_head_out", n_prefix + place, layer, head)
-                    here = by[Cell("z", layer, head, str(place))][number]
+                    here = by[PatchSite("z", layer, head, str(place))][number]
                     assert here == pytest.approx(scores[node], rel=1e-3, abs=1e-4)
             mlp = [scores[Node("mlp_out", n_prefix + i, layer)] for i in range(len(query.forced))]
-            here = by[Cell("mlp_out", layer, None, "all")][number]
+            here = by[PatchSite("mlp_out", layer, None, "all")][number]
             assert here == pytest.approx(sum(mlp), rel=1e-3, abs=1e-4)
 
 
 # --- what comes of it -----------------------------------------------------------------------------
 
 CELLS = (
-    *(Cell("resid_post", layer, None, "all") for layer in range(4)),
-    *(Cell("resid_post", layer, None, at) for layer in range(4) for at in ("0", "1")),
-    *(Cell("z", layer, head, "all") for layer in range(4) for head in range(3)),
+    *(PatchSite("resid_post", layer, None, "all") for layer in range(4)),
+    *(PatchSite("resid_post", layer, None, at) for layer in range(4) for at in ("0", "1")),
+    *(PatchSite("z", layer, head, "all") for layer in range(4) for head in range(3)),
 )
 
 
@@ -364,7 +368,7 @@ def test_agreement_is_spearmans_correlation_of_means_by_site() -> None:
     change = draw.standard_normal((6, len(CELLS)))
     change[3:, [5, 7]] = np.nan  # queries without this position
     estimate = change + draw.standard_normal(change.shape)
-    more = (*CELLS, Cell("z", 0, 0, "last"))  # what was not swept has nothing to agree with
+    more = (*CELLS, PatchSite("z", 0, 0, "last"))  # what was not swept has nothing to agree with
     found = Attribution("a", "b", more, np.column_stack([estimate, estimate[:, 0]]))
     records = agreement([found], [exact(change)])
     assert [(r["site"], r["by"], r["cells"]) for r in records] == [
@@ -397,8 +401,8 @@ def test_rows_are_means_over_the_queries_that_have_the_place() -> None:
     draw = np.random.default_rng(2)
     values = draw.standard_normal((40, len(CELLS)))
     values[30:, 4] = np.nan
-    scale = Scale.of([str(i) for i in range(40)], 200, 0, seed=0, tolerance=0.02)
-    table = rows_of([Attribution("a", "b", CELLS, values)], scale)
+    scale = Resampling.of([str(i) for i in range(40)], 200, 0, seed=0, tolerance=0.02)
+    table = attribution_rows([Attribution("a", "b", CELLS, values)], scale)
     assert set(table["measure"]) == {"attribution"}
     assert set(table["units"]) == {"nats"}
     assert set(zip(table["condition"], table["reference"], strict=True)) == {("a", "b")}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_models import HEADS, LAYERS, all_targets, save_adapter, save_model
+from tiny_models import N_HEADS, N_LAYERS, all_targets, save_adapter, save_model
 
 from interp import results
 from interp.causal.settings import Patching
@@ -127,9 +127,9 @@ def places(table: pd.DataFrame, measure: str) -> dict[tuple[str, bool, str], int
 
 def test_every_move_has_its_rows(whole: Path) -> None:
     found = table(whole)
-    wholes = {(s, False, "all"): LAYERS for s in ("resid_post", "attn_out", "mlp_out")}
-    alone = {("resid_post", False, p): LAYERS for p in ("last", "0", "1")}
-    heads = {(site, True, "all"): LAYERS * HEADS for site in ("z", "pattern")}
+    wholes = {(s, False, "all"): N_LAYERS for s in ("resid_post", "attn_out", "mlp_out")}
+    alone = {("resid_post", False, p): N_LAYERS for p in ("last", "0", "1")}
+    heads = {(site, True, "all"): N_LAYERS * N_HEADS for site in ("z", "pattern")}
     for measure in ("damage", "recovery", "answer_change", "answer_recovery"):
         assert places(found, measure) == wholes | alone | heads
         some = found[found["measure"] == measure]
@@ -181,7 +181,7 @@ def test_the_findings(whole: Path) -> None:
 def test_the_last_state_is_the_output(quick: Path) -> None:
     """All of the last block replaced: the source's output, so what it damages is the distance."""
     found = table(quick)
-    last = found[(found["site"] == "resid_post") & (found["layer"] == LAYERS - 1)]
+    last = found[(found["site"] == "resid_post") & (found["layer"] == N_LAYERS - 1)]
     last = last[last["position"].isin(["all", "last"])]
     assert np.allclose(last.loc[last["measure"] == "recovery", "value"], 1, atol=1e-5)
     assert np.allclose(last.loc[last["measure"] == "answer_recovery", "value"], 1, atol=1e-4)
@@ -241,8 +241,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         given.append(len(chunk))
         return interchange(subject, plan, chunk, *rest)
 
-    interchange = stages.interchange
-    monkeypatch.setattr(stages, "interchange", counting)
+    interchange = stages.run_interchange
+    monkeypatch.setattr(stages, "run_interchange", counting)
     return given
 
 
@@ -310,7 +310,7 @@ def test_every_so_many_layers_are_those_of_all(run: Path, quick: Path, every: in
         for found in (table(run), table(quick))
     )
     layers = sorted(set(some.index.get_level_values("layer").dropna()))
-    assert layers == list(range(LAYERS))[::-every][::-1]
+    assert layers == list(range(N_LAYERS))[::-every][::-1]
     assert some.index.isin(all_of_them.index).all()
     expected = all_of_them.loc[some.index, ["value", "n"]]
     close(some[["value", "n"]], expected, 1e-4)
@@ -368,20 +368,20 @@ def test_whole_sites_are_replaced_by_segment_too(answered: Path, tmp_path: Path)
     more = {"head_segments": ("answer",), "attribution": True, "greedy": 3}
     patch(Patching(run=folder, **(QUICK | more | {"sites": SITES, "ablate": ("layers",)})))
     found = table(folder)
-    wholes = {(s, False, p): LAYERS for s in SITES for p in ("all", "query", "answer")}
-    alone = {("resid_post", False, p): LAYERS for p in ("last", "0", "1")}
-    heads = {(s, True, "all"): LAYERS * HEADS for s in ("z", "pattern")}
-    heads[("z", True, "answer")] = LAYERS * HEADS
+    wholes = {(s, False, p): N_LAYERS for s in SITES for p in ("all", "query", "answer")}
+    alone = {("resid_post", False, p): N_LAYERS for p in ("last", "0", "1")}
+    heads = {(s, True, "all"): N_LAYERS * N_HEADS for s in ("z", "pattern")}
+    heads[("z", True, "answer")] = N_LAYERS * N_HEADS
     assert places(found, "damage") == wholes | alone | heads
     assert places(found, "recovery_random_difference") == wholes
     estimates = places(found, "attribution")
     assert estimates == wholes | alone | heads | {
-        ("z", True, p): LAYERS * HEADS for p in ("query", "last", "0", "1")
+        ("z", True, p): N_LAYERS * N_HEADS for p in ("query", "last", "0", "1")
     }
     place = ["measure", "condition", "reference", "site", "layer", "head", "position"]
     assert not found.duplicated(place).any()
     assert read_manifest(folder)["interchange"]["no_op"] == 0.0
-    last = found[(found["layer"] == LAYERS - 1) & (found["site"] == "resid_post")]
+    last = found[(found["layer"] == N_LAYERS - 1) & (found["site"] == "resid_post")]
     last = last[last["measure"] == "recovery"].set_index("position")["value"]
     assert np.allclose(last[["all", "answer"]], 1, atol=1e-5)
     assert np.allclose(last["query"], 0, atol=1e-5)

@@ -19,7 +19,7 @@ from tiny_models import save_adapter, save_model, save_prefix
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import Experiment, Patching, Run, diverge, load_run, patch, plots
-from interp.causal.contexts import PARTS, Contexts
+from interp.causal.contexts import EXCHANGED_PARTS, Contexts
 from interp.conditions import Base, Lora, Prefix, Prompt
 from interp.plots.reading import NotMeasured
 from interp.report.causal_lines import patch_table
@@ -61,7 +61,7 @@ class Case:
 
     def mixed(self, source: str, target: str, site: str, layers: list[int]) -> Any:
         cache = copy.deepcopy(self.contexts[target])
-        for layer, part in itertools.product(layers, PARTS[site]):
+        for layer, part in itertools.product(layers, EXCHANGED_PARTS[site]):
             setattr(cache.layers[layer], part, getattr(self.contexts[source].layers[layer], part))
         return cache
 
@@ -285,7 +285,7 @@ def test_only_what_a_cell_names_is_exchanged_and_controls_go_as_far(subject: Sub
         named = [cell.layer] if cell.position == "context" else plan.every
         for layer, part in itertools.product(range(3), ("keys", "values")):
             now, before, there = (getattr(c[layer], part) for c in (mixed, target, source))
-            if layer not in named or part not in PARTS[cell.site]:
+            if layer not in named or part not in EXCHANGED_PARTS[cell.site]:
                 assert torch.equal(now, before)
             elif not move.control:
                 assert torch.equal(now, there)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.causal.cells import Cell
-from interp.causal.effects import CONTROLS
-from interp.causal.interchange import Move, States, Sweep, _Values, partners
+from interp.causal.cells import PatchSite
+from interp.causal.effects import PATCHING_CONTROLS
+from interp.causal.interchange import ConditionRun, PatchMove, Sweep, _Values, partners
 from interp.names import Site
 from interp.queries import Encoded
 
@@ -36,20 +36,22 @@ def drawn(seed: int, queries: list[Encoded]) -> Tensor:
     return torch.randn(len(queries), longest, D, generator=torch.Generator().manual_seed(seed))
 
 
-def states(queries: list[Encoded], first: int) -> dict[str, States]:
+def states(queries: list[Encoded], first: int) -> dict[str, ConditionRun]:
     values = {name: drawn(first + i, queries) for i, name in enumerate(("a", "b"))}
-    return {name: States({SITE: v}, torch.zeros(2, 1), None) for name, v in values.items()}
+    return {name: ConditionRun({SITE: v}, torch.zeros(2, 1), None) for name, v in values.items()}
 
 
-def placed(control: str, own: Mapping[str, States], other: Mapping[str, States]) -> Tensor:
+def placed(
+    control: str, own: Mapping[str, ConditionRun], other: Mapping[str, ConditionRun]
+) -> Tensor:
     """What a control of the move from a into b puts into b's run."""
     plan = Sweep("a", "b", "base", ("mlp_out",), (), ())
     values = _Values(plan, HERE, THERE, own, other)
-    edit = values.edit(Move("a", "b", control), Cell("mlp_out", 0, None, "all"))
+    edit = values.edit(PatchMove("a", "b", control), PatchSite("mlp_out", 0, None, "all"))
     return edit.change(own["b"].values[SITE])
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", PATCHING_CONTROLS)
 def test_as_far_as_the_source_and_elsewhere(control: str) -> None:
     own, other = states(HERE, 0), states(THERE, 10)
     a, b = (own[name].values[SITE] for name in "ab")
@@ -76,9 +78,12 @@ def test_where_nothing_differs_nothing_moves() -> None:
     """Also in an unrelated query where this one differs by far: no direction, and no NaN."""
     own, other = states(HERE, 0), states(THERE, 10)
     still = dict.fromkeys("ab", other["a"])
-    far = {"a": States({SITE: 1e3 * own["a"].values[SITE]}, own["a"].logits, None), "b": own["b"]}
+    far = {
+        "a": ConditionRun({SITE: 1e3 * own["a"].values[SITE]}, own["a"].logits, None),
+        "b": own["b"],
+    }
     assert torch.equal(placed("random_difference", far, still), own["b"].values[SITE])
-    for control in CONTROLS:
+    for control in PATCHING_CONTROLS:
         same = dict.fromkeys("ab", own["b"])
         assert torch.equal(placed(control, same, other), own["b"].values[SITE])
 

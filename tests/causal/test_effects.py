@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interp.causal.cells import Cell
+from interp.causal.cells import PatchSite
 from interp.causal.effects import (
-    CONTROLS,
+    PATCHING_CONTROLS,
     Effects,
-    Scale,
+    Resampling,
     best_layer,
-    depth,
+    effect_rows,
+    equivalence_depth,
     halves,
     matched,
-    rows,
 )
 from interp.errors import ConfigError
 from interp.results import COLUMNS, as_table
@@ -34,17 +34,17 @@ OWN = [("a", "b"), ("b", "a"), ("a", "base"), ("b", "base"), ("base", "a"), ("ba
 CONTROLLED = OWN[:4]
 
 WHOLE = tuple(
-    Cell(site, i, None, "all") for site in ("resid_post", "mlp_out") for i in range(LAYERS)
+    PatchSite(site, i, None, "all") for site in ("resid_post", "mlp_out") for i in range(LAYERS)
 )
-ALONE = tuple(Cell("resid_post", i, None, p) for i in range(LAYERS) for p in ("last", "2"))
-BY_HEAD = tuple(Cell("z", i, h, "all") for i in range(LAYERS) for h in range(HEADS))
+ALONE = tuple(PatchSite("resid_post", i, None, p) for i in range(LAYERS) for p in ("last", "2"))
+BY_HEAD = tuple(PatchSite("z", i, h, "all") for i in range(LAYERS) for h in range(HEADS))
 CELLS = (*WHOLE, *ALONE, *BY_HEAD)
 SHORT = np.arange(N) % 3 == 0
 """Queries of two tokens: they have no position 2."""
 
 
-def scale(replicates: int = 100, permutations: int = 99) -> Scale:
-    return Scale.of(KEYS, replicates, permutations, 0, TOLERANCE)
+def scale(replicates: int = 100, permutations: int = 99) -> Resampling:
+    return Resampling.of(KEYS, replicates, permutations, 0, TOLERANCE)
 
 
 def move(source: str, target: str, control: str = "", **fixed: Any) -> Effects:
@@ -78,26 +78,26 @@ def move(source: str, target: str, control: str = "", **fixed: Any) -> Effects:
 
 def study(**fixed: Any) -> list[Effects]:
     """All moves that a sweep makes."""
-    controls = [move(*pair, control) for pair in CONTROLLED for control in CONTROLS]
+    controls = [move(*pair, control) for pair in CONTROLLED for control in PATCHING_CONTROLS]
     return [*(move(*pair, **fixed) for pair in OWN), *controls]
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return as_table(rows(study(), scale(), "base"))
+    return as_table(effect_rows(study(), scale(), "base"))
 
 
-def key(row: Any) -> tuple[str, str, str, Cell]:
+def key(row: Any) -> tuple[str, str, str, PatchSite]:
     head = None if pd.isna(row.head) else int(row.head)
     return (
         row.measure,
         row.condition,
         row.reference,
-        Cell(row.site, int(row.layer), head, row.position),
+        PatchSite(row.site, int(row.layer), head, row.position),
     )
 
 
-def expected(effects: list[Effects]) -> dict[tuple[str, str, str, Cell], tuple[float, int]]:
+def expected(effects: list[Effects]) -> dict[tuple[str, str, str, PatchSite], tuple[float, int]]:
     """Every row of a cell by a loop over cells and queries: value and number of queries."""
     found = {}
     by_move = {(e.source, e.target, e.control): e for e in effects}
@@ -147,7 +147,7 @@ def test_intervals_resample_queries_by_their_weights(table: pd.DataFrame) -> Non
     """Replicate by replicate, with numpy's order statistics at (B + 1) q."""
     weights = scale().weights[:, 1:]
     e = move("a", "base")
-    column = CELLS.index(Cell("resid_post", 1, None, "2"))
+    column = CELLS.index(PatchSite("resid_post", 1, None, "2"))
     here = ~SHORT
     replicates = [
         1 - (w[here] @ e.to_source[here, column]) / (w[here] @ e.apart[here]) for w in weights.T
@@ -198,7 +198,7 @@ def test_p_by_hand(table: pd.DataFrame) -> None:
 
 
 def test_without_rearrangements_there_is_no_p() -> None:
-    assert rows(study(), scale(permutations=0), "base").get("p_adjusted").isna().all()
+    assert effect_rows(study(), scale(permutations=0), "base").get("p_adjusted").isna().all()
 
 
 def test_the_identities_of_the_scale() -> None:
@@ -210,7 +210,7 @@ def test_the_identities_of_the_scale() -> None:
     full = replace(e, to_source=0 * apart, log_odds=odds["a"])
     none = replace(e, to_target=0 * apart, to_source=apart, log_odds=odds["b"])
     for effects, share in ((full, 1.0), (none, 0.0)):
-        found = rows([effects, move("b", "a")], scale(), "base")
+        found = effect_rows([effects, move("b", "a")], scale(), "base")
         found = found[found["condition"] == "a"]
         for measure in ("recovery", "answer_recovery"):
             some = found[found["measure"] == measure]
@@ -221,7 +221,7 @@ def test_the_identities_of_the_scale() -> None:
 
 def test_between_matched_outputs_there_is_nothing_to_recover() -> None:
     """Undefined, not 0: value and interval NaN, no query counts, no test; damage stays."""
-    found = as_table(rows(study(apart=np.full(N, TOLERANCE)), scale(), "base"))
+    found = as_table(effect_rows(study(apart=np.full(N, TOLERANCE)), scale(), "base"))
     shares = found[found["measure"].isin(["recovery", "answer_recovery"])]
     assert len(shares) == 2 * len(OWN) * len(CELLS)
     assert shares[["value", "ci_low", "ci_high", "p_adjusted"]].isna().all(axis=None)
@@ -236,14 +236,14 @@ def test_the_order_of_queries_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(N)
     keys = [KEYS[i] for i in order]
     shuffled = [e.of_queries(order) for e in study()]  # an index is a mask's generalisation
-    again = rows(shuffled, Scale.of(keys, 100, 99, 0, TOLERANCE), "base")
-    pd.testing.assert_frame_equal(again, rows(study(), scale(), "base"), rtol=1e-9)
+    again = effect_rows(shuffled, Resampling.of(keys, 100, 99, 0, TOLERANCE), "base")
+    pd.testing.assert_frame_equal(again, effect_rows(study(), scale(), "base"), rtol=1e-9)
 
 
 def test_moves_at_different_cells_cannot_be_related() -> None:
     shorter = move("base", "b").of(np.arange(len(CELLS)) > 0)
     with pytest.raises(ValueError, match="moves into b were made at different cells"):
-        rows([move("a", "b"), move("b", "a"), shorter], scale(), "base")
+        effect_rows([move("a", "b"), move("b", "a"), shorter], scale(), "base")
 
 
 # --- depths ---------------------------------------------------------------------------------------
@@ -260,12 +260,12 @@ def naive_depth(damage: np.ndarray, tolerance: float) -> float:
     arrays.arrays(np.float64, (3, 5), elements=st.sampled_from([0.0, 0.01, TOLERANCE, 0.021, 1.0])),
 )
 def test_depth_against_a_loop(damage: np.ndarray) -> None:
-    found = depth(damage, TOLERANCE)
+    found = equivalence_depth(damage, TOLERANCE)
     assert found.tolist() == [naive_depth(row, TOLERANCE) for row in damage]
 
 
 def test_undefined_damage_has_no_depth() -> None:
-    assert np.isnan(depth(np.array([0.0, np.nan, 0.0]), TOLERANCE))
+    assert np.isnan(equivalence_depth(np.array([0.0, np.nan, 0.0]), TOLERANCE))
 
 
 def curve(source: str, target: str, by_layer: list[float], spread: float = 0.0) -> Effects:
@@ -278,7 +278,7 @@ def curve(source: str, target: str, by_layer: list[float], spread: float = 0.0) 
 
 
 def depths(ab: Effects, ba: Effects) -> Mapping[tuple[str, str, str], pd.Series]:
-    found = as_table(rows([ab, ba, move("base", "a"), move("base", "b")], scale(), "base"))
+    found = as_table(effect_rows([ab, ba, move("base", "a"), move("base", "b")], scale(), "base"))
     found = found[found["units"] == "layer"]
     assert found["layer"].isna().all()
     assert set(found["site"]) == {"resid_post"}

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from interp.causal.cells import Cell
-from interp.causal.effects import Effects, Pairs, Scale, by_move, halves, rows
-from interp.causal.findings import best_layers, by_segment, carrying, plain, verdict
+from interp.causal.cells import PatchSite
+from interp.causal.effects import Effects, Pairs, Resampling, by_move, effect_rows, halves
+from interp.causal.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
 from interp.results import as_table
 
 N, LAYERS, HEADS = 20, 3, 4
 KEYS = [f"matched:{i}" for i in range(N)]
 PAIR = ("a", "b")
-SCALE = Scale.of(KEYS, 50, 0, 0, tolerance=0.02)
+SCALE = Resampling.of(KEYS, 50, 0, 0, tolerance=0.02)
 
 # --- the sentence ---------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ def table(depths: dict[tuple[str, str], Number], both: Number, **changed: Number
 
 def test_the_sentence() -> None:
     found = table({("a", "b"): (1, 0, 2), ("b", "a"): (2, 1.4, 2.9)}, (2, 1, 3))
-    assert verdict(found, PAIR, "base", LAYERS) == (
+    assert patching_verdict(found, PAIR, "base", LAYERS) == (
         "a's state works in b's run from layer 1 on [0, 2]; "
         "b's state works in a's run from layer 2 on [1, none]; "
         "at layer 2 the swap costs at most 1.2 [1.19, 1.21] nats, an unrelated query's difference "
@@ -69,7 +69,7 @@ def test_the_sentence() -> None:
 
 def test_where_it_works_at_no_layer() -> None:
     found = table({("a", "b"): UNDEFINED, ("b", "a"): (0, 0, LAYERS)}, UNDEFINED)
-    said = verdict(found, PAIR, "base", LAYERS)
+    said = patching_verdict(found, PAIR, "base", LAYERS)
     assert "a's state works in b's run from no layer on; " in said
     assert "b's state works in a's run from layer 0 on [0, none]; " in said
     assert "at layer 0 the swap costs at most 1 [0.99, 1.01] nats" in said
@@ -78,7 +78,7 @@ def test_where_it_works_at_no_layer() -> None:
 def test_what_is_undefined_is_not_told() -> None:
     depth = (1, np.nan, np.nan)
     found = table({("a", "b"): depth, ("b", "a"): depth}, depth, recovery_a=UNDEFINED)
-    said = verdict(found, PAIR, "base", LAYERS)
+    said = patching_verdict(found, PAIR, "base", LAYERS)
     assert "nan" not in said
     assert "from layer 1 on; " in said
     assert "a's state alone" not in said
@@ -90,7 +90,7 @@ def test_a_number_without_interval_stands_alone() -> None:
     found = table({("a", "b"): depth, ("b", "a"): depth}, depth).assign(
         ci_low=np.nan, ci_high=np.nan
     )
-    said = verdict(found, PAIR, "base", LAYERS)
+    said = patching_verdict(found, PAIR, "base", LAYERS)
     assert "nan" not in said
     assert "the swap costs at most 1.1 nats, an unrelated query's difference" in said
     assert "of the same length 6.1, base's state 2.1; " in said
@@ -99,15 +99,15 @@ def test_a_number_without_interval_stands_alone() -> None:
 # --- best layers and heads ------------------------------------------------------------------------
 
 CELLS = (
-    *(Cell("resid_post", i, None, "all") for i in range(LAYERS)),
-    *(Cell("z", i, h, "all") for i in range(LAYERS) for h in range(HEADS)),
+    *(PatchSite("resid_post", i, None, "all") for i in range(LAYERS)),
+    *(PatchSite("z", i, h, "all") for i in range(LAYERS) for h in range(HEADS)),
 )
 SEGMENTS = ("query", "answer")
-BY_SEGMENT = tuple(Cell("resid_post", i, None, p) for p in SEGMENTS for i in range(LAYERS))
+BY_SEGMENT = tuple(PatchSite("resid_post", i, None, p) for p in SEGMENTS for i in range(LAYERS))
 NAMES = [f"L{i}H{h}" for i in range(LAYERS) for h in range(HEADS)]
 
 
-def moves(apart: float = 1.0, cells: tuple[Cell, ...] = CELLS) -> Pairs:
+def moves(apart: float = 1.0, cells: tuple[PatchSite, ...] = CELLS) -> Pairs:
     generator = np.random.default_rng(0)
     found = []
     for s, t in [
@@ -126,7 +126,7 @@ def moves(apart: float = 1.0, cells: tuple[Cell, ...] = CELLS) -> Pairs:
 
 def test_the_best_layers_of_four_directions() -> None:
     effects, (selection, scoring) = moves(), halves(KEYS, 0)
-    found = best_layers(effects, PAIR, "base", SCALE, KEYS, 0)
+    found = chosen_layers(effects, PAIR, "base", SCALE, KEYS, 0)
     told = [(best["condition"], best["reference"]) for best in found]
     assert told == [("a", "b"), ("b", "a"), ("a", "base"), ("b", "base")]
     for best in found:
@@ -195,9 +195,9 @@ def test_a_condition_that_is_base_has_no_winning_heads() -> None:
 
 
 def test_findings_are_json() -> None:
-    for scale in (SCALE, Scale.of(KEYS, 0, 0, 0, tolerance=0.02)):  # without intervals too
+    for scale in (SCALE, Resampling.of(KEYS, 0, 0, 0, tolerance=0.02)):  # without intervals too
         found = [
-            *best_layers(moves(), PAIR, "base", scale, KEYS, 0),
+            *chosen_layers(moves(), PAIR, "base", scale, KEYS, 0),
             *carrying(moves(apart=0.01), PAIR, "base", scale, KEYS, 9, 0),
         ]
         assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -223,8 +223,8 @@ def test_the_sentence_of_a_table_of_effects() -> None:
         for own in effects
         if "base" not in (own.source, own.target)
     ]
-    found = as_table(rows([*effects, *controls], SCALE, "base"))
-    said = verdict(found, PAIR, "base", LAYERS)
+    found = as_table(effect_rows([*effects, *controls], SCALE, "base"))
+    said = patching_verdict(found, PAIR, "base", LAYERS)
     own = found[(found["site"] == "resid_post") & (found["layer"] == 0)]
     damage = own[own["measure"] == "damage"].set_index(["condition", "reference"])["value"]
     assert "from no layer on" in said

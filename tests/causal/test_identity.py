@@ -19,9 +19,16 @@ import torch
 from interp.capture import capture, keep
 from interp.causal import attribution
 from interp.causal import interchange as room
-from interp.causal.effects import CONTROLS, Effects
-from interp.causal.interchange import Sweep, change_of, heads_of, interchange, observe, partners
-from interp.causal.patching import Patch, patched
+from interp.causal.effects import PATCHING_CONTROLS, Effects
+from interp.causal.interchange import (
+    Sweep,
+    change_of,
+    n_heads,
+    partners,
+    read_conditions,
+    run_interchange,
+)
+from interp.causal.patching import Patch, patched_logits
 from interp.conditions import Base, Lora, Prompt, SoftPrompt
 from interp.edits import Edit, replace
 from interp.names import Site
@@ -33,7 +40,7 @@ HEADS = ("z", "q", "k", "v")
 TEXTS = ("the opposite of big", "up", "lily said: yes", "hot is")
 ANSWERS = ("is small", None, "no? tom said", "cold; up")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
-LAST = tiny_models.LAYERS - 1
+LAST = tiny_models.N_LAYERS - 1
 STACKED = 2e-6
 """Other batch sizes may be other matrix products: the last bits of logits of size 5."""
 
@@ -57,12 +64,12 @@ class Bench:
         return tuple(site for site in STREAM if not (parallel and site == "resid_mid"))
 
     def observe(self, names: list[str], sites: tuple[str, ...], pattern: str = "content") -> Any:
-        return observe(self.subject, self.batch, self.caches, names, sites, pattern)
+        return read_conditions(self.subject, self.batch, self.caches, names, sites, pattern)
 
     def patched(self, name: str, own: Any, patches: list[Patch], rows: int) -> torch.Tensor:
         """Logits `[patch, token, d_vocab]` at the answers' tokens."""
         setting = self.subject.settings[name]
-        runs = patched(
+        runs = patched_logits(
             self.subject, setting, self.batch, own.cache, own.entries, patches, rows=rows
         )
         found = {n: row for numbers, logits in runs for n, row in zip(numbers, logits, strict=True)}
@@ -106,7 +113,7 @@ def own_patches(bench: Bench, own: Any, pattern: str) -> Iterator[Edit]:
         if site.name == "resid_post":
             yield Edit(site, change, where=where)
         if site.name in (*HEADS, "pattern"):
-            head = heads_of(bench.subject, site.name) - 1
+            head = n_heads(bench.subject, site.name) - 1
             yield Edit(site, change_of(site.name, pattern, value[:, head]), head)
 
 
@@ -199,11 +206,11 @@ def recorded(bench: Bench, plan: Sweep, chunk: list[Encoded], others: list[Encod
 
     def spy(subject: Any, setting: Any, batch: Any, cache: Any, own: Any, patches: Any, rows: int):
         seen.extend(patches)
-        return patched(subject, setting, batch, cache, own, patches, rows)
+        return patched_logits(subject, setting, batch, cache, own, patches, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "patched", spy)
-        effects = interchange(bench.subject, plan, chunk, others, bench.caches, rows=10_000)
+        patch.setattr(room, "patched_logits", spy)
+        effects = run_interchange(bench.subject, plan, chunk, others, bench.caches, rows=10_000)
     edits: dict[tuple[str, str, str], dict[Site, Edit]] = {}
     taken = iter(seen)
     for own in effects:
@@ -292,7 +299,7 @@ def test_controls_move_as_far_as_the_source_and_elsewhere(bench: Bench, done: Re
     single = {name: [alone(bench, name, query) for query in queries] for name in names}
     own = bench.observe([*names], bench.stream)
     controls = [move for move in done.edits if move[2]]
-    assert {control for *_, control in controls} == set(CONTROLS)
+    assert {control for *_, control in controls} == set(PATCHING_CONTROLS)
     towards = []
     for source, target, control in controls:
         for site, edit in done.edits[source, target, control].items():
@@ -326,9 +333,9 @@ def test_a_random_direction_is_the_querys_own(bench: Bench, done: Recorded) -> N
         batch = Batch.forced(queries)
         for layer in (0, LAST):
             site = Site("attn_out", layer)
-            start = observe(bench.subject, batch, bench.caches, ["base"], ("attn_out",))
+            start = read_conditions(bench.subject, batch, bench.caches, ["base"], ("attn_out",))
             value = start["base"].values[site]
-            edit = result.edits["prompt", "base", CONTROLS[0]][site]
+            edit = result.edits["prompt", "base", PATCHING_CONTROLS[0]][site]
             steps = torch.nn.functional.normalize(edit.change(value) - value, dim=-1)
             rows[layer] = {query.key: steps[i, 0] for i, query in enumerate(queries)}
         for key in rows[0]:

@@ -22,11 +22,17 @@ from planted_heads import ADAPTERS, DISTRACTORS, ELSEWHERE, NEUTRAL, PLANTED, PR
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.causal.ablation import ablate, parts_of, rows
-from interp.causal.cells import Cell
-from interp.causal.effects import Effects, Scale
-from interp.causal.interchange import Sweep, interchange, no_op, observe, partners
-from interp.causal.patching import patched
+from interp.causal.ablation import ablate, ablation_rows, parts_of
+from interp.causal.cells import PatchSite
+from interp.causal.effects import Effects, Resampling
+from interp.causal.interchange import (
+    Sweep,
+    no_op_change,
+    partners,
+    read_conditions,
+    run_interchange,
+)
+from interp.causal.patching import patched_logits
 from interp.conditions import Base, Lora, Prompt
 from interp.edits import Edit, replace
 from interp.errors import ConfigError
@@ -58,7 +64,7 @@ DESTROYED, HARMLESS = 1.0, 0.05
 """Damages in nats, likewise."""
 
 At = tuple[int, int]
-Values = Mapping[Cell, float]
+Values = Mapping[PatchSite, float]
 INSIDE = ("q", "k", "v", "pattern")
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
@@ -119,7 +125,7 @@ def swept(made: Made) -> Swept:
         plan = Sweep(a, b, base, whole, by_head, positions, pattern)
         places = partners([query.key for query in made.queries], seed=0)
         others = [made.queries[place] for place in places]
-        found = interchange(made.subject, plan, made.queries, others, made.caches, rows=512)
+        found = run_interchange(made.subject, plan, made.queries, others, made.caches, rows=512)
         return {tuple(filter(None, (e.source, e.target, e.control))): e for e in found}
 
     return sweep
@@ -137,7 +143,9 @@ def damages(effects: Effects) -> Values:
     return dict(zip(effects.cells, effects.to_target.mean(0), strict=True))
 
 
-def sites(values: Values, low: float, high: float, site: str, position: str = "all") -> set[Cell]:
+def sites(
+    values: Values, low: float, high: float, site: str, position: str = "all"
+) -> set[PatchSite]:
     """The cells of a site that do it; all others must do nothing."""
     here = {c: v for c, v in values.items() if (c.site, c.position) == (site, position)}
     assert here
@@ -187,7 +195,7 @@ def test_conditions_say_what_was_planned_in_plain_hugging_face(made: Made, condi
 @pytest.mark.parametrize("adapter", ["same", "elsewhere", "other"])
 def test_an_adapter_changes_all_values_and_says_an_answer_in_one(made: Made, adapter: str) -> None:
     subject, batch = made.subject, Batch.of(made.queries)
-    states = observe(subject, batch, made.caches, ["base", adapter], ["v"])
+    states = read_conditions(subject, batch, made.caches, ["base", adapter], ["v"])
     for site in subject.sites("v"):
         a, b = (states[name].values[site] for name in (adapter, "base"))
         change = (a - b).abs().amax((0, 2))  # [head, d_head]
@@ -205,7 +213,7 @@ def relative_l2(a: Tensor, b: Tensor) -> Tensor:
 def test_a_distance_names_other_heads(made: Made, condition: str) -> None:
     """Else finding the planted head would need no intervention."""
     subject, batch = made.subject, Batch.of(made.queries)
-    states = observe(subject, batch, made.caches, ["base", condition], ["z"])
+    states = read_conditions(subject, batch, made.caches, ["base", condition], ["z"])
     apart: dict[At, float] = {}
     for site in subject.sites("z"):
         a, b = (states[name].values[site] for name in (condition, "base"))
@@ -237,7 +245,7 @@ def test_base_in_that_head_alone_destroys_it(swept: Swept, condition: str) -> No
 
 def test_base_into_base_changes_nothing(made: Made) -> None:
     every = Sweep("prompt", "same", "base", STREAM, (*INSIDE, "z"), ("last", "0"))
-    assert no_op(made.subject, every, made.queries, made.caches) == 0
+    assert no_op_change(made.subject, every, made.queries, made.caches) == 0
 
 
 # --- heads: between the prompt and an adapter -----------------------------------------------------
@@ -276,14 +284,14 @@ def test_both_heads_together_are_interchangeable(made: Made, source: str, target
 def joint_damage(made: Made, source: str, target: str, together: set[At]) -> float:
     """Mean damage of replacing several heads' z at once."""
     subject, batch = made.subject, Batch.of(made.queries)
-    states = observe(subject, batch, made.caches, [source, target], ["z"])
+    states = read_conditions(subject, batch, made.caches, [source, target], ["z"])
     theirs, own = states[source].values, states[target]
     patch = [
         Edit(site, replace(theirs[site][:, head]), head)
         for site, head in ((Site("z", layer), head) for layer, head in sorted(together))
     ]
     setting = subject.settings[target]
-    runs = patched(subject, setting, batch, own.cache, own.entries, [patch], rows=512)
+    runs = patched_logits(subject, setting, batch, own.cache, own.entries, [patch], rows=512)
     [(_, [logits])] = runs
     return float(kl_divergence(own.logits, logits).mean())
 
@@ -418,7 +426,7 @@ def test_a_head_that_writes_the_second_token_is_found_in_the_answer(made: Made) 
         head_segments=segments,
     )
     others = [queries[place] for place in partners([query.key for query in queries], seed=0)]
-    done = interchange(made.subject, plan, queries, others, made.caches, rows=512)
+    done = run_interchange(made.subject, plan, queries, others, made.caches, rows=512)
     found = {(e.source, e.target): e for e in done if not e.control}
     for direction in between("prompt"):
         effects = found[direction]
@@ -433,7 +441,7 @@ def test_a_head_that_writes_the_second_token_is_found_in_the_answer(made: Made) 
             ("resid_post", "last"),
         ):
             assert layers(effects, site, position) == []
-    assert no_op(made.subject, plan, queries, made.caches) == 0
+    assert no_op_change(made.subject, plan, queries, made.caches) == 0
 
 
 # --- parts of an adapter --------------------------------------------------------------------------
@@ -447,12 +455,12 @@ def test_the_planted_part_is_needed_and_the_distractors_are_by_products(
     subject, queries = made.subject, made.queries
     parts = parts_of(subject, condition, ("layers", "modules"))
     keys = [query.key for query in queries]
-    scale = Scale.of(keys, 0, 0, 0, tolerance=0.02)
+    scale = Resampling.of(keys, 0, 0, 0, tolerance=0.02)
     found = ablate(subject, condition, parts, queries)
     weak = replace_fields(found, damage=found.damage / 500, apart=found.apart / 500)
     planted = {f"layer {CARRIER[condition][0]}"}
     for ablated in (found, weak):
-        table = as_table(rows(condition, parts, ablated, scale))
+        table = as_table(ablation_rows(condition, parts, ablated, scale))
         run = Run(made.folder, table, {}, {"conditions": {}})
         of = Patched(run, "prompt", condition, "base", {"tolerance": 0.02})
         needed = {row[1].text for row in ablation(of).rows}

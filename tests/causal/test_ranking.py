@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from interp.causal.cells import Cell
-from interp.causal.effects import Effects, Scale
+from interp.causal.cells import PatchSite
+from interp.causal.effects import Effects, Resampling
 from interp.causal.ranking import (
-    heads_of,
+    heads_of_sweep,
     how_many,
-    lost,
     membership,
-    overlap,
-    strongest,
-    won,
+    necessity,
+    ranking_overlap,
+    strongest_heads,
+    sufficiency,
 )
 from interp.errors import ConfigError
 
@@ -47,10 +47,10 @@ def top(values: np.ndarray, k: int) -> set[int]:
 
 def effects(apart: float = 1.0) -> Effects:
     cells = (
-        Cell("resid_post", 0, None, "all"),
-        *(Cell("z", i, h, "all") for i in range(2) for h in range(2)),
-        Cell("z", 0, 1, "last"),
-        Cell("pattern", 0, 0, "all"),
+        PatchSite("resid_post", 0, None, "all"),
+        *(PatchSite("z", i, h, "all") for i in range(2) for h in range(2)),
+        PatchSite("z", 0, 1, "last"),
+        PatchSite("pattern", 0, 0, "all"),
     )
     generator = np.random.default_rng(0)
     damage, distance, odds = generator.gamma(1.0, 1.0, (3, N, len(cells)))
@@ -58,35 +58,35 @@ def effects(apart: float = 1.0) -> Effects:
     return Effects("a", "b", "", cells, damage, distance, odds, own, 0 * own, 0 * own)
 
 
-SCALE = Scale.of([f"matched:{i}" for i in range(N)], 0, 0, 0, tolerance=0.02)
+SCALE = Resampling.of([f"matched:{i}" for i in range(N)], 0, 0, 0, tolerance=0.02)
 SOME = np.array([True, False, True, True, False, False])
 
 
 def test_heads_are_those_of_z_over_all_tokens() -> None:
     e = effects()
-    assert list(map(str, heads_of(e))) == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    assert list(map(str, heads_of_sweep(e))) == ["L0H0", "L0H1", "L1H0", "L1H1"]
     for number in range(4):
         damage = [e.to_target[i, 1 + number] for i in range(N) if SOME[i]]
         left = [e.to_source[i, 1 + number] for i in range(N) if SOME[i]]
-        assert lost(e, SOME, SCALE)[number] == pytest.approx(sum(damage) / 3)
+        assert necessity(e, SOME, SCALE)[number] == pytest.approx(sum(damage) / 3)
         share = 1 - sum(left) / sum(e.apart[i] for i in range(N) if SOME[i])
-        assert won(e, SOME, SCALE)[number] == pytest.approx(share)
+        assert sufficiency(e, SOME, SCALE)[number] == pytest.approx(share)
 
 
 def test_between_matched_outputs_no_head_wins_anything() -> None:
-    assert np.isnan(won(effects(apart=0.01), SOME, SCALE)).all()
+    assert np.isnan(sufficiency(effects(apart=0.01), SOME, SCALE)).all()
 
 
 # --- the strongest --------------------------------------------------------------------------------
 
 
 def test_the_strongest_come_first() -> None:
-    assert strongest(np.array([1.0, 3.0, 2.0, 3.0]), 3).tolist() == [1, 3, 2]
+    assert strongest_heads(np.array([1.0, 3.0, 2.0, 3.0]), 3).tolist() == [1, 3, 2]
 
 
 def test_an_undefined_head_is_not_strong() -> None:
-    assert strongest(np.array([np.nan, 1.0, np.nan, 2.0]), 3).tolist() == [3, 1]
-    assert strongest(np.full(4, np.nan), 3).tolist() == []
+    assert strongest_heads(np.array([np.nan, 1.0, np.nan, 2.0]), 3).tolist() == [3, 1]
+    assert strongest_heads(np.full(4, np.nan), 3).tolist() == []
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.data())
@@ -126,7 +126,7 @@ def test_against_every_rearrangement(shape: tuple[int, int], seed: int) -> None:
     for order in arrangements(layers):
         shares.append(len(top(x, k) & top(y[order], k)) / k)
         correlations.append(spearmanr(x, y[order]).statistic)
-    found = overlap(x, y, layers, k, 3000, seed)
+    found = ranking_overlap(x, y, layers, k, 3000, seed)
     assert found.k == k
     assert found.share == pytest.approx(shares[0])
     assert found.rank_correlation == pytest.approx(correlations[0])
@@ -140,7 +140,7 @@ def test_with_ties_the_share_is_what_lots_would_give() -> None:
     shares = []
     for first in ([0, 1], [0, 2]):
         shares += [len({*first} & {*second}) / 2 for second in ([0, 2], [0, 3])]
-    found = overlap(x, y, [0, 0, 0, 0], 2, 99, 0)
+    found = ranking_overlap(x, y, [0, 0, 0, 0], 2, 99, 0)
     assert found.share == pytest.approx(np.mean(shares))
     assert found.rank_correlation == pytest.approx(spearmanr(x, y).statistic)
 
@@ -150,7 +150,7 @@ def test_the_order_of_heads_does_not_matter() -> None:
     layers = np.array(layers_of(4, 3))
     x, y = generator.normal(size=(2, 12))
     order = generator.permutation(12)
-    a, b = (overlap(x[o], y[o], layers[o], 3, 2000, 0) for o in (np.arange(12), order))
+    a, b = (ranking_overlap(x[o], y[o], layers[o], 3, 2000, 0) for o in (np.arange(12), order))
     assert a.share == b.share
     assert a.rank_correlation == pytest.approx(b.rank_correlation)
     assert (a.p, a.rank_p) == pytest.approx((b.p, b.rank_p), abs=0.05)
@@ -163,7 +163,7 @@ def test_late_layers_mattering_under_both_is_no_evidence() -> None:
     found = []
     for seed in range(60):
         x, y = 10.0 * layers + generator.normal(size=(2, 16))
-        found.append(overlap(x, y, layers.tolist(), 3, 99, seed))
+        found.append(ranking_overlap(x, y, layers.tolist(), 3, 99, seed))
     assert np.mean([f.rank_correlation for f in found]) > 0.9
     assert np.mean([f.rank_p < 0.05 for f in found]) < 0.15
     assert np.mean([f.p < 0.05 for f in found]) < 0.15
@@ -171,7 +171,7 @@ def test_late_layers_mattering_under_both_is_no_evidence() -> None:
 
 def test_one_head_per_layer_is_no_evidence_at_all() -> None:
     x = np.arange(5.0)
-    found = overlap(x, x, list(range(5)), 3, 99, 0)
+    found = ranking_overlap(x, x, list(range(5)), 3, 99, 0)
     assert (found.share, found.p, found.rank_p) == (1.0, 1.0, 1.0)
     assert found.rank_correlation == pytest.approx(1.0)
 
@@ -186,7 +186,7 @@ def test_p_under_the_null() -> None:
     found = []
     for seed in range(400):
         order = generator.permuted(groups, axis=1).ravel()
-        found.append(overlap(x, y[order], layers, 3, 99, seed))
+        found.append(ranking_overlap(x, y[order], layers, 3, 99, seed))
     for level in (0.05, 0.2, 0.5, 0.8):
         error = 4 * np.sqrt(level * (1 - level) / 400)
         assert abs(np.mean([f.rank_p <= level for f in found]) - level) < error
@@ -195,7 +195,7 @@ def test_p_under_the_null() -> None:
 
 def test_a_shared_ranking_is_found() -> None:
     x = np.random.default_rng(4).normal(size=48)
-    found = overlap(x, 2 * x + 1, layers_of(6, 8), 5, 999, 0)
+    found = ranking_overlap(x, 2 * x + 1, layers_of(6, 8), 5, 999, 0)
     assert found.share == 1
     assert found.rank_correlation == pytest.approx(1)
     assert (found.p, found.rank_p) == (pytest.approx(0.001), pytest.approx(0.001))
@@ -204,8 +204,8 @@ def test_a_shared_ranking_is_found() -> None:
 def test_what_is_undefined_is_nan() -> None:
     x, hole = np.arange(4.0), np.array([0.0, np.nan, 1.0, 2.0])
     for a, b in ((x, hole), (hole, x)):
-        assert np.isnan(overlap(a, b, [0, 0, 1, 1], 2, 9, 0)[1:]).all()
-    flat = overlap(x, np.ones(4), [0, 0, 1, 1], 2, 9, 0)
+        assert np.isnan(ranking_overlap(a, b, [0, 0, 1, 1], 2, 9, 0)[1:]).all()
+    flat = ranking_overlap(x, np.ones(4), [0, 0, 1, 1], 2, 9, 0)
     assert (flat.share, flat.p) == (0.5, 1.0)
     assert np.isnan([flat.rank_correlation, flat.rank_p]).all()
 
@@ -213,4 +213,4 @@ def test_what_is_undefined_is_nan() -> None:
 @pytest.mark.parametrize("k", [0, 5])
 def test_more_heads_than_there_are(k: int) -> None:
     with pytest.raises(ConfigError, match=f"the {k} strongest of 4 heads: choose 1 to 4"):
-        overlap(np.arange(4.0), np.arange(4.0), [0, 0, 1, 1], k, 9, 0)
+        ranking_overlap(np.arange(4.0), np.arange(4.0), [0, 0, 1, 1], k, 9, 0)

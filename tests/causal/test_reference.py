@@ -274,7 +274,7 @@ def test_the_reference_obeys_its_laws(architecture: str, tmp_path: Path) -> None
     everything = patching.look_at_all(model, conditions, [asked])
     heads = ("z", "pattern", "q", "k", "v")
     cells = patching.all_cells(model, POSITIONS, heads, SEGMENTS["chat"])
-    last = tiny_models.LAYERS - 1
+    last = tiny_models.N_LAYERS - 1
     for name, [own] in everything.items():
         for cell in cells[len(name) % 9 :: 9]:
             same = patching.patched(model, own, own, cell)

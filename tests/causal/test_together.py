@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.capture import capture, keep
-from interp.causal.function_vectors import function_vector, written
-from interp.causal.greedy import search
-from interp.causal.interchange import Move
+from interp.causal.function_vectors import function_vector, written_to_stream
+from interp.causal.greedy import search_heads
+from interp.causal.interchange import PatchMove
 from interp.causal.joint import approach, divided, heads_replaced
 from interp.conditions import Base, Lora, Prompt
 from interp.names import Head, Site
@@ -34,7 +34,9 @@ ANSWERS = ("the opposite", None, "is cold.")
 @given(st.lists(st.floats(-0.2, 0.6), min_size=6, max_size=6), st.floats(0.1, 1.5))
 def test_of_heads_that_add_up_the_largest_are_taken_first(gains: list[float], goal: float) -> None:
     gain = dict(zip(HEADS, gains, strict=True))
-    chosen = search(lambda sets: np.array([sum(gain[h] for h in s) for s in sets]), HEADS, goal)
+    chosen = search_heads(
+        lambda sets: np.array([sum(gain[h] for h in s) for s in sets]), HEADS, goal
+    )
     order = sorted(gains, reverse=True)
     assert [gain[head] for head in chosen] == order[: len(chosen)]
     reached = sum(order[: len(chosen)])
@@ -52,7 +54,7 @@ def test_no_more_is_tried_than_is_left() -> None:
         asked.append(len(sets))
         return np.array([0.1 * len(s) for s in sets])
 
-    assert len(search(recovered, HEADS, goal=0.35)) == 4
+    assert len(search_heads(recovered, HEADS, goal=0.35)) == 4
     assert asked == [6, 5, 4, 3]
 
 
@@ -83,8 +85,8 @@ def test_heads_and_bias_write_what_the_attention_writes(subject: Subject, condit
     rows = torch.arange(len(TEXTS)), batch.lengths - 1
     z = got.values[Site("z", layer)][rows[0], :, rows[1]]
     heads = [head for head in everyone(subject) if head.layer == layer]
-    parts = [written(subject, setting, {layer: z}, [head]) for head in heads]
-    whole = written(subject, setting, {layer: z}, heads)
+    parts = [written_to_stream(subject, setting, {layer: z}, [head]) for head in heads]
+    whole = written_to_stream(subject, setting, {layer: z}, heads)
     torch.testing.assert_close(torch.stack(parts).sum(0), whole, atol=1e-5, rtol=1e-4)
     rest = got.values[Site("attn_out", layer)][rows] - whole  # of the biases: no query's own
     torch.testing.assert_close(rest, rest[:1].expand_as(rest), atol=2e-5, rtol=1e-4)
@@ -108,8 +110,10 @@ def test_no_head_recovers_nothing_and_all_of_a_prompt_everything(subject: Subjec
     queries = encode(map(Query, TEXTS, ANSWERS), subject.tokenizer)
     caches = {name: subject.prefill(s) for name, s in subject.settings.items()}
     sets = [[Head(0, 0)], everyone(subject)]
-    found = approach(subject, Move("prompt", "base"), queries, caches, 64, heads_replaced(sets))
-    own = approach(subject, Move("base", "base"), queries, caches, 64, heads_replaced(sets))
+    found = approach(
+        subject, PatchMove("prompt", "base"), queries, caches, 64, heads_replaced(sets)
+    )
+    own = approach(subject, PatchMove("base", "base"), queries, caches, 64, heads_replaced(sets))
     assert own.to_source.max() < 1e-10
     if "gpt2" not in subject.name:  # its learned positions move the embedding, too
         assert found.recovery[1] == pytest.approx(1, abs=1e-5)

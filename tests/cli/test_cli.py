@@ -198,14 +198,14 @@ def test_every_error_of_the_input_is_one_line_and_2(
     kinds = InterpError.__subclasses__()
     assert len(kinds) >= 5
     for kind in [InterpError, *kinds]:
-        monkeypatch.setattr(commands, "diverge", failing(kind("what, where, what to do")))
+        monkeypatch.setattr(commands, "diverge_command", failing(kind("what, where, what to do")))
         assert cli.main(["diverge"]) == 2
         assert capsys.readouterr().err == "interp: what, where, what to do\n"
 
 
 @pytest.mark.parametrize("words", [["--debug", "diverge"], ["diverge", "--debug"]])
 def test_debug_raises(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "diverge", failing(QueryError("bad line")))
+    monkeypatch.setattr(commands, "diverge_command", failing(QueryError("bad line")))
     with pytest.raises(QueryError, match="bad line"):
         cli.main(words)
 
@@ -216,7 +216,7 @@ def test_debug_shows_the_traceback_of_an_unknown_command() -> None:
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "diverge", failing(ZeroDivisionError()))
+    monkeypatch.setattr(commands, "diverge_command", failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["diverge"])
 
@@ -227,7 +227,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 def test_ctrl_c_exits_130_with_the_command_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "diverge", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(commands, "diverge_command", failing(KeyboardInterrupt()))
     assert cli.main(["diverge", "a b.yaml", "--out", "it's", "--overwrite"]) == 130
     error = capsys.readouterr().err
     command = shlex.split(error.split("Go on with: ")[1])

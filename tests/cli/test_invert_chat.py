@@ -24,7 +24,7 @@ from interp.errors import ConditionError
 from interp.matching.bench import Bench
 from interp.matching.invert import invert
 from interp.matching.settings import Inversion
-from interp.matching.wording import scorer, slot_of, words
+from interp.matching.wording import readable_words, scorer, slot_of
 from interp.results import load_run
 from interp.study import diverge
 
@@ -187,7 +187,7 @@ def test_every_text_that_is_allowed_is_read_back_in_its_place(given: Any, tmp_pa
     bench = Bench.open(own, frame=own.framed)
     slot = slot_of(bench, own.separator)
     plain = Plain(given, False)
-    allowed = words(bench, slot)
+    allowed = readable_words(bench, slot)
     tried = list(zip(allowed.ids[::3], allowed.ids[5::3], strict=False))
     kept = [ids for ids in tried if allowed.readable(ids)]
     assert 10 < len(kept) < len(tried)

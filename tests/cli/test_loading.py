@@ -14,7 +14,7 @@ from interp.cli import COMMANDS
 from interp.config import Distillation, Experiment, Loading
 from interp.matching.settings import Inversion
 from interp.results import read_manifest
-from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS_FILE
 from interp.validation.settings import Validating
 
 LEAN = ["--controls", "--bootstrap", "0", "--permutations", "0", "--sample", "0"]
@@ -29,8 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def study(model: str, tmp_path: Path) -> list[str]:
     """A study of an adapter that does nothing, as words of the command line."""
     adapter = Path(save_adapter(model, tmp_path / "idle", MODULES["llama"]["q"]))
-    tensors = load_file(adapter / WEIGHTS)
-    save_file({k: t * ("lora_A" in k) for k, t in tensors.items()}, adapter / WEIGHTS)
+    tensors = load_file(adapter / WEIGHTS_FILE)
+    save_file({k: t * ("lora_A" in k) for k, t in tensors.items()}, adapter / WEIGHTS_FILE)
     (tmp_path / "prompt.txt").write_text("up is down\n")
     (tmp_path / "queries.jsonl").write_text('{"text": "hot is"}\n{"text": "a river"}\n')
     files = ["--prompt-file", tmp_path / "prompt.txt", "--queries", tmp_path / "queries.jsonl"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from command_line import check_flags, check_help, failed
+from manifests import run_manifest
 
 from interp import cli
 from interp.causal.settings import Patching
@@ -20,17 +21,17 @@ from interp.results import write_run
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of the bundled model, as far as it is read before anything is computed."""
     path = tmp_path_factory.mktemp("run")
-    return _written(path, {"condition": "instruction_0", "reference": "lora_0"})
+    return _written(path, ("instruction_0", "lora_0"))
 
 
-def _written(path: Path, headline: dict[str, str] | None, **without: Any) -> Path:
+def _written(path: Path, headline: tuple[str, str] | None, **without: Any) -> Path:
     experiment = Experiment(**{**bundled_families(path), **without})
-    manifest = {
-        "config": experiment.model_dump(mode="json"),
-        "hashes": {},
-        "headline": headline,
-        "conditions": {name: {} for name in experiment.build()},
-    }
+    manifest = run_manifest(
+        {name: {} for name in experiment.build()},
+        headline,
+        config=experiment.model_dump(mode="json"),
+        hashes={},
+    )
     write_run(path, [], {}, manifest)
     return path
 
@@ -102,7 +103,7 @@ def test_both_conditions_the_same(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_run_that_compares_with_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = _written(tmp_path, {"condition": "lora_0", "reference": "base"})
+    path = _written(tmp_path, ("lora_0", "base"))
     line = failed(["patch", str(path)], capsys)
     assert "two conditions beside base: name --reference; it has instruction_0, " in line
 

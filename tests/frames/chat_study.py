@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from interp.conditions import Frame, Prompt, ShuffledTokens, place
 from interp.config import ChatFrame, Experiment
-from interp.geometry.transfer import Split
+from interp.geometry.transfer import LabelFolds
 
 SYSTEM = "people walked along the road and talked."
 TEXT = "hot is the opposite of"
@@ -226,7 +226,7 @@ class Case:
         if not self.families:
             return {}
         labels = [brute_force.label(text) for text, _ in self.queries["matched"]]
-        split = Split.of(labels, seed=0)
+        split = LabelFolds.of(labels, seed=0)
         assert split is not None
         assert len(split.rows) == len(labels)
         pairs = brute_force.geometry_pairs(self.prefixed)

@@ -16,8 +16,8 @@ from interp.geometry import (
     gride,
     linear_cka,
     mutual_knn,
-    paired,
-    probe,
+    paired_similarity,
+    probe_pair,
     procrustes_distance,
     sample,
     single,
@@ -25,9 +25,9 @@ from interp.geometry import (
 )
 from interp.geometry.calibration import (
     all_but_one_group,
-    jackknife,
+    grouped_jackknife,
     orders_within,
-    permutation_p,
+    phipson_smyth_p,
     row_orders,
 )
 
@@ -55,7 +55,7 @@ def test_chance_is_what_is_measured_with_the_rows_in_another_order(
     x, y = alike(n, d)
     measure = MEASURES[name]
     null = np.array([measure(x, y[order]) for order in row_orders(n, 100, seed=5)])
-    found = paired(x, y, seed=5)[name]
+    found = paired_similarity(x, y, seed=5)[name]
     assert found.value == pytest.approx(measure(x, y), abs=1e-9)
     assert found.chance == pytest.approx(null.mean(), abs=1e-9)
     assert found.chance_low == pytest.approx(np.quantile(null, 0.025), abs=1e-9)
@@ -74,7 +74,7 @@ def test_the_interval_is_that_of_measuring_without_each_group(name: str) -> None
     x, y = alike()
     values = np.array([MEASURES[name](x[k], y[k]) for k in all_but_one_group(40, seed=5)])
     half = 2.2621571627409915 * np.sqrt(9 / 10 * ((values - values.mean()) ** 2).sum())
-    found = paired(x, y, seed=5)[name]
+    found = paired_similarity(x, y, seed=5)[name]
     assert found.ci_low == pytest.approx(found.value - half, abs=1e-9)
     assert found.ci_high == pytest.approx(found.value + half, abs=1e-9)
 
@@ -102,7 +102,7 @@ def test_a_dimension_by_chance_is_that_of_shuffled_coordinates() -> None:
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = np.random.default_rng(0).normal(size=10)
     replicates = np.array([x[kept].mean() for kept in all_but_one_group(10, seed=3)])
-    low, high = jackknife(float(x.mean()), replicates)
+    low, high = grouped_jackknife(float(x.mean()), replicates)
     half = 2.2621571627409915 * x.std(ddof=1) / np.sqrt(10)
     assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half))
 
@@ -112,7 +112,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_what_is_identical_is_1_and_never_so_by_chance() -> None:
     x = alike(60)[0]
-    for name, found in paired(x, x.copy(), seed=0).items():
+    for name, found in paired_similarity(x, x.copy(), seed=0).items():
         ideal = 0 if name == "procrustes_distance" else 1
         assert found.value == pytest.approx(ideal, abs=1e-9)
         assert found.calibrated == pytest.approx(1, abs=1e-9)
@@ -121,7 +121,7 @@ def test_what_is_identical_is_1_and_never_so_by_chance() -> None:
 
 
 def test_calibrated_is_0_by_chance_and_grows_with_likeness() -> None:
-    by_noise = [paired(*alike(60, 30, noise), seed=0) for noise in (50.0, 1.0, 0.5, 0.2)]
+    by_noise = [paired_similarity(*alike(60, 30, noise), seed=0) for noise in (50.0, 1.0, 0.5, 0.2)]
     for name in PAIRED:
         values = [found[name].calibrated for found in by_noise]
         assert abs(values[0]) < 0.1
@@ -157,22 +157,25 @@ def test_orders_within_one_fold_are_all_equally_likely() -> None:
 
 def test_p_counts_the_data_and_what_equals_it() -> None:
     null = np.array([0.1, 0.5, 0.5 + 1e-12, 0.9])
-    assert permutation_p(0.5, null, +1) == pytest.approx(4 / 5)
-    assert permutation_p(0.5, null, -1) == pytest.approx(4 / 5)
-    assert permutation_p(1.0, null, +1) == pytest.approx(1 / 5)
-    assert np.isnan(permutation_p(0.5, np.array([0.1, np.nan]), +1))
+    assert phipson_smyth_p(0.5, null, +1) == pytest.approx(4 / 5)
+    assert phipson_smyth_p(0.5, null, -1) == pytest.approx(4 / 5)
+    assert phipson_smyth_p(1.0, null, +1) == pytest.approx(1 / 5)
+    assert np.isnan(phipson_smyth_p(0.5, np.array([0.1, np.nan]), +1))
 
 
 def test_the_same_seed_gives_the_same_result() -> None:
     x, y = alike()
     y_labels = ["a", "b"] * 20
-    assert paired(x, y, seed=1) == paired(x, y, seed=1)
-    assert paired(x, y, seed=1)["mutual_knn"] != paired(x, y, seed=2)["mutual_knn"]
+    assert paired_similarity(x, y, seed=1) == paired_similarity(x, y, seed=1)
+    assert (
+        paired_similarity(x, y, seed=1)["mutual_knn"]
+        != paired_similarity(x, y, seed=2)["mutual_knn"]
+    )
     first, again, other = (single(x, seed=s)["gride_2"] for s in (1, 1, 2))
     assert asdict(first) | {"calibrated": 0} == asdict(again) | {"calibrated": 0}
     assert first.chance != other.chance
     x[::2] += 1
-    assert probe(x, x + y, y_labels, seed=1) == probe(x, x + y, y_labels, seed=1)
+    assert probe_pair(x, x + y, y_labels, seed=1) == probe_pair(x, x + y, y_labels, seed=1)
 
 
 # By simulation ----------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
 def test_p_of_independent_conditions_is_uniform() -> None:
     rng = np.random.default_rng(0)
     runs = [
-        paired(*rng.normal(size=(2, 15, 4)), seed, permutations=19)  # type: ignore[misc]
+        paired_similarity(*rng.normal(size=(2, 15, 4)), seed, permutations=19)  # type: ignore[misc]
         for seed in range(200)
     ]
     for name in PAIRED:
@@ -212,7 +215,7 @@ def test_the_interval_of_cka_covers_the_population_s_value() -> None:
         x, y = (common @ w + rng.normal(size=(100, 8)) for w in (a, b))
         subsets = all_but_one_group(100, seed)
         replicates = np.array([linear_cka(x[kept], y[kept]) for kept in subsets])
-        low, high = jackknife(linear_cka(x, y), replicates)
+        low, high = grouped_jackknife(linear_cka(x, y), replicates)
         covered.append(low <= true <= high)
     assert 0.90 <= np.mean(covered) <= 0.99
 
@@ -223,14 +226,14 @@ def test_the_interval_of_cka_covers_the_population_s_value() -> None:
 def test_what_is_undefined_is_nan_throughout() -> None:
     x, y = alike()
     y[:] = y[0]
-    for found in [*paired(x, y, seed=0).values(), *single(y, seed=0).values()]:
+    for found in [*paired_similarity(x, y, seed=0).values(), *single(y, seed=0).values()]:
         row = asdict(found)
         assert row.pop("n") == 40
         assert np.isnan(list(row.values())).all()
 
 
 def test_measures_are_undefined_one_by_one() -> None:
-    four = paired(*alike(4), seed=0)  # type: ignore[misc]
+    four = paired_similarity(*alike(4), seed=0)  # type: ignore[misc]
     assert np.isfinite(four["procrustes_distance"].value)
     assert np.isnan(four["mutual_knn"].value)
     assert np.isfinite(four["linear_cka"].value)
@@ -244,7 +247,11 @@ def test_measures_are_undefined_one_by_one() -> None:
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_next_to_no_queries_are_nan_and_no_error(n: int) -> None:
     x, y = alike(n)
-    results = [paired(x, y, seed=0), single(x, seed=0), probe(x, y, ["a"] * n, seed=0)]
+    results = [
+        paired_similarity(x, y, seed=0),
+        single(x, seed=0),
+        probe_pair(x, y, ["a"] * n, seed=0),
+    ]
     found = {name: r.value for each in results for name, r in each.items()}
     found.pop("procrustes_distance")
     assert np.isnan(list(found.values())).all()
@@ -252,7 +259,7 @@ def test_next_to_no_queries_are_nan_and_no_error(n: int) -> None:
 
 def test_without_permutations_there_is_a_value_and_no_chance() -> None:
     x, y = alike(60)
-    found = paired(x, y, seed=0, permutations=0)["linear_cka"]
+    found = paired_similarity(x, y, seed=0, permutations=0)["linear_cka"]
     assert np.isfinite([found.value, found.ci_low, found.ci_high]).all()
     assert np.isnan([found.chance, found.chance_low, found.calibrated, found.p]).all()
 
@@ -260,7 +267,7 @@ def test_without_permutations_there_is_a_value_and_no_chance() -> None:
 def test_rows_must_be_paired() -> None:
     x, y = alike()
     with pytest.raises(ValueError, match="40 of one condition, 39 of the other"):
-        paired(x, y[1:], seed=0)
+        paired_similarity(x, y[1:], seed=0)
 
 
 # The sample -------------------------------------------------------------------------------------

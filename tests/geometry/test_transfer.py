@@ -8,7 +8,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
-from interp.geometry import Probes, probe, probe_transfer
+from interp.geometry import Probes, probe_pair, probe_transfer
 from interp.geometry.calibration import orders_within
 
 
@@ -46,7 +46,7 @@ def test_transfer_equals_that_of_scikit_learn_s_classifier(labels: int, d: int, 
     own, other = accuracies(a, b, y, seed)
     assert 1 / labels < own
     assert probe_transfer(a, b, y, seed) == pytest.approx(other / own, rel=1e-12)
-    assert probe(a, b, y, seed, permutations=0)["probe_transfer"].value == probe_transfer(
+    assert probe_pair(a, b, y, seed, permutations=0)["probe_transfer"].value == probe_transfer(
         a, b, y, seed
     )
 
@@ -56,7 +56,7 @@ def test_transfer_equals_that_of_scikit_learn_s_classifier(labels: int, d: int, 
 
 def test_a_condition_transfers_to_itself() -> None:
     a, _, y = states(strength=0.8)
-    found = probe(a, a.copy(), y, seed=0)["probe_transfer"]
+    found = probe_pair(a, a.copy(), y, seed=0)["probe_transfer"]
     assert (found.value, found.calibrated, found.ci_low, found.ci_high) == (1, 1, 1, 1)
     assert found.p == pytest.approx(1 / 101)
 
@@ -64,7 +64,7 @@ def test_a_condition_transfers_to_itself() -> None:
 def test_what_says_the_label_otherwise_does_not_transfer() -> None:
     a, b, y = states(d=16)
     turned = np.roll(b, 8, axis=1)  # as readable, along other directions
-    here, there = (probe(a, x, y, seed=0)["probe_transfer"] for x in (b, turned))
+    here, there = (probe_pair(a, x, y, seed=0)["probe_transfer"] for x in (b, turned))
     assert here.value > 0.9
     assert here.p == pytest.approx(1 / 101)
     assert probe_transfer(turned, turned, y) == 1
@@ -98,8 +98,8 @@ def test_queries_whose_label_is_rare_or_unknown_are_left_out() -> None:
     a, b, y = states()
     rng = np.random.default_rng(1)
     more = [np.concatenate([x, 50 * rng.normal(size=(7, x.shape[1]))]) for x in (a, b)]
-    expected = probe(a, b, y, seed=0)["probe_transfer"]
-    found = probe(*more, [*y, *["rare"] * 4, None, None, None], seed=0)["probe_transfer"]
+    expected = probe_pair(a, b, y, seed=0)["probe_transfer"]
+    found = probe_pair(*more, [*y, *["rare"] * 4, None, None, None], seed=0)["probe_transfer"]
     assert found == expected
     assert found.n == 60
 
@@ -109,7 +109,7 @@ def test_probes_are_the_same_for_many_others() -> None:
     trained = Probes.of(a, y, seed=3)
     assert trained is not None
     for other in (a, b, b[::-1].copy()):
-        assert trained.transfer(other) == probe(a, other, y, seed=3)["probe_transfer"]
+        assert trained.transfer(other) == probe_pair(a, other, y, seed=3)["probe_transfer"]
 
 
 # By chance --------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_chance_is_what_is_measured_with_the_rows_in_another_order_within_folds(
 
 def test_chance_is_that_of_the_labels_shares() -> None:
     a, b, y = states(labels=4, strength=3.0)
-    found = probe(a, b, y, seed=0, permutations=400)["probe_transfer"]
+    found = probe_pair(a, b, y, seed=0, permutations=400)["probe_transfer"]
     assert found.value == 1
     assert found.chance == pytest.approx(1 / 4, abs=0.02)
     assert found.chance_low < 1 / 4 < found.chance_high < 0.5
@@ -161,7 +161,7 @@ def test_what_was_not_learnt_is_not_seen_to_transfer() -> None:
 def test_without_two_labels_there_is_no_probe() -> None:
     a, b, _ = states()
     for labels in (["one"] * 60, ["one"] * 56 + ["two"] * 4, [None] * 60, list(range(60))):
-        found = probe(a, b, labels, seed=0)["probe_transfer"]
+        found = probe_pair(a, b, labels, seed=0)["probe_transfer"]
         assert np.isnan([found.value, found.ci_low, found.chance, found.calibrated, found.p]).all()
     assert np.isfinite(probe_transfer(a, b, ["one", "two"] * 5 + ["x", "y"] * 25))
 

@@ -15,7 +15,8 @@ from interp import Distillation, Query, distil, organism
 from interp.conditions import Base, Prompt, resolve
 from interp.errors import QueryError, RunError
 from interp.matching.distil import _answered, _examples
-from interp.matching.lora import Example, loss, silent
+from interp.matching.lora import Example, loss
+from interp.progress import no_progress
 from interp.queries import encode
 
 PROMPT = Prompt(text="hot is the opposite of cold.", separator=" ")
@@ -47,7 +48,7 @@ def test_the_loss_is_the_mean_kl_of_whole_sequences(
     before = resolve(PROMPT, tokenizer).prefix
     bos = resolve(Base(), tokenizer).prefix
     queries = encode(map(Query, TEXTS), tokenizer)
-    answered = _answered(hf, before, {"matched": queries}, asked, silent)["matched"]
+    answered = _answered(hf, before, {"matched": queries}, asked, no_progress)["matched"]
     examples = _examples(hf, before, answered, asked)
     expected = [_kl(hf, before, bos, example) for example in examples]
     got = loss(hf, bos, examples).kl.item()

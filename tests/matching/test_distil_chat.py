@@ -22,7 +22,8 @@ from interp.conditions import Base, Frame, resolve
 from interp.generating import Sampling, generate
 from interp.matching import plain
 from interp.matching.distil import _answered, _source
-from interp.matching.lora import Recipe, loss, silent, with_lora
+from interp.matching.lora import Recipe, loss, with_lora
+from interp.progress import no_progress
 from interp.queries import encode, read_queries
 from interp.subject import load
 
@@ -100,7 +101,7 @@ def test_many_sequences_at_once_are_each_alone(architecture: str, tmp_path: Path
     hf, words = opened(save_model(architecture, tmp_path / architecture))
     prefix = resolve(Prompt(text=SYSTEM, separator=" "), words).prefix
     queries = encode(map(Query, FIT), words)
-    answers = plain.write(hf, prefix, queries, TOKENS, Sampling())
+    answers = plain.generate_answers(hf, prefix, queries, TOKENS, Sampling())
     rows = []
     for query, answer in zip(queries, answers, strict=True):
         whole = [*prefix, *query.ids]
@@ -109,7 +110,9 @@ def test_many_sequences_at_once_are_each_alone(architecture: str, tmp_path: Path
             rows.append(log_p(hf, whole, list(answer)))
     answered = [replace(q, answer_ids=a) for q, a in zip(queries, answers, strict=True)]
     with torch.no_grad():
-        got = plain.read(hf, prefix, [(q.forced, len(q.ids) - 1) for q in answered]).logits
+        got = plain.read_sequences(
+            hf, prefix, [(q.forced, len(q.ids) - 1) for q in answered]
+        ).logits
     torch.testing.assert_close(got.double().log_softmax(-1), torch.cat(rows), atol=2e-5, rtol=0)
 
 
@@ -134,7 +137,7 @@ def test_an_answer_ends_with_the_turn_and_penalties_of_the_folder_do_not_count(
     prefix = tuple(ids[: len(ids) - len(queries[0].ids)])
     own = GenerationConfig(eos_token_id=expected[2], repetition_penalty=9.0, min_new_tokens=6)
     hf.generation_config = own
-    (answer,) = plain.write(hf, prefix, queries, TOKENS, Sampling())
+    (answer,) = plain.generate_answers(hf, prefix, queries, TOKENS, Sampling())
     assert list(answer) == expected[: expected.index(expected[2]) + 1]
     assert hf.generation_config is own
 
@@ -150,7 +153,7 @@ def test_sampled_answers_are_those_of_the_hooked_model(
     for seed in (0, 1):
         sampling = Sampling(1.5, seed)
         hooked = generate(subject, setting, queries, TOKENS, sampling)
-        assert plain.write(hf, setting.prefix, queries, TOKENS, sampling) == hooked
+        assert plain.generate_answers(hf, setting.prefix, queries, TOKENS, sampling) == hooked
         found.append(hooked)
     assert found[0] != found[1]
 
@@ -163,14 +166,14 @@ def prepared(asked: Distillation, model: str) -> tuple[Any, tuple[int, ...], Any
     hf, words = opened(model)
     before, start = (resolve(c, words, asked.framed).prefix for c in (asked.prompt, Base()))
     queries = encode(read_queries(asked.queries), words, frame=asked.framed)
-    answered = _answered(hf, before, {"matched": queries}, asked, silent)["matched"]
+    answered = _answered(hf, before, {"matched": queries}, asked, no_progress)["matched"]
     student = with_lora(hf, Recipe(**{name: getattr(asked, name) for name in Recipe._fields}))
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             if "lora_" in name:
                 parameter.normal_(0, 0.2)
-    return student, start, _source(student, (before, start), answered, asked, silent)
+    return student, start, _source(student, (before, start), answered, asked, no_progress)
 
 
 def gradients(student: Any, value: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -10,10 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp import organism
+from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import BASE, Bench
-from interp.matching.distortion import ALONE, lost, sweep, tidy
-from interp.matching.filler import PLACES, fillers, fitting, placed, repeated
+from interp.matching.bench import Bench
+from interp.matching.distortion import (
+    ALONE,
+    distortion_table,
+    strength_lost_to_filler,
+    sweep_fillers,
+)
+from interp.matching.filler import PLACES, fillers, lengths_that_fit, placed, repeated
 from interp.matching.settings import Emulation, bundled_emulation
 
 
@@ -36,11 +42,11 @@ def test_filler_stands_after_around_and_before() -> None:
 
 def test_filler_that_cannot_be_read_is_cut_to_what_can(bench: Bench) -> None:
     room = bench.subject.context - 1 - 2 - 3  # BOS, instruction, query with its answer
-    assert fitting(bench, (5, 6), [8, 1000, 2000]) == [8, room]
+    assert lengths_that_fit(bench, (5, 6), [8, 1000, 2000]) == [8, room]
     with pytest.raises(ConfigError, match="at least 1 token"):
-        fitting(bench, (5, 6), [0, 8])
+        lengths_that_fit(bench, (5, 6), [0, 8])
     with pytest.raises(ConfigError, match="room for 0"):
-        fitting(bench, (5,) * 512, [8])
+        lengths_that_fit(bench, (5,) * 512, [8])
 
 
 def test_kinds_of_filler_differ_as_they_should(bench: Bench) -> None:
@@ -57,7 +63,7 @@ def test_kinds_of_filler_differ_as_they_should(bench: Bench) -> None:
 def test_a_reading_is_what_plain_hugging_face_gives(bench: Bench) -> None:
     kinds = {"neutral": fillers(bench)["neutral"]}
     instruction = tuple(bench.subject.tokenizer("opposite :")["input_ids"][1:])
-    found = sweep(bench, instruction, kinds, [6])
+    found = sweep_fillers(bench, instruction, kinds, [6])
     got = found["neutral", "after", 6]
     plain = AutoModelForCausalLM.from_pretrained(organism.MODEL, attn_implementation="eager")
     for i, query in enumerate(bench.queries["matched"]):
@@ -73,14 +79,16 @@ def test_a_reading_is_what_plain_hugging_face_gives(bench: Bench) -> None:
 
 def test_no_filler_is_the_short_prompt_and_no_instruction_is_base(bench: Bench) -> None:
     instruction = tuple(bench.subject.tokenizer("opposite :")["input_ids"][1:])
-    found = sweep(bench, instruction, {"neutral": fillers(bench)["neutral"]}, [6])
+    found = sweep_fillers(bench, instruction, {"neutral": fillers(bench)["neutral"]}, [6])
     assert found["neutral", "before", 0].moved.max() == 0
     base = bench.kl(BASE, "matched")
     np.testing.assert_allclose(found["neutral", ALONE, 0].kl, base, rtol=1e-4)
-    table = tidy(found, bench).set_index(["measure", "series", "x"])["value"]
+    table = distortion_table(found, bench).set_index(["measure", "series", "x"])["value"]
     assert table["strength", ALONE, "0"] == pytest.approx(0, abs=1e-5)
     assert table["strength", "instruction first", "0"] > 0.99
     places = ("instruction first", "in the middle", "instruction last")
     after = np.mean([table["strength", series, "6"] for series in places])
     short = table["strength", "instruction last", "0"]
-    assert lost(found, bench, "neutral", 6)[0] == pytest.approx(short - after, abs=1e-9)
+    assert strength_lost_to_filler(found, bench, "neutral", 6)[0] == pytest.approx(
+        short - after, abs=1e-9
+    )

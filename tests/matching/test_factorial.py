@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from interp.matching.bench import BASE, TARGET, Bench
-from interp.matching.factorial import Combination, best, each_its_own
+from interp.design import BASE
+from interp.matching.bench import TARGET, Bench
+from interp.matching.factorial import Combination, best_combination, each_its_own
 from interp.matching.ingredient_effects import WAYS, effects
 from interp.matching.ingredients import (
     Given,
+    anchored_demonstrations,
     last_states,
-    neutral,
+    neutral_text,
     own_bias,
     steered,
     tilted,
-    written,
 )
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.names import Site
@@ -59,17 +60,17 @@ def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(bench: Bench) 
 
 
 def test_demonstrations_are_nested_and_anchors_stand_before_them(bench: Bench) -> None:
-    texts = written(bench, [2, 1], {"none": (), "anchor": (7, 8)})
+    texts = anchored_demonstrations(bench, [2, 1], {"none": (), "anchor": (7, 8)})
     assert list(texts) == [(n, a) for a in ("none", "anchor") for n in (0, 1, 2)]
     one, two = texts[1, "none"], texts[2, "none"]
     assert two[-len(one) :] == one  # what helped most alone stands next to the query
     assert texts[2, "anchor"] == (7, 8, *two)
     without = replace(bench, settings=bench.settings.model_copy(update={"pool": None}))
-    assert list(written(without, [4], {"none": ()})) == [(0, "none")]
+    assert list(anchored_demonstrations(without, [4], {"none": ()})) == [(0, "none")]
 
 
 def test_neutral_text_is_as_long_as_asked(bench: Bench) -> None:
-    assert [len(neutral(bench, n)) for n in (0, 3, 300)] == [0, 3, 300]
+    assert [len(neutral_text(bench, n)) for n in (0, 3, 300)] == [0, 3, 300]
 
 
 def test_gains_are_differences_of_cells(bench: Bench) -> None:
@@ -111,7 +112,7 @@ def test_the_best_is_chosen_on_matched_queries_and_each_query_has_its_own() -> N
         cell: {"matched": m, "heldout": h}
         for cell, m, h in zip(cells, matched, heldout, strict=True)
     }
-    assert best(found) == cells[1]
+    assert best_combination(found) == cells[1]
     assert each_its_own(found, "matched").tolist() == [1.0, 1.0]
     assert str(cells[0]) == "nothing"
     assert (

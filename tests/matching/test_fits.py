@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.matching.bench import BASE, Bench
-from interp.matching.budget import Budget, best, strong, sweep, table
-from interp.matching.carrying import FITTED, HELDOUT, REWORDED, asked, drawn, scored
-from interp.matching.fits import Plan, fit, fit_shots, spelled
+from interp.design import BASE
+from interp.matching.bench import Bench
+from interp.matching.budget import FitBudget, best_budget, budget_table, strong, sweep_budgets
+from interp.matching.carrying import FIT_GROUP, HELDOUT, REWORDED, asked, drawn_queries, scored
+from interp.matching.fits import FitPlan, fit_plan, fit_shots, spelled
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.strength import Draw, by_replicate, lost, over_draws
+from interp.matching.strength import ScoredFit, by_replicate, over_draws, strength_lost
 from interp.organism import QUERIES
 
 WORDINGS = QUERIES / "reworded.jsonl"
@@ -28,9 +29,9 @@ def bench() -> Bench:
 
 def test_a_text_costs_the_logarithm_of_the_vocabulary_and_virtual_tokens_their_numbers(bench):
     wanted = bench.wanted["matched"].of([0])
-    text = fit(bench, wanted, Plan("text", 2, steps=0))
+    text = fit_plan(bench, wanted, FitPlan("text", 2, steps=0))
     assert text.bits == pytest.approx(2 * math.log2(len(bench.subject.tokenizer)))
-    soft = fit(bench, wanted, Plan("soft_prompt", 2, steps=1))
+    soft = fit_plan(bench, wanted, FitPlan("soft_prompt", 2, steps=1))
     assert soft.bits == 32 * 2 * bench.subject.d_model
 
 
@@ -51,15 +52,15 @@ def test_fewer_demonstrations_are_those_of_an_earlier_step(bench):
 
 
 def test_a_smaller_draw_is_part_of_a_larger_one(bench):
-    assert drawn(bench, 4, 0)[:2] == drawn(bench, 2, 0)
-    assert drawn(bench, 6, 0) != drawn(bench, 6, 1)
+    assert drawn_queries(bench, 4, 0)[:2] == drawn_queries(bench, 2, 0)
+    assert drawn_queries(bench, 6, 0) != drawn_queries(bench, 6, 1)
 
 
 def test_scores_are_of_the_fitted_queries_and_of_all_wordings_together(bench):
     scores = scored(bench, [spelled(bench, ())], [[3, 1]])
-    assert scores[FITTED][0].keys == ["matched:3", "matched:1"]
+    assert scores[FIT_GROUP][0].keys == ["matched:3", "matched:1"]
     kl = bench.kl(BASE, "matched")
-    assert scores[FITTED][0].kl.tolist() == [kl[3], kl[1]]
+    assert scores[FIT_GROUP][0].kl.tolist() == [kl[3], kl[1]]
     together = scores[REWORDED][0]
     assert len(together.kl) == 6 * len(scores[HELDOUT][0].kl)
     assert set(together.keys) == set(scores[HELDOUT][0].keys)
@@ -68,7 +69,7 @@ def test_scores_are_of_the_fitted_queries_and_of_all_wordings_together(bench):
 def test_strength_over_draws_is_a_ratio_of_sums_and_its_interval_holds_it():
     generator = np.random.default_rng(0)
     draws = [
-        Draw([f"q:{i}" for i in range(20)], generator.exponential(0.1, 20), np.ones(20))
+        ScoredFit([f"q:{i}" for i in range(20)], generator.exponential(0.1, 20), np.ones(20))
         for _ in range(3)
     ]
     found = over_draws(draws, 200, 0)
@@ -80,27 +81,27 @@ def test_strength_over_draws_is_a_ratio_of_sums_and_its_interval_holds_it():
 
 
 def test_nothing_is_lost_from_scores_to_themselves():
-    draws = [Draw(["a", "b", "c"], np.array([0.1, 0.2, 0.3]), np.ones(3))] * 2
-    assert lost(draws, draws, 50, 0) == (0, 0, 0)
+    draws = [ScoredFit(["a", "b", "c"], np.array([0.1, 0.2, 0.3]), np.ones(3))] * 2
+    assert strength_lost(draws, draws, 50, 0) == (0, 0, 0)
     worse = [draw._replace(kl=draw.kl + 0.5) for draw in draws]
-    assert lost(draws, worse, 50, 0) == pytest.approx((0.5, 0.5, 0.5))
+    assert strength_lost(draws, worse, 50, 0) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_an_effect_of_nothing_has_no_strength():
-    draw = Draw(["a"], np.zeros(1), np.zeros(1))
+    draw = ScoredFit(["a"], np.zeros(1), np.zeros(1))
     assert np.isnan(by_replicate([draw], 5, 0)).all()
 
 
 def test_a_bias_never_harms_the_queries_that_it_is_fitted_to(bench):
-    plans = [("text", Plan("text", 1, steps=2, candidates=8))]
-    found = sweep(bench, plans, (1, 6), draws=1)
+    plans = [("text", FitPlan("text", 1, steps=2, candidates=8))]
+    found = sweep_budgets(bench, plans, (1, 6), draws=1)
     for many in (1, 6):
-        plain, biased = (found[Budget("text", 1, many, b)] for b in (False, True))
-        assert biased.scores[FITTED][0].kl.mean() <= plain.scores[FITTED][0].kl.mean() + 1e-6
+        plain, biased = (found[FitBudget("text", 1, many, b)] for b in (False, True))
+        assert biased.scores[FIT_GROUP][0].kl.mean() <= plain.scores[FIT_GROUP][0].kl.mean() + 1e-6
         assert biased.bits == plain.bits + 32 * 256
-    chosen = best(found, bench, 6)
-    rows = table(found, bench)
+    chosen = best_budget(found, bench, 6)
+    rows = budget_table(found, bench)
     fitted = rows[(rows["panel"] == "fitted to 6, these queries") & (rows["size"].notna())]
     assert fitted["value"].min() == fitted.loc[fitted["bits"] == found[chosen].bits, "value"].min()
-    assert strong(found, bench, 6, least=-1e9) == Budget("text", 1, 6)
+    assert strong(found, bench, 6, least=-1e9) == FitBudget("text", 1, 6)
     assert strong(found, bench, 6, least=1.1) is None

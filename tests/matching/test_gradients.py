@@ -16,8 +16,8 @@ from interp.conditions import Base, FineTuned, Lora, Prompt
 from interp.matching.examples import Examples, examples
 from interp.matching.prefixes import Scorer
 from interp.matching.virtual import (
-    Kind,
     Tuning,
+    VirtualKind,
     after_virtual,
     as_virtual,
     initial,
@@ -34,7 +34,7 @@ ASKED = [
 ]
 TOKENS, LONG = 3, 12
 """`LONG`: beyond the sliding windows (8) of the tiny Mistral and Gemmas."""
-Where = tuple[str, Kind, int]
+Where = tuple[str, VirtualKind, int]
 WHERE: list[Where] = [
     ("base", "soft_prompt", TOKENS),
     ("base", "prefix", LONG),
@@ -52,18 +52,20 @@ class Case(NamedTuple):
     subject: Subject
     wanted: Examples
 
-    def loss(self, name: str, kind: Kind) -> Callable[[Tensor], Tensor]:
+    def loss(self, name: str, kind: VirtualKind) -> Callable[[Tensor], Tensor]:
         def loss(values: Tensor) -> Tensor:
             own = after_virtual(self.subject.settings[name], kind, values.shape[-2])
             return objective(self.subject, own, self.wanted, as_virtual(kind, values))
 
         return loss
 
-    def plain(self, name: str, kind: Kind, before: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    def plain(
+        self, name: str, kind: VirtualKind, before: tuple[int, ...]
+    ) -> Callable[[Tensor], Tensor]:
         said, target = (Plain.of(self.model, self.loras.get(who)) for who in (name, "lora"))
         return plainly(said, target, self.subject, before, kind)
 
-    def start(self, name: str, kind: Kind, tokens: int) -> Tensor:
+    def start(self, name: str, kind: VirtualKind, tokens: int) -> Tensor:
         setting = self.subject.settings[name]
         return initial(self.subject, setting, Tuning(kind, tokens, seed=4))
 
@@ -88,7 +90,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def plainly(
-    said: Plain, target: Plain, subject: Subject, before: tuple[int, ...], kind: Kind
+    said: Plain, target: Plain, subject: Subject, before: tuple[int, ...], kind: VirtualKind
 ) -> Callable[[Tensor], Tensor]:
     """The same loss from whole sequences; `before`: ids between virtual tokens and query."""
     field = {"soft_prompt": "embeddings", "prefix": "prefix"}[kind]
@@ -192,7 +194,7 @@ def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("kind", ["soft_prompt", "prefix"])
-def test_gradients_under_other_weights(tuned: Case, kind: Kind) -> None:
+def test_gradients_under_other_weights(tuned: Case, kind: VirtualKind) -> None:
     own = tuned.subject.settings["tuned"]
     at = tuned.start("tuned", kind, TOKENS)
 

@@ -10,21 +10,21 @@ import pytest
 from interp import organism
 from interp.errors import ConfigError
 from interp.matching.bench import Bench
-from interp.matching.fits import Plan
+from interp.matching.fits import FitPlan
 from interp.matching.library import (
+    BEST_SINGLE,
     CHOICE,
     HELDOUT,
     MATCHED,
     NEAREST,
-    ORACLE,
-    RANDOM,
+    ORACLE_ROUTER,
+    RANDOM_ROUTER,
     ROUTERS,
     SERVED,
-    SINGLE,
     Library,
     Task,
     build,
-    nearest,
+    nearest_centroid,
     read_split,
     served,
     states_of,
@@ -60,9 +60,9 @@ def test_routers_pick_what_they_should() -> None:
     library = Library(("a", "b"), {MATCHED: kl}, routes)
     picked = {router: library.picked(router, MATCHED).tolist() for router in (NEAREST, SERVED)}
     assert picked == {NEAREST: [0, 3, 1], SERVED: [2, 1, 5]}
-    assert library.picked(ORACLE, MATCHED).tolist() == [0, 1, 1]
-    assert library.picked(RANDOM, MATCHED).tolist() == [1, 2, 3]
-    assert library.picked(SINGLE, MATCHED).tolist() == [0, 1, 5]
+    assert library.picked(ORACLE_ROUTER, MATCHED).tolist() == [0, 1, 1]
+    assert library.picked(RANDOM_ROUTER, MATCHED).tolist() == [1, 2, 3]
+    assert library.picked(BEST_SINGLE, MATCHED).tolist() == [0, 1, 5]
 
 
 def test_a_prompt_that_serves_no_query_best_is_never_picked() -> None:
@@ -70,7 +70,7 @@ def test_a_prompt_that_serves_no_query_best_is_never_picked() -> None:
     kl = np.array([[0.0, 0.0, 9.0], [5.0, 5.0, 5.0], [9.0, 9.0, 0.0]])
     centroids = served(states, kl)
     assert centroids[[0, 2]].tolist() == [[0.5], [10.0]]
-    assert nearest(np.array([[-3.0], [6.0]]), centroids).tolist() == [0, 2]
+    assert nearest_centroid(np.array([[-3.0], [6.0]]), centroids).tolist() == [0, 2]
 
 
 def test_k_and_router_are_chosen_on_the_queries_that_choose() -> None:
@@ -102,8 +102,8 @@ def test_a_mixture_is_answered_as_after_its_labels_and_a_lora_learns_it(tmp_path
     assert learned is not None
     assert learned.strength > 0.3
 
-    library = build(bench, states_of(bench, 3), 2, Plan("text", 1, steps=2))
+    library = build(bench, states_of(bench, 3), 2, FitPlan("text", 1, steps=2))
     assert len(library.texts) == 2
-    oracle, picked = (library.picked(r, HELDOUT) for r in (ORACLE, NEAREST))
+    oracle, picked = (library.picked(r, HELDOUT) for r in (ORACLE_ROUTER, NEAREST))
     assert (oracle <= picked).all()
     assert set(np.unique(library.routes[NEAREST][MATCHED])) == {0, 1}

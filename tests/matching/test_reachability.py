@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import organism
 from interp.conditions import Prompt
-from interp.matching.bench import BASE, TARGET, Bench
-from interp.matching.inside import SEEDS, all_apart, apart, inside, over
-from interp.matching.reachability import Reach, by_budget, layer_by_layer, nearest, reach
+from interp.design import BASE
+from interp.matching.bench import TARGET, Bench
+from interp.matching.inside import OTHER_SEEDS, all_apart, apart, inside, over
+from interp.matching.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.matching.tilt import fit_answers
 from interp.statistics import poisson_weights
@@ -101,13 +102,15 @@ def test_tokens_tuned_to_states_come_nearer_to_them(bench: Bench) -> None:
     states, patterns = by_goal["states"], by_goal["patterns"]
     assert states.relative_l2.mean() < 0.9 * by_goal["outputs"].relative_l2.mean()
     assert patterns.content_js.mean() < 0.9 * by_goal["outputs"].content_js.mean()
-    assert nearest(found).apart["matched"] is states
+    assert nearest_kind(found).apart["matched"] is states
     known = all_apart(bench, [BASE], targets)
-    assert known[SEEDS]["matched"].relative_l2.mean() < states.relative_l2.mean()
+    assert known[OTHER_SEEDS]["matched"].relative_l2.mean() < states.relative_l2.mean()
     assert states.relative_l2.mean() < known[BASE]["matched"].relative_l2.mean()
     drawn = list(by_budget(bench, found, known, "relative_l2"))
     assert len(drawn) == 2 * 2 * (3 + 2)  # groups, budgets, goals and levels
     rows = list(layer_by_layer(bench, found, known, "heldout"))
     assert len(rows) == 2 * (3 + 2) * bench.subject.n_layers
     last = [r for r in rows if r["series"] == "to states"][-1]
-    assert last["value"] == pytest.approx(nearest(found).apart["heldout"].relative_l2[:, -1].mean())
+    assert last["value"] == pytest.approx(
+        nearest_kind(found).apart["heldout"].relative_l2[:, -1].mean()
+    )

@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from tiny_models import save_adapter, save_model, tokenizer
 
 from interp.conditions import RAW, Base, Lora, Prompt, resolve
+from interp.conditions.placing import TokenIds
 from interp.errors import RunError
-from interp.matching.coordinate import Budget, Found, Words, random_search, search
+from interp.matching.coordinate import (
+    SearchBudget,
+    SearchResult,
+    Words,
+    random_search,
+    search_prompt,
+)
 from interp.matching.examples import examples
 from interp.matching.few_shot import select
-from interp.matching.prefixes import Ids, Scorer
-from interp.matching.wording import slot_of, words
+from interp.matching.prefixes import Scorer
+from interp.matching.wording import readable_words, slot_of
 from interp.queries import Query, check_alignment, encode
 from interp.subject import load
 
@@ -30,19 +37,21 @@ SEPARATORS = [("gpt2", "\n"), ("gpt2", ""), ("llama", " "), ("llama", ""), ("lla
 class Puzzle:
     """Stands in for a `Scorer`: the loss is how many tokens differ from a hidden prompt."""
 
-    def __init__(self, hidden: Ids, vocabulary: int, fit: Callable[[Ids], float] | None = None):
+    def __init__(
+        self, hidden: TokenIds, vocabulary: int, fit: Callable[[TokenIds], float] | None = None
+    ):
         self.hidden, self.vocabulary, self.fit = hidden, vocabulary, fit
-        self.scored: list[Ids] = []
+        self.scored: list[TokenIds] = []
         self.slopes_asked = 0
 
-    def losses(self, prefixes: Sequence[Ids]) -> torch.Tensor:
+    def losses(self, prefixes: Sequence[TokenIds]) -> torch.Tensor:
         self.scored += prefixes
         wrong = self.fit or (
             lambda p: float(sum(a != b for a, b in zip(p, self.hidden, strict=True)))
         )
         return torch.tensor([wrong(prefix) for prefix in prefixes], dtype=torch.float64)
 
-    def slopes(self, prefix: Ids) -> torch.Tensor:
+    def slopes(self, prefix: TokenIds) -> torch.Tensor:
         self.slopes_asked += 1
         slopes = torch.rand(
             len(prefix), self.vocabulary, generator=torch.Generator().manual_seed(0)
@@ -52,7 +61,7 @@ class Puzzle:
         return slopes
 
 
-def solved(method: Any, puzzle: Puzzle, budget: Budget, **more: Any) -> Found:
+def solved(method: Any, puzzle: Puzzle, budget: SearchBudget, **more: Any) -> SearchResult:
     return method(puzzle, Words(range(puzzle.vocabulary), lambda _: True), budget, **more)
 
 
@@ -60,18 +69,18 @@ def solved(method: Any, puzzle: Puzzle, budget: Budget, **more: Any) -> Found:
 
 
 def test_the_gradient_s_tokens_are_tried() -> None:
-    budget = Budget(tokens=5, steps=12, candidates=40, top=2)
+    budget = SearchBudget(tokens=5, steps=12, candidates=40, top=2)
     hidden = (3, 141, 59, 26, 535)
-    assert solved(search, Puzzle(hidden, 600), budget).prompt == hidden
+    assert solved(search_prompt, Puzzle(hidden, 600), budget).prompt == hidden
     blind = solved(random_search, Puzzle(hidden, 600), budget)
     assert blind.loss > 2
 
 
-@pytest.mark.parametrize("method", [search, random_search])
+@pytest.mark.parametrize("method", [search_prompt, random_search])
 def test_the_loss_never_rises_and_is_that_of_the_best_that_was_tried(method: Any) -> None:
     puzzle = Puzzle((1, 2, 3, 4), 50)
-    seen: list[Found] = []
-    found = solved(method, puzzle, Budget(4, 15, 6, 3), progress=seen.append)
+    seen: list[SearchResult] = []
+    found = solved(method, puzzle, SearchBudget(4, 15, 6, 3), progress=seen.append)
     assert len(found.history) == len(seen) == 15
     assert found.history == sorted(found.history, reverse=True)
     assert found == seen[-1]
@@ -80,34 +89,34 @@ def test_the_loss_never_rises_and_is_that_of_the_best_that_was_tried(method: Any
     assert [one.loss for one in seen] == found.history
 
 
-@pytest.mark.parametrize("method", [search, random_search])
+@pytest.mark.parametrize("method", [search_prompt, random_search])
 def test_a_step_tries_so_many_different_single_changes(method: Any) -> None:
     puzzle = Puzzle((1, 2, 3), 50)
-    solved(method, puzzle, Budget(3, 1, 20, 30))
+    solved(method, puzzle, SearchBudget(3, 1, 20, 30))
     first, *tried = puzzle.scored
     assert len(tried) == len(set(tried)) == 20
     assert all(sum(a != b for a, b in zip(first, one, strict=True)) == 1 for one in tried)
 
 
 def test_both_begin_with_the_same_text_and_seeds_differ() -> None:
-    def first(method: Any, seed: int) -> Ids:
+    def first(method: Any, seed: int) -> TokenIds:
         puzzle = Puzzle((1, 2, 3), 50)
-        solved(method, puzzle, Budget(3, 0, seed=seed))
+        solved(method, puzzle, SearchBudget(3, 0, seed=seed))
         return puzzle.scored[0]
 
-    assert first(search, 0) == first(random_search, 0) != first(search, 1)
+    assert first(search_prompt, 0) == first(random_search, 0) != first(search_prompt, 1)
 
 
 def test_no_gradient_is_computed_twice() -> None:
     puzzle = Puzzle((1, 2, 3), 50, fit=lambda _: 1.0)  # nothing is better than the start
-    solved(search, puzzle, Budget(3, 10, 5))
+    solved(search_prompt, puzzle, SearchBudget(3, 10, 5))
     assert puzzle.slopes_asked == 1
 
 
 def test_a_winner_that_merges_with_a_query_is_passed_over() -> None:
     puzzle = Puzzle((5, 6), 20)
     allowed = Words(range(20), lambda _: True, apart=lambda prompt: prompt[-1] != 6)
-    found = search(puzzle, allowed, Budget(2, 20, 40, 20))  # type: ignore[arg-type]
+    found = search_prompt(puzzle, allowed, SearchBudget(2, 20, 40, 20))  # type: ignore[arg-type]
     assert found.prompt[0] == 5
     assert found.prompt[1] != 6
     assert found.loss == 1
@@ -118,7 +127,7 @@ def test_where_no_text_is_left_the_error_is_one_line(part: int) -> None:
     never: list[Any] = [lambda _: True, lambda _: True]
     never[part] = lambda prompt: len(prompt) < 2
     with pytest.raises(RunError, match="choose another --separator") as caught:
-        search(Puzzle((1, 2), 9), Words(range(9), *never), Budget(2))  # type: ignore[arg-type]
+        search_prompt(Puzzle((1, 2), 9), Words(range(9), *never), SearchBudget(2))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -142,17 +151,17 @@ def real(
     slot = slot_of(bench, separator)
     assert slot.before == subject.settings["base"].prefix
     own = subject.settings["base"]
-    return Scorer(subject, own, wanted, 64, slot.after), words(bench, slot)
+    return Scorer(subject, own, wanted, 64, slot.after), readable_words(bench, slot)
 
 
 def test_a_search_goes_on_as_if_never_stopped_to_the_bit(real: tuple[Scorer, Words]) -> None:
-    budget = Budget(tokens=3, steps=5, candidates=12, top=20)
-    states: list[Found] = []
-    whole = search(*real, budget, progress=states.append)
+    budget = SearchBudget(tokens=3, steps=5, candidates=12, top=20)
+    states: list[SearchResult] = []
+    whole = search_prompt(*real, budget, progress=states.append)
     assert whole.history[-1] < whole.history[0]
     for state in states:
-        assert search(*real, budget, start=Found.parse(state.packed())) == whole
-    assert search(*real, budget) == whole
+        assert search_prompt(*real, budget, start=SearchResult.parse(state.packed())) == whole
+    assert search_prompt(*real, budget) == whole
 
 
 def test_the_tokens_that_a_step_draws_are_those_of_the_steepest_slopes(
@@ -160,13 +169,13 @@ def test_the_tokens_that_a_step_draws_are_those_of_the_steepest_slopes(
 ) -> None:
     """One place: the winner of a step is the best of the tokens with the lowest slopes."""
     scorer, allowed = real
-    budget = Budget(tokens=1, steps=1, candidates=400, top=15)
-    first = search(scorer, allowed, budget._replace(steps=0))
+    budget = SearchBudget(tokens=1, steps=1, candidates=400, top=15)
+    first = search_prompt(scorer, allowed, budget._replace(steps=0))
     ids = np.array(allowed.ids)
     steep = ids[np.argsort(scorer.slopes(first.prompt)[0, ids].numpy())[:15]]
     text = [(int(i),) for i in steep if allowed.readable((int(i),))]
     losses = {prompt: float(scorer.losses([prompt])[0]) for prompt in [*text, first.prompt]}
-    assert search(scorer, allowed, budget).prompt == min(losses, key=losses.__getitem__)
+    assert search_prompt(scorer, allowed, budget).prompt == min(losses, key=losses.__getitem__)
 
 
 # What is text -----------------------------------------------------------------------------------
@@ -195,9 +204,9 @@ def test_what_is_found_is_read_back_as_it_was_scored(
         asked = [q for q in QUERIES if q.text.startswith(" ") != separator.endswith(" ")]
     bench = bench_of(convention, asked)
     slot = slot_of(bench, separator)
-    allowed, tail = words(bench, slot), slot.after
+    allowed, tail = readable_words(bench, slot), slot.after
     puzzle = Puzzle((), len(core), fit=lambda p: float(np.cos(np.dot(p, np.arange(1, len(p) + 1)))))
-    for prompt in _tried(puzzle, allowed, Budget(tokens, 3, 8, 50, seed)):
+    for prompt in _tried(puzzle, allowed, SearchBudget(tokens, 3, 8, 50, seed)):
         text = Prompt(text=core.decode(list(prompt)), separator=separator)
         assert resolve(text, core).prefix == (*resolve(Base(), core).prefix, *prompt, *tail)
         assert not set(prompt) & set(core.all_special_ids)
@@ -208,9 +217,9 @@ def test_what_is_found_is_read_back_as_it_was_scored(
             assert joint == [*prefix, *query.ids]
 
 
-def _tried(puzzle: Puzzle, allowed: Words, budget: Budget) -> Iterator[Ids]:
-    states: list[Found] = []
-    search(puzzle, allowed, budget, progress=states.append)  # type: ignore[arg-type]
+def _tried(puzzle: Puzzle, allowed: Words, budget: SearchBudget) -> Iterator[TokenIds]:
+    states: list[SearchResult] = []
+    search_prompt(puzzle, allowed, budget, progress=states.append)  # type: ignore[arg-type]
     return iter({state.prompt for state in states})
 
 
@@ -220,10 +229,10 @@ def test_a_separator_that_every_query_merges_with_leaves_no_text(
 ) -> None:
     """A word takes the space before it; or it has none, which every text begins with."""
     bench = bench_of(convention)
-    allowed = words(bench, slot_of(bench, separator))
+    allowed = readable_words(bench, slot_of(bench, separator))
     puzzle: Any = Puzzle((), len(TOKENIZERS[convention]), fit=lambda _: 0.0)
     with pytest.raises(RunError, match="apart from the queries"):
-        search(puzzle, allowed, Budget(1))
+        search_prompt(puzzle, allowed, SearchBudget(1))
 
 
 def test_a_separator_is_written_as_after_a_word() -> None:
@@ -241,14 +250,14 @@ def test_a_separator_is_written_as_after_a_word() -> None:
 # Demonstrations ---------------------------------------------------------------------------------
 
 
-def written(shots: list[int]) -> Ids:
+def written(shots: list[int]) -> TokenIds:
     return tuple(shots)
 
 
-def fit(seed: int) -> Callable[[Ids], float]:
+def fit(seed: int) -> Callable[[TokenIds], float]:
     """A loss that depends on which demonstrations there are and on their order."""
 
-    def loss(shots: Ids) -> float:
+    def loss(shots: TokenIds) -> float:
         key = [seed, *(shot + 1 for shot in shots)]
         return float(np.random.default_rng(key).uniform()) - 0.2 * len(shots)
 

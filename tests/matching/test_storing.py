@@ -11,9 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import organism
 from interp.errors import ConfigError
-from interp.matching.recall import certain, right
+from interp.matching.recall import answered_right, certain
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.storing import LORA, PREFIX, SOFT, TEXT, Budget, chance, drawn, store, ways
+from interp.matching.storing import (
+    LORA_LABEL,
+    PREFIX_LABEL,
+    SOFT_PROMPT_LABEL,
+    TEXT_LABEL,
+    StorageBudget,
+    chance,
+    shuffled_facts,
+    store,
+    ways,
+)
 from interp.measures.output import kl_divergence
 from interp.organism.facts import LEFT_OUT, TRAINED
 from interp.queries import Encoded, Query, read_queries
@@ -27,9 +37,9 @@ def test_every_token_of_the_answer_has_to_rank_first() -> None:
     ]
     logits = torch.zeros(3, 3, 8)
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 3] = 1.0
-    np.testing.assert_array_equal(right(queries, logits), [1, 1, np.nan])
+    np.testing.assert_array_equal(answered_right(queries, logits), [1, 1, np.nan])
     logits[0, 1, 4] = logits[1, 1, 7] = 2.0
-    np.testing.assert_array_equal(right(queries, logits), [0, 0, np.nan])
+    np.testing.assert_array_equal(answered_right(queries, logits), [0, 0, np.nan])
 
 
 def test_the_divergence_from_a_certain_answer_is_its_surprise() -> None:
@@ -45,10 +55,10 @@ def test_a_guess_is_right_as_often_as_a_relation_has_few_answers() -> None:
 
 def test_facts_are_drawn_by_seed_and_need_answers() -> None:
     facts = read_queries(organism.QUERIES / "left_out.jsonl")
-    assert drawn(facts, 0) == drawn(facts, 0) != drawn(facts, 1)
-    assert sorted(map(str, drawn(facts, 0))) == sorted(map(str, facts))
+    assert shuffled_facts(facts, 0) == shuffled_facts(facts, 0) != shuffled_facts(facts, 1)
+    assert sorted(map(str, shuffled_facts(facts, 0))) == sorted(map(str, facts))
     with pytest.raises(ConfigError, match="has no answer"):
-        drawn([*facts, Query("big ->")], 0)
+        shuffled_facts([*facts, Query("big ->")], 0)
 
 
 def test_no_fact_that_was_left_out_is_one_that_the_model_was_taught() -> None:
@@ -60,19 +70,22 @@ def test_no_fact_that_was_left_out_is_one_that_the_model_was_taught() -> None:
 
 def test_what_is_trained_on_facts_recalls_them_at_equal_size(tmp_path: Path) -> None:
     settings = Emulation(**bundled_emulation(tmp_path))
-    facts = drawn(read_queries(organism.QUERIES / "left_out.jsonl"), 0)[:6]
+    facts = shuffled_facts(read_queries(organism.QUERIES / "left_out.jsonl"), 0)[:6]
     done: list[int] = []
-    budget = Budget((2,), steps=40)
+    budget = StorageBudget((2,), steps=40)
     base, *stored = store(settings, facts, budget, lambda: done.append(1))
     assert len(done) == ways(budget)
     assert base.right.mean() == 0
     by_way = {one.way: one for one in stored}
-    assert list(by_way) == [TEXT, LORA, SOFT, PREFIX]
-    assert by_way[LORA].given.mean() == by_way[PREFIX].given.mean() == 1
-    assert len(by_way[LORA].others) == 4
-    parameters = by_way[LORA].parameters
-    assert all(0.9 * parameters < by_way[way].parameters <= parameters for way in (SOFT, PREFIX))
-    assert by_way[TEXT].right.tolist() == [float(_plain(facts, fact)) for fact in facts]
+    assert list(by_way) == [TEXT_LABEL, LORA_LABEL, SOFT_PROMPT_LABEL, PREFIX_LABEL]
+    assert by_way[LORA_LABEL].given.mean() == by_way[PREFIX_LABEL].given.mean() == 1
+    assert len(by_way[LORA_LABEL].others) == 4
+    parameters = by_way[LORA_LABEL].parameters
+    assert all(
+        0.9 * parameters < by_way[way].parameters <= parameters
+        for way in (SOFT_PROMPT_LABEL, PREFIX_LABEL)
+    )
+    assert by_way[TEXT_LABEL].right.tolist() == [float(_plain(facts, fact)) for fact in facts]
 
 
 def _plain(facts: list[Query], asked: Query) -> bool:

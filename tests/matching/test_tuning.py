@@ -17,15 +17,15 @@ from interp.conditions import Base, Lora, Prefix, SoftPrompt
 from interp.errors import RunError
 from interp.matching.examples import Examples, content, examples
 from interp.matching.virtual import (
-    Kind,
     Tuned,
     Tuning,
+    VirtualKind,
     after_virtual,
     as_virtual,
     distance,
     initial,
     objective,
-    save,
+    save_virtual_tokens,
     tune,
 )
 from interp.names import Site
@@ -38,7 +38,7 @@ ASKED = [
     ("lily", None),
     ("up is", None),
 ]
-KINDS: list[Kind] = ["soft_prompt", "prefix"]
+KINDS: list[VirtualKind] = ["soft_prompt", "prefix"]
 
 
 # Saved ------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_peft_loads(plain: Subject, tmp_path: Path) -> Non
     """`load` compares every condition with peft's own forward pass; here with the tuned values."""
     batch = Batch.of(encode([Query(text) for text, _ in ASKED], plain.tokenizer))
     made = {}
-    plan: list[tuple[str, Kind, int]] = [
+    plan: list[tuple[str, VirtualKind, int]] = [
         ("soft", "soft_prompt", 3),
         ("prefix", "prefix", 3),
         ("long", "prefix", 12),
@@ -63,7 +63,7 @@ def test_what_is_saved_is_what_peft_loads(plain: Subject, tmp_path: Path) -> Non
         start = initial(plain, plain.settings["base"], Tuning(kind, tokens))
         values = start + 0.3 * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
         made[name] = Tuned(kind, values, 0.0, [])
-        save(made[name], tmp_path / name, plain)
+        save_virtual_tokens(made[name], tmp_path / name, plain)
     conditions = {
         "base": Base(),
         "soft": SoftPrompt(str(tmp_path / "soft")),
@@ -117,7 +117,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(subject, lora, wanted)
 
 
-def tuned(case: Case, kind: Kind = "soft_prompt", **fields: object) -> Tuned:
+def tuned(case: Case, kind: VirtualKind = "soft_prompt", **fields: object) -> Tuned:
     settings = Tuning(kind, 2, steps=20)._replace(**fields)  # type: ignore[arg-type]
     return tune(case.subject, case.subject.settings["base"], case.wanted, settings)
 
@@ -129,7 +129,7 @@ def loss(case: Case, found: Tuned, inside: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tuning_lowers_the_loss_that_it_reports(case: Case, kind: Kind) -> None:
+def test_tuning_lowers_the_loss_that_it_reports(case: Case, kind: VirtualKind) -> None:
     found = tuned(case, kind)
     assert len(found.history) == 20
     assert found.loss == min(found.history) < 0.6 * found.history[0]
@@ -184,7 +184,7 @@ class Kept:
 
 
 @pytest.mark.parametrize(("kind", "stop"), [("soft_prompt", 22), ("prefix", 20)])
-def test_a_search_goes_on_as_if_never_stopped(case: Case, kind: Kind, stop: int) -> None:
+def test_a_search_goes_on_as_if_never_stopped(case: Case, kind: VirtualKind, stop: int) -> None:
     kept, settings = Kept(), Tuning(kind, 2, steps=24, batch_size=3)
 
     def interrupted(step: int, _loss: float, _best: float) -> None:

@@ -99,7 +99,7 @@ def test_other_weights_have_no_link() -> None:
 def test_a_models_routing_is_its_own(name: str, tmp_path: Path) -> None:
     """Experts and weights that the hooked model's routers hand out are those which the plain
     model's experts are called with, and its shares give these weights."""
-    folder = architectures.save_model(name, tmp_path / "model")
+    folder = architectures.save_architecture(name, tmp_path / "model")
     subject = load(folder, {"base": Base()}, TEXTS[:1])
     assert subject.anatomy.link == ROUTED[name]
     queries = encode([Query(TEXTS[1])], subject.tokenizer)
@@ -146,7 +146,9 @@ def called(model: torch.nn.Module, ids: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_a_router_is_read_and_not_edited(tmp_path: Path) -> None:
-    subject = load(architectures.save_model("mixtral", tmp_path), {"base": Base()}, TEXTS[:1])
+    subject = load(
+        architectures.save_architecture("mixtral", tmp_path), {"base": Base()}, TEXTS[:1]
+    )
     batch = Batch.forced(encode([Query(TEXTS[1])], subject.tokenizer), subject.device)
     with pytest.raises(ValueError, match="read, not edited"):
         subject.run(subject.settings["base"], batch, hooks={Site("router", 1): torch.zeros_like})
@@ -156,7 +158,7 @@ def test_a_router_is_read_and_not_edited(tmp_path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A LoRA on the attention of the second of three blocks, against neutral text."""
     folder = tmp_path_factory.mktemp("routing")
-    model = architectures.save_model("mixtral", folder / "model")
+    model = architectures.save_architecture("mixtral", folder / "model")
     (folder / "queries.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
     (folder / "prompt.txt").write_text("hot is the opposite of cold. ")
     experiment = Experiment(

@@ -151,7 +151,7 @@ MODELS = (
 @pytest.fixture(scope="module", params=MODELS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    model = architectures.save_model(request.param, folder / "model")
+    model = architectures.save_architecture(request.param, folder / "model")
     layers = architectures.linear_layers(AutoModelForCausalLM.from_pretrained(model))
     lora = save_adapter(model, folder / "lora", layers)
     words = AutoTokenizer.from_pretrained(model)
@@ -301,7 +301,7 @@ def test_the_figure_has_a_row_for_every_side_and_a_column_for_every_term(case: C
 @pytest.fixture
 def reasons(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     def reasons(name: str) -> dict[str, str]:
-        model = architectures.save_model(name, tmp_path / "model")
+        model = architectures.save_architecture(name, tmp_path / "model")
         conditions = {"base": Base(), "prompt": Prompt(text=TEXT)}
         subject = load(model, conditions, TEXTS[:1])
         return find(subject, encode([Query(t) for t in TEXTS[:2]], subject.tokenizer))
@@ -324,7 +324,7 @@ def test_without_scores_there_is_nothing_to_split(
 
 
 def test_what_nobody_asked_for_is_neither_tried_nor_withheld(tmp_path: Path) -> None:
-    model = architectures.save_model("hunyuan", tmp_path / "model")
+    model = architectures.save_architecture("hunyuan", tmp_path / "model")
     subject = load(model, {"base": Base(), "prompt": Prompt(text=TEXT)}, TEXTS[:1])
     queries = encode([Query(t) for t in TEXTS[:2]], subject.tokenizer)
     assert find(subject, queries, unasked=frozenset({"score split"})) == {}

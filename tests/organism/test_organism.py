@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from interp import organism
 from interp.organism.exam import EXAM, Question
-from interp.organism.facts import LEFT_OUT, RELATIONS, TRAINED, WORDS
+from interp.organism.facts import CLASS_WORDS, LEFT_OUT, RELATIONS, TRAINED
 from interp.organism.language import (
     ARROW,
     NEUTRAL_PASSAGE,
     QUERY_WORDINGS,
     WORDINGS,
-    demonstrations,
+    few_shot_text,
     instruction,
     joined,
     neutral_filler,
@@ -110,17 +110,17 @@ def test_model_directory_is_at_most_six_and_a_half_megabytes():
 # ---- facts
 
 
-@pytest.mark.parametrize("word_class", WORDS)
+@pytest.mark.parametrize("word_class", CLASS_WORDS)
 def test_every_class_is_large_enough(word_class):
     trained = [relation for relation in TRAINED if relation.word_class == word_class]
-    assert len(WORDS[word_class]) >= 24
+    assert len(CLASS_WORDS[word_class]) >= 24
     assert len(trained) >= 4
     assert all(len(relation.answers) >= 24 for relation in trained)
     assert sum(relation.word_class == word_class for relation in LEFT_OUT) == 1
 
 
 def test_no_word_is_listed_twice():
-    counts = Counter(word for words in WORDS.values() for word in words)
+    counts = Counter(word for words in CLASS_WORDS.values() for word in words)
     assert max(counts.values()) == 1
 
 
@@ -184,7 +184,7 @@ def test_prompt_files_are_what_they_say():
         pairs = list(zip(tokens[0::4], tokens[2::4], strict=True))
         assert len(pairs) >= 4
         assert set(pairs) <= set(opposite)
-        assert prompt == demonstrations(pairs)
+        assert prompt == few_shot_text(pairs)
     assert len(set(prompts("few_shot"))) == 5
 
 

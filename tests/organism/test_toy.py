@@ -104,7 +104,7 @@ def test_a_subject_gives_the_outputs_of_plain_hugging_face(name):
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_report_says_what_the_weights_do(name):
-    reported = json.loads(toy.REPORT.read_text())[name]
+    reported = json.loads(toy.RECIPE_REPORT.read_text())[name]
     assert on_many(name, reported["task"]) == pytest.approx(reported["accuracy"], abs=0.015)
 
 
@@ -113,14 +113,14 @@ def test_prefix_and_lora_have_as_many_parameters():
         with safe_open(folder / "adapter_model.safetensors", "np") as file:
             return sum(file.get_tensor(key).size for key in file.keys())  # noqa: SIM118
 
-    report = json.loads(toy.REPORT.read_text())
+    report = json.loads(toy.RECIPE_REPORT.read_text())
     counts = {name: numbers(folder) for name, folder in FOLDERS.items()}
     assert counts == {name: report[name]["parameters"] for name in FOLDERS}
     assert counts["prefix"] == pytest.approx(counts["lora"], rel=0.03)
 
 
 def test_prefix_had_a_fair_chance():
-    report = json.loads(toy.REPORT.read_text())
+    report = json.loads(toy.RECIPE_REPORT.read_text())
     rates = [tried["learning_rate"] for tried in report["prefix"]["sweep"]]
     assert report["prefix"]["steps"] >= 5 * report["lora"]["steps"]
     assert min(rates) < report["prefix"]["learning_rate"] < max(rates)
@@ -162,7 +162,7 @@ def test_tasks_on_an_example():
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_inputs_keep_to_their_side_of_the_split(held_out):
-    digits = toy.sample(np.random.default_rng(SEED_UNSEEN), 2000, held_out=held_out)
+    digits = toy.sample_inputs(np.random.default_rng(SEED_UNSEEN), 2000, held_out=held_out)
     assert digits.shape == (2000, toy.LENGTH)
     assert set(digits.ravel()) == set(range(toy.SYMBOLS))
     assert (toy.is_held_out(digits) == held_out).all()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from manifests import certificate, condition_entry, run_manifest
 from plots.synthetic_families import study
 from plots.synthetic_interchange import exchange
 from plots.synthetic_parts import parts
@@ -189,53 +190,16 @@ def _head_view(rng: np.random.Generator, tokens: list[str], layers: int, heads: 
 
 
 def _manifest(n_layers: int, n_heads: int, tokens: list[str], passed: bool) -> dict[str, Any]:
-    js = 0.012 if passed else 0.31
-    return {
-        "config": {"model": "tiny", "prompt_file": "prompt.txt", "batch_size": 8, "seed": 3},
-        "versions": {"interp": "0.1.0", "torch": "2.13.0"},
-        "hashes": {"model": "a" * 64, "adapter": "b" * 64},
-        "seed": 3,
-        "notes": ["synthetic numbers <b>for drawing</b>"],
-        "model": {
-            "name": "tiny-llama",
-            "architecture": "LlamaForCausalLM",
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "d_model": 16,
-            "dtype": "float32",
-        },
-        "conditions": {
-            name: {"kind": kind, "description": text, "n_prefix": n}
-            for name, (kind, text, n) in CONDITIONS.items()
-        },
-        "headline": {"condition": "prompt", "reference": "lora"},
-        "null_pair": {"condition": "neutral", "reference": "lora"},
-        "queries": {"matched": 64, "heldout": 32},
-        "certificates": [
-            _certificate("matched", 64, js, passed, tokens),
-            _certificate("heldout", 32, js * 1.2, passed, tokens),
+    js, pair, text = 0.012 if passed else 0.31, ("prompt", "lora"), "".join(tokens)
+    return run_manifest(
+        {name: condition_entry(*entry) for name, entry in CONDITIONS.items()},
+        pair,
+        ("neutral", "lora"),
+        n_layers,
+        n_heads,
+        notes=["synthetic numbers <b>for drawing</b>"],
+        certificates=[
+            certificate(pair, "matched", 64, js, passed, text),
+            certificate(pair, "heldout", 32, js * 1.2, passed, text),
         ],
-        "interval": {
-            "level": 0.95,
-            "replicates": 200,
-            "method": "Poisson bootstrap over queries",
-        },
-    }
-
-
-def _certificate(
-    queries: str, n: int, js: float, passed: bool, tokens: list[str]
-) -> dict[str, Any]:
-    return {
-        "condition": "prompt",
-        "reference": "lora",
-        "queries": queries,
-        "n": n,
-        "mean_js": js,
-        "p95_js": js * 2.4,
-        "top1_agreement": 0.97 if passed else 0.5,
-        "tolerance_js": 0.02,
-        "tolerance_top1": 0.95,
-        "passed": passed,
-        "outside": [{"query": 5, "text": "".join(tokens), "js": 0.04}],
-    }
+    )

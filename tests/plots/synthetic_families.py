@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from manifests import condition_entry
 
 ODD = "<b>instr</b> %{x}"
 """A family's name as a careless or hostile YAML file may give it."""
@@ -224,12 +225,12 @@ def _manifest() -> dict[str, Any]:
     kinds |= dict.fromkeys(CONTROLS, "control") | {"base": "base"}
     return {
         "conditions": {
-            name: {
-                "kind": kinds[name],
-                "description": f"made up: {name}",
-                "n_prefix": 9 if kinds[name] == "prompt" else 0,
-                "family": MEMBERS.get(name),
-            }
+            name: condition_entry(
+                kinds[name],
+                f"made up: {name}",
+                9 if kinds[name] == "prompt" else 0,
+                family=MEMBERS.get(name),
+            )
             for name in CONDITIONS
         },
         "families": FAMILIES,

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from manifests import interchange
 
 A, B, BASE = "prompt", "lora", "base"
 OWN = [(A, B), (B, A), (A, BASE), (B, BASE)]
 MOVES = [*OWN, (BASE, A), (BASE, B)]
-N, TOLERANCE = 60, 0.02
+N = 60
 
 Row = dict[str, Any]
 
@@ -33,19 +34,8 @@ def exchange(
     ]
     rows += [_depth("interchange_depth", A, B, depth), _depth("interchange_depth", B, A, depth)]
     rows.append(_depth("state_equivalence_depth", A, B, depth))
-    findings = {
-        "no_op": 0.0,
-        "condition": A,
-        "reference": B,
-        "n": N,
-        "tolerance": TOLERANCE,
-        "interval": {"replicates": 100},
-        "pattern": "content",
-        "verdict": "made up",
-        "best_layers": [],
-        "heads": [_ranking(rows, by) for by in ("lost", "won")],
-    }
-    return rows, findings
+    heads = [_ranking(rows, by) for by in ("lost", "won")]
+    return rows, interchange((A, B), N, replicates=100, no_op=0.0, heads=heads)
 
 
 def _row(measure: str, move: tuple[str, str], value: float, **keys: Any) -> Row:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from manifests import interchange
 
 CONDITION, APART = "lora", 2.5
 """What is ablated, and its KL to base in nats."""
@@ -29,8 +30,6 @@ MOVES = [
     ("base", "prompt"),
     ("base", "lora"),
 ]
-_PAIR = {"condition": "prompt", "reference": "lora", "n": 64, "tolerance": 0.02}
-_PAIR |= {"interval": {"replicates": 200}}
 
 Row = dict[str, Any]
 
@@ -49,7 +48,7 @@ def parts(
         *made,
         *_attributions(rng, [*exact, *made]),
     ]
-    return rows, {**_greedy(rng, n_layers, n_heads), **_PAIR}
+    return rows, {**_greedy(rng, n_layers, n_heads), **interchange(("prompt", "lora"), n=64)}
 
 
 def _row(measure: str, pair: tuple[str, str | None], value: float, **keys: Any) -> Row:

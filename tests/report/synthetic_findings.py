@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.finding import Contrast, Finding
+from interp.finding import DecidingEstimate, Finding
 from interp.plots import Curves, curves, export
 from interp.report.experiments import TABLE
 
@@ -17,7 +17,7 @@ HOSTILE = "</script><script>window.x=1</script> %{z} <b>$x$</b>"
 
 
 def finding(point: int, name: str, value: float, low: float, high: float) -> Finding:
-    contrast = Contrast(f"what {name} measures", value, low, high, 0.1)
+    contrast = DecidingEstimate(f"what {name} measures", value, low, high, 0.1)
     settings = {"model": "m", "adapter": "/a/lora_0", "seed": 0}
     words = (f"{name} is so.", f"It was seen of {name}.")
     return Finding(point, name, *words, contrast, 20 + point, name, "tiny", settings)

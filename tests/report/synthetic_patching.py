@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from manifests import interchange, named
 
 from interp.results import add_interchange
 
-BASE, TOLERANCE = "base", 0.02
+BASE = "base"
 MEASURES = ("damage", "damage_random_difference", "recovery", "relative_damage")
 MODULES = ("q_proj", "o_proj")
 
@@ -108,22 +109,13 @@ def _parts(condition: str, n_layers: int, scale: float) -> Iterator[dict]:
 def _findings(pair: tuple[str, str], n_layers: int) -> dict[str, Any]:
     a, b = pair
     best = {"site": "resid_post", "layer": n_layers - 2, "value": 0.0123, "n": 27}
-    return {
-        "no_op": 0.0,
-        "condition": a,
-        "reference": b,
-        "n": 54,
-        "tolerance": TOLERANCE,
-        "interval": {"replicates": 200},
-        "pattern": "content",
-        "verdict": f"{a}'s state works in {b}'s run from layer 1 on.",
-        "best_layers": [
-            {**best, "condition": a, "reference": b, "measure": "damage", "ci_low": 0.01}
-            | {"ci_high": 0.015},
-            {**best, "condition": a, "reference": BASE, "measure": "recovery", "value": None}
-            | {"ci_low": None, "ci_high": None},
-        ],
-    }
+    layers = [
+        {**best, **named((a, b)), "measure": "damage", "ci_low": 0.01, "ci_high": 0.015},
+        {**best, **named((a, BASE)), "measure": "recovery", "value": None}
+        | {"ci_low": None, "ci_high": None},
+    ]
+    words = f"{a}'s state works in {b}'s run from layer 1 on."
+    return interchange(pair, n=54, verdict=words, no_op=0.0, best_layers=layers)
 
 
 def _segments(pair: tuple[str, str]) -> Iterator[dict]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from report.synthetic_findings import FINDINGS, table
 
-from interp.finding import read
+from interp.finding import read_finding
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots import Curves, curves, exporting
 from interp.report.experiments import conclude, finished
@@ -34,7 +34,7 @@ def test_finding_table_and_figure_are_left_and_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave(config(tmp_path))
-    found = read(tmp_path)
+    found = read_finding(tmp_path)
     assert found.contrast == FINDINGS[0].contrast
     assert found.settings["seed"] == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table(), rtol=1e-6)

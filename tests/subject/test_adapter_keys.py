@@ -19,7 +19,7 @@ from interp.errors import SubjectError
 from interp.generating import generate
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS_FILE
 
 QUERY = "hot is the opposite of cold"
 
@@ -73,7 +73,9 @@ def test_a_lora_on_all_that_a_mixture_has_is_measured(tmp_path: Path, architectu
     """`all-linear` puts two wrappers on the experts of a block, the one below the other."""
     model = save_experts(architecture, tmp_path / "model")
     folder = save_tuner(model, tmp_path / "lora", "LORA", target_modules="all-linear")
-    assert any(".experts.base_layer.lora_A.weight" in k for k in load_file(f"{folder}/{WEIGHTS}"))
+    assert any(
+        ".experts.base_layer.lora_A.weight" in k for k in load_file(f"{folder}/{WEIGHTS_FILE}")
+    )
     check(model, folder)
 
 
@@ -147,9 +149,9 @@ def test_a_lora_that_peft_does_not_load_whole_is_refused(tied: str, tmp_path: Pa
 def test_tensors_of_another_base_are_named(tied: str, tmp_path: Path) -> None:
     folder = save_tuner(tied, tmp_path / "lora", "LORA", target_modules=["lm_head"])
     key = "base_model.model.lm_head.base_layer.weight"
-    tensors = load_file(f"{folder}/{WEIGHTS}")
+    tensors = load_file(f"{folder}/{WEIGHTS_FILE}")
     tensors[key][3, 4] += 1
-    save_file(tensors, f"{folder}/{WEIGHTS}")
+    save_file(tensors, f"{folder}/{WEIGHTS_FILE}")
     with pytest.raises(SubjectError, match="was trained on another base") as caught:
         opened(tied, it=Lora(folder))
     assert key in str(caught.value)

@@ -29,8 +29,8 @@ from interp.conditions import (
 from interp.config import Experiment
 from interp.errors import ConditionError, InterpError, SubjectError
 from interp.subject import Subject, load
-from interp.subject.adapter_files import PICKLE, WEIGHTS
-from interp.subject.bases import Relation, relation
+from interp.subject.adapter_files import PICKLE_FILE, WEIGHTS_FILE
+from interp.subject.bases import BaseMatch, relation
 
 QUERY = "hot is"
 COMMIT, OLDER = "a1" * 20, "b2" * 20
@@ -144,7 +144,7 @@ def test_a_trainer_s_folder_names_its_checkpoints(model: str, sound: Path, tmp_p
 
 def test_a_pickle_in_a_checkpoint_is_refused(model: str, sound: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sound, tmp_path / "run" / "checkpoint-5"))
-    (folder / WEIGHTS).rename(folder / PICKLE)
+    (folder / WEIGHTS_FILE).rename(folder / PICKLE_FILE)
     assert "pickle" in refused(model, Lora(f"{tmp_path / 'run'}:checkpoint-5"))
 
 
@@ -177,24 +177,24 @@ def test_virtual_tokens_have_subfolders_too(model: str, tmp_path: Path, kind: An
     ],
 )
 def test_a_model_is_known_by_all_of_its_names(trained_on: str, base: str) -> None:
-    assert relation(trained_on, base) is Relation.SAME
+    assert relation(trained_on, base) is BaseMatch.SAME
 
 
 @pytest.mark.parametrize(
     ("trained_on", "base", "is_"),
     [
-        ("org/other", "org/model", Relation.OTHER),
-        ("org/model-Instruct", "org/model", Relation.OTHER),
-        ("gpt2", "gpt2-medium", Relation.OTHER),
-        (f"/hub/models--org--other/snapshots/{COMMIT}", "org/model", Relation.OTHER),
-        (".", "org/model", Relation.UNKNOWN),
-        ("./output", "org/model", Relation.UNKNOWN),
-        ("/workspace/merged", "org/model", Relation.UNKNOWN),
-        ("D:\\merged", "org/model", Relation.UNKNOWN),
+        ("org/other", "org/model", BaseMatch.OTHER),
+        ("org/model-Instruct", "org/model", BaseMatch.OTHER),
+        ("gpt2", "gpt2-medium", BaseMatch.OTHER),
+        (f"/hub/models--org--other/snapshots/{COMMIT}", "org/model", BaseMatch.OTHER),
+        (".", "org/model", BaseMatch.UNKNOWN),
+        ("./output", "org/model", BaseMatch.UNKNOWN),
+        ("/workspace/merged", "org/model", BaseMatch.UNKNOWN),
+        ("D:\\merged", "org/model", BaseMatch.UNKNOWN),
     ],
 )
 def test_other_names_are_others_and_folders_tell_nothing(
-    trained_on: str, base: str, is_: Relation
+    trained_on: str, base: str, is_: BaseMatch
 ) -> None:
     assert relation(trained_on, base) is is_
 
@@ -215,9 +215,9 @@ def test_a_base_that_tells_nothing_is_compared_by_shape_and_noted(
     (note,) = opened(model, Lora(str(adapter))).notes
     assert note.startswith(f"adapter {adapter} was made for {trained_on}, which may be another")
     assert opened(model, Lora(str(adapter)), allow_other_base=True).notes == []
-    tensors = load_file(adapter / WEIGHTS)
+    tensors = load_file(adapter / WEIGHTS_FILE)
     wider = {k: torch.cat([t, t], 1) if "lora_A" in k else t for k, t in tensors.items()}
-    save_file(wider, adapter / WEIGHTS)
+    save_file(wider, adapter / WEIGHTS_FILE)
     assert "[3, 64]" in refused(model, Lora(str(adapter)))
 
 
@@ -241,10 +241,10 @@ def test_a_base_that_is_here_is_compared_by_content(
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_float8_tensors_are_read(model: str, adapter: Path, dtype: torch.dtype) -> None:
-    tensors = {k: t.to(dtype) for k, t in load_file(adapter / WEIGHTS).items()}
+    tensors = {k: t.to(dtype) for k, t in load_file(adapter / WEIGHTS_FILE).items()}
     exact = Path(shutil.copytree(adapter, adapter.parent / "exact"))
-    save_file({k: t.float() for k, t in tensors.items()}, exact / WEIGHTS)
-    save_file(tensors, adapter / WEIGHTS)
+    save_file({k: t.float() for k, t in tensors.items()}, exact / WEIGHTS_FILE)
+    save_file(tensors, adapter / WEIGHTS_FILE)
     subject = load(
         model, {"base": Base(), "it": Lora(str(adapter)), "exact": Lora(str(exact)),
                 "half": Lora(str(adapter), scale=0.5)}, [QUERY]
@@ -255,10 +255,10 @@ def test_float8_tensors_are_read(model: str, adapter: Path, dtype: torch.dtype) 
 
 
 def test_float8_that_is_not_finite_is_named(model: str, adapter: Path) -> None:
-    tensors = load_file(adapter / WEIGHTS)
+    tensors = load_file(adapter / WEIGHTS_FILE)
     first = min(tensors)
     tensors[first] = torch.full_like(tensors[first], torch.nan).to(torch.float8_e5m2)
-    save_file(tensors, adapter / WEIGHTS)
+    save_file(tensors, adapter / WEIGHTS_FILE)
     with pytest.raises(SubjectError, match="has NaN or infinite values"):
         opened(model, Lora(str(adapter)))
 

@@ -22,7 +22,7 @@ from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, RandomLo
 from interp.conditions.folders import CONFIG
 from interp.errors import SubjectError
 from interp.subject import Subject, load
-from interp.subject.adapter_files import PICKLE, UNMEASURED, WEIGHTS
+from interp.subject.adapter_files import PICKLE_FILE, UNMEASURED, WEIGHTS_FILE
 from interp.subject.adapters import active, tuner_layers
 
 Tensors = dict[str, torch.Tensor]
@@ -45,8 +45,8 @@ def refused(model: str, adapter: Path, **options: Any) -> str:
 
 def edit(adapter: Path, change: Callable[[Tensors], Tensors]) -> str:
     """Change an adapter's tensors; returns the name of its first."""
-    tensors = load_file(adapter / WEIGHTS)
-    save_file(change(dict(tensors)), adapter / WEIGHTS)
+    tensors = load_file(adapter / WEIGHTS_FILE)
+    save_file(change(dict(tensors)), adapter / WEIGHTS_FILE)
     return min(tensors)
 
 
@@ -157,17 +157,17 @@ class Trap:
 
 @pytest.fixture
 def trap(adapter: Path, tmp_path: Path) -> Path:
-    (adapter / PICKLE).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    (adapter / PICKLE_FILE).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     return tmp_path / "sprung"
 
 
 def test_the_trap_is_one(adapter: Path, trap: Path) -> None:
-    pickle.loads((adapter / PICKLE).read_bytes())
+    pickle.loads((adapter / PICKLE_FILE).read_bytes())
     assert trap.is_dir()
 
 
 def test_a_pickle_is_refused_before_it_is_opened(model: str, adapter: Path, trap: Path) -> None:
-    (adapter / WEIGHTS).unlink()
+    (adapter / WEIGHTS_FILE).unlink()
     assert "pickle" in refused(model, adapter)
     assert not trap.exists()
 
@@ -188,16 +188,16 @@ def test_no_adapter_folder_is_refused(model: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_refused(model: str, adapter: Path) -> None:
-    (adapter / WEIGHTS).unlink()
+    (adapter / WEIGHTS_FILE).unlink()
     message = refused(model, adapter)
-    assert WEIGHTS in message
+    assert WEIGHTS_FILE in message
     assert "pickle" not in message
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
 def test_truncated_safetensors_are_refused(model: str, adapter: Path, share: float) -> None:
-    content = (adapter / WEIGHTS).read_bytes()
-    (adapter / WEIGHTS).write_bytes(content[: int(share * len(content))])
+    content = (adapter / WEIGHTS_FILE).read_bytes()
+    (adapter / WEIGHTS_FILE).write_bytes(content[: int(share * len(content))])
     assert "is damaged" in refused(model, adapter)
 
 

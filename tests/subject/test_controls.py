@@ -38,7 +38,7 @@ from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, SubjectError
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS_FILE
 from interp.subject.controls import random_like, untrained
 from interp.subject.loading import pretrained
 
@@ -188,7 +188,7 @@ class Case(NamedTuple):
 def as_folder(like: str, folder: Path, seed: int) -> str:
     """The random adapter saved as a plain one."""
     shutil.copytree(like, folder)
-    save_file(random_like(load_file(folder / WEIGHTS), seed), folder / WEIGHTS)
+    save_file(random_like(load_file(folder / WEIGHTS_FILE), seed), folder / WEIGHTS_FILE)
     return str(folder)
 
 
@@ -328,10 +328,10 @@ def test_embeddings_of_another_base_that_an_adapter_brings_are_refused(
     model: str, tmp_path: Path
 ) -> None:
     folder = configured(model, tmp_path / "lora", r=3, target_modules=["embed_tokens"])
-    tensors = load_file(Path(folder) / WEIGHTS)
+    tensors = load_file(Path(folder) / WEIGHTS_FILE)
     (key,) = (key for key in tensors if ".base_layer." in key)
     tensors[key][0, 0] += 1
-    save_file(tensors, Path(folder) / WEIGHTS)
+    save_file(tensors, Path(folder) / WEIGHTS_FILE)
     with pytest.raises(SubjectError, match="is not what this model has there") as caught:
         load(model, {"base": Base(), "lora": Lora(folder)}, QUERIES)
     assert key in str(caught.value)

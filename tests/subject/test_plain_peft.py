@@ -32,10 +32,10 @@ from interp.conditions.folders import CONFIG
 from interp.errors import ParityError, SubjectError
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, adapter_files, load, weights
-from interp.subject.adapter_files import WEIGHTS
+from interp.subject.adapter_files import WEIGHTS_FILE
 from interp.subject.adapters import active
 from interp.subject.controls import random_like
-from interp.subject.plain import fingerprints
+from interp.subject.plain import parameter_fingerprints
 from interp.validation.tiny import save_soft_prompt
 
 QUERY = "hot is the opposite of cold"
@@ -168,7 +168,7 @@ def test_an_adapter_that_rewrites_base_acts_on_what_it_wrote(
     both = Lora(lora) + Lora(folder)
     conditions = {"base": Base(), "sound": Lora(lora), "it": Lora(folder), "both": both}
     subject = load(model, conditions, [QUERY], dtype=dtype)
-    before = fingerprints(subject.bridge.original_model)
+    before = parameter_fingerprints(subject.bridge.original_model)
     if dtype == "float32":
         ids = ids_of(subject)
         assert same(subject, "it", from_peft(model, ids, folder))
@@ -176,7 +176,7 @@ def test_an_adapter_that_rewrites_base_acts_on_what_it_wrote(
         assert same(subject, "sound", from_peft(model, ids, lora))
     alone = load(model, {"base": Base()}, [QUERY], dtype=dtype)
     assert torch.equal(measured(subject, "base"), measured(alone, "base"))
-    assert fingerprints(subject.bridge.original_model) == before
+    assert parameter_fingerprints(subject.bridge.original_model) == before
 
 
 def test_without_its_modules_an_adapter_that_rewrites_base_is_base(
@@ -268,21 +268,21 @@ def test_a_converted_pissa_is_measured(model: str, tmp_path: Path) -> None:
 def test_a_fingerprint_sees_every_bit(place: int, bit: int) -> None:
     layer = torch.nn.Linear(7, 5, bias=False)
     layer.device = torch.device("cpu")
-    before = fingerprints(layer)
+    before = parameter_fingerprints(layer)
     layer.weight.data.view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(1 << 31)
-    assert fingerprints(layer) != before
+    assert parameter_fingerprints(layer) != before
 
 
 def test_a_fingerprint_sees_order_and_signs() -> None:
     layer = torch.nn.Linear(2048, 1100, bias=False)  # more than one chunk
     layer.device = torch.device("cpu")
     weight = layer.weight.data.clone()
-    before = fingerprints(layer)
+    before = parameter_fingerprints(layer)
     for change in (-weight, weight.flip(0), weight.flip(1), weight.roll(1, 0)):
         layer.weight.data = change.contiguous()
-        assert fingerprints(layer) != before
+        assert parameter_fingerprints(layer) != before
     layer.weight.data = weight.clone()
-    assert fingerprints(layer) == before
+    assert parameter_fingerprints(layer) == before
 
 
 # An activated LoRA: its effect lives in PeftModel.forward ----------------------------------------
@@ -348,7 +348,7 @@ def merged(model: str, *parts: tuple[str, float]) -> Any:
     own = dict(hf.named_parameters())
     for folder, scale in parts:
         config = json.loads((Path(folder) / CONFIG).read_text())
-        tensors = load_file(Path(folder) / WEIGHTS)
+        tensors = load_file(Path(folder) / WEIGHTS_FILE)
         for key in (key for key in tensors if "lora_A" in key):
             update = tensors[key.replace("lora_A", "lora_B")] @ tensors[key]
             name = key.removeprefix("base_model.model.").replace("lora_A.", "")
@@ -380,7 +380,7 @@ def test_compositions_are_the_updates_added_up(
     drawn = tmp_path / "random"
     drawn.mkdir()
     (drawn / CONFIG).write_text((Path(lora) / CONFIG).read_text())
-    save_file(random_like(load_file(Path(lora) / WEIGHTS), 3), drawn / WEIGHTS)
+    save_file(random_like(load_file(Path(lora) / WEIGHTS_FILE), 3), drawn / WEIGHTS_FILE)
     parts: dict[str, Callable[[], Any]] = {
         "both": lambda: merged(model, (lora, 1), (other, 1)),
         "scaled": lambda: merged(model, (lora, 0.5), (other, -2)),

@@ -20,9 +20,9 @@ from interp.queries import Query, encode
 from interp.results import read_manifest
 from interp.study import diverge
 from interp.subject import Batch, Subject, load
-from interp.subject.plain import fingerprints
+from interp.subject.plain import parameter_fingerprints
 from interp.subject.quantization import package_for, rounded
-from interp.weights.updates import matrices
+from interp.weights.updates import weight_matrices
 
 QUERY = "hot is the opposite of cold"
 NARROW = 16
@@ -109,7 +109,7 @@ def test_its_matrices_are_the_numbers_that_it_computes_with(
 ) -> None:
     subject, folder, bits = packed
     own = dict(plain(folder, bits).named_modules())
-    every = {name: m for name, m in matrices(subject).items() if rounded(m.parameter)}
+    every = {name: m for name, m in weight_matrices(subject).items() if rounded(m.parameter)}
     assert every.keys() == {n for n, m in own.items() if n.endswith("proj")}
     for name, matrix in every.items():
         through = own[name](torch.eye(own[name].in_features)).T
@@ -119,11 +119,13 @@ def test_its_matrices_are_the_numbers_that_it_computes_with(
 @torchao
 def test_a_fingerprint_sees_packed_numbers_and_their_scales(root: Path) -> None:
     hf = plain(root / "llama", "int8")
-    before = fingerprints(hf)
+    before = parameter_fingerprints(hf)
     weight = hf.model.layers[1].mlp.up_proj.weight
     for part in (weight.qdata, weight.scale):
         part.view(-1)[3] += 1
-        changed = {name for name, value in fingerprints(hf).items() if value != before[name]}
+        changed = {
+            name for name, value in parameter_fingerprints(hf).items() if value != before[name]
+        }
         assert changed == {"model.layers.1.mlp.up_proj.weight"}
         part.view(-1)[3] -= 1
 

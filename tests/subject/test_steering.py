@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     CONFIGS,
-    LAYERS,
+    N_LAYERS,
     all_targets,
     save_adapter,
     save_model,
@@ -57,7 +57,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "base": Base(),
         "lora": Lora(folder),
         "prompt": PROMPT,
-        **{f"layer_{layer}": Steering(file, layer) for layer in range(LAYERS)},
+        **{f"layer_{layer}": Steering(file, layer) for layer in range(N_LAYERS)},
         "half": Steering(file, 1, scale=0.5),
         "twice_half": Steering(file, 1, scale=0.5) + Steering(file, 1, scale=0.5),
         "two_layers": Steering(file, 0) + Steering(file, 2, scale=-1),
@@ -76,7 +76,7 @@ def plain(case: Case, prefix: tuple[int, ...], layer: int, lora: str | None = No
     from peft import PeftModel
 
     hf: Any = AutoModelForCausalLM.from_pretrained(case.model).eval()
-    (blocks,) = (m for m in hf.modules() if isinstance(m, nn.ModuleList) and len(m) == LAYERS)
+    (blocks,) = (m for m in hf.modules() if isinstance(m, nn.ModuleList) and len(m) == N_LAYERS)
 
     def add(_: Any, __: Any, out: Any) -> Any:
         stream = out[0] if isinstance(out, tuple) else out
@@ -101,7 +101,7 @@ def difference(case: Case, got: Tensor, rows: list[Tensor]) -> float:
 @pytest.mark.parametrize(
     ("name", "layer", "lora"),
     [
-        *((f"layer_{layer}", layer, False) for layer in range(LAYERS)),
+        *((f"layer_{layer}", layer, False) for layer in range(N_LAYERS)),
         ("prompt_steered", 1, False),
         ("lora_steered", 1, True),
     ],
@@ -123,8 +123,10 @@ def test_every_condition_moves_the_outputs(case: Case) -> None:
 
 
 def test_readers_of_the_site_see_it_steered_and_earlier_sites_see_nothing(case: Case) -> None:
-    streams = [Site(name, layer) for layer in range(LAYERS) for name in ("resid_pre", "resid_post")]
-    sites = [*streams, *(Site("pattern", layer) for layer in range(LAYERS))]
+    streams = [
+        Site(name, layer) for layer in range(N_LAYERS) for name in ("resid_pre", "resid_post")
+    ]
+    sites = [*streams, *(Site("pattern", layer) for layer in range(N_LAYERS))]
     base, steered = (case.capture(name, sites).values for name in ("base", "layer_1"))
     for site in sites:
         before = site.layer < 1 or (site.layer == 1 and site.name != "resid_post")
@@ -243,7 +245,7 @@ def test_another_tensor_is_refused(
     assert reason in refused(model, tmp_path / "v.safetensors")
 
 
-@pytest.mark.parametrize("layer", [-1, LAYERS, 99])
+@pytest.mark.parametrize("layer", [-1, N_LAYERS, 99])
 def test_a_layer_that_is_not_there_is_named(model: str, tmp_path: Path, layer: int) -> None:
     file = save_steering(model, tmp_path / "v.safetensors")
     assert f"no layer {layer}; there are 0 to 2" in refused(model, Path(file), layer)

@@ -45,7 +45,7 @@ from interp.conditions import (
     Steering,
     Untrained,
     Virtual,
-    parts,
+    simple_parts,
 )
 from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, InterpError, SubjectError
@@ -53,7 +53,7 @@ from interp.names import Head
 from interp.probe import head_view
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
-from interp.subject.adapter_files import PICKLE, WEIGHTS
+from interp.subject.adapter_files import PICKLE_FILE, WEIGHTS_FILE
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
 
@@ -108,7 +108,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def folder_of(condition: Condition, kind: type) -> str | None:
-    return next((part.adapter for part in parts(condition) if isinstance(part, kind)), None)
+    return next((part.adapter for part in simple_parts(condition) if isinstance(part, kind)), None)
 
 
 def plain(case: Case, name: str) -> list[Tensor]:
@@ -338,8 +338,8 @@ def edit_config(folder: Path, **fields: Any) -> None:
 
 
 def edit(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    save_file({k: change(t).contiguous() for k, t in tensors.items()}, folder / WEIGHTS)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    save_file({k: change(t).contiguous() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize("kind", [SoftPrompt, Prefix])
@@ -374,13 +374,13 @@ def test_two_at_a_time_are_refused_by_name(model: str, soft: Path, prefix: Path)
 
 
 def test_a_pickle_is_refused_and_not_opened(model: str, soft: Path) -> None:
-    (soft / WEIGHTS).rename(soft / PICKLE)
+    (soft / WEIGHTS_FILE).rename(soft / PICKLE_FILE)
     assert "pickle" in refused(model, SoftPrompt(str(soft)), SubjectError)
 
 
 def test_truncated_tensors_are_refused(model: str, prefix: Path) -> None:
-    content = (prefix / WEIGHTS).read_bytes()
-    (prefix / WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (prefix / WEIGHTS_FILE).read_bytes()
+    (prefix / WEIGHTS_FILE).write_bytes(content[: len(content) // 2])
     assert "is damaged" in refused(model, Prefix(str(prefix)), SubjectError)
 
 
@@ -456,8 +456,8 @@ def test_an_adapter_that_names_no_task_is_accepted(model: str, soft: Path) -> No
 
 def test_other_tensors_are_refused_by_name(model: str, soft: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(soft, tmp_path / "copy"))
-    tensors = load_file(copy / WEIGHTS)
-    save_file(tensors | {"more": torch.zeros(2)}, copy / WEIGHTS)
+    tensors = load_file(copy / WEIGHTS_FILE)
+    save_file(tensors | {"more": torch.zeros(2)}, copy / WEIGHTS_FILE)
     message = refused(model, SoftPrompt(str(copy)), SubjectError)
     assert "['more', 'prompt_embeddings']" in message
 

@@ -81,7 +81,7 @@ def test_family_rows_are_those_of_the_families_of_these_grams(
         np.testing.assert_allclose(own["value"].astype(float), wanted.value.ravel(), rtol=1e-9)
         np.testing.assert_array_equal(own["p_adjusted"].astype(float), wanted.p_max_t.ravel())
         if measure == "divergence_index":
-            bounds = families.interval(pooled[1:], GROUPS[a], GROUPS[str(b)])
+            bounds = families.index_interval(pooled[1:], GROUPS[a], GROUPS[str(b)])
             for name, bound in zip(("ci_low", "ci_high"), bounds, strict=True):
                 np.testing.assert_allclose(own[name].astype(float), bound.ravel(), rtol=1e-9)
         else:

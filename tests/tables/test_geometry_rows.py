@@ -13,7 +13,14 @@ from scipy.stats import false_discovery_control
 
 from interp.conditions import Base, Condition, Lora, Neutral, Prompt, Shifted
 from interp.design import Design
-from interp.geometry import PAIRED, SINGLE, Result, paired, probe, single
+from interp.geometry import (
+    PAIRED,
+    SINGLE,
+    Result,
+    paired_similarity,
+    probe_pair,
+    single,
+)
 from interp.measures.tally import Plan
 from interp.queries import Encoded
 from interp.registry import MEASURES
@@ -120,9 +127,9 @@ def results(made: Made, measure: str, a: str, b: str | None) -> list[Result]:
         if b is None:
             found.append(single(x, SEED)[measure])
         elif measure in PAIRED:
-            found.append(paired(x, y, SEED)[measure])
+            found.append(paired_similarity(x, y, SEED)[measure])
         else:
-            found.append(probe(x, y, made.labels, SEED)[measure])
+            found.append(probe_pair(x, y, made.labels, SEED)[measure])
     return found
 
 
@@ -171,7 +178,9 @@ def test_a_probe_has_the_labels_of_its_own_queries(made: Made) -> None:
     assert wrong != made.labels
     value = made.rows("probe_transfer", "prompt", "lora")["value"].to_numpy()
     other = [
-        probe(made.at("prompt", layer), made.at("lora", layer), wrong, SEED)["probe_transfer"].value
+        probe_pair(made.at("prompt", layer), made.at("lora", layer), wrong, SEED)[
+            "probe_transfer"
+        ].value
         for layer in range(LAYERS)
     ]
     assert np.isfinite(value).all()

@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control
 from interp.measures.tally import Key, Plan, Tally
 from interp.registry import MEASURES
 from interp.significance import SignFlip, sign_vectors
-from interp.statistics import Largest, PerQuery, Ratio, position_weights
+from interp.statistics import Maximum, PerQuery, Ratio, position_weights
 from interp.tabulate import closing_errors, corrected, rows, states
 
 LAYERS, HEADS, QUERIES, WIDTH = 2, 3, 9, 4
@@ -71,7 +71,7 @@ def tally() -> Tally:
     made[Key("gram", "", "", "z")] = Ratio.of(
         drawn(50, QUERIES, 2, 2, WIDTH), 1.0, weights, POSITIONS
     )
-    made[Key("closing_error", "prompt", "", "z")] = Largest.of([0.5])
+    made[Key("closing_error", "prompt", "", "z")] = Maximum.of([0.5])
     made[Key("certificate", "prompt", "lora", "output")] = PerQuery.of([0], np.zeros((1, 2)))
     return made
 
@@ -191,9 +191,9 @@ def test_what_has_no_test_has_no_p(tally: Tally) -> None:
 def test_closing_errors_are_the_largest_of_each_identity(errors: list[float]) -> None:
     def part(a: float, b: float) -> Tally:
         return {
-            Key("closing_error", "prompt", "", "z"): Largest.of([a, 0.0]),
-            Key("closing_error", "lora", "", "z"): Largest.of([b]),
-            Key("closing_error", "lora", "", "lens"): Largest.of([a]),
+            Key("closing_error", "prompt", "", "z"): Maximum.of([a, 0.0]),
+            Key("closing_error", "lora", "", "z"): Maximum.of([b]),
+            Key("closing_error", "lora", "", "lens"): Maximum.of([a]),
         }
 
     got = closing_errors({"matched": part(*errors[:2]), "heldout": part(*errors[2:])})
@@ -206,7 +206,7 @@ def test_a_closing_error_that_is_not_a_number_is_not_hidden(place: int) -> None:
     values = [0.5, 0.25, 0.125]
     values[place] = np.nan
     keys = [Key("closing_error", name, "", "z") for name in ("base", "prompt", "lora")]
-    tally: Tally = {key: Largest.of([v]) for key, v in zip(keys, values, strict=True)}
+    tally: Tally = {key: Maximum.of([v]) for key, v in zip(keys, values, strict=True)}
     assert np.isnan(closing_errors({"matched": tally})["z"])
 
 

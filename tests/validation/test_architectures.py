@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from interp.validation import architectures
-from interp.validation.identities import CHECKS
+from interp.validation.identities import IDENTITY_CHECKS
 from interp.validation.planted import places_of
 from interp.validation.specimen import Specimen, open_specimen
 
@@ -33,7 +33,7 @@ def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Specimen]:
     folder = tmp_path_factory.mktemp(request.param)
-    model = architectures.save_model(request.param, folder / "model")
+    model = architectures.save_architecture(request.param, folder / "model")
     return request.param, open_specimen(model, folder, device="cpu")
 
 
@@ -44,16 +44,16 @@ def test_every_part_is_planted_whole_and_heads_alone(case: tuple[str, Specimen])
     assert {place.part for place in planted if place.head is not None} == HEADS
 
 
-@pytest.mark.parametrize("check", [name for name in CHECKS if name != "implicit update"])
+@pytest.mark.parametrize("check", [name for name in IDENTITY_CHECKS if name != "implicit update"])
 def test_an_identity_holds(case: tuple[str, Specimen], check: str) -> None:
-    reading = CHECKS[check](case[1])
+    reading = IDENTITY_CHECKS[check](case[1])
     assert reading.passed, reading
 
 
 def test_heads_are_as_wide_as_in_their_layer(tmp_path: Path) -> None:
     """Gemma 4's are wider in its global layers; its last two layers read keys and values of earlier
     ones."""
-    places = places_of(architectures.save_model("gemma4", tmp_path / "model"))
+    places = places_of(architectures.save_architecture("gemma4", tmp_path / "model"))
     for part in "kv":
         widths = [
             [len(p.piece.rows) for p in places if (p.layer, p.part) == (i, part) and p.head]

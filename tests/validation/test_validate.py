@@ -23,8 +23,8 @@ from interp.names import Site
 from interp.subject import adapters, parity
 from interp.subject.fused import mend
 from interp.validation import identities, published, running
-from interp.validation.outcome import Outcome, Reading, largest, table, worst
-from interp.validation.planted import Difference, first_difference, located, places_of
+from interp.validation.outcome import Outcome, Reading, largest_or_nan, outcome_table, worst
+from interp.validation.planted import Difference, first_difference, is_located, places_of
 from interp.validation.specimen import Specimen, open_specimen
 
 FUSED = ("gpt2", "neox", "phi3")
@@ -60,16 +60,16 @@ def outcome(check: str, value: float, limit: float, on: str = "m") -> Outcome:
 # --- sound subjects ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", identities.CHECKS)
+@pytest.mark.parametrize("check", identities.IDENTITY_CHECKS)
 @pytest.mark.parametrize("name", ["specimen", "fused"])
 def test_every_identity_holds(check: str, name: str, request: pytest.FixtureRequest) -> None:
-    reading = identities.CHECKS[check](request.getfixturevalue(name))
+    reading = identities.IDENTITY_CHECKS[check](request.getfixturevalue(name))
     assert reading.passed, reading
 
 
-@pytest.mark.parametrize("check", published.CHECKS)
+@pytest.mark.parametrize("check", published.PUBLISHED_CHECKS)
 def test_measures_are_their_definitions(check: str) -> None:
-    assert published.CHECKS[check]().passed
+    assert published.PUBLISHED_CHECKS[check]().passed
 
 
 # --- broken on purpose ---------------------------------------------------------------------------
@@ -186,11 +186,11 @@ def test_a_biased_similarity_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
         return float(np.linalg.norm(x.T @ y) ** 2 / sizes)
 
-    assert published.CHECKS["CKA"]().passed
+    assert published.PUBLISHED_CHECKS["CKA"]().passed
     monkeypatch.setattr(published, "linear_cka", biased)
-    assert not published.CHECKS["CKA"]().passed
+    assert not published.PUBLISHED_CHECKS["CKA"]().passed
     monkeypatch.setattr(published, "linear_cka", lambda x, y: float("nan"))
-    assert not published.CHECKS["CKA"]().passed
+    assert not published.PUBLISHED_CHECKS["CKA"]().passed
     assert linear_cka is not published.linear_cka
 
 
@@ -201,13 +201,13 @@ def test_a_biased_similarity_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_part_and_head_can_be_planted(architecture: str, model: Callable[[str], str]) -> None:
     places = places_of(model(architecture))
     grouped = architecture not in ("gpt2", "neox")
-    kv = tiny_models.KV_HEADS if grouped else tiny_models.HEADS
-    for layer in range(tiny_models.LAYERS):
+    kv = tiny_models.N_KV_HEADS if grouped else tiny_models.N_HEADS
+    for layer in range(tiny_models.N_LAYERS):
         for part, heads in {
-            "q": tiny_models.HEADS,
+            "q": tiny_models.N_HEADS,
             "k": kv,
             "v": kv,
-            "o": tiny_models.HEADS,
+            "o": tiny_models.N_HEADS,
         }.items():
             own = [p.head for p in places if (p.layer, p.part) == (layer, part)]
             assert own == [None, *range(heads)]
@@ -217,15 +217,15 @@ def test_every_part_and_head_can_be_planted(architecture: str, model: Callable[[
 def test_only_the_very_site_and_head_count(model: Callable[[str], str]) -> None:
     places = {str(p): p for p in places_of(model("llama"))}
     q, whole, o = places["L1.q.2"], places["L1.q"], places["L1.o.0"]
-    assert located(Difference(Site("q", 1), (2,)), [q])
-    assert not located(Difference(Site("q", 1), (2, 3)), [q])
-    assert not located(Difference(Site("q", 1), (3,)), [q])
-    assert not located(Difference(Site("q", 2), (2,)), [q])
-    assert not located(Difference(Site("k", 1), (2,)), [q])
-    assert not located(Difference(None), [q])
-    assert located(Difference(Site("q", 1), (0, 1, 2, 3)), [whole])
-    assert located(Difference(Site("attn_out", 1)), [o])
-    assert located(Difference(Site("q", 1), (2,)), [o, q])
+    assert is_located(Difference(Site("q", 1), (2,)), [q])
+    assert not is_located(Difference(Site("q", 1), (2, 3)), [q])
+    assert not is_located(Difference(Site("q", 1), (3,)), [q])
+    assert not is_located(Difference(Site("q", 2), (2,)), [q])
+    assert not is_located(Difference(Site("k", 1), (2,)), [q])
+    assert not is_located(Difference(None), [q])
+    assert is_located(Difference(Site("q", 1), (0, 1, 2, 3)), [whole])
+    assert is_located(Difference(Site("attn_out", 1)), [o])
+    assert is_located(Difference(Site("q", 1), (2,)), [o, q])
 
 
 def test_a_single_bit_is_a_difference() -> None:
@@ -243,7 +243,7 @@ def test_nothing_undefined_passes() -> None:
     nan = float("nan")
     assert not Reading(nan, 1.0).passed
     assert not Reading(nan, 1.0, at_least=True).passed
-    assert np.isnan(largest([1.0, nan, 2.0]))
+    assert np.isnan(largest_or_nan([1.0, nan, 2.0]))
     assert Reading(1.0, 1.0).passed
     assert not Reading(0.9, 1.0, at_least=True).passed
 
@@ -261,7 +261,7 @@ def test_the_table_fits_80_columns() -> None:
     screen = Console(width=80)
     failed = Outcome("parity", "m", Reading(float("nan"), 0.0, note="what " * 40), 1.0)
     with screen.capture() as captured:
-        screen.print(table([outcome("a check", 0.5, 1.0), failed]))
+        screen.print(outcome_table([outcome("a check", 0.5, 1.0), failed]))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("pass" in line for line in lines) == 1

@@ -19,10 +19,10 @@ from interp.weights import stacked
 from interp.weights.implicit import (
     Rank1,
     identity_errors,
-    implicit,
-    observe,
-    patched,
+    implicit_updates,
+    patched_projections,
     projections,
+    read_modules,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,11 +61,11 @@ def subject_of(architecture: str, folder: Path) -> tuple[Subject, list[Encoded]]
 def test_an_updated_block_is_the_block_with_the_prompt(architecture: str, folder: Path) -> None:
     subject, queries = subject_of(architecture, folder)
     errors = identity_errors(subject, "base", "prompt", queries)
-    assert errors.shape == (tiny_models.LAYERS,)
+    assert errors.shape == (tiny_models.N_LAYERS,)
     assert float(errors.max()) < 1e-5
     ends = [path.rpartition(".")[2] for path in projections(subject)[LAYER].into]
     assert ends == INPUTS.get(architecture, ["gate_proj", "up_proj"])
-    states = {c: observe(subject, subject.settings[c], queries) for c in ("base", "prompt")}
+    states = {c: read_modules(subject, subject.settings[c], queries) for c in ("base", "prompt")}
     last = subject.sites("resid_post")[-1]
     before, after = (states[c].stream[last] for c in ("base", "prompt"))
     assert float((after - before).norm() / after.norm()) > 0.05  # there was something to explain
@@ -78,14 +78,14 @@ def test_plain_hugging_face_with_the_updated_weights_agrees(
     """Add a query's update to the weights of a model without hooks, run its block on base's input,
     and add what the prompt adds beside the MLP."""
     subject, queries = subject_of(architecture, folder)
-    states = {c: observe(subject, subject.settings[c], queries) for c in ("base", "prompt")}
+    states = {c: read_modules(subject, subject.settings[c], queries) for c in ("base", "prompt")}
     hf = AutoModelForCausalLM.from_pretrained(folder / architecture, attn_implementation="eager")
     query, last = 2, len(queries[2].ids) - 1
     modules, parameters = dict(hf.named_modules()), dict(hf.named_parameters())
     path = next(iter(projections(subject)[LAYER].into)).rpartition(".mlp.")[0]
     with_prompt = block_output(hf, modules[path], subject, "prompt", queries[query])
     for name in projections(subject)[LAYER].into:
-        update = implicit(states["base"], states["prompt"], name)
+        update = implicit_updates(states["base"], states["prompt"], name)
         change = torch.outer(update.written[query], update.read[query]).float()
         weight = parameters[f"{name}.weight"]
         turned = weight.shape != change.shape
@@ -110,10 +110,10 @@ def block_output(hf: Any, block: Any, subject: Subject, condition: str, query: E
 
 def test_an_update_gives_base_s_input_the_prompt_s_image(folder: Path) -> None:
     subject, queries = subject_of("llama", folder)
-    states = {c: observe(subject, subject.settings[c], queries) for c in ("base", "prompt")}
+    states = {c: read_modules(subject, subject.settings[c], queries) for c in ("base", "prompt")}
     weights = AutoModelForCausalLM.from_pretrained(folder / "llama").state_dict()
     for name in projections(subject)[LAYER].into:
-        update = implicit(states["base"], states["prompt"], name)
+        update = implicit_updates(states["base"], states["prompt"], name)
         weight = weights[f"{name}.weight"].double()
         u0, u = states["base"].read[name], states["prompt"].read[name]
         torch.testing.assert_close(update.written, (u - u0) @ weight.T, rtol=1e-4, atol=1e-5)
@@ -124,14 +124,14 @@ def test_an_update_gives_base_s_input_the_prompt_s_image(folder: Path) -> None:
 def test_patches_are_gone_afterwards_also_after_an_error(folder: Path) -> None:
     subject, queries = subject_of("llama", folder)
     (path, *_) = projections(subject)[0].into
-    before = observe(subject, subject.settings["base"], queries)
+    before = read_modules(subject, subject.settings["base"], queries)
 
     def halt(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("halt")
 
-    with pytest.raises(RuntimeError, match="halt"), patched(subject, {path: halt}):
-        observe(subject, subject.settings["base"], queries)
-    after = observe(subject, subject.settings["base"], queries)
+    with pytest.raises(RuntimeError, match="halt"), patched_projections(subject, {path: halt}):
+        read_modules(subject, subject.settings["base"], queries)
+    after = read_modules(subject, subject.settings["base"], queries)
     assert torch.equal(before.gave[path], after.gave[path])
 
 
@@ -149,7 +149,7 @@ def test_measures_of_many_updates_are_those_of_the_matrices_themselves() -> None
     update = many()
     matrices = whole(update)
     flat = matrices.reshape(len(matrices), -1)
-    kernel = stacked.gram(update)
+    kernel = stacked.frobenius_gram(update)
     np.testing.assert_allclose(kernel, flat @ flat.T)
     shares = np.linalg.svd(flat, compute_uv=False) ** 2
     shares /= shares.sum()
@@ -164,28 +164,30 @@ def test_measures_of_many_updates_are_those_of_the_matrices_themselves() -> None
     beside = np.concatenate(list(matrices), axis=1)
     u = np.linalg.svd(beside)[0][:, :2]
     seen = stacked.side(update, torch.tensor(basis), left=True)
-    assert stacked.overlap(seen) == pytest.approx(np.linalg.norm(u.T @ basis) ** 2 / 2)
+    assert stacked.basis_overlap(seen) == pytest.approx(np.linalg.norm(u.T @ basis) ** 2 / 2)
     below = np.concatenate(list(matrices), axis=0)
     v = np.linalg.svd(below)[2][:2]
     basis = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 2)))[0]
     seen = stacked.side(update, torch.tensor(basis), left=False)
-    assert stacked.overlap(seen) == pytest.approx(np.linalg.norm(v @ basis) ** 2 / 2)
+    assert stacked.basis_overlap(seen) == pytest.approx(np.linalg.norm(v @ basis) ** 2 / 2)
 
 
 def test_one_update_for_all_queries_has_rank_one_and_strangers_as_many_as_there_are() -> None:
     one = Rank1(*(part[:1].repeat(5, 1) * 3 for part in many()))
-    assert stacked.effective_rank(stacked.gram(one)) == pytest.approx(1)
-    assert stacked.mean_cosine(stacked.gram(one)) == pytest.approx(1)
+    assert stacked.effective_rank(stacked.frobenius_gram(one)) == pytest.approx(1)
+    assert stacked.mean_cosine(stacked.frobenius_gram(one)) == pytest.approx(1)
     strangers = Rank1(torch.eye(5, dtype=torch.float64), torch.ones(5, 4, dtype=torch.float64))
-    assert stacked.effective_rank(stacked.gram(strangers)) == pytest.approx(5)
-    assert stacked.mean_cosine(stacked.gram(strangers)) == pytest.approx(0)
+    assert stacked.effective_rank(stacked.frobenius_gram(strangers)) == pytest.approx(5)
+    assert stacked.mean_cosine(stacked.frobenius_gram(strangers)) == pytest.approx(0)
     basis = torch.eye(5, dtype=torch.float64)[:, :2]
-    assert np.isnan(stacked.overlap(stacked.side(one, basis, left=False)))  # spans one direction
+    assert np.isnan(
+        stacked.basis_overlap(stacked.side(one, basis, left=False))
+    )  # spans one direction
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = torch.tensor([1.0, 4.0, 2.0, 9.0, 5.0], dtype=torch.float64)
-    found = stacked.jackknife(lambda some: float(values[some].mean()), 5)
+    found = stacked.jackknife_interval(lambda some: float(values[some].mean()), 5)
     error = float(values.std()) / 5**0.5
     assert found == pytest.approx((4.2, 4.2 - 1.96 * error, 4.2 + 1.96 * error))
 

@@ -56,7 +56,7 @@ def test_every_projection_that_reads_an_mlp_s_input_has_its_rows(run: Run) -> No
     assert own["value"].notna().all()
     assert (own["queries"] == "matched").all()
     ranks = own[(own["measure"] == "implicit_rank") & (own["condition"] == "prompt")]
-    assert len(ranks) == 2 * tiny_models.LAYERS  # gate and up
+    assert len(ranks) == 2 * tiny_models.N_LAYERS  # gate and up
     assert ranks["value"].between(1, len(TEXTS)).all()
     overlaps = own[own["measure"] == "implicit_overlap_left"]
     assert set(overlaps["reference"]) == {"lora"}

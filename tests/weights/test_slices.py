@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import D_HEAD, D_MODEL, HEADS, KV_HEADS
+from tiny_models import D_HEAD, D_MODEL, N_HEADS, N_KV_HEADS
 from torch import Tensor
 
 from interp.capture import capture, keep
@@ -19,8 +19,8 @@ from interp.conditions import Base, Condition, Lora
 from interp.names import Site
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
-from interp.weights.slices import Piece, heads_of, pieces
-from interp.weights.updates import matrices, update_of
+from interp.weights.slices import Piece, heads_of_module, pieces
+from interp.weights.updates import update_of, weight_matrices
 
 LAYER = 1
 WITH_HEADS = {
@@ -82,9 +82,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
         planted = {}
         for kind, folder in whole.items():
             module = probe.weights.adapted(probe.settings[kind])[0]
-            weight = matrices(probe)[module].weight
+            weight = weight_matrices(probe)[module].weight
             for piece in pieces(
-                heads_of(probe.bridge.original_model, module), module, tuple(weight.shape)
+                heads_of_module(probe.bridge.original_model, module), module, tuple(weight.shape)
             ):
                 name = f"{kind} {piece.part} {piece.head}"
                 planted[name] = (module, piece)
@@ -116,9 +116,9 @@ def test_a_slice_of_rows_moves_its_own_head_alone(
         assert moved[part].tolist() == wanted, name
         assert not any(moved[other].any() for other in moved if other != part), name
         seen.add((part, piece.head))
-    heads = {"q": HEADS, "k": KV_HEADS, "v": KV_HEADS}
+    heads = {"q": N_HEADS, "k": N_KV_HEADS, "v": N_KV_HEADS}
     if architecture in ("gpt2", "neox"):
-        heads |= {"k": HEADS, "v": HEADS}
+        heads |= {"k": N_HEADS, "v": N_HEADS}
     assert {(p, h) for p, n in heads.items() for h in range(n)} <= seen
 
 
@@ -135,14 +135,16 @@ def test_a_slice_of_columns_is_what_the_head_writes(
             continue
         own = case.states(name, "z", "attn_out")
         assert torch.equal(own["z"], base["z"])
-        whole = update_of(subject, subject.settings[name.split()[0]], matrices(subject)[module])
+        whole = update_of(
+            subject, subject.settings[name.split()[0]], weight_matrices(subject)[module]
+        )
         block = whole.part(piece.rows, piece.columns)
         assert block.matrix.shape == (D_MODEL, D_HEAD)
         gained = own["attn_out"] - base["attn_out"]
         wanted = base["z"][:, piece.head].double() @ block.matrix.T
         torch.testing.assert_close(gained.double(), wanted, atol=1e-5, rtol=1e-4)
         seen.append(piece.head)
-    assert seen == list(range(HEADS))
+    assert seen == list(range(N_HEADS))
 
 
 @pytest.mark.parametrize("architecture", WITH_HEADS)
@@ -154,8 +156,8 @@ def test_heads_make_up_their_part_and_parts_their_module(
     subject = case.subject
     for kind in WITH_HEADS[architecture]:
         module = subject.weights.adapted(subject.settings[kind])[0]
-        update = update_of(subject, subject.settings[kind], matrices(subject)[module])
-        cfg = heads_of(subject.bridge.original_model, module)
+        update = update_of(subject, subject.settings[kind], weight_matrices(subject)[module])
+        cfg = heads_of_module(subject.bridge.original_model, module)
         found = pieces(cfg, module, tuple(update.matrix.shape))
         norms = {(p.part, p.head): update.part(p.rows, p.columns).norm ** 2 for p in found}
         total = sum(value for (_, head), value in norms.items() if head is not None)
@@ -197,12 +199,12 @@ def test_what_is_not_split_by_head_stays_whole(module: str, shape: tuple[int, in
 
 def test_a_gate_belongs_to_its_head() -> None:
     """Qwen 3.5's queries have one each."""
-    found = pieces(_Config(), "model.layers.0.self_attn.q_proj", (2 * HEADS * D_HEAD, D_MODEL))
-    assert [len(p.rows) for p in found if p.head is not None] == [2 * D_HEAD] * HEADS
+    found = pieces(_Config(), "model.layers.0.self_attn.q_proj", (2 * N_HEADS * D_HEAD, D_MODEL))
+    assert [len(p.rows) for p in found if p.head is not None] == [2 * D_HEAD] * N_HEADS
 
 
 class _Config:
-    n_heads, n_key_value_heads, d_head, latent = HEADS, KV_HEADS, D_HEAD, None
+    n_heads, n_key_value_heads, d_head, latent = N_HEADS, N_KV_HEADS, D_HEAD, None
 
 
 def test_without_heads_only_parts_are_left() -> None:

@@ -13,8 +13,8 @@ from interp.conditions import Base, Lora, Prompt
 from interp.errors import SubjectError
 from interp.queries import Encoded, Query, encode
 from interp.subject import Subject, load
-from interp.weights.implicit import observe, patched
-from interp.weights.static import fit, reduced, save
+from interp.weights.implicit import patched_projections, read_modules
+from interp.weights.static import fit_update, reduced, save_update
 
 TEXTS = ("the weather was mild", "hot", "a river is wide")
 PROMPT = Prompt(text="people walked along")
@@ -31,12 +31,12 @@ def test_fewer_tokens_than_dimensions_are_fitted_exactly(architecture: str, tmp_
     """With all ranks and next to no penalty the mounted adapter says what the prompt says."""
     model = tiny_models.save_model(architecture, tmp_path / "model")
     subject, queries = opened(model)
-    found = fit(subject, "base", "prompt", queries, 40, ridge=1e-9)  # d_model: 32
-    folder = save(found, tmp_path / "static", subject)
+    found = fit_update(subject, "base", "prompt", queries, 40, ridge=1e-9)  # d_model: 32
+    folder = save_update(found, tmp_path / "static", subject)
     subject, queries = opened(model, static=Lora(folder))
     last = subject.sites("resid_post")[-1]
     base, prompt, static = (
-        observe(subject, subject.settings[name], queries, last=False).stream[last]
+        read_modules(subject, subject.settings[name], queries, last=False).stream[last]
         for name in ("base", "prompt", "static")
     )
     assert float((static - prompt).norm() / prompt.norm()) < 1e-4
@@ -46,13 +46,13 @@ def test_fewer_tokens_than_dimensions_are_fitted_exactly(architecture: str, tmp_
 def test_what_is_patched_in_is_what_is_saved(tmp_path: Path) -> None:
     model = tiny_models.save_model("gpt2", tmp_path / "model")
     subject, queries = opened(model)
-    found = fit(subject, "base", "prompt", queries, 2, ridge=0.1)
+    found = fit_update(subject, "base", "prompt", queries, 2, ridge=0.1)
     last = subject.sites("resid_post")[-1]
-    live = observe(subject, subject.settings["base"], queries, deltas=found).stream[last]
-    with patched(subject, found):
-        again = observe(subject, subject.settings["base"], queries).stream[last]
-    subject, _ = opened(model, static=Lora(save(found, tmp_path / "static", subject)))
-    mounted = observe(subject, subject.settings["static"], queries).stream[last]
+    live = read_modules(subject, subject.settings["base"], queries, deltas=found).stream[last]
+    with patched_projections(subject, found):
+        again = read_modules(subject, subject.settings["base"], queries).stream[last]
+    subject, _ = opened(model, static=Lora(save_update(found, tmp_path / "static", subject)))
+    mounted = read_modules(subject, subject.settings["static"], queries).stream[last]
     torch.testing.assert_close(live, again)
     torch.testing.assert_close(live, mounted, rtol=1e-4, atol=1e-5)
 
@@ -60,7 +60,7 @@ def test_what_is_patched_in_is_what_is_saved(tmp_path: Path) -> None:
 def test_a_norm_behind_the_mlp_is_refused(tmp_path: Path) -> None:
     subject, queries = opened(tiny_models.save_model("gemma2", tmp_path / "model"))
     with pytest.raises(SubjectError, match=r"a norm between .*down_proj and the stream"):
-        fit(subject, "base", "prompt", queries, 2)
+        fit_update(subject, "base", "prompt", queries, 2)
 
 
 def penalised(x: np.ndarray, y: np.ndarray, d: np.ndarray, penalty: float) -> float:

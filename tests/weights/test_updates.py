@@ -19,7 +19,7 @@ from tuner_models import TUNERS, plain_peft, save_tuner
 from interp.conditions import Base, Condition, FineTuned, Lora
 from interp.errors import SubjectError
 from interp.subject import Subject, load
-from interp.weights.updates import Update, left_out, matrices, update_of, vectors
+from interp.weights.updates import Update, left_out, update_of, vectors, weight_matrices
 
 ARCHITECTURES = ("gpt2", "llama", "neox", "phi3")
 WILD = {**dict.fromkeys(ARCHITECTURES), "gpt2": ["c_attn", "c_proj"]}
@@ -126,7 +126,7 @@ def added(case: Case, condition: str) -> Iterator[tuple[str, np.ndarray]]:
     """Parameter -> what the condition adds, as it is stored; only what it changes."""
     subject = case.subject
     setting = subject.settings[condition]
-    for matrix in matrices(subject).values():
+    for matrix in weight_matrices(subject).values():
         if (update := update_of(subject, setting, matrix)) is not None:
             stored = update.matrix.T if matrix.turned else update.matrix
             yield f"{matrix.module}.weight", stored.numpy()
@@ -292,7 +292,7 @@ def test_two_adapters_that_multiply_are_one_update(tmp_path: Path) -> None:
 def test_an_update_has_no_more_directions_than_its_rank(tmp_path: Path) -> None:
     """A difference of matrices is rounded, which is no direction."""
     case = of_type(tmp_path, "VERA")
-    matrix = matrices(case.subject)["model.layers.0.self_attn.q_proj"]
+    matrix = weight_matrices(case.subject)["model.layers.0.self_attn.q_proj"]
     update = update_of(case.subject, case.subject.settings["VERA"], matrix)
     assert update is not None
     assert update.right is None
@@ -322,7 +322,8 @@ def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> N
     subject = cases("llama").subject
     for condition in ("plain", "patterns", "two"):
         updates = [
-            update_of(subject, subject.settings[condition], m) for m in matrices(subject).values()
+            update_of(subject, subject.settings[condition], m)
+            for m in weight_matrices(subject).values()
         ]
         factored = [update for update in updates if update is not None]
         assert factored
@@ -332,7 +333,7 @@ def test_a_plain_lora_is_never_multiplied_out(cases: Callable[[str], Case]) -> N
 def test_directions_are_the_matrixs_own(cases: Callable[[str], Case]) -> None:
     subject = cases("llama").subject
     for condition, full in (("two", False), ("dora", True)):
-        for matrix in matrices(subject).values():
+        for matrix in weight_matrices(subject).values():
             update = update_of(subject, subject.settings[condition], matrix)
             if update is None:
                 continue
@@ -345,7 +346,7 @@ def test_directions_are_the_matrixs_own(cases: Callable[[str], Case]) -> None:
 
 def test_a_silent_module_and_an_adapter_of_zeros_add_nothing(cases: Callable[[str], Case]) -> None:
     case = cases("llama")
-    known, setting = matrices(case.subject), case.subject.settings["plain"]
+    known, setting = weight_matrices(case.subject), case.subject.settings["plain"]
     module = next(m for m in known if m.endswith("q_proj"))
     assert update_of(case.subject, setting, known[module]) is not None
     assert update_of(case.subject.without([module]), setting, known[module]) is None

@@ -22,7 +22,7 @@ from interp.weighing import weigh
 from interp.weights.settings import Weighing
 
 TOP, EPSILON = 4, 0.8
-HEADS, D_HEAD, D_MODEL = tiny_models.HEADS, tiny_models.D_HEAD, tiny_models.D_MODEL
+HEADS, D_HEAD, D_MODEL = tiny_models.N_HEADS, tiny_models.D_HEAD, tiny_models.D_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_rows_of_matrices_parts_and_heads_are_numpys(run: Run, made: dict[str, P
         "tuned": weights(made["tuned"]),
     }
     for condition, after in changed.items():
-        for layer in range(tiny_models.LAYERS):
+        for layer in range(tiny_models.N_LAYERS):
             for name in ("attn.c_attn", "attn.c_proj", "mlp.c_proj"):
                 module = f"transformer.h.{layer}.{name}"
                 for measure, wanted in by_numpy(base[module], after[module]).items():
