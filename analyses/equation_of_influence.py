@@ -23,7 +23,7 @@ from interp import Experiment, Head, diverge, load_run
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
-from interp.plots import answer_information, export, influence_heads, waterfall
+from interp.plots import export, influence_heads, waterfall
 from interp.plots.named import UNTESTED, standing
 from interp.results import Run
 from interp.significance import ALPHA

@@ -124,8 +124,8 @@ def main(config: Config) -> None:
         found = list(reach(bench, plan, targets, tick))
     save_virtual_tokens(nearest_kind(found).tuned, config.out / VIRTUAL, bench.subject)
     run = compared(config, nearest_kind(found).kind)
-    print(headline.by_layer(run).to_string(float_format="{:.3f}".format))
-    print("\n".join([headline.verdict(run), run.manifest["interchange"]["verdict"]]))
+    print(headline.distances_by_layer(run).to_string(float_format="{:.3f}".format))
+    print("\n".join([headline.verdict_words(run), run.manifest["interchange"]["verdict"]]))
     every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
         ({"what": o.kind, "to": o.goal, "tokens": o.tuned.tokens}, o.apart) for o in found
     ]
@@ -251,7 +251,7 @@ def conclusion(
         point=5,
         name="internal_state",
         claim="No prompt of this size reaches the LoRA's internal state on unseen queries.",
-        sentence=" ".join([sentence, *headline.families(run), headline.exchanged(run)]),
+        sentence=" ".join([sentence, *headline.family_words(run), headline.exchange_words(run)]),
         contrast=contrast,
         n=len(bench.queries[group]),
         figure="reachability",

@@ -32,7 +32,7 @@ from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import TARGET, Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
-from interp.plots.implicit import by_layer, implicit, prompts
+from interp.plots.implicit import implicit, implicit_by_layer, prompts
 from interp.report.experiments import conclude, finished
 from interp.results import Run
 from interp.subject.loading import threads_for
@@ -166,7 +166,7 @@ def alike(run: Run) -> str:
     neutral = next((n for n in of.names if n == "neutral"), of.names[-1])
 
     def mean(measure: str, prompt: str = of.names[0]) -> float:
-        return float(by_layer(run, measure, prompt, of.adapter)["value"].mean())
+        return float(implicit_by_layer(run, measure, prompt, of.adapter)["value"].mean())
 
     n = int(run.table.loc[run.table["measure"] == "implicit_rank", "n"].iloc[0])
     return (

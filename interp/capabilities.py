@@ -20,7 +20,7 @@ from interp.batch import Batch, Tokens
 from interp.capture import capture, keep
 from interp.edits import Edit, replace
 from interp.errors import SubjectError
-from interp.measures import NOISE, wide
+from interp.measures import DTYPE_NOISE, wide
 from interp.measures.tally import Observed
 from interp.observe import observe
 from interp.queries import Encoded
@@ -94,7 +94,7 @@ def find(
 
 def open_sum(error: float, subject: Subject) -> str:
     """Why a sum that is out by a relative error is no sum; "" where it is rounding."""
-    bound = _CLOSING * NOISE[subject.dtype]
+    bound = _CLOSING * DTYPE_NOISE[subject.dtype]
     if error <= bound:
         return ""
     return f"its parts do not add up (relative error {error:.2g}, bound {bound:.2g})"
@@ -163,7 +163,7 @@ def _not_scores(observed: Iterable[Observed], subject: Subject) -> str:
     twice where the model does not tell its scores); "" where they are."""
     pairs = [pair for seen in observed for pair in zip(seen.scores, seen.content, strict=True)]
     apart = [float((wide(s).softmax(-1) - p).abs().nan_to_num().max()) for s, p in pairs]
-    largest, bound = _largest(apart), _CLOSING * NOISE[subject.dtype]
+    largest, bound = _largest(apart), _CLOSING * DTYPE_NOISE[subject.dtype]
     if largest <= bound:
         return ""
     return f"the model does not show them: patterns are {largest:.2g} from their softmax"

@@ -26,7 +26,7 @@ RESOLUTION = 1e-7
 """What is found as the root of a sum in float64 (distances, divergences, angles) is known no better
 than this, whatever the model's format: a few times the root of float64's own rounding."""
 
-REACH, SCORES = 2.0, 6.0
+_REACH, _SCORES = 2.0, 6.0
 """How many times `NOISE` a value moves by at most: 2, since it compares two states or rows; 6 for
 the cosine of two rows of scores, which are sums that cancel."""
 
@@ -57,7 +57,7 @@ def floor(
     same thing lies within a quarter of its floor (scores: within it), in bfloat16 against float32
     99 of 100 do, and the rest are sums over a head's values that cancel.
     """
-    size = (SCORES if measure in ("sim_am", "sim_am_delta") else REACH) * max(noise, RESOLUTION)
+    size = (_SCORES if measure in ("sim_am", "sim_am_delta") else _REACH) * max(noise, RESOLUTION)
     a, b = np.asarray(value, dtype=float), np.asarray(other, dtype=float)
     with np.errstate(invalid="ignore"):
         rounding = MEASURES[measure].rounding if measure in MEASURES else "ratio"

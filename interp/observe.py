@@ -22,7 +22,7 @@ from interp.capture import Captured, Reader, capture, keep
 from interp.conditions import Setting
 from interp.edits import Edit
 from interp.edits import replace as replace_by
-from interp.measures import NOISE, wide
+from interp.measures import DTYPE_NOISE, wide
 from interp.measures.attention import (
     AttentionRows,
     Changes,
@@ -141,7 +141,7 @@ def _split_(
         splits = []
         for layer, own in enumerate(observed[name].scores):
             here = {m: found[layer] for m, found in scores.items()}
-            splits.append(split_scores(here, own, NOISE[own.dtype]))
+            splits.append(split_scores(here, own, DTYPE_NOISE[own.dtype]))
         observed[name] = replace(observed[name], splits=splits)
 
 
@@ -297,6 +297,6 @@ def _changes(
 ) -> list[Changes]:
     """By layer; `own`: what the condition's heads mix in its own run."""
     return [
-        change_shares(z, at_inputs, before, NOISE[z.dtype])
+        change_shares(z, at_inputs, before, DTYPE_NOISE[z.dtype])
         for z, at_inputs, before in zip(own, pinned, base, strict=True)
     ]

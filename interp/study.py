@@ -40,7 +40,7 @@ from interp.generating import Sampling
 from interp.geometry import sample
 from interp.manifest import describe_run, fingerprints, versions
 from interp.matching.tilt import fit_bias
-from interp.measures import NOISE
+from interp.measures import DTYPE_NOISE
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import KEYS_VALUES, STATE_SITES, Plan, Tally
 from interp.names import HOOKS, Head
@@ -66,12 +66,12 @@ from interp.subject.tokenizers import open_tokenizer
 from interp.sweep import SHARD, Progress, kept_labels, sweep
 from interp.tabulate import (
     by_model_layer,
-    certificates,
+    certificate_entries,
     closing_errors,
     grams,
     largest_cell,
-    rows,
     states,
+    table_rows,
 )
 from interp.tabulate.contexts import context_rows
 from interp.tabulate.families import family_rows
@@ -142,9 +142,9 @@ def _write(
     signed: list[dict[str, Any]] = []
     noise = float(floor("relative_l2", plan.noise))
     for name, tally in tallies.items():
-        parts.append(rows(tally, plan.labels, name))
+        parts.append(table_rows(tally, plan.labels, name))
         parts.append(family_rows(tally, design.families, plan.labels, name, plan.seed, noise))
-        signed += certificates(tally, groups[name], name, tolerance)
+        signed += certificate_entries(tally, groups[name], name, tolerance)
     arrays = grams(tallies, list(built), plan)
     for label in kept_labels(plan.labels) if plan.sample else ():
         kept = states(tallies["matched"], plan, subject.n_layers, label)
@@ -295,7 +295,7 @@ def make_plan(
     everyone = [query for queries in groups.values() for query in queries]
     longest = max(len(query.ids) for query in everyone)
     answer = max(len(query.answer_ids) for query in everyone)
-    present = segments(experiment, everyone)
+    present = present_segments(experiment, everyone)
     read = max(len(query.forced) for query in everyone)
     fitting = chunk_size(subject, read, experiment.memory * 1e9)
     keys = [query.key for query in groups["matched"]]
@@ -320,7 +320,7 @@ def make_plan(
         permutations=experiment.permutations,
         seed=experiment.seed,
         batch_size=experiment.batch_size or fitting,
-        noise=NOISE[subject.dtype],
+        noise=DTYPE_NOISE[subject.dtype],
         withheld=withheld,
         unasked=experiment.unasked,
         layers=layers_of(subject),
@@ -333,7 +333,7 @@ def layers_of(subject: Subject) -> dict[str, tuple[int, ...]]:
     return {**layers, "attn_bias": layers["z"]}
 
 
-def segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
+def present_segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
     """The segments that have rows; none where a query is raw text and its answer one token."""
     if not (experiment.framed.chat or any(len(query.answer_ids) > 1 for query in queries)):
         return []

@@ -29,7 +29,7 @@ from interp.conditions import (
 )
 from interp.design import BASE
 from interp.errors import ConfigError
-from interp.measures import NOISE
+from interp.measures import DTYPE_NOISE
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
@@ -156,7 +156,7 @@ def _prompts(settings: Weighing, job: _Job, progress: Progress) -> _Found:
     except Exception as error:  # whatever it raises, the MLPs are others than assumed
         note = f"implicit updates of prompts are not measured: {' '.join(str(error).split())[:200]}"
         return _Found(as_table([]), {}, [note])
-    limit = NOISE[job.subject.dtype]
+    limit = DTYPE_NOISE[job.subject.dtype]
     open_ones = {name: error for name, error in errors.items() if not error <= limit}
     notes = [
         f"implicit updates of {name} are not measured: they miss a block's output by {error:.1g} "

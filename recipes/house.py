@@ -22,6 +22,7 @@ LONG_FUNCTION, LONG_FILE = 60, 300
 
 EXCEPTIONS = {
     "MODEL": "the folder of a bundled model, read as organism.MODEL and toy.MODEL",
+    "head_view": "the data of one head, public as interp.head_view, and its figure",
     "QUERIES": "the bundled model's folder, read as organism.QUERIES, and the file of a run",
 }
 """Names that two modules may define, and why."""

@@ -129,7 +129,7 @@ def test_answers_that_queries_bring_are_reported_without_any_written(
     (tmp_path / "q.jsonl").write_text('{"text": "hot is", "answer": "small things"}\n' * 2)
     unwritten = {"answer_tokens": 0, "answers_from": None, "heldout": None}
     folder = study.diverge(into(asked, tmp_path / "run", queries=tmp_path / "q.jsonl", **unwritten))
-    section = chats.section(load_run(folder))
+    section = chats.chat_section(load_run(folder))
     assert section is not None
     assert section["answers"] is None
     assert section["whole"] is not None

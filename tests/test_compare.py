@@ -15,7 +15,7 @@ from interp.config import Experiment, bundled
 from interp.manifest import fingerprints
 from interp.plots import figures, reading
 from interp.report import text_table
-from interp.report.headline import verdict
+from interp.report.headline import verdict_words
 from interp.report.page import page
 from interp.results import Run, load_run, sha256
 from interp.study import diverge
@@ -156,7 +156,7 @@ def test_the_report_names_the_two(runs: dict[str, Run], name: str) -> None:
     a, b = run.manifest["headline"].values()
     assert f"<h1>{a} vs {b} in " in page(run, figures(run))
     assert text_table(run) is not None
-    assert "residual streams" in verdict(run) or "NOT matched" in verdict(run)
+    assert "residual streams" in verdict_words(run) or "NOT matched" in verdict_words(run)
 
 
 def test_every_adapter_of_a_condition_is_hashed() -> None:

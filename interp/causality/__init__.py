@@ -29,7 +29,7 @@ from interp.causality.stages import (
     refuse_noise,
     run_moves,
 )
-from interp.measures import NOISE
+from interp.measures import DTYPE_NOISE
 from interp.progress import Progress, no_progress
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
@@ -62,7 +62,7 @@ def _find(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of the run's second table, and what its manifest says of them."""
     plan, keys = job.plan, [query.key for query in job.queries]
-    noise = NOISE[job.subject.dtype]
+    noise = DTYPE_NOISE[job.subject.dtype]
     scale = Resampling.of(
         keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance, noise
     )

@@ -19,7 +19,7 @@ from interp.errors import ConfigError
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import open_subject, read_groups, reopen, segments
+from interp.study import open_subject, present_segments, read_groups, reopen
 from interp.subject import Batch, Subject
 from interp.sweep import SHARD
 
@@ -64,7 +64,7 @@ def prepare_patching(
         raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")
     longest = max(len(query.forced) for query in queries)
     answer = max(1, *(len(query.answer_ids) for query in queries))
-    present = segments(experiment, queries)
+    present = present_segments(experiment, queries)
     beside = ["mixer_out"] if "attn_out" in settings.sites else []  # in the place of attention
     whole = ["resid_post", *settings.sites, *beside]
     by_head = ["z", *settings.head_sites] if settings.head_sites else []

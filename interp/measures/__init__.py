@@ -11,7 +11,7 @@ import torch
 
 from interp import noise
 
-NOISE = {getattr(torch, name): size for name, size in noise.NOISE.items()}
+DTYPE_NOISE = {getattr(torch, name): size for name, size in noise.NOISE.items()}
 """`interp.noise.NOISE` by dtype; what it means for a measure is `interp.noise.floor`."""
 
 

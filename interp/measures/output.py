@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.measures import wide
 
-BLOCK = 1 << 22
+_BLOCK = 1 << 22
 """Logits turned into float64 at a time: bounds the memory of large vocabularies."""
 
 
@@ -73,7 +73,7 @@ def between(
     """All three for many pairs of conditions; every condition's distribution is made once."""
     pairs = list(dict.fromkeys(pairs))
     shape = next(iter(logits.values())).shape
-    size = max(1, BLOCK // (shape[-1] * len(logits)))
+    size = max(1, _BLOCK // (shape[-1] * len(logits)))
     blocks = zip(*(x.reshape(-1, shape[-1]).split(size) for x in logits.values()), strict=True)
     found: dict[tuple[str, str], list[Between]] = {pair: [] for pair in pairs}
     for block in blocks:
@@ -117,7 +117,7 @@ def _blockwise(
     function: Callable[[Distribution, Distribution], Tensor], p: Tensor, q: Tensor
 ) -> Tensor:
     rows_p, rows_q = p.reshape(-1, p.shape[-1]), q.reshape(-1, q.shape[-1])
-    size = max(1, BLOCK // p.shape[-1])
+    size = max(1, _BLOCK // p.shape[-1])
     blocks = [
         function(Distribution.of(a), Distribution.of(b))
         for a, b in zip(rows_p.split(size), rows_q.split(size), strict=True)

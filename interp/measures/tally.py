@@ -20,7 +20,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.batch import Tokens
-from interp.measures import NOISE, attention, routing, state
+from interp.design import ConditionPair
+from interp.measures import DTYPE_NOISE, attention, routing, state
 from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
 from interp.measures.routing import Routing
@@ -36,7 +37,9 @@ STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 KEYS_VALUES = ("k", "v")
 """Those that are compared too where asked for."""
 
-Pair = tuple[str, str]
+
+Apart = Mapping[ConditionPair, Between]
+"""How far the outputs of pairs are."""
 
 
 class Key(NamedTuple):
@@ -81,9 +84,9 @@ class Plan:
     """
 
     base: str
-    pairs: tuple[Pair, ...]
-    certified: tuple[Pair, ...]
-    controls: Mapping[Pair, Pair]
+    pairs: tuple[ConditionPair, ...]
+    certified: tuple[ConditionPair, ...]
+    controls: Mapping[ConditionPair, ConditionPair]
     members: tuple[str, ...]
     kept: tuple[str, ...]
     sample: frozenset[int]
@@ -175,7 +178,7 @@ Values = tuple[Key, Tensor, Tensor | float]
 
 def measure(
     observed: Mapping[str, Observed],
-    apart: Mapping[Pair, Between],
+    apart: Apart,
     plan: Plan,
     scale: Scale,
 ) -> Tally:
@@ -234,12 +237,12 @@ def absorb_(total: Tally, part: Tally) -> None:
 
 def values(
     observed: Mapping[str, Observed],
-    apart: Mapping[Pair, Between],
+    apart: Apart,
     grams: Mapping[str, Tensor],
     plan: Plan,
 ) -> Iterator[Values]:
     """(key, numerator, denominator) per token, `[batch, (layer,) (head,) query_pos]`."""
-    noise = NOISE[observed[plan.base].logits.dtype]
+    noise = DTYPE_NOISE[observed[plan.base].logits.dtype]
     yield from _outputs(apart, plan.pairs)
     yield from _states(list(observed), grams, plan.pairs, plan.base, noise)
     if observed[plan.base].rows:
@@ -258,7 +261,7 @@ def values(
             yield from _splits(name, seen.splits, plan.base)
 
 
-def _outputs(apart: Mapping[Pair, Between], pairs: Sequence[Pair]) -> Iterator[Values]:
+def _outputs(apart: Apart, pairs: Sequence[ConditionPair]) -> Iterator[Values]:
     for a, b in pairs:
         found = apart[a, b]
         yield Key("kl_divergence", a, b, OUTPUT), found.kl, 1.0
@@ -282,7 +285,7 @@ def _answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iter
             yield Key("rec2ftp", a, b, OUTPUT), (gained & right[a]) + known, gained + known
 
 
-def _whole_answers(apart: Mapping[Pair, Between], plan: Plan, scale: Scale) -> Iterator[Values]:
+def _whole_answers(apart: Apart, plan: Plan, scale: Scale) -> Iterator[Values]:
     """What is known of an answer as a whole, `[query, 1]`."""
     tokens = scale.answers
     for a, b in plan.pairs:

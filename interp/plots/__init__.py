@@ -25,7 +25,7 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
-from interp.plots.information import answer_information
+from interp.plots.information import information_by_layer
 from interp.plots.interchange import interchange
 from interp.plots.interchange_contexts import interchange_contexts
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
@@ -40,7 +40,6 @@ from interp.plots.weights_overlap import weights_overlap
 __all__ = [
     "Curves",
     "ablation",
-    "answer_information",
     "attribution",
     "attribution_heads",
     "carriers",
@@ -56,6 +55,7 @@ __all__ = [
     "head_view",
     "implicit",
     "influence_heads",
+    "information_by_layer",
     "interchange",
     "interchange_contexts",
     "interchange_heads",

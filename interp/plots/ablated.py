@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.plots import reading
-from interp.plots.modules import named
+from interp.plots.modules import labelled
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ threshold for an emulation); a bound in nats would call all parts of a weak LoRA
 TELLING = 0.1
 """A by-product's least share of the LoRA's internal change; the output does not need it."""
 
-BLOCK, EVERY = "block", "every"
+_BLOCK, EVERY = "block", "every"
 NUMBERS = tuple(f"{m}{end}" for m in EFFECTS for end in ("", "_low", "_high"))
 
 
@@ -42,7 +42,7 @@ def by_product(kept: Any, change: Any) -> Any:
     return (kept >= 1 - NEEDED) & (change >= TELLING)
 
 
-def conditions(run: Run) -> list[str]:
+def ablated_conditions(run: Run) -> list[str]:
     """The ablated conditions: those of the headline first."""
     rows = run.table[run.table["measure"] == DAMAGE]
     found = [str(name) for name in rows["condition"].unique()]
@@ -72,12 +72,12 @@ class Parts:
         table = run.table[run.table["measure"].isin(EFFECTS) & (run.table["queries"] == queries)]
         table = table[table["condition"] == condition]
         kept = table[table["measure"] == KEPT]
-        block = kept[kept["site"] == BLOCK].sort_values("layer")
+        block = kept[kept["site"] == _BLOCK].sort_values("layer")
         blocks = {p: block[block["position"] == p] for p in ("off", "alone")}
         first = kept[kept["site"] == EVERY]
         k = first["position"].str.extract(r"first (\d+)")[0].astype(int)
         first = first.assign(directions=k, position="first").sort_values("directions")
-        single = named(_wide(table[~table["site"].isin((BLOCK, EVERY))]))
+        single = labelled(_wide(table[~table["site"].isin((_BLOCK, EVERY))]))
         off = single["position"] == "off"
         return cls(
             condition,

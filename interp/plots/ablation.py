@@ -14,17 +14,17 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.plots import grids, lines, reading, style
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, conditions
+from interp.plots.ablated import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, ablated_conditions
 from interp.plots.byproducts import FLOORS, marks, scatter
 from interp.plots.grids import Grid
 from interp.plots.lines import Look
-from interp.plots.panels import Drawing, Place
+from interp.plots.panels import Area, Drawing
 from interp.plots.shares import share_range, thin_lines
 from interp.plots.text import label, number
 from interp.registry import MEASURES
 from interp.results import Run
 
-MOST = 2
+_MOST = 2
 """Conditions drawn; all are in the table."""
 
 _LEFT, _RIGHT, _UPPER, _GAP = 76, 60, 230, 96
@@ -64,12 +64,12 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
     Of at most `MOST` conditions, one below the other. Raises `NotMeasured` without ablations.
     """
     run = reading.exchanged(run)
-    names = conditions(run)
+    names = ablated_conditions(run)
     if not names:
         raise reading.NotMeasured("this run has no ablations of an adapter")
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, 0)
     blocks: list[_Block] = []
-    for name in names[:MOST]:
+    for name in names[:_MOST]:
         prefix = f"{label(name, 24)}: " if len(names) > 1 else ""
         blocks.append(_Block(run, Parts.of(run, name, queries), drawing, drawing.height, prefix))
         drawing.height += blocks[-1].height
@@ -80,7 +80,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
     return style.finish(
         _one_entry_each(drawing.figure),
         run.manifest,
-        title=f"Parts of {' and '.join(names[:MOST])}: what the behaviour needs, and by-products",
+        title=f"Parts of {' and '.join(names[:_MOST])}: what the behaviour needs, and by-products",
         pairs=[],
         queries=queries,
         note=_note([block.parts for block in blocks], names),
@@ -101,15 +101,15 @@ def _kept(block: _Block) -> None:
     colour, _ = style.condition_look(block.run.manifest, parts.condition)
     if parts.blocks:
         single = not (len(parts.first) or len(parts.directions))
-        place = Place(0, block.top, drawing.width if single else 350, _UPPER)
+        place = Area(0, block.top, drawing.width if single else 350, _UPPER)
         _layers(block, place, ends, colour)
     if len(parts.first):
-        _first(block, Place(420, block.top, 160, _UPPER), ends, colour)
+        _first(block, Area(420, block.top, 160, _UPPER), ends, colour)
     if len(parts.directions):
-        _directions(block, Place(drawing.width - 140, block.top, 140, _UPPER), colour)
+        _directions(block, Area(drawing.width - 140, block.top, 140, _UPPER), colour)
 
 
-def _layers(block: _Block, place: Place, ends: list[float], colour: str) -> None:
+def _layers(block: _Block, place: Area, ends: list[float], colour: str) -> None:
     ticks = style.integer_ticks(int(block.run.manifest["model"]["n_layers"]), most=12)
     x, y = style.axis("layer (from 0)", **ticks), style.axis(MEASURES[KEPT].title, range=ends)
     axes = block.drawing.add(place, f"{block.prefix}without a layer, and with it alone", x, y)
@@ -122,7 +122,7 @@ def _layers(block: _Block, place: Place, ends: list[float], colour: str) -> None
     thin_lines(block.drawing.figure, axes)
 
 
-def _first(block: _Block, place: Place, ends: list[float], colour: str) -> None:
+def _first(block: _Block, place: Area, ends: list[float], colour: str) -> None:
     frame = block.parts.first
     ticks = style.integer_ticks(int(frame["directions"].max()) + 1, most=8)
     x = style.axis("directions kept", **ticks)
@@ -134,7 +134,7 @@ def _first(block: _Block, place: Place, ends: list[float], colour: str) -> None:
     thin_lines(block.drawing.figure, axes)
 
 
-def _directions(block: _Block, place: Place, colour: str, most: int = 10) -> None:
+def _directions(block: _Block, place: Area, colour: str, most: int = 10) -> None:
     """The single directions without which least is kept, the least on top."""
     frame = block.parts.directions.sort_values(KEPT, kind="stable").head(most)
     numbers = frame["position"].str.removeprefix("direction ")
@@ -172,16 +172,16 @@ def _modules(block: _Block) -> None:
     if not block.lower:
         return
     top = block.top + block.height - block.lower - _GAP
-    place = Place(0, top, 420, block.lower)
+    place = Area(0, top, 420, block.lower)
     heading = f"{block.prefix}without a module: damage against internal change"
     scatter(block.parts, block.drawing, place, heading)
     left, gap = 490.0, 80.0
     width = (block.drawing.width - left - gap) / 2
-    _map(block, Place(left, top, width, block.lower), DAMAGE)
-    _map(block, Place(left + width + gap, top, width, block.lower), CHANGE)
+    _map(block, Area(left, top, width, block.lower), DAMAGE)
+    _map(block, Area(left + width + gap, top, width, block.lower), CHANGE)
 
 
-def _map(block: _Block, place: Place, measure: str) -> None:
+def _map(block: _Block, place: Area, measure: str) -> None:
     modules, kinds = block.parts.modules, block.parts.kinds
     frame = modules[modules["layer"].notna() & modules[measure].notna()]
     if frame.empty:
@@ -239,7 +239,7 @@ def _note(found: Sequence[Parts], names: Sequence[str]) -> str:
         f"({', '.join(effects)}), change ≥ {TELLING:g}"
         if modules
         else "",
-        f"Also ablated, in the table: {', '.join(names[MOST:])}" if len(names) > MOST else "",
-        f"Compared: {', '.join(names[:MOST])} with and without parts of its adapter",
+        f"Also ablated, in the table: {', '.join(names[_MOST:])}" if len(names) > _MOST else "",
+        f"Compared: {', '.join(names[:_MOST])} with and without parts of its adapter",
     ]
     return ". ".join(part for part in parts if part)

@@ -19,14 +19,14 @@ from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
 from interp.plots.maps import position_columns, single_tokens
 from interp.plots.named import UNTESTED
-from interp.plots.panels import Drawing, Place
+from interp.plots.panels import Area, Drawing
 from interp.plots.text import label
 from interp.results import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SITE, STRONGEST = "z", 10
+_SITE, STRONGEST = "z", 10
 _LEFT, _RIGHT, _GAP, _NAMES = 64, 84, 84, 66
 
 
@@ -34,7 +34,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     """First-order change of the answer's log-odds by head: layer x head, and the strongest heads by
     query token. One diverging scale, centred at zero. Raises `NotMeasured` without attributions."""
     run = reading.exchanged(run)
-    frame = reading.rows(run, ESTIMATE, SITE, queries=queries)
+    frame = reading.rows(run, ESTIMATE, _SITE, queries=queries)
     frame = frame[frame["head"].notna()]
     moves = directions(run, frame[frame["position"] == "all"])
     if not moves:
@@ -45,7 +45,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     width = (drawing.width - (columns - 1) * _NAMES) / columns
     for number, move in enumerate(moves):
         row, column = divmod(number, 2)
-        place = Place(column * (width + _NAMES), row * (height + _GAP), width, height)
+        place = Area(column * (width + _NAMES), row * (height + _GAP), width, height)
         part = frame[(frame["condition"] == move[0]) & (frame["reference"] == move[1])]
         _direction(run, part, move, drawing, place)
     _scale(drawing.figure, frame)
@@ -65,7 +65,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     )
 
 
-def _direction(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place: Place) -> None:
+def _direction(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place: Area) -> None:
     whole, single = frame[frame["position"] == "all"], single_tokens(frame)
     width = 0.56 * (place.width - _NAMES) if len(single) else place.width
     _by_layer(run, whole, move, drawing, place._replace(width=width))
@@ -75,7 +75,7 @@ def _direction(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, plac
         _by_token(whole, single, move, drawing, right)
 
 
-def _by_layer(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place: Place) -> None:
+def _by_layer(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place: Area) -> None:
     model = run.manifest["model"]
     shape = (int(model["n_layers"]), int(model["n_heads"]))
     grid = Grid.of(move, frame, frame["head"], shape)
@@ -83,12 +83,12 @@ def _by_layer(run: Run, frame: pd.DataFrame, move: Move, drawing: Drawing, place
     title = "layer (from 0)" if place.left == 0 else None
     y = style.axis(title, **style.integer_ticks(shape[0], 8), showgrid=False)
     axes = drawing.add(place, state_in(*move), x, y)
-    fixed = {"measure": ESTIMATE, "site": SITE, "position": "all"}
+    fixed = {"measure": ESTIMATE, "site": _SITE, "position": "all"}
     drawing.draw([grids.cells(grid, fixed, "head")], axes)
 
 
 def _by_token(
-    whole: pd.DataFrame, single: pd.DataFrame, move: Move, drawing: Drawing, place: Place
+    whole: pd.DataFrame, single: pd.DataFrame, move: Move, drawing: Drawing, place: Area
 ) -> None:
     """The strongest heads, the strongest on top."""
     order = whole["value"].abs().sort_values(ascending=False, kind="stable").index[:STRONGEST]
@@ -108,7 +108,7 @@ def _by_token(
     y = style.axis(None, **look, range=[len(names) - 0.5, -0.5], showgrid=False)
     y["tickfont"] = {"size": 10}
     axes = drawing.add(place, "", style.axis("query token", **ticks, showgrid=False), y)
-    trace = grids.cells(grid, {"measure": ESTIMATE, "site": SITE}, "position", shape[1] - 1)
+    trace = grids.cells(grid, {"measure": ESTIMATE, "site": _SITE}, "position", shape[1] - 1)
     labels = {str(i): name for i, name in enumerate(names)}
     trace.update(
         meta={**trace.meta, "y": "strongest", "y_labels": labels},

@@ -28,7 +28,7 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
+SITE_COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def layers(
     position: str = "last",
     measures: Sequence[str] = ("relative_l2", "delta_alignment"),
     queries: str = "matched",
-    sites: Sequence[str] = COLUMNS,
+    sites: Sequence[str] = SITE_COLUMNS,
 ) -> go.Figure:
     """Measures of whole layers against depth: headline, its null, and both sides against base.
 

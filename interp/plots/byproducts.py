@@ -25,7 +25,7 @@ from interp.plots.ablated import (
     by_product,
     needed,
 )
-from interp.plots.panels import Drawing, Place, beside
+from interp.plots.panels import Area, Drawing, beside
 from interp.plots.text import label
 from interp.registry import MEASURES
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FLOORS = {DAMAGE: 1e-5, CHANGE: 1e-3}
 """Smaller numbers are drawn at the edge."""
 
-MOST, SPARE = 6, 3
+_MOST, SPARE = 6, 3
 """How many of the needed modules and of the clearest by-products have their names."""
 
 _SHADE = {"fillcolor": style.faded("#56B4E9", 0.12), "line": {"width": 0}}
@@ -67,7 +67,7 @@ def marks(frame: pd.DataFrame, condition: str, names: Sequence[str]) -> go.Scatt
     )
 
 
-def scatter(parts: Parts, drawing: Drawing, place: Place, heading: str) -> None:
+def scatter(parts: Parts, drawing: Drawing, place: Area, heading: str) -> None:
     """One colour and symbol per kind of module; the needed and the by-products named."""
     frame = parts.modules[parts.modules[[DAMAGE, CHANGE]].notna().all(axis=1)]
     if frame.empty:
@@ -103,12 +103,12 @@ def scatter(parts: Parts, drawing: Drawing, place: Place, heading: str) -> None:
 def _names(
     frame: pd.DataFrame,
     drawing: Drawing,
-    place: Place,
+    place: Area,
     axes: dict[str, str],
     ends: dict[str, list[float]],
 ) -> None:
     """Of the needed modules the most damaging, of the by-products those that change most."""
-    worst = frame[needed(frame[KEPT])].nlargest(MOST, DAMAGE)
+    worst = frame[needed(frame[KEPT])].nlargest(_MOST, DAMAGE)
     spare = frame[by_product(frame[KEPT], frame[CHANGE])].nlargest(SPARE, CHANGE)
     named, size = frame.loc[[*worst.index, *spare.index]], [place.width, place.height]
     pixels, others = (_fractions(part, ends) * size for part in (named, frame))

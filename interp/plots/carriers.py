@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from interp.plots import lines, reading, style
 from interp.plots.lines import Look
 from interp.plots.named import UNTESTED
-from interp.plots.panels import Drawing, Place
+from interp.plots.panels import Area, Drawing
 from interp.plots.shares import CUT, is_cut, share_range, thin_lines
 from interp.plots.text import label
 from interp.registry import MEASURES
@@ -49,10 +49,10 @@ def carriers(run: Run) -> go.Figure:
     half = (drawing.width - _GAP) / 2
     if joint:
         width = half if vectors else drawing.width
-        _together(run, joint, curves, drawing, Place(0, 0, width, _HEIGHT), y)
+        _together(run, joint, curves, drawing, Area(0, 0, width, _HEIGHT), y)
     if vectors:
         left = half + _GAP if joint else 0
-        place = Place(left, 0, drawing.width - left, _HEIGHT)
+        place = Area(left, 0, drawing.width - left, _HEIGHT)
         _by_layer(run, vectors, drawing, place, y)
     return style.finish(
         drawing.figure,
@@ -87,7 +87,7 @@ def _together(
     joint: Sequence[dict[str, Any]],
     curves: Sequence[pd.DataFrame],
     drawing: Drawing,
-    place: Place,
+    place: Area,
     y: dict[str, Any],
 ) -> None:
     most = max(map(len, curves))
@@ -195,7 +195,7 @@ def _by_layer(
     run: Run,
     vectors: Sequence[tuple[Look, pd.DataFrame]],
     drawing: Drawing,
-    place: Place,
+    place: Area,
     y: dict[str, Any],
 ) -> None:
     ticks = style.integer_ticks(int(run.manifest["model"]["n_layers"]), most=12)

@@ -34,7 +34,7 @@ class Split(NamedTuple):
     words: str
 
 
-OUTPUT = Split(
+_OUTPUT = Split(
     "z",
     "change_decomposition",
     ("change_pattern", "change_value", "change_prefix", "change_input"),
@@ -42,7 +42,7 @@ OUTPUT = Split(
     "Shares of a head's output change that come from its content pattern, its values, the prefix's "
     "mass and values (all at base's inputs), and its inputs; the four sum to 1",
 )
-SCORES = Split(
+_SCORES = Split(
     "attn_scores",
     "score_split",
     ("score_query", "score_key", "score_weights", "score_interaction"),
@@ -56,12 +56,12 @@ SCORES = Split(
 def head_changes(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
     """The output's change: layer x head, one row per side of the headline and one column per term,
     on one scale. Raises `NotMeasured` when the run has no change decomposition."""
-    return _drawn(run, OUTPUT, position, queries)
+    return _drawn(run, _OUTPUT, position, queries)
 
 
 def score_changes(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
     """The same of the scores' change. Raises `NotMeasured` without `--score-split`."""
-    return _drawn(run, SCORES, position, queries)
+    return _drawn(run, _SCORES, position, queries)
 
 
 def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:

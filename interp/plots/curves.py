@@ -23,7 +23,7 @@ from interp.plots.text import label
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("panel", "series", "x", "value", "ci_low", "ci_high", "n")
+CURVE_COLUMNS = ("panel", "series", "x", "value", "ci_low", "ci_high", "n")
 MOST_TICKS = 10
 """So many places of a logarithmic axis are named one by one; of more, the powers of ten."""
 _PALE = {"bgcolor": "rgba(255,255,255,0.7)", "borderpad": 1}

@@ -147,7 +147,7 @@ def _frame(run: Run, found: Maps, shown: Sequence[int]) -> _Frame:
 def _groups(run: Run) -> list[_Group]:
     """Controls first, families on top."""
     manifest = run.manifest
-    families = style.families(manifest)
+    families = style.family_looks(manifest)
     members = {m for names in reading.families(manifest).values() for m in names}
     controls = [n for n in reading.nulls(manifest) if n not in members]
     pair = reading.headline(manifest) or ()

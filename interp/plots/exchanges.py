@@ -124,7 +124,7 @@ def _distances(run: Run) -> Iterator[Curve]:
         yield _curve(run, "relative_l2", pair, by_layer.pair_look(run, pair), "last")
 
 
-def depth(run: Run) -> pd.Series | None:
+def depth_row(run: Run) -> pd.Series | None:
     """The row of the state-equivalence depth."""
     a, b, _ = sides(run)
     found = reading.rows(run, "state_equivalence_depth", SITE, (a, b))

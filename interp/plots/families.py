@@ -38,16 +38,16 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
 
     Markers are filled where the corrected p is at most 0.05. Raises `NotMeasured` without families.
     """
-    palette = style.family_pairs(run.manifest)
+    palette = style.family_pair_looks(run.manifest)
     found = {
         (site, pair): lines.layer_rows(run, MEASURE, site, pair, position, queries)
-        for site in by_layer.COLUMNS
+        for site in by_layer.SITE_COLUMNS
         for pair in palette
     }
     found = {key: frame for key, frame in found.items() if len(frame)}
     if not found:
         raise reading.NotMeasured(f"this run has no {MEASURE} by layer at position {position}")
-    sites = [s for s in by_layer.COLUMNS if any(s == site for site, _ in found)]
+    sites = [s for s in by_layer.SITE_COLUMNS if any(s == site for site, _ in found)]
     figure = make_subplots(
         1,
         len(sites),
@@ -59,7 +59,9 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
     symbols = ("circle", "square", "diamond", "triangle-up", "star")
     order = list(palette)
     for (site, pair), frame in found.items():
-        look = Look(between(pair), palette[pair], symbol=symbols[order.index(pair) % len(symbols)])
+        look = Look(
+            pair_words(pair), palette[pair], symbol=symbols[order.index(pair) % len(symbols)]
+        )
         first = site == next(s for s, p in found if p == pair)
         for trace in lines.line(frame, look, first):
             figure.add_trace(trace, row=1, col=sites.index(site) + 1)
@@ -82,7 +84,7 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
     )
 
 
-def between(pair: Pair) -> str:
+def pair_words(pair: Pair) -> str:
     """Two families, in words."""
     return f"{pair[0]} – {pair[1]}"
 
@@ -134,7 +136,7 @@ def head_divergence(
         len(shown),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[label(between((g.pair[0], str(g.pair[1])))) for g in shown],
+        subplot_titles=[label(pair_words((g.pair[0], str(g.pair[1])))) for g in shown],
     )
     figure.update_annotations(font={"size": 13})
     fixed = {"measure": MEASURE, "site": site, "position": position, "queries": queries}

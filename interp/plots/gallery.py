@@ -23,7 +23,7 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import influence_heads, waterfall
-from interp.plots.information import answer_information
+from interp.plots.information import information_by_layer
 from interp.plots.interchange import interchange
 from interp.plots.interchange_contexts import interchange_contexts
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
@@ -46,7 +46,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "divergence": divergence,
     "embedding": condition_embedding,
     "influence": waterfall,
-    "information": answer_information,
+    "information": information_by_layer,
     "geometry": similarity,
     "dimensions": dimensions,
     "divergence_z": head_divergence,

@@ -24,7 +24,7 @@ from interp.significance import ALPHA
 
 SIMILARITIES = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
 DIMENSIONS = ("intrinsic_dimension", "gride_2", "gride_4", "gride_8")
-SITE = "resid_post"
+_SITE = "resid_post"
 TESTED = f"Open markers: p > {ALPHA:g} (permutation, corrected over layers)"
 
 
@@ -34,7 +34,7 @@ def similarity(run: Run, position: str = "last", queries: str = "matched") -> go
     Raises `NotMeasured` when the run has none of these measures.
     """
     pairs = reading.main_pairs(run.manifest)
-    panels = {m: Panel.of(run, m, SITE, pairs, position, queries) for m in SIMILARITIES}
+    panels = {m: Panel.of(run, m, _SITE, pairs, position, queries) for m in SIMILARITIES}
     panels = {m: _with_chance(run, m, panel, position, queries) for m, panel in panels.items()}
     figure, note = _figure(run, panels, position, "similarity", own_axis=True)
     return style.finish(
@@ -57,7 +57,7 @@ def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go
     conditions: list[Pair] = [(name, None) for name in reading.main_conditions(run.manifest)]
     panels = {}
     for measure in DIMENSIONS:
-        panel = Panel.single(run, measure, SITE, conditions, position, queries)
+        panel = Panel.single(run, measure, _SITE, conditions, position, queries)
         panels[measure] = _with_chance(run, measure, panel, position, queries)
     figure, note = _figure(run, panels, position, "intrinsic dimension")
     return style.finish(
@@ -77,7 +77,7 @@ def _with_chance(run: Run, measure: str, panel: Panel, position: str, queries: s
     pairs = list(panel.lines) if panel.lines else []
     first = [p for p in pairs if p == reading.headline(run.manifest)] or pairs
     name, fixed = f"{measure}_chance", ("chance", "chance")
-    band = bands.envelope(run, fixed, first, name, SITE, position, queries, intervals=True)
+    band = bands.envelope(run, fixed, first, name, _SITE, position, queries, intervals=True)
     return Panel(panel.lines, [*panel.bands, *([band] if band else [])])
 
 

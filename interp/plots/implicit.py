@@ -30,7 +30,7 @@ PANELS = {
 }
 """Measure -> its bands."""
 
-WORDS = {
+_WORDS = {
     "shuffled": "another query's input",
     "random": "random directions through the same weights",
 }
@@ -91,7 +91,7 @@ def implicit(run: Run) -> go.Figure:
     )
 
 
-def by_layer(run: Run, measure: str, prompt: str, adapter: str | None) -> pd.DataFrame:
+def implicit_by_layer(run: Run, measure: str, prompt: str, adapter: str | None) -> pd.DataFrame:
     """`value`, `ci_low`, `ci_high` of a measure, mean over a block's projections."""
     own = run.table[(run.table["measure"] == measure) & (run.table["condition"] == prompt)]
     if "overlap" in measure:
@@ -102,7 +102,7 @@ def by_layer(run: Run, measure: str, prompt: str, adapter: str | None) -> pd.Dat
 
 def _traces(run: Run, of: Prompts, measure: str) -> list[go.Scatter]:
     bands = [
-        _band(by_layer(run, f"{measure}_{null}", of.names[0], of.adapter), measure, null)
+        _band(implicit_by_layer(run, f"{measure}_{null}", of.names[0], of.adapter), measure, null)
         for null in PANELS[measure]
     ]
     lines = [_line(run, of, measure, name) for name in reversed(of.names)]  # the headline on top
@@ -111,7 +111,7 @@ def _traces(run: Run, of: Prompts, measure: str) -> list[go.Scatter]:
 
 def _band(rows: pd.DataFrame, measure: str, null: str) -> go.Scatter:
     known = CHANCE.get(measure.rpartition("_")[2], "random spaces")
-    name = WORDS.get(null, known)
+    name = _WORDS.get(null, known)
     layers = rows["layer"].to_numpy()
     return go.Scatter(
         x=np.concatenate([layers, layers[::-1]]),
@@ -128,7 +128,7 @@ def _band(rows: pd.DataFrame, measure: str, null: str) -> go.Scatter:
 
 
 def _line(run: Run, of: Prompts, measure: str, name: str) -> go.Scatter:
-    rows = by_layer(run, measure, name, of.adapter)
+    rows = implicit_by_layer(run, measure, name, of.adapter)
     colour, dash = style.condition_look(run.manifest, name)
     value, low, high = (rows[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
     ends: dict[str, Any] = {"array": high - value, "arrayminus": value - low}

@@ -1,6 +1,6 @@
 """When the answer is there: information by layer, the lens against the output, and JS of lenses.
 
-    answer_information(run).show()
+    information_by_layer(run).show()
 
 A star on a line marks its decision depth: from there on the first guess never changes.
 """
@@ -19,11 +19,11 @@ from interp.plots.words import units
 from interp.registry import MEASURES
 from interp.results import Run
 
-SITE = "resid_post"
+_SITE = "resid_post"
 _MEASURES = ("answer_information", "lens_kl", "lens_js")
 
 
-def answer_information(run: Run, queries: str = "matched") -> go.Figure:
+def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
     """Nats on the answer, KL of the lens to the own output, and JS between lenses, by layer.
 
     Raises `NotMeasured` when the run has none of these measures.
@@ -31,9 +31,9 @@ def answer_information(run: Run, queries: str = "matched") -> go.Figure:
     conditions: list[Pair] = [(name, None) for name in reading.main_conditions(run.manifest)]
     pairs = reading.main_pairs(run.manifest)
     panels = {
-        m: Panel.of(run, m, SITE, pairs, "last", queries)
+        m: Panel.of(run, m, _SITE, pairs, "last", queries)
         if m == "lens_js"
-        else Panel.single(run, m, SITE, conditions, "last", queries)
+        else Panel.single(run, m, _SITE, conditions, "last", queries)
         for m in _MEASURES
     }
     kept = {m: panel for m, panel in panels.items() if panel.lines}

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import by_layer, exchanges, lines, reading, style
-from interp.plots.exchanges import Curve, Place, depth, headings, rank, shown_pairs, sides
+from interp.plots.exchanges import Curve, Place, depth_row, headings, rank, shown_pairs, sides
 from interp.plots.symlog import Symlog
 from interp.plots.text import label, pair_name
 from interp.registry import MEASURES
@@ -151,7 +151,7 @@ def tolerance_line(figure: go.Figure, run: Run, scale: Symlog, places: Sequence[
 
 def _depth_line(figure: go.Figure, run: Run, ranges: dict[Place, list[float]]) -> None:
     """A vertical line in every panel at the state-equivalence depth, where there is one."""
-    row = depth(run)
+    row = depth_row(run)
     if row is None or np.isnan(row["value"]):
         return
     at = float(row["value"])
@@ -207,7 +207,7 @@ def _other_n(run: Run, curves: list[Curve]) -> str:
 
 
 def _depth_words(run: Run) -> str:
-    row = depth(run)
+    row = depth_row(run)
     if row is None:
         return ""
     limit = f"{tolerance(run):g} nats in both directions"

@@ -19,13 +19,13 @@ from interp.plots.lines import ALPHA, Look
 from interp.plots.text import Pair, label
 from interp.results import Run
 
-LOOKS = {
+_LOOKS = {
     "k": Look("keys", "#0072B2", "dash", "square"),
     "v": Look("values", "#D55E00", "dashdot", "diamond"),
     "kv": Look("both", style.INK),
 }
 """What is exchanged -> its line."""
-NULL = "random difference (same dash and mark)"
+_NULL = "random difference (same dash and mark)"
 
 
 def interchange_contexts(run: Run) -> go.Figure:
@@ -75,7 +75,7 @@ def _curves(run: Run, move: Pair) -> list[Curve]:
     """By layer and, one step to the right of the last, of all layers; controls first."""
     found = []
     for measure in ("damage_random_difference", "damage"):
-        for site, look in LOOKS.items():
+        for site, look in _LOOKS.items():
             frame = reading.rows(run, measure, site, move, "context")
             own = look._replace(colour=GREY) if measure != "damage" else look
             each = frame[frame["layer"].notna()].sort_values("layer")
@@ -89,12 +89,12 @@ def _traces(curve: Curve, named: set[str]) -> list[go.Scatter]:
     """A line with its band; of a control the line alone, one legend entry for all."""
     control = curve.look.colour == GREY
     look = curve.look
-    entry = NULL if control else look.name
+    entry = _NULL if control else look.name
     named_look = look._replace(name=f"random difference, {look.name}") if control else look
     drawn = lines.line(curve.frame, named_look, entry not in named)
     if control:
         drawn = drawn[1:]
-        drawn[0].update(name=NULL, legendgroup=NULL, legendrank=1002)
+        drawn[0].update(name=_NULL, legendgroup=_NULL, legendrank=1002)
         drawn[0].line.width = 1.4
     named.add(entry)
     return drawn

@@ -18,7 +18,7 @@ from interp.names import Head
 from interp.plots import reading, style
 from interp.plots.exchanges import sides
 from interp.plots.named import UNTESTED
-from interp.plots.panels import Place, beside
+from interp.plots.panels import Area, beside
 from interp.plots.symlog import Symlog
 from interp.plots.text import Pair, label, number
 from interp.plots.words import units
@@ -176,7 +176,7 @@ def _label_sides(cloud: Cloud, scale: Symlog, ends: list[float]) -> dict[int, st
     at = (scale(cloud.under).T - ends[0]) / (ends[1] - ends[0]) * _SIDE
     names = [str(cloud.heads[i]) for i in cloud.named]
     marks = np.concatenate([at[0], *_along(at[:, cloud.named])])
-    found = beside(at[0][cloud.named], names, marks, Place(0, 0, _SIDE, _SIDE)) if names else []
+    found = beside(at[0][cloud.named], names, marks, Area(0, 0, _SIDE, _SIDE)) if names else []
     return {i: side for i, side in zip(cloud.named, found, strict=True) if side is not None}
 
 

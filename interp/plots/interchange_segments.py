@@ -21,14 +21,14 @@ from interp.plots.lines import ALPHA, Look
 from interp.plots.symlog import Symlog
 from interp.results import Run
 
-LOOKS = {
+_LOOKS = {
     "all": Look("all tokens", style.INK),
     "query": Look("query: the text", "#0072B2", "dash", "square"),
     "template": Look("template: the tokens after it", "#E69F00", "dashdot", "diamond"),
     "answer": Look("answer: the tokens that predict it", "#CC79A7", "longdash", "triangle-up"),
 }
 """Position -> its line."""
-NULL = "random difference (same dash and mark)"
+_NULL = "random difference (same dash and mark)"
 _DAMAGE: tuple[Place, ...] = ((2, 1), (2, 2))
 
 
@@ -92,7 +92,7 @@ def _panels(run: Run) -> dict[Place, list[Curve]]:
         found[place] = []
         for control in (True, False):
             name = f"{measure}_random_difference" if control else measure
-            for position, look in LOOKS.items():
+            for position, look in _LOOKS.items():
                 frame = lines.layer_rows(run, name, SITE, pair, position)
                 if len(frame):
                     own = look._replace(colour=GREY) if control else look
@@ -109,11 +109,11 @@ def _traces(curve: Curve, named: set[str]) -> list[go.Scatter]:
     look = (
         curve.look._replace(name=f"random difference, {curve.look.name}") if control else curve.look
     )
-    entry = NULL if control else look.name
+    entry = _NULL if control else look.name
     drawn = lines.line(curve.frame, look, entry not in named)
     if control:
         drawn = drawn[1:]
-        drawn[0].update(name=NULL, legendgroup=NULL, legendrank=1002)
+        drawn[0].update(name=_NULL, legendgroup=_NULL, legendrank=1002)
         drawn[0].line.width = 1.4
     named.add(entry)
     return drawn

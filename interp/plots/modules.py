@@ -20,7 +20,7 @@ _ORDER: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_
 _ORDER += ("o_proj", "out_proj", "dense", "gate_proj", "up_proj", "c_fc", "fc1", "down_proj", "fc2")
 
 
-def named(parts: pd.DataFrame) -> pd.DataFrame:
+def labelled(parts: pd.DataFrame) -> pd.DataFrame:
     """Rows whose `site` is a module's path, with columns `name` (`L3 up`), `kind` (`up`), `group`
     (`mlp`, its place in the block) and `order` (of the kinds, as they are computed)."""
     paths = parts["site"].astype(str).tolist()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FLOOR = 1e-5
 """JS divergences below this are drawn at the edge of the logarithmic axis."""
 
-MOST = 16
+_MOST = 16
 """How many pairs are drawn; all are in the table."""
 
 _SETS = {"matched": ("circle", -0.16), "heldout": ("diamond-open", 0.16)}
@@ -38,7 +38,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
     if frame.empty:
         raise reading.NotMeasured(f"this run has no output rows at position {position}")
     every = _order(frame, run)
-    pairs = every[:MOST]
+    pairs = every[:_MOST]
     frames = {m: _of(part, pairs) for m, part in frames.items()}
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (measure, part) in enumerate(frames.items(), 1):
@@ -62,7 +62,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
         pairs=pairs,
         note=f"Next-token distributions, position: {position}. Filled: matched queries, open: "
         f"held-out ones. JS below {FLOOR:g} is drawn at the edge"
-        + (f". {MOST} of {len(every)} pairs; the others are in the table" if more else ""),
+        + (f". {_MOST} of {len(every)} pairs; the others are in the table" if more else ""),
         plot=max(120, (34 if len(pairs) < 10 else 27) * len(pairs)),
         legend=True,
         right=34,

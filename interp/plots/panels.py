@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from interp.plots.head_layout import axis_names, write_heading
 
 
-class Place(NamedTuple):
+class Area(NamedTuple):
     """A panel's rectangle."""
 
     left: float
@@ -38,7 +38,7 @@ class Drawing:
     panels: int = 0
 
     def add(
-        self, place: Place, heading: str, x: Mapping[str, Any], y: Mapping[str, Any]
+        self, place: Area, heading: str, x: Mapping[str, Any], y: Mapping[str, Any]
     ) -> dict[str, str]:
         """A new panel with these axes and heading; returns what a trace in it must carry."""
         across, up = self.domains(place)
@@ -54,14 +54,14 @@ class Drawing:
         """Traces into a panel, whose axes `add` returned."""
         self.figure.add_traces([trace.update(**axes) for trace in traces])
 
-    def domains(self, place: Place) -> tuple[list[float], list[float]]:
+    def domains(self, place: Area) -> tuple[list[float], list[float]]:
         """The rectangle in paper units."""
         right, bottom = place.left + place.width, place.top + place.height
         up = [1 - bottom / self.height, 1 - place.top / self.height]
         across = [place.left / self.width, right / self.width]
         return [min(max(v, 0.0), 1.0) for v in across], [min(max(v, 0.0), 1.0) for v in up]
 
-    def bar(self, place: Place) -> dict[str, Any]:
+    def bar(self, place: Area) -> dict[str, Any]:
         """A colour bar at the right of a panel, as high as it."""
         across, up = self.domains(place)
         where = {"x": across[1] + 6 / self.width, "xanchor": "left", "y": up[0]}
@@ -82,7 +82,7 @@ _SIDES = {
 
 
 def beside(
-    points: np.ndarray, names: list[str], others: np.ndarray, size: Place
+    points: np.ndarray, names: list[str], others: np.ndarray, size: Area
 ) -> list[str | None]:
     """At which side of its point (plotly's `textposition`) each label covers nothing; None where
     it would cross another label or a mark everywhere, or leave the panel.
@@ -108,7 +108,7 @@ def _box(point: np.ndarray, name: str, right: float, up: float) -> np.ndarray:
     return np.concatenate([centre - half, centre + half])
 
 
-def _fits(box: np.ndarray, boxes: list[np.ndarray], size: Place) -> bool:
+def _fits(box: np.ndarray, boxes: list[np.ndarray], size: Area) -> bool:
     inside = (box[:2] >= 0).all() and (box[2:] <= [size.width, size.height]).all()
     return bool(inside) and not any(
         (box[:2] < other[2:]).all() and (other[:2] < box[2:]).all() for other in boxes

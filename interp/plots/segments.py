@@ -24,7 +24,7 @@ from interp.statistics import SEGMENTS
 if TYPE_CHECKING:
     import pandas as pd
 
-WORDS = {
+_WORDS = {
     "query": "the user's text",
     "template": "the template after it",
     "answer": "the rows that predict the answer",
@@ -53,7 +53,7 @@ def segments(
         shared_yaxes=True,
         horizontal_spacing=0.025,
         vertical_spacing=0.06,
-        column_titles=[f"{s}: {WORDS[s]}" for s in columns],
+        column_titles=[f"{s}: {_WORDS[s]}" for s in columns],
     )
     figure.update_annotations(font={"size": 13})
     named: set[str] = set()

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST, MOST = -1.0, 2.0
+LEAST, _MOST = -1.0, 2.0
 """Shares beyond are outside the panel: a part may do harm without bound."""
 
 CUT = f"Shares below {LEAST:g} are outside the panel".replace("-", "−")
@@ -24,7 +24,7 @@ CUT = f"Shares below {LEAST:g} are outside the panel".replace("-", "−")
 def share_range(frames: Sequence[pd.DataFrame]) -> list[float]:
     """From none, or what is below it, to all, or what is above."""
     flat = np.append(_flat(frames), (0.0, 1.0))
-    low, high = max(float(flat.min()), LEAST), min(float(flat.max()), MOST)
+    low, high = max(float(flat.min()), LEAST), min(float(flat.max()), _MOST)
     return [low - 0.06 * (high - low), high + 0.06 * (high - low)]
 
 

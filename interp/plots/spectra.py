@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from interp.plots import grids, reading, style
 from interp.plots.grids import Grid
-from interp.plots.panels import Drawing, Place
+from interp.plots.panels import Area, Drawing
 from interp.plots.text import label
 from interp.plots.weighed import INTRUDERS, NORM, RANK, Weighed, weighed
 from interp.registry import MEASURES
@@ -88,7 +88,7 @@ def _lines(of: Weighed, drawing: Drawing, condition: str, kinds: list[str], dept
         x = style.axis("direction" if at == 0 else None, **ticks)
         look: dict[str, Any] = {"type": "log", "range": ends, "showticklabels": at == 0}
         y = style.axis("singular value" if at == 0 else None, **look, dtick=1)
-        place = Place(at * (width + gap), 0, width, _UPPER)
+        place = Area(at * (width + gap), 0, width, _UPPER)
         axes = drawing.add(place, label(kind, 14), x, y)
         for layer in drawn:
             line = own[own["layer"] == layer]
@@ -129,9 +129,9 @@ def _colours(depth: int) -> list[str]:
 
 def _layer_key(drawing: Drawing, depth: int) -> go.Scatter:
     """Nothing but the colour bar of the lines."""
-    _, up = drawing.domains(Place(0, 0, drawing.width, _UPPER))
+    _, up = drawing.domains(Area(0, 0, drawing.width, _UPPER))
     scale = [[i / 8, c] for i, c in enumerate(_colours(9))]
-    bar = drawing.bar(Place(0, 0, drawing.width, _UPPER)) | {"len": up[1] - up[0]}
+    bar = drawing.bar(Area(0, 0, drawing.width, _UPPER)) | {"len": up[1] - up[0]}
     bar |= {"title": {"text": "layer", "side": "top", "font": {"size": 11}}}
     ends = {"cmin": 0, "cmax": max(depth - 1, 1), "colorscale": scale, "colorbar": bar}
     marker = {"color": [0], "size": 0.1, "showscale": True, **ends}
@@ -152,7 +152,7 @@ def _maps(
         scale_name = f"coloraxis{column + 2}"
         for row, (name, grid) in enumerate(panels.items()):
             top = _UPPER + _GAP + row * (height + _GAP)
-            place = Place(column * (width + gap), top, width, height)
+            place = Area(column * (width + gap), top, width, height)
             trace = grids.cells(grid, {"measure": measure}, "module")
             labels = {str(i): kind for i, kind in enumerate(kinds)}
             trace.update(meta={**trace.meta, "x_labels": labels}, coloraxis=scale_name)

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from interp.plots import reading
 from interp.plots.reading import Manifest
-from interp.plots.text import Pair, label, lines, pair_name, wrapped
+from interp.plots.text import Pair, label, pair_name, text_lines, wrapped
 from interp.registry import MEASURES
 
 WIDTH = 1000
@@ -51,7 +51,7 @@ def dashes(manifest: Manifest) -> dict[Pair, str]:
     return {p: _DASHES[i % len(_DASHES)] for i, p in enumerate(reading.main_pairs(manifest))}
 
 
-def families(manifest: Manifest) -> dict[str, tuple[str, str]]:
+def family_looks(manifest: Manifest) -> dict[str, tuple[str, str]]:
     """Family -> colour and symbol; those of the headline have their sides' colours."""
     order = list(dict.fromkeys(str(f) for p in reading.family_pairs(manifest) for f in p))
     order += [name for name in reading.families(manifest) if name not in order]
@@ -61,7 +61,7 @@ def families(manifest: Manifest) -> dict[str, tuple[str, str]]:
     }
 
 
-def family_pairs(manifest: Manifest) -> dict[Pair, str]:
+def family_pair_looks(manifest: Manifest) -> dict[Pair, str]:
     """Pair of families -> colour; that of the headline has the headline's."""
     cycle = (_MAIN[0], *_OTHERS)
     return {p: cycle[i % len(cycle)] for i, p in enumerate(reading.family_pairs(manifest))}
@@ -158,8 +158,8 @@ def dress(
 ) -> go.Figure:
     """Set title, caption (`words`), fonts and margins."""
     top = _HEADINGS + (_LEGEND + 21 * (_legend_rows(figure) - 1) if legend else 0)
-    heading = 14 + _TITLE_LINE * len(lines(title, 100))
-    footer = 12 + _CAPTION_LINE * len(lines(words, _CAPTION_WIDTH))
+    heading = 14 + _TITLE_LINE * len(text_lines(title, 100))
+    footer = 12 + _CAPTION_LINE * len(text_lines(words, _CAPTION_WIDTH))
     figure.update_layout(
         template="none",
         width=WIDTH,
@@ -191,7 +191,7 @@ def _legend_rows(figure: go.Figure) -> int:
 def _title(title: str, failed: bool) -> dict[str, object]:
     colour = "#B00020" if failed else INK
     font = {"size": 17, "color": colour}
-    more = len(lines(title, 100)) - 1  # plotly hangs a title by its middle line
+    more = len(text_lines(title, 100)) - 1  # plotly hangs a title by its middle line
     pad = {"l": 12, "t": 10 + more * _TITLE_LINE // 2}
     place = {"x": 0, "xref": "container", "xanchor": "left", "pad": pad}
     return {

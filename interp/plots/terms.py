@@ -19,7 +19,7 @@ from interp.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-WHOLE = {
+_WHOLE = {
     "mixer_out": ("mixer", "attention"),
     "mlp_out": ("MLP", "MLP"),
     "per_layer_out": ("per-layer input", "MLP"),
@@ -59,7 +59,7 @@ def terms(run: Run, pair: Pair, queries: str = "matched") -> list[Term]:
         heads = here[here["site"].isin(["z", "attn_bias"])]["value"]
         if len(heads):
             found.append(Term(f"attention {layer}", "attention", layer, float(heads.sum())))
-        for site, (name, kind) in WHOLE.items():
+        for site, (name, kind) in _WHOLE.items():
             found += [Term(f"{name} {layer}", kind, layer, v) for v in _values(here, site)]
     for site in LATE:
         found += [

@@ -52,10 +52,10 @@ def label(text: str, limit: int | None = None) -> str:
 
 def wrapped(text: str, width: int) -> str:
     """The text for a plotly annotation, in lines of at most `width` characters."""
-    return "<br>".join(label(line) for line in lines(text, width))
+    return "<br>".join(label(line) for line in text_lines(text, width))
 
 
-def lines(text: str, width: int) -> list[str]:
+def text_lines(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` characters; at least one line."""
     return textwrap.wrap(text, width) or [""]
 

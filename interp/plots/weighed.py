@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.plots import reading
-from interp.plots.modules import named
+from interp.plots.modules import labelled
 from interp.plots.text import Pair
 from interp.results import Run
 
@@ -65,7 +65,7 @@ class Weighed:
             found = own if found is None else found.join(own)
         assert found is not None
         single = found[found[RANK].notna()].reset_index()  # biases and norms have no rank
-        return named(single)
+        return labelled(single)
 
     def heads(self, condition: str) -> pd.DataFrame:
         """One row per head of q, k, v and o: `relative_norm`, `stable_rank`, and its names."""
@@ -73,7 +73,7 @@ class Weighed:
         norm, rank = (self.rows(measure, condition) for measure in (NORM, RANK))
         own = norm[norm["head"].notna()].set_index(keyed)["value"].rename(NORM).to_frame()
         other = rank[rank["head"].notna()].set_index(keyed)["value"].rename(RANK)
-        return named(own.join(other).reset_index())
+        return labelled(own.join(other).reset_index())
 
     def overlaps(self, side: str) -> pd.DataFrame:
         """One row per matrix (no parts) and pair: `value` beside `chance`, and the names."""
@@ -83,7 +83,7 @@ class Weighed:
             for end in ("", "_chance")
         )
         both = own.join(chance.rename(columns={"value": "chance"})).reset_index()
-        return named(both[~both["site"].str.contains(":") & both["value"].notna()])
+        return labelled(both[~both["site"].str.contains(":") & both["value"].notna()])
 
     @property
     def family(self) -> list[Pair]:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from interp.plots import grids, reading, style
 from interp.plots.grids import Grid
-from interp.plots.panels import Drawing, Place
+from interp.plots.panels import Area, Drawing
 from interp.plots.spectra import module_ticks
 from interp.plots.text import Pair, label, number
 from interp.plots.weighed import SIDES, Weighed, weighed
@@ -47,10 +47,10 @@ def weights_overlap(run: Run) -> go.Figure:
     )
     width = (drawing.width - 40) / 2
     for column, side in enumerate(SIDES):
-        place = Place(column * (width + 40), 0, width, upper)
+        place = Area(column * (width + 40), 0, width, upper)
         _square(drawing, place, frames[side], names, side, column == 0)
         if two:
-            place = Place(column * (width + 40), upper + _GAP, width, lower)
+            place = Area(column * (width + 40), upper + _GAP, width, lower)
             _map(drawing, place, inside[side], side, depth, column == 0)
     _scales(drawing, upper, lower if two else 0)
     return style.finish(
@@ -74,7 +74,12 @@ def _inside(frame: pd.DataFrame, of: Weighed) -> pd.DataFrame:
 
 
 def _square(
-    drawing: Drawing, place: Place, frame: pd.DataFrame, names: list[str], side: str, first: bool
+    drawing: Drawing,
+    place: Area,
+    frame: pd.DataFrame,
+    names: list[str],
+    side: str,
+    first: bool,
 ) -> None:
     keys = ["condition", "reference"]
     pairs = frame.groupby(keys)
@@ -118,7 +123,7 @@ def _square(
 
 
 def _map(
-    drawing: Drawing, place: Place, frame: pd.DataFrame, side: str, depth: int, first: bool
+    drawing: Drawing, place: Area, frame: pd.DataFrame, side: str, depth: int, first: bool
 ) -> None:
     kinds = list(dict.fromkeys(frame.sort_values("order", kind="stable")["kind"]))
     mean = frame.groupby(["layer", "kind"], as_index=False)[["value", "chance"]].mean()
@@ -144,7 +149,7 @@ def _scales(drawing: Drawing, upper: float, lower: float) -> None:
         if not values or not height:
             continue
         low, high, scale = style.colour_range(values, "subspace_overlap_left")
-        bar = drawing.bar(Place(0, top, drawing.width, height))
+        bar = drawing.bar(Area(0, top, drawing.width, height))
         look = {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
         drawing.figure.layout[name] = look
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interp.names import OUTPUT, Head
 from interp.plots import reading
-from interp.plots.families import MEASURE, between
+from interp.plots.families import MEASURE, pair_words
 from interp.plots.geometry import DIMENSIONS, SIMILARITIES
 from interp.plots.named import UNTESTED, Largest, at_least, largest
 from interp.plots.text import Pair, number, pair_name, visible
@@ -66,7 +66,7 @@ def peaks(run: Run, position: str = "last") -> Iterator[Peak]:
                 yield Peak(pair, site, largest(found, run.manifest))
 
 
-def families(run: Run, position: str = "last") -> Table:
+def family_table(run: Run, position: str = "last") -> Table:
     """Between families over within them, where it is largest beyond what relabelling gives, with
     PERMANOVA there."""
     rows = []
@@ -74,7 +74,7 @@ def families(run: Run, position: str = "last") -> Table:
         f = reading.rows(run, "permanova_f", site, pair, position)
         rows.append(
             [
-                Cell(visible(between((pair[0], str(pair[1]))))),
+                Cell(visible(pair_words((pair[0], str(pair[1]))))),
                 Cell(SITES[site]),
                 *_furthest(top),
                 Cell(number(smallest_p(run, pair), 2), kind="number"),
@@ -121,11 +121,11 @@ def smallest_p(run: Run, pair: Pair) -> float:
     return 1 / (ways // 2 if a == b else ways)
 
 
-def lines(run: Run, position: str = "last") -> list[str]:
+def control_lines(run: Run, position: str = "last") -> list[str]:
     """One line per pair of families for a terminal: its largest index in the residual stream, or
     that none is beyond relabelling."""
     return [
-        f"{visible(between((pair[0], str(pair[1]))))}: divergence index {_said_of(top)}"
+        f"{visible(pair_words((pair[0], str(pair[1]))))}: divergence index {_said_of(top)}"
         for pair, site, top in peaks(run, position)
         if site == "resid_post"
     ]
@@ -160,7 +160,7 @@ def _p(row: pd.Series) -> str:
     return "–" if p != p else number(p, 2)
 
 
-def nulls(run: Run, position: str = "last") -> Table:
+def null_table(run: Run, position: str = "last") -> Table:
     """Each control's pair beside the headline: expectation, states at the last layer, output."""
     manifest = run.manifest
     base, pair = reading.base_name(manifest), reading.headline(manifest)

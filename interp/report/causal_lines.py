@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-WIDTH = 80
+_WIDTH = 80
 MOST_LAYERS = 16
 
 
@@ -58,7 +58,7 @@ def patch_table(run: Run) -> RenderableType:
 
 def _wrapped(text: str, indent: str = "") -> str:
     """At most `WIDTH` columns; the lines after the first are indented."""
-    return textwrap.fill(visible(text), WIDTH, subsequent_indent=indent)
+    return textwrap.fill(visible(text), _WIDTH, subsequent_indent=indent)
 
 
 # --- by layer ------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def _share(frame: pd.DataFrame) -> str:
 
 def _lines(of: Patched) -> Iterator[str]:
     """One line per finding; what was not measured has none."""
-    yield f"{interchange.depth(of)} {interchange.no_op(of)}".strip()
+    yield f"{interchange.depth_words(of)} {interchange.no_op(of)}".strip()
     yield from _best(of)
     yield from _segments(of)
     yield from _contexts(of)

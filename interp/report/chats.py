@@ -18,7 +18,7 @@ from interp.statistics import SEGMENTS
 SHOWN = 8
 """Queries whose answers a report shows."""
 
-WHOLE = ("sequence_kl", "answer_agreement", "own_agreement", "own_difference")
+_WHOLE = ("sequence_kl", "answer_agreement", "own_agreement", "own_difference")
 
 
 def answers(run: Run, most: int = SHOWN) -> Table:
@@ -43,8 +43,8 @@ def answers(run: Run, most: int = SHOWN) -> Table:
 def whole(run: Run) -> Table:
     """Measures of whole answers, pair by pair."""
     table = run.table
-    part = table[(table["site"] == OUTPUT) & table["measure"].isin(WHOLE)]
-    measures = [m for m in WHOLE if (part["measure"] == m).any()]
+    part = table[(table["site"] == OUTPUT) & table["measure"].isin(_WHOLE)]
+    measures = [m for m in _WHOLE if (part["measure"] == m).any()]
     known = zip(part["condition"], part["reference"], strict=True)
     rows = []
     for pair in reading.ordered(run.manifest, [(c, r) for c, r in known if isinstance(r, str)]):
@@ -58,7 +58,7 @@ def whole(run: Run) -> Table:
     return Table(words, ["pair", "queries", *titles], rows)
 
 
-def lines(run: Run) -> list[str]:
+def chat_lines(run: Run) -> list[str]:
     """The headline's residual streams segment by segment, its null beside it."""
     pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
     if pair is None:
@@ -78,7 +78,7 @@ def _span(run: Run, pair: tuple[str, str | None], segment: str) -> str:
     return f"{number(rows.min())} to {number(rows.max())}" if len(rows) else ""
 
 
-def section(run: Run) -> dict[str, Table | None] | None:
+def chat_section(run: Run) -> dict[str, Table | None] | None:
     """The report's tables of answers; None for one without rows, and where a run has neither."""
     tables = {"answers": answers(run), "whole": whole(run)}
     kept = {name: table if table.rows else None for name, table in tables.items()}

@@ -23,7 +23,7 @@ from interp.results import write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE = "table.csv"
+FINDINGS_TABLE = "table.csv"
 ROWS = 60
 """Most rows of it that are printed: of a longer one the first and the last."""
 NOT_SETTINGS = {"out", "resume", "overwrite", "device", "batch_size"}
@@ -63,7 +63,7 @@ def conclude(
     """Write `table.csv`, `figures/` and last `finding.json` into `config.out`; print table, verdict
     and sentence."""
     out = config.out
-    write_atomic(out / TABLE, table.to_csv(index=False, float_format="%.7g").encode())
+    write_atomic(out / FINDINGS_TABLE, table.to_csv(index=False, float_format="%.7g").encode())
     files = export(figures, out / "figures", pictures=("png",))
     replace(finding, settings=_settings(config)).write(out)
     print(table.to_string(index=False, float_format="{:.3g}".format, max_rows=ROWS))

@@ -16,7 +16,7 @@ from interp.results import Run
 NAMES = ["condition", "reference"]
 
 
-def by_layer(run: Run) -> pd.DataFrame:
+def distances_by_layer(run: Run) -> pd.DataFrame:
     """The headline's residual streams: distance (with interval), alignment, and its null where the
     run has one."""
     pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
@@ -30,9 +30,9 @@ def by_layer(run: Run) -> pd.DataFrame:
     return found.assign(delta_alignment=of(pair, "delta_alignment")["value"])
 
 
-def verdict(run: Run) -> str:
+def verdict_words(run: Run) -> str:
     """How far apart the headline's states are, though outputs match."""
-    table = by_layer(run)
+    table = distances_by_layer(run)
     pair = run.manifest["headline"].items()
     signed = next(c for c in run.manifest["certificates"] if pair <= c.items())
     outputs = f"mean JS {signed['mean_js']:.4f} nats, top-1 {signed['top1_agreement']:.2f}"
@@ -53,7 +53,7 @@ def verdict(run: Run) -> str:
     )
 
 
-def families(run: Run) -> list[str]:
+def family_words(run: Run) -> list[str]:
     """Whether kinds differ: the index of every two families where it is largest, or that none is
     beyond what relabelling gives."""
     index = run.table.query(
@@ -73,7 +73,7 @@ def _apart(a: str, b: str, top: Largest) -> str:
     )
 
 
-def exchanged(run: Run) -> str:
+def exchange_words(run: Run) -> str:
     """Whether the states of the two that were exchanged can stand in for each other."""
     depth = run.table.query("measure == 'state_equivalence_depth'")["value"].iloc[0]
     where = "at no layer" if pd.isna(depth) else f"from layer {depth:.0f} on"

@@ -102,7 +102,7 @@ def columns(of: Patched) -> list[Column]:
     ]
 
 
-def by_layer(of: Patched) -> Table:
+def interchange_table(of: Patched) -> Table:
     """The residual stream exchanged as a whole, layer by layer."""
     wanted = columns(of)
     rows = [
@@ -119,7 +119,7 @@ def by_layer(of: Patched) -> Table:
     return Table(words, ["layer", *(c.title for c in wanted)], rows, stacked=True)
 
 
-PARTS = {"k": "keys", "v": "values", "kv": "both"}
+_PARTS = {"k": "keys", "v": "values", "kv": "both"}
 """What of a context is exchanged -> what it is called."""
 
 
@@ -127,7 +127,7 @@ def contexts(of: Patched) -> Table:
     """What precedes the query, exchanged in all layers at once."""
     rows = []
     for source, target in (of.pair, of.pair[::-1]):
-        for site, name in PARTS.items():
+        for site, name in _PARTS.items():
             frames = [
                 of.rows(measure, source, target, site, "context")
                 for measure in ("damage", "damage_random_difference", "recovery")
@@ -141,7 +141,7 @@ def contexts(of: Patched) -> Table:
     return Table(f"{words}; n = {of.found['n']} matched queries.", columns, rows)
 
 
-def depth(of: Patched) -> str:
+def depth_words(of: Patched) -> str:
     """From which layer on the states do each other's work, in words; "" where not measured."""
     frame = of.rows("state_equivalence_depth", *of.pair)
     if frame.empty:
@@ -176,7 +176,7 @@ def best_layers(of: Patched) -> Table:
     return Table(words, ["move", "layer", "measure", "value", "n"], rows)
 
 
-def segments(of: Patched) -> Table:
+def segment_table(of: Patched) -> Table:
     """What each segment's states bring into base, at the best layer of each."""
     rows = [
         [
@@ -196,7 +196,7 @@ def segments(of: Patched) -> Table:
 # --- heads ---------------------------------------------------------------------------------------
 
 
-def heads(of: Patched) -> Table:
+def head_table(of: Patched) -> Table:
     """The strongest heads: what is lost without them, what is won by them alone."""
     named = [
         head
@@ -217,7 +217,7 @@ def heads(of: Patched) -> Table:
     return Table(f"{words} under either condition.", ["head", *titles], rows, stacked=True)
 
 
-def overlaps(of: Patched) -> Table:
+def head_overlap_table(of: Patched) -> Table:
     """Whether the same heads carry the behaviour under both conditions."""
     rows = [
         [
@@ -309,7 +309,7 @@ def agreements(of: Patched) -> list[Agreement]:
     return list(found.values())
 
 
-def attribution(of: Patched) -> Table:
+def attribution_table(of: Patched) -> Table:
     """How well the first-order estimate ranks what the interchange measured."""
     found = agreements(of)
     moves = list(dict.fromkeys(move for one in found for move in one.spearman))

@@ -15,7 +15,7 @@ from interp.report.interchange import Patched
 from interp.report.tables import Cell, Table, estimate
 
 KINDS = ("layer", "module", "direction")
-PARTS = ("ablation_damage", "ablation_kept", "ablation_change")
+_PARTS = ("ablation_damage", "ablation_kept", "ablation_change")
 
 
 class Part(NamedTuple):
@@ -66,7 +66,7 @@ def parts(of: Patched) -> list[Part]:
 def _all(of: Patched) -> list[Part]:
     table = of.run.table
     found: dict[tuple[Any, ...], dict[str, Mapping[Any, Any]]] = {}
-    for row in table[table["measure"].isin(PARTS)].to_dict("records"):
+    for row in table[table["measure"].isin(_PARTS)].to_dict("records"):
         layer = None if row["layer"] != row["layer"] else row["layer"]
         place = (row["condition"], row["site"], layer, row["position"])
         found.setdefault(place, {})[row["measure"]] = row
@@ -81,7 +81,7 @@ BOUND = f"{100 * NEEDED:g} % of the LoRA's whole effect"
 """What the absence of a needed part costs more than, and that of a by-product at most."""
 
 
-def ablation(of: Patched, most: int = 15) -> Table:
+def ablation_table(of: Patched, most: int = 15) -> Table:
     """The parts of the LoRA that the output needs; none of them is among `by_products`."""
     every = parts(of)
     found = [part for part in every if part.needed]
@@ -130,7 +130,7 @@ def few_directions(of: Patched) -> Table:
         [
             Cell(visible(part.condition)),
             Cell(part.position.removeprefix("first "), kind="number"),
-            *part.cells(*PARTS[:2]),
+            *part.cells(*_PARTS[:2]),
         ]
         for part in _all(of)
         if part.site == "every"
@@ -144,7 +144,7 @@ def _parts(of: Patched, words: str, found: Iterable[Part]) -> Table:
         [
             Cell(visible(part.condition)),
             Cell(part.name, kind="long"),
-            *part.cells(*PARTS),
+            *part.cells(*_PARTS),
         ]
         for part in found
     ]

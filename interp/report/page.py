@@ -23,8 +23,8 @@ from interp.results import HeadView, Run
 def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
     failed = reading.verdict(run.manifest).passed is False
-    parts = {"causal": _causal(run), "weights": weights.section(run)}
-    parts["chats"] = chats.section(run)
+    parts = {"causal": _causal(run), "weights": weights.weights_section(run)}
+    parts["chats"] = chats.chat_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)
 
@@ -88,14 +88,14 @@ def _citation(run: Run) -> str:
 
 def _tables(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "conditions": tables.conditions(run),
-        "certificates": tables.certificates(run),
+        "conditions": tables.condition_table(run),
+        "certificates": tables.certificate_table(run),
         "outputs": tables.outputs(run),
         "outside": tables.outside(run),
-        "layers": tables.by_layer(run),
+        "layers": tables.layer_table(run),
         "heads": tables.top_heads(run),
-        "families": battery.families(run),
-        "nulls": battery.nulls(run),
+        "families": battery.family_table(run),
+        "nulls": battery.null_table(run),
         "checks": battery.checks(run),
         "geometry": battery.geometry(run),
         "attended": None,
@@ -103,7 +103,7 @@ def _tables(run: Run) -> dict[str, Any]:
     }
     if run.manifest.get("head_view"):
         view = narrowed(HeadView.of(run), run.manifest)
-        found |= {"attended": tables.attended(view, attended(view)), "head": str(view.head)}
+        found |= {"attended": tables.attended_table(view, attended(view)), "head": str(view.head)}
     return found
 
 
@@ -116,18 +116,18 @@ def _causal(run: Run) -> dict[str, Any] | None:
     return {
         "verdict": visible(str(of.found["verdict"])),
         "certificate": visible(reading.verdict(run.manifest, of.pair).text) if other else "",
-        "checks": f"{interchange.depth(of)} {interchange.no_op(of)}".strip(),
+        "checks": f"{interchange.depth_words(of)} {interchange.no_op(of)}".strip(),
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
-        "layers": interchange.by_layer(of),
+        "layers": interchange.interchange_table(of),
         "best": interchange.best_layers(of),
-        "segments": interchange.segments(of),
+        "segments": interchange.segment_table(of),
         "contexts": interchange.contexts(of),
-        "heads": interchange.heads(of),
-        "overlaps": interchange.overlaps(of),
+        "heads": interchange.head_table(of),
+        "overlaps": interchange.head_overlap_table(of),
         "greedy": interchange.greedy(of),
         "vectors": interchange.function_vectors(of),
-        "attribution": interchange.attribution(of),
-        "ablation": lora_parts.ablation(of),
+        "attribution": interchange.attribution_table(of),
+        "ablation": lora_parts.ablation_table(of),
         "products": lora_parts.by_products(of),
         "few": lora_parts.few_directions(of),
     }

@@ -21,7 +21,7 @@ from interp.finding import Finding, read_finding
 from interp.plots import export, style
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
 from interp.plots.text import number, visible
-from interp.report.experiments import TABLE
+from interp.report.experiments import FINDINGS_TABLE
 from interp.report.html import render
 from interp.report.tables import Cell, Table
 from interp.results import FIGURES, REPORT, write_atomic
@@ -38,7 +38,7 @@ MEANS = {
     "fails": "The hypothesis fails here",
     "undecided": "Undecided here",
 }
-ANSWERS = {"holds": "It holds at", "fails": "It fails at", "undecided": "It is undecided at"}
+_ANSWERS = {"holds": "It holds at", "fails": "It fails at", "undecided": "It is undecided at"}
 
 
 def write_scorecard(out: Path, names: Sequence[str], notes: Sequence[str] = ()) -> Path:
@@ -59,7 +59,7 @@ def write_scorecard(out: Path, names: Sequence[str], notes: Sequence[str] = ()) 
                 "head": f"{answer}:",
                 "findings": [s for s in sections if s["hypothesis"] == hypothesis],
             }
-            for hypothesis, answer in ANSWERS.items()
+            for hypothesis, answer in _ANSWERS.items()
         ],
         notes=[visible(note) for note in notes],
         claims=claims(findings),
@@ -156,7 +156,7 @@ def _section(finding: Finding, folder: Path, drawn: dict[str, go.Figure]) -> dic
         "number": visible(finding.number),
         "decision": decided,
         "figures": list(figures),
-        "table": _table(folder / TABLE),
+        "table": _table(folder / FINDINGS_TABLE),
         "settings": json.dumps(dict(finding.settings), indent=2, ensure_ascii=False),
     }
 

@@ -43,7 +43,7 @@ class Table:
     stacked: bool = False
 
 
-def conditions(run: Run) -> Table:
+def condition_table(run: Run) -> Table:
     """What precedes the query or changes the weights, condition by condition."""
     right = run.table[(run.table["measure"] == "accuracy") & run.table["value"].notna()]
     answered = list(right["queries"].unique())
@@ -71,7 +71,7 @@ def _accuracy(run: Run, condition: str, queries: str) -> Cell:
     return value(rows)
 
 
-def certificates(run: Run) -> Table:
+def certificate_table(run: Run) -> Table:
     """Every certificate beside its tolerance, the headline's first."""
     entries = run.manifest.get("certificates", [])
     order = reading.ordered(run.manifest, [(c["condition"], c["reference"]) for c in entries])
@@ -134,7 +134,7 @@ def outputs(run: Run) -> Table:
     return Table("Next-token outputs at the last position, with intervals.", columns, rows)
 
 
-def by_layer(run: Run, position: str = "last") -> Table:
+def layer_table(run: Run, position: str = "last") -> Table:
     """The headline's divergence layer by layer, its null beside it, the most divergent head of
     those that differ from the null (`head_note` says which)."""
     wanted = layer_columns(run.manifest)
@@ -233,7 +233,7 @@ def estimate(row: Mapping[Any, Any] | pd.Series, name: str = "value") -> Cell:
     return Cell(number(row[name]), f"[{number(low)}, {number(high)}]" if known else "", "number")
 
 
-def attended(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:
+def attended_table(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:
     """The tokens that a head attends to most."""
     cells = [
         [

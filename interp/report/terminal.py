@@ -30,7 +30,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    source, verdict = tables.by_layer(run, position), reading.verdict(run.manifest)
+    source, verdict = tables.layer_table(run, position), reading.verdict(run.manifest)
     table = Table(
         title=Text(f"{visible(verdict.text)}\n", style=verdict_style(verdict)),
         title_justify="left",
@@ -45,7 +45,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
-    below = [*battery.withheld(run), *chats.lines(run), *battery.lines(run, position)]
+    below = [*battery.withheld(run), *chats.chat_lines(run), *battery.control_lines(run, position)]
     return Group(table, Text("\n".join([*below, ""]))) if below else table
 
 
@@ -86,7 +86,7 @@ def probe_table(view: HeadView) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    source = tables.attended(view, attended(view))
+    source = tables.attended_table(view, attended(view))
     table = Table(title=Text(source.caption), title_justify="left", box=box.SIMPLE_HEAD)
     for heading, cell in zip(source.columns, source.rows[0] if source.rows else [], strict=False):
         table.add_column(heading, justify="right" if cell.kind == "number" else "left")

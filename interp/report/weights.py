@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-WIDTH, MOST = 80, 6
+_WIDTH, _MOST = 80, 6
 """Columns of a terminal, and most pairs that have a line there."""
 
 
@@ -34,7 +34,7 @@ def opened(run: Run) -> Weighed | None:
         return None
 
 
-def section(run: Run) -> dict[str, Any] | None:
+def weights_section(run: Run) -> dict[str, Any] | None:
     """What the report's section shows; None without one."""
     of = opened(run)
     if of is None:
@@ -43,9 +43,9 @@ def section(run: Run) -> dict[str, Any] | None:
         "findings": [visible(line) for line in findings(of)[:1]],
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "conditions": by_condition(of),
-        "overlaps": overlaps(of),
+        "overlaps": subspace_table(of),
         "matrices": matrices(of),
-        "heads": heads(of),
+        "heads": head_slice_table(of),
     }
 
 
@@ -83,7 +83,7 @@ def _of(counted: pd.Series, top: int) -> str:
     return f"{counted.sum():.0f} of {top * len(counted)}" if len(counted) else "–"
 
 
-def grouped(of: Weighed) -> list[tuple[str, list[Mapping[str, Any]]]]:
+def _grouped(of: Weighed) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """The compared pairs by what they are: within a family, between two, or with a control."""
     known = reading.families(of.run.manifest)
     home = {name: family for family, members in known.items() for name in members}
@@ -96,10 +96,10 @@ def grouped(of: Weighed) -> list[tuple[str, list[Mapping[str, Any]]]]:
     return sorted(found.items(), key=lambda item: not item[0].startswith("within "))
 
 
-def overlaps(of: Weighed) -> Table:
+def subspace_table(of: Weighed) -> Table:
     """Whether two conditions change the same directions, beside chance."""
     rows = []
-    for name, entries in grouped(of):
+    for name, entries in _grouped(of):
         cells = [Cell(visible(name)), Cell(str(len(entries)), kind="number")]
         for side in ("left", "right"):
             cells += [_range(entries, side), *_cells(_mean(entries, f"{side}_chance"))]
@@ -146,7 +146,7 @@ def _count(x: float) -> str:
     return "–" if x != x else f"{x:.0f}"
 
 
-def heads(of: Weighed, most: int = 10) -> Table:
+def head_slice_table(of: Weighed, most: int = 10) -> Table:
     """The heads whose slice of a projection the shown condition changes most."""
     found = of.heads(of.shown[0])
     rows = [
@@ -163,7 +163,7 @@ def heads(of: Weighed, most: int = 10) -> Table:
 def findings(of: Weighed) -> list[str]:
     """What the numbers say, a sentence each."""
     lines = []
-    for name, entries in grouped(of):
+    for name, entries in _grouped(of):
         said = [
             f"{what} overlap by {number(_mean(entries, side))} (chance "
             f"{number(_mean(entries, f'{side}_chance'), 2)}), above chance in "
@@ -193,12 +193,12 @@ def weights_table(run: Run) -> RenderableType:
     for row in by_condition(of).rows:
         grid.add_row(*(Text(cell.text) for cell in row))
     said = findings(of)
-    more = [f"And {len(said) - MOST} more, in the report."] if len(said) > MOST else []
-    lines = [*said[:MOST], *more, *map(str, of.found.get("notes") or [])]
+    more = [f"And {len(said) - _MOST} more, in the report."] if len(said) > _MOST else []
+    lines = [*said[:_MOST], *more, *map(str, of.found.get("notes") or [])]
     legend = (
         "rel. norm: update over base's matrix, Frobenius; intruder dimensions: of the "
         f"{of.found['top']} strongest directions written by each changed matrix, those unlike all "
         f"of base's (cosine < {of.found['epsilon']:g})."
     )
-    below = [Text(textwrap.fill(visible(line), WIDTH, subsequent_indent="  ")) for line in lines]
-    return Group(grid, Text(textwrap.fill(legend, WIDTH), style="dim"), Text(""), *below, Text(""))
+    below = [Text(textwrap.fill(visible(line), _WIDTH, subsequent_indent="  ")) for line in lines]
+    return Group(grid, Text(textwrap.fill(legend, _WIDTH), style="dim"), Text(""), *below, Text(""))

@@ -23,7 +23,7 @@ from interp.significance import SignFlip, benjamini_hochberg, differs_from_null
 from interp.statistics import POOLED, Maximum, PerQuery, Ratio, answer_labels
 
 
-def rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
+def table_rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
     """Rows of `results.parquet` (see `interp.results.COLUMNS`), made column by column: there are
     hundreds of thousands."""
     parts: dict[str, list[np.ndarray]] = {}
@@ -114,7 +114,7 @@ def states(tally: Tally, plan: Plan, n_layers: int, label: str) -> xr.DataArray:
     )
 
 
-def certificates(
+def certificate_entries(
     tally: Tally, encoded: Sequence[Encoded], queries: str, tolerance: Tolerance
 ) -> Iterator[dict[str, Any]]:
     """The match certificate of every pair, from its outputs at all tokens of the answers."""

@@ -16,7 +16,7 @@ from interp.measures.state import cosine, gram, relative_l2
 from interp.registry import MEASURES
 
 DISTANCES = {"relative_l2": relative_l2, "cosine": cosine}
-PARTS = {"k": "keys", "v": "values"}
+_PARTS = {"k": "keys", "v": "values"}
 
 
 def context_rows(
@@ -27,7 +27,7 @@ def context_rows(
     for a, b in pairs:
         if caches[a] is None or caches[b] is None:
             continue
-        for site, part in PARTS.items():
+        for site, part in _PARTS.items():
             for number, layer in enumerate(layers):
                 x, y = (getattr(caches[name].layers[layer], part) for name in (a, b))
                 if x.shape != y.shape:

@@ -34,7 +34,9 @@ def geometry_rows(
     Pairs: the headline, its nulls, and both sides against base; without a headline, every kept
     condition against base.
     """
-    states = states.copy(data=settled(states.values, float(floor("relative_l2", plan.noise))))
+    states = states.copy(
+        data=settled_states(states.values, float(floor("relative_l2", plan.noise)))
+    )
     kept = states["condition"].values.tolist()
     sides = [(name, BASE) for name in design.headline or kept]
     wanted = [design.headline, *design.nulls.values(), *sides]
@@ -48,7 +50,7 @@ def geometry_rows(
         yield from (row | {"position": position} for row in found)
 
 
-def settled(
+def settled_states(
     states: Float[ndarray, "*cloud query d_model"], noise: float
 ) -> Float[ndarray, "*cloud query d_model"]:
     """Clouds whose spread is within `noise` of their norm become their first point; in others, a

@@ -18,7 +18,7 @@ from interp.capabilities import influence_errors
 from interp.capture import capture, keep
 from interp.causal.interchange import Sweep, no_op_change
 from interp.edits import Edit
-from interp.measures import NOISE
+from interp.measures import DTYPE_NOISE
 from interp.measures.attention import content_js
 from interp.names import Site
 from interp.subject.parity import TOLERANCE
@@ -32,7 +32,7 @@ _IMPLICIT = "interp.weights.implicit"
 def _bound(specimen: Specimen, exact: float) -> float:
     """A bound for float32, or what rounding allows in half precision."""
     dtype = specimen.subject.dtype
-    return exact if dtype == torch.float32 else max(exact, 5 * NOISE[dtype])
+    return exact if dtype == torch.float32 else max(exact, 5 * DTYPE_NOISE[dtype])
 
 
 def _parity(specimen: Specimen) -> Reading:

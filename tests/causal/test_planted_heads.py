@@ -41,7 +41,7 @@ from interp.names import Site
 from interp.plots.ablated import Parts
 from interp.queries import Encoded, Query, encode
 from interp.report.interchange import Patched
-from interp.report.lora_parts import ablation, by_products
+from interp.report.lora_parts import ablation_table, by_products
 from interp.results import Run, as_table
 from interp.subject import Batch, Subject, load
 
@@ -463,7 +463,7 @@ def test_the_planted_part_is_needed_and_the_distractors_are_by_products(
         table = as_table(ablation_rows(condition, parts, ablated, scale))
         run = Run(made.folder, table, {}, {"conditions": {}})
         of = Patched(run, "prompt", condition, "base", {"tolerance": 0.02})
-        needed = {row[1].text for row in ablation(of).rows}
+        needed = {row[1].text for row in ablation_table(of).rows}
         spare = {row[1].text for row in by_products(of).rows}
         assert {name for name in needed if name.startswith("layer")} == planted
         assert {name for name in spare if name.startswith("layer")} >= {

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.conditions import Base, Lora, Prompt
-from interp.measures import NOISE, noise, tally
+from interp.measures import DTYPE_NOISE, noise, tally
 from interp.measures.output import between
 from interp.measures.tally import Key, Plan
 from interp.noise import floor, settled, zero
@@ -70,7 +70,7 @@ def planned(subject: Subject, **fields: object) -> Plan:
         "bos": bool(subject.settings["base"].n_prefix), "labels": ("last", "mean"),
         "longest_answer": 1, "replicates": 0, "permutations": 0, "seed": 0,
         "batch_size": len(TEXTS),
-        "noise": NOISE[subject.dtype],
+        "noise": DTYPE_NOISE[subject.dtype],
     } | fields)  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from interp.plots import Curves, curves
-from interp.plots.curves import COLUMNS
+from interp.plots.curves import CURVE_COLUMNS
 from interp.plots.text import label
 from interp.plots.tidy import tidy
 
@@ -27,7 +27,7 @@ def table(xs: tuple[float | str, ...] = (1, 2, 8)) -> pd.DataFrame:
         value = 0.1 + at / 10 + 0.01 * len(series)
         if (panel, series) != ("matched", "text"):
             rows.append((panel, series, x, value, value - 0.02, value + 0.05, 26 + at))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
 def test_points_and_bars_are_the_tables() -> None:

@@ -18,7 +18,7 @@ from interp.plots.gallery import RECIPES
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.influence import waterfall
-from interp.plots.information import answer_information
+from interp.plots.information import information_by_layer
 from interp.plots.terms import terms
 from interp.plots.tidy import tidy
 from interp.results import HeadView, Run
@@ -174,7 +174,7 @@ def test_every_bar_starts_where_the_last_one_ended(run: Run) -> None:
 
 
 def test_information_marks_the_decision_depth_on_its_line(run: Run) -> None:
-    figure = answer_information(run)
+    figure = information_by_layer(run)
     star = next(t for t in figure.data if t.meta and "decision_depth" in str(t.meta["fixed"]))
     found = reading.rows(run, "decision_depth", "output", ("prompt", None))
     assert star.x[0] == pytest.approx(float(found["value"].iloc[0]))

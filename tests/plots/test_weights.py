@@ -11,7 +11,7 @@ from plots.synthetic_weights import CHANCE, MODULES, PARTS, RANK
 
 from interp import plots
 from interp.plots import reading
-from interp.plots.modules import named
+from interp.plots.modules import labelled
 from interp.plots.tidy import tidy
 from interp.plots.weighed import OF_UPDATES, SIDES, weighed
 from interp.results import Run
@@ -47,7 +47,7 @@ def test_maps_carry_the_table_and_share_a_scale_with_the_control(run: Run, measu
     drawn = drawn[drawn["measure"] == measure]
     assert set(drawn["condition"]) == {"lora", "random_lora"}
     table = rows(run, measure)
-    table = named(table[table["layer"].notna()]).rename(columns={"kind": "module_label"})
+    table = labelled(table[table["layer"].notna()]).rename(columns={"kind": "module_label"})
     both = drawn.merge(table, on=["condition", "layer", "module_label"])
     assert len(both) == len(drawn) == 2 * 4 * (len(MODULES) + len(PARTS))
     np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=1e-6)
@@ -89,7 +89,7 @@ def test_the_map_is_the_mean_of_the_familys_pairs(run: Run, side: str) -> None:
     cells = drawn[(drawn["measure"] == measure) & drawn["module_label"].notna()]
     table = rows(run, measure)
     table = table[table["condition"].isin(family) & table["reference"].isin(family)]
-    table = named(table[~table["site"].str.contains(":")])
+    table = labelled(table[~table["site"].str.contains(":")])
     wanted = table.groupby(["layer", "kind"])["value"].mean()
     assert len(cells) == len(wanted) == 4 * len(MODULES)
     for row in cells.to_dict("records"):

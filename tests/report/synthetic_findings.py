@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.finding import DecidingEstimate, Finding
 from interp.plots import Curves, curves, export
-from interp.report.experiments import TABLE
+from interp.report.experiments import FINDINGS_TABLE
 
 HOSTILE = "</script><script>window.x=1</script> %{z} <b>$x$</b>"
 
@@ -58,6 +58,6 @@ def write(out: Path, findings: Sequence[Finding] = FINDINGS) -> list[str]:
         look = Curves(title=f"Curve of {found.name}", x="tokens", y="strength", log_x=True)
         figures = {name: curves(table(HOSTILE), look, "caption") for name in ("a", found.figure)}
         export(figures, out / found.name / "figures", browser=False)
-        table(HOSTILE).to_csv(out / found.name / TABLE, index=False)
+        table(HOSTILE).to_csv(out / found.name / FINDINGS_TABLE, index=False)
         found.write(out / found.name)
     return [found.name for found in findings]

@@ -25,7 +25,7 @@ def texts(table: tables.Table, column: str) -> list[str]:
 
 
 def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
-    table = battery.families(run)
+    table = battery.family_table(run)
     assert len(table.rows) == 3 * 5
     rows = reading.rows(run, "divergence_index", "z", ("prompt", "lora"), "last")
     best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
@@ -42,7 +42,7 @@ def test_the_smallest_p_counts_the_ways_to_share_out_members(run: Run) -> None:
 
 
 def test_every_control_stands_beside_the_headline_and_base(run: Run) -> None:
-    table = battery.nulls(run)
+    table = battery.null_table(run)
     assert texts(table, "control") == ["headline", *CONTROLS]
     assert all(texts(table, "expected")[1:])
     rows = reading.rows(run, "relative_l2", "resid_post", ("prompt", "random_lora"), "last")
@@ -70,7 +70,7 @@ def test_geometry_has_value_null_and_chance_by_layer(run: Run) -> None:
 
 
 def test_conditions_show_their_family(run: Run) -> None:
-    table = tables.conditions(run)
+    table = tables.condition_table(run)
     found = dict(zip(texts(table, "condition"), texts(table, "family"), strict=True))
     assert (found["lora_1"], found[f"{ODD}_0"], found["base"]) == ("lora", ODD, "")
 
@@ -92,18 +92,18 @@ def test_families_that_relabelling_sets_as_far_apart_have_no_place(run: Run) -> 
     table = run.table.copy()
     table.loc[table["measure"] == "divergence_index", "p_adjusted"] = 0.338
     same = Run(run.path, table, run.arrays, run.manifest)
-    shown = battery.families(same)
+    shown = battery.family_table(same)
     assert set(texts(shown, "where it is largest")) == {"none beyond relabelling"}
     assert [row[3].text + row[4].text for row in shown.rows] == ["–≥ 0.33"] * len(shown.rows)
-    assert battery.lines(same)[0] == (
+    assert battery.control_lines(same)[0] == (
         "prompt – lora: divergence index of no layer differs from what relabelling gives (p ≥ 0.33)"
     )
 
 
 def test_a_run_without_families_has_empty_tables(make_folder) -> None:
     plain = load_run(make_folder(families=False, n_layers=2))
-    for table in (battery.families, battery.checks, battery.geometry):
+    for table in (battery.family_table, battery.checks, battery.geometry):
         assert table(plain).rows == []
-    assert texts(battery.nulls(plain), "control") == ["headline", "neutral"]
-    assert battery.lines(plain) == []
-    assert "family" not in tables.conditions(plain).columns
+    assert texts(battery.null_table(plain), "control") == ["headline", "neutral"]
+    assert battery.control_lines(plain) == []
+    assert "family" not in tables.condition_table(plain).columns

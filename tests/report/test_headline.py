@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from manifests import named
 
-from interp.report.headline import by_layer, verdict
+from interp.report.headline import distances_by_layer, verdict_words
 from interp.results import Run, load_run
 
 
@@ -24,21 +24,21 @@ def against(run: Run, null: tuple[str, str] | None) -> Run:
 
 
 def test_the_null_stands_beside_the_headline(run: Run) -> None:
-    assert "(null, neutral vs lora: " in verdict(run)
-    assert by_layer(run)["neutral vs lora"].notna().all()
+    assert "(null, neutral vs lora: " in verdict_words(run)
+    assert distances_by_layer(run)["neutral vs lora"].notna().all()
 
 
 @pytest.mark.parametrize("null", [None, ("random_lora", "lora")])
 def test_a_null_without_rows_is_left_out(run: Run, null: tuple[str, str] | None) -> None:
     found = against(run, null)
-    assert "nan" not in verdict(found)
-    assert "null" not in verdict(found)
-    assert not any("random_lora" in column for column in by_layer(found))
+    assert "nan" not in verdict_words(found)
+    assert "null" not in verdict_words(found)
+    assert not any("random_lora" in column for column in distances_by_layer(found))
 
 
 def test_a_null_undefined_at_the_layer_is_left_out(run: Run) -> None:
     table = run.table.copy()
     null = (table["condition"] == "neutral") & (table["reference"] == "lora")
-    named_layer = int(verdict(run).split("at layer ")[1].split(",")[0])
+    named_layer = int(verdict_words(run).split("at layer ")[1].split(",")[0])
     table.loc[null & (table["layer"] == named_layer), "value"] = float("nan")
-    assert "nan" not in verdict(Run(run.path, table, run.arrays, run.manifest))
+    assert "nan" not in verdict_words(Run(run.path, table, run.arrays, run.manifest))

@@ -130,7 +130,7 @@ def test_what_was_not_asked_for_is_not_there(make: Callable[..., Path]) -> None:
 
 
 def test_the_layers_numbers_are_the_tables(run: Run, of: Patched) -> None:
-    shown = interchange.by_layer(of)
+    shown = interchange.interchange_table(of)
     wanted = [
         ("damage", "prompt", "lora"),
         ("damage", "lora", "prompt"),
@@ -153,7 +153,7 @@ def test_the_layers_numbers_are_the_tables(run: Run, of: Patched) -> None:
 
 
 def test_the_heads_numbers_are_the_tables(run: Run, of: Patched) -> None:
-    table = interchange.heads(of)
+    table = interchange.head_table(of)
     assert [row[0].text for row in table.rows] == ["L1H0", "L2H1", "L0H0", "L0H2", "L3H1"]
     at = {"site": "z", "layer": 2, "head": 1}
     lost = exactly(run, measure="damage", condition="base", reference="lora", **at)
@@ -162,7 +162,7 @@ def test_the_heads_numbers_are_the_tables(run: Run, of: Patched) -> None:
 
 
 def test_a_segment_stands_beside_the_others_of_its_move(of: Patched) -> None:
-    rows = [[cell.text for cell in row] for row in interchange.segments(of).rows]
+    rows = [[cell.text for cell in row] for row in interchange.segment_table(of).rows]
     assert rows == [
         ["prompt → base", "query", "1", "0.250", "27"],
         ["prompt → base", "answer", "1", "0.750", "27"],
@@ -172,7 +172,7 @@ def test_a_segment_stands_beside_the_others_of_its_move(of: Patched) -> None:
 
 
 def test_a_ranking_that_is_undefined_is_not_compared(of: Patched) -> None:
-    assert [row[0].text for row in interchange.overlaps(of).rows] == ["lost"]
+    assert [row[0].text for row in interchange.head_overlap_table(of).rows] == ["lost"]
 
 
 def test_a_function_vector_stands_at_its_best_layer_beside_its_controls(
@@ -195,7 +195,7 @@ def test_greedy_steps_stand_side_by_side_and_end(of: Patched) -> None:
 
 
 def test_attribution_stands_by_site_and_move(of: Patched) -> None:
-    table = interchange.attribution(of)
+    table = interchange.attribution_table(of)
     assert table.columns[2:] == ["prompt → lora", "lora → prompt", "prompt → base"]
     rows = [[cell.text for cell in row] for row in table.rows]
     assert rows == [
@@ -225,7 +225,7 @@ def test_names_stay_text(make: Callable[..., Path]) -> None:
 
 
 def test_what_the_output_needs_and_what_it_does_not(of: Patched) -> None:
-    needed, products = lora_parts.ablation(of), lora_parts.by_products(of)
+    needed, products = lora_parts.ablation_table(of), lora_parts.by_products(of)
     assert needed.rows[0][1].text == "layer 1"
     assert len(needed.rows) == 7  # layer 1, its modules and their directions
     assert all("1" in row[1].text for row in needed.rows)
@@ -276,7 +276,7 @@ def test_many_layers_are_thinned_and_the_last_stays(make: Callable[..., Path]) -
     assert len(shown_layers(of)) <= MOST_LAYERS + 1
     assert (shown_layers(of)[0], shown_layers(of)[-1]) == (0, 29)
     assert "not every layer is shown" in re.sub(r"\n *", " ", terminal(of.run))
-    assert len(interchange.by_layer(of).rows) == 30
+    assert len(interchange.interchange_table(of).rows) == 30
 
 
 def test_what_is_undefined_is_never_a_number(make: Callable[..., Path]) -> None:

@@ -83,7 +83,7 @@ def screen(run: Run, width: int = 80) -> str:
 def test_every_layer_names_its_largest_head_that_differs(run: Run) -> None:
     """The synthetic run tells every second layer from its control."""
     frame = reading.rows(run, "content_js", "pattern", PAIR, "last")
-    for layer, row in enumerate(tables.by_layer(run).rows):
+    for layer, row in enumerate(tables.layer_table(run).rows):
         own = frame[frame["layer"] == layer]
         best = own.loc[own["value"].idxmax()]
         assert row[-1].extra == ("" if layer % 2 else f"L{layer}H{best['head']} p=0.01")
@@ -95,7 +95,7 @@ def test_every_layer_names_its_largest_head_that_differs(run: Run) -> None:
 def test_heads_that_were_not_tested_are_called_so(run: Run) -> None:
     untested = changed(run, np.nan)
     assert "largest content JS: not tested (no control)" in " ".join(screen(untested).split())
-    assert all(" p=" not in row[-1].extra for row in tables.by_layer(untested).rows)
+    assert all(" p=" not in row[-1].extra for row in tables.layer_table(untested).rows)
     assert tables.top_heads(untested).caption.startswith("Heads (not tested) with the largest")
 
 
@@ -125,13 +125,13 @@ def test_the_verdict_names_a_layer_that_differs_or_none(run: Run) -> None:
     frame = reading.rows(run, "relative_l2", "resid_post", PAIR, "last")
     even = frame[frame["layer"] % 2 == 0]
     layer = even.loc[even["value"].idxmax(), "layer"]
-    assert f"differ most at layer {layer}, " in headline.verdict(run)
-    assert "; p = 0.01);" in headline.verdict(run)
-    same = headline.verdict(changed(run, 0.4, "relative_l2"))
+    assert f"differ most at layer {layer}, " in headline.verdict_words(run)
+    assert "; p = 0.01);" in headline.verdict_words(run)
+    same = headline.verdict_words(changed(run, 0.4, "relative_l2"))
     assert same.endswith("of the residual streams no layer differs from its null (p ≥ 0.4).")
 
 
 def test_families_that_no_layer_tells_apart_are_said_so(run: Run) -> None:
-    said = headline.families(changed(run, 0.34, "divergence_index"))
+    said = headline.family_words(changed(run, 0.34, "divergence_index"))
     assert said[0].endswith("no layer differs from what relabelling gives (p ≥ 0.34).")
     assert " p = " not in " ".join(said)

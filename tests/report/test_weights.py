@@ -66,7 +66,7 @@ def test_a_row_per_condition_with_the_tables_numbers(run: Run) -> None:
 
 def test_pairs_stand_by_what_they_are(run: Run) -> None:
     of = weights.opened(run)
-    rows = weights.overlaps(of).rows
+    rows = weights.subspace_table(of).rows
     assert [(row[0].text, row[1].text) for row in rows] == [
         ("within lora", "3"),
         ("lora – random_lora", "3"),
@@ -88,11 +88,11 @@ def test_the_most_changed_matrices_and_heads_come_first(run: Run) -> None:
     ]
     for rows, there in (
         (weights.matrices(of).rows, table["head"].isna() & table["layer"].notna()),
-        (weights.heads(of).rows, table["head"].notna()),
+        (weights.head_slice_table(of).rows, table["head"].notna()),
     ):
         wanted = table.loc[there, "value"].nlargest(len(rows)).map(number).tolist()
         assert [row[1].text for row in rows] == wanted
-    assert re.fullmatch(r"L\d c_attn:[qkv], head \d", weights.heads(of).rows[0][0].text)
+    assert re.fullmatch(r"L\d c_attn:[qkv], head \d", weights.head_slice_table(of).rows[0][0].text)
 
 
 def test_the_section_shows_findings_notes_and_tables(path: Path) -> None:

@@ -15,7 +15,7 @@ from interp.measures.tally import Key, Plan, Tally
 from interp.registry import MEASURES
 from interp.significance import SignFlip, sign_vectors
 from interp.statistics import Maximum, PerQuery, Ratio, position_weights
-from interp.tabulate import closing_errors, corrected, rows, states
+from interp.tabulate import closing_errors, corrected, states, table_rows
 
 LAYERS, HEADS, QUERIES, WIDTH = 2, 3, 9, 4
 LABELS = ("last", "mean", "0", "1")
@@ -151,7 +151,7 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_rows_by_column_equal_a_loop_over_cells(tally: Tally) -> None:
-    got = comparable(rows(tally, LABELS, "matched"))
+    got = comparable(table_rows(tally, LABELS, "matched"))
     expected = comparable(pd.DataFrame(by_loop(tally)))
     assert not got.duplicated(ORDER).any()
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=1e-12)
@@ -161,7 +161,9 @@ def test_rows_by_column_equal_a_loop_over_cells(tally: Tally) -> None:
 
 def test_order_of_the_tally_changes_no_row(tally: Tally) -> None:
     backwards = dict(reversed(tally.items()))
-    pd.testing.assert_frame_equal(rows(backwards, LABELS, "m"), rows(tally, LABELS, "m"))
+    pd.testing.assert_frame_equal(
+        table_rows(backwards, LABELS, "m"), table_rows(tally, LABELS, "m")
+    )
 
 
 @pytest.mark.parametrize("key", TESTS, ids=str)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from interp.geometry.dimension import two_nn
-from interp.tabulate.geometry import settled
+from interp.tabulate.geometry import settled_states
 
 NOISE = 2e-5
 
@@ -21,16 +21,16 @@ def cloud(distinct: int, copies: int, error: float) -> np.ndarray:
 
 def test_twins_by_rounding_become_one_point_and_others_stay_as_they_are() -> None:
     x = cloud(5, 4, 1e-7)
-    found = settled(x, NOISE)
+    found = settled_states(x, NOISE)
     assert len(np.unique(found, axis=0)) == 5
     np.testing.assert_array_equal(found, np.repeat(x[::4], 4, axis=0))
     apart = cloud(5, 4, 1e-3)
-    np.testing.assert_array_equal(settled(apart, NOISE), apart)
+    np.testing.assert_array_equal(settled_states(apart, NOISE), apart)
 
 
 def test_every_cloud_is_settled_by_itself() -> None:
     x = np.stack([cloud(5, 4, 1e-7), cloud(20, 1, 0.0), cloud(1, 20, 1e-7)])
-    found = settled(x[None], NOISE)[0]
+    found = settled_states(x[None], NOISE)[0]
     assert [len(np.unique(each, axis=0)) for each in found] == [5, 20, 1]
 
 
@@ -38,6 +38,6 @@ def test_twins_by_rounding_have_no_dimension() -> None:
     """Between them the ratio of two distances is rounding: twenty pairs look like a surface."""
     pairs = cloud(20, 2, 1e-7)
     assert math.isfinite(two_nn(pairs))
-    assert math.isnan(two_nn(settled(pairs, NOISE)))
+    assert math.isnan(two_nn(settled_states(pairs, NOISE)))
     one = cloud(20, 1, 0.0)
-    assert two_nn(settled(one, NOISE)) == two_nn(one)
+    assert two_nn(settled_states(one, NOISE)) == two_nn(one)
