@@ -119,7 +119,8 @@ class Run:
     def _repr_html_(self) -> str:
         conditions = self.manifest.get("conditions", {})
         rows = [(name, own.get("description", "")) for name, own in conditions.items()]
-        signed = [str(one) for one in self.certificates[:2]]
+        headline = (self.manifest.get("headline") or {}).values()
+        signed = [str(c) for c in self.certificates if [c.condition, c.reference] == [*headline]]
         files = ", ".join(self.manifest.get("files", {}))
         model = self.manifest.get("model", {}).get("name", "a model")
         counts = self.manifest.get("queries", {})
@@ -160,7 +161,7 @@ class HeadView:
             for i, name in enumerate(self.conditions)
         ]
         head = ("condition", "most attended, with mean attention", "before the query")
-        note = f"last column: attention of the last token of {''.join(self.tokens[0])}"
+        note = f"before the query: by the last token of “{''.join(self.tokens[0])}”"
         return page(f"Head {self.head}", Table(head, rows), note)
 
     def _attended(self, condition: str, most: int = 3) -> str:

@@ -114,9 +114,10 @@ def diverge(study: Experiment | Lab, *given: Any, **named: Any) -> Path:
     an `Experiment`. No controls are added: those that are wanted are conditions of the lab. Raises
     `SubjectError`, `QueryError`, `RunError`, `ConfigError` or `ConditionError`, each with one line
     that says what to do."""
-    if isinstance(study, Experiment):
-        return _diverge(study, *given, **named)
-    return _diverge_lab(study, *given, **named)
+    if not isinstance(study, Experiment | Lab):
+        raise ConfigError(f"diverge runs an Experiment or a Lab, not {type(study).__name__}")
+    run: Any = _diverge_lab if isinstance(study, Lab) else _diverge
+    return run(study, *given, **named)
 
 
 def _diverge_lab(
@@ -126,8 +127,6 @@ def _diverge_lab(
     progress: Progress = silent,
     **fields: Any,
 ) -> Path:
-    if not isinstance(lab, Lab):
-        raise ConfigError(f"diverge runs an Experiment or a Lab, not {type(lab).__name__}")
     experiment = lab.experiment(queries, out, **fields)
     own = replace(lab.subject, settings=dict(lab.subject.settings))  # fitted biases go in there
     return _diverge(experiment, progress, own)

@@ -124,7 +124,8 @@ class Lab:
     def encode(self, queries: Queries) -> list[Encoded]:
         """Token ids of the queries, the same in every condition; a `QueryError` where a prompt
         would change them."""
-        asked = [queries] if isinstance(queries, str | Query) else list(queries)
+        one = isinstance(queries, str) or not isinstance(queries, Iterable)
+        asked = [queries] if one else list(queries)
         if not asked:
             raise QueryError("no queries: give a text, or a list of texts")
         if odd := [one for one in asked if not isinstance(one, str | Query)]:

@@ -50,23 +50,23 @@ def experiment_of(
     given = {"conditions": specs, "controls": (), "out": Path(out), **fields}
     options = lab.options.model_dump(exclude_defaults=True)
     try:
-        experiment = Experiment.model_validate(
-            {"model": lab.path, "queries": _file(queries, Path(out)), **options, **given}
+        return Experiment.model_validate(
+            {"model": lab.path, "queries": _file(queries, given), **options, **given}
         )
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
-    if experiment.build() != dict(lab.conditions):
-        raise ConfigError("these conditions cannot be written as an experiment: make one yourself")
-    return experiment
 
 
-def _file(queries: str | Path | Iterable[str | Query], out: Path) -> Path:
+def _file(queries: str | Path | Iterable[str | Query], given: Mapping[str, Any]) -> Path:
     if isinstance(queries, str | Path):
         return Path(queries)
     asked = [one if isinstance(one, Query) else Query(one) for one in queries]
     lines = [json.dumps(_line(query), ensure_ascii=False) for query in asked]
-    file = out.with_name(f"{out.name}.jsonl")
-    write_atomic(file, "".join(f"{line}\n" for line in lines).encode())
+    content = "".join(f"{line}\n" for line in lines).encode()
+    file = given["out"].with_name(f"{given['out'].name}.jsonl")
+    if file.exists() and file.read_bytes() != content and not given.get("overwrite"):
+        raise ConfigError(f"{file} holds other queries: choose another out, or overwrite=True")
+    write_atomic(file, content)
     return file
 
 

@@ -33,10 +33,10 @@ def attention(acts: xr.Dataset, head: str | Head, query: int = 0) -> go.Figure:
     grid = layout_for(len(view.conditions), len(view.tokens[0]), strip=0)
     draw_patterns(figure, view, grid)
     words = (
-        "Rows: query tokens; columns: all attention before the query (prefix), then the query's own "
-        f"tokens. Model: {short_name(str(acts.attrs.get('model', 'unnamed')))}. Conditions: "
-        f"{', '.join(view.conditions)}. n = 1 query, without interval. Not certified: outputs may "
-        "differ."
+        "Rows: query tokens; columns: all attention before the query (prefix), then the query's "
+        f"own tokens. Model: {short_name(str(acts.attrs.get('model', 'unnamed')))}. Compared: "
+        f"{', '.join(view.conditions)}. n = 1 query, without interval. Not certified: their "
+        "outputs may differ."
     )
     return style.dress(
         figure,
@@ -45,7 +45,7 @@ def attention(acts: xr.Dataset, head: str | Head, query: int = 0) -> go.Figure:
         plot=round(grid.span[1]),
         left=round(grid.left),
         right=90,
-        below=44,
+        below=4,
     )
 
 

@@ -69,6 +69,8 @@ class Held:
         return str(self.hf.dtype).removeprefix("torch.")
 
     def _check(self) -> None:
+        from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
         hf = self.hf
         check_config(self.name, type(hf).__name__, hf.config)
         if any(isinstance(module, BaseTunerLayer) for module in hf.modules()):
@@ -76,6 +78,8 @@ class Held:
                 f"{self.name} has adapters in it: take them out (peft_model.unload()), and give "
                 "their folder as lora"
             )
+        if any(isinstance(module, GeneralizedComponent) for module in hf.modules()):
+            raise SubjectError(f"{self.name} is hooked by TransformerLens already: open it again")
         if hf.get_output_embeddings() is None:
             raise SubjectError(
                 f"{type(hf).__name__} has no unembedding: open it with AutoModelForCausalLM"
