@@ -1,4 +1,4 @@
-"""Every notebook of `demos/` runs from its first cell to its last; none is committed with output."""
+"""Every notebook of `demos/` runs from its first cell to its last, and is kept without output."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ import interp
 from interp import Lab, Lora, Prompt
 from interp.config import KINDS, parse_condition, write_condition
 from interp.subject.plain import fingerprints
+from interp.validation import architectures
 
 PROMPT = "hot is the opposite of cold"
 TEXTS = ["lily said", "up is the opposite of", "tom walked along the road"]
@@ -408,6 +409,29 @@ def test_every_condition_is_written_as_it_is_read() -> None:
         spec = write_condition(name, condition, EVERY_KIND)
         known[name] = parse_condition(name, spec, known)
         assert known[name] == condition
+
+
+# Other architectures ----------------------------------------------------------------------------
+
+
+def test_layers_without_a_site_are_nan(tmp_path: Path) -> None:
+    """LFM2: of three layers, the second alone has heads."""
+    lab = interp.load(architectures.save_model("lfm2", tmp_path / "model"))
+    acts = lab.run(TEXTS[:1], ["resid_post", "pattern", "mixer_out"])
+    assert acts.layer.values.tolist() == [0, 1, 2]
+    has = {name: acts[name].notnull().any([d for d in acts[name].dims if d != "layer"])
+           for name in acts.data_vars}  # fmt: skip
+    assert has["pattern"].values.tolist() == [False, True, False]
+    assert has["mixer_out"].values.tolist() == [True, False, True]
+    with pytest.raises(interp.InterpError, match="no head L0H0: .* in layers 1"):
+        interp.plots.attention(lab.run(TEXTS[:1], "pattern"), "L0H0")
+
+
+def test_what_a_model_does_not_read_back_is_not_patched(tmp_path: Path) -> None:
+    """Gemma 4 runs its own attention: a pattern put there would do nothing, damage 0."""
+    lab = interp.load(architectures.save_model("gemma4", tmp_path / "model"), prompt=PROMPT)
+    with pytest.raises(interp.InterpError, match="pattern cannot be patched"):
+        lab.patch(TEXTS, source="prompt", target="base", site="pattern")
 
 
 # What is refused, in one line -------------------------------------------------------------------

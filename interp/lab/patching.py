@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from interp.capture import chunks
 from interp.causal.interchange import States, change_of, heads_of, observe
-from interp.causal.patching import patched
+from interp.causal.patching import acts, patched
 from interp.causal.sequences import sequence_kl
 from interp.edits import BY_HEAD, Edit
 from interp.errors import ConfigError, SubjectError
@@ -50,9 +50,14 @@ def patching(
     each: Sequence[int | None] = numbers or [None]
     every = [(own, head) for own in found for head in each]
     caches = {name: subject.prefill(subject.settings[name]) for name in dict.fromkeys(pair)}
+    setting = subject.settings[pair[1]]
     measured, apart = [], []
     for chunk in chunks(queries, batch_size):
         batch = Batch.forced(chunk, subject.device)
+        if not measured and not acts(subject, setting, batch, caches[pair[1]], site):
+            raise SubjectError(
+                f"{site} cannot be patched: {subject.name} goes on with its own value"
+            )
         states = observe(subject, batch, caches, list(caches), (site,))
         source, target = (states[name] for name in pair)
         measured.append(_effects(subject, pair[1], batch, source, target, every))
