@@ -423,7 +423,7 @@ def test_layers_without_a_site_are_nan(tmp_path: Path) -> None:
            for name in acts.data_vars}  # fmt: skip
     assert has["pattern"].values.tolist() == [False, True, False]
     assert has["mixer_out"].values.tolist() == [True, False, True]
-    with pytest.raises(interp.InterpError, match="no head L0H0: .* in layers 1"):
+    with pytest.raises(interp.InterpError, match=r"no head L0H0: .* in layers 1"):
         interp.plots.attention(lab.run(TEXTS[:1], "pattern"), "L0H0")
 
 
