@@ -124,13 +124,9 @@ class Lab:
     def encode(self, queries: Queries) -> list[Encoded]:
         """Token ids of the queries, the same in every condition; a `QueryError` where a prompt
         would change them."""
-        one = isinstance(queries, str) or not isinstance(queries, Iterable)
-        asked = [queries] if one else list(queries)
-        if not asked:
+        whole = [_query(one) for one in _listed(queries)]
+        if not whole:
             raise QueryError("no queries: give a text, or a list of texts")
-        if odd := [one for one in asked if not isinstance(one, str | Query)]:
-            raise QueryError(f"a query is a text or an interp.Query, not {odd[0]!r}")
-        whole = [one if isinstance(one, Query) else Query(one) for one in asked]
         return encode_groups(self.subject, self.conditions, {"lab": whole})["lab"]
 
     def experiment(
@@ -166,6 +162,17 @@ class Lab:
             Table(head, rows),
             *(note, *withheld, *subject.notes),
         )
+
+
+def _listed(queries: Any) -> list[Any]:
+    one = isinstance(queries, str) or not isinstance(queries, Iterable)
+    return [queries] if one else list(queries)
+
+
+def _query(given: Any) -> Query:
+    if not isinstance(given, str | Query):
+        raise QueryError(f"a query is a text or an interp.Query, not {given!r}")
+    return given if isinstance(given, Query) else Query(given)
 
 
 def load(

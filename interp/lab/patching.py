@@ -49,32 +49,44 @@ def patching(
     found, numbers = _sites(subject, site, layers), _heads(subject, site, heads)
     each: Sequence[int | None] = numbers or [None]
     every = [(own, head) for own in found for head in each]
-    caches = {name: subject.prefill(subject.settings[name]) for name in dict.fromkeys(pair)}
-    setting = subject.settings[pair[1]]
-    measured, apart = [], []
-    for chunk in chunks(queries, batch_size):
-        batch = Batch.forced(chunk, subject.device)
-        if not measured and not acts(subject, setting, batch, caches[pair[1]], site):
-            raise SubjectError(
-                f"{site} cannot be patched: {subject.name} goes on with its own value"
-            )
-        states = observe(subject, batch, caches, list(caches), (site,))
-        source, target = (states[name] for name in pair)
-        measured.append(_effects(subject, pair[1], batch, source, target, every))
-        tokens = batch.answer
-        apart.append(sequence_kl(source.logits, target.logits, tokens).cpu().numpy())
-    damage, distance = np.concatenate(measured, axis=1)
+    damage, distance, apart = _measured(subject, queries, pair, site, every, batch_size)
     if not np.isfinite(damage).all():
         raise SubjectError(
             f"{site} of {pair[0]}, put into the run of {pair[1]}, gives logits that are no "
             "numbers: use a wider dtype"
         )
     shape = (len(queries), len(found), *([len(numbers)] if numbers else []))
-    effects = (damage.reshape(shape), distance.reshape(shape), np.concatenate(apart))
+    effects = (damage.reshape(shape), distance.reshape(shape), apart)
     coords = {"layer": [own.layer for own in found], **({"head": numbers} if numbers else {})}
     return _labelled(effects, coords, [query.text for query in queries], tolerance).assign_attrs(
         model=subject.name, site=site, source=pair[0], target=pair[1]
     )
+
+
+def _measured(
+    subject: Subject,
+    queries: Sequence[Encoded],
+    pair: tuple[str, str],
+    site: str,
+    places: Sequence[Place],
+    batch_size: int,
+) -> tuple[Float[ndarray, "query place"], Float[ndarray, "query place"], Float[ndarray, " query"]]:
+    """KL(target ‖ patched), KL(source ‖ patched) and KL(source ‖ target)."""
+    settings = {name: subject.settings[name] for name in pair}
+    caches = {name: subject.prefill(setting) for name, setting in settings.items()}
+    first = Batch.forced(queries[:1], subject.device)
+    if not acts(subject, settings[pair[1]], first, caches[pair[1]], site):
+        raise SubjectError(f"{site} cannot be patched: {subject.name} goes on with its own value")
+    measured: list[ndarray] = []
+    apart: list[ndarray] = []
+    for chunk in chunks(queries, batch_size):
+        batch = Batch.forced(chunk, subject.device)
+        states = observe(subject, batch, caches, list(caches), (site,))
+        source, target = (states[name] for name in pair)
+        measured.append(_effects(subject, pair[1], batch, source, target, places))
+        apart.append(sequence_kl(source.logits, target.logits, batch.answer).cpu().numpy())
+    damage, distance = np.concatenate(measured, axis=1)
+    return damage, distance, np.concatenate(apart)
 
 
 def _effects(
