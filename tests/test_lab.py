@@ -18,7 +18,7 @@ import xarray as xr
 from chatting import save_chat_model
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import (
     D_MODEL,
     HEADS,
@@ -263,6 +263,30 @@ def test_weights_are_shared_with_the_model_in_memory(named: Case) -> None:
     assert {tensor.data_ptr() for tensor in lab.subject.weights.parameters.values()} == own
 
 
+def trained(case: Case, **options: Any) -> PeftModel:
+    """peft's own model, as it is after training."""
+    config = LoraConfig(
+        r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options
+    )
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(case.model), config)
+
+
+def test_pefts_own_model_in_memory_is_base_and_lora(named: Case) -> None:
+    peft = trained(named)
+    prints = {name: own.clone() for name, own in peft.state_dict().items()}
+    trains = [own.requires_grad for own in peft.parameters()]
+    ids = named.ids("base", TEXTS[1])
+    lab = interp.load(peft, named.words)
+    acts = lab.run(TEXTS[1], "logits")
+    with torch.no_grad():
+        close(acts.logits.sel(condition="lora", query=0), peft.eval()(ids).logits[0])
+        with peft.disable_adapter():
+            close(acts.logits.sel(condition="base", query=0), peft(ids).logits[0])
+    assert all(torch.equal(own, prints[name]) for name, own in peft.state_dict().items())
+    assert [own.requires_grad for own in peft.parameters()] == trains
+    assert "LoRA in_memory" in lab._repr_html_()
+
+
 # Patching ---------------------------------------------------------------------------------------
 
 
@@ -468,7 +492,8 @@ REFUSED: dict[str, Act] = {
     "a model is a folder, a hub id or": lambda c: interp.load(3),
     "needs its fast tokenizer beside it, not none": lambda c: interp.load(c.plain("base")),
     "brings its own dtype": lambda c: interp.load(c.plain("base"), c.words, dtype="float16"),
-    "this is peft's model": lambda c: interp.load(c.plain("lora"), c.words),
+    "leave lora= away": lambda c: interp.load(c.plain("lora"), c.words, lora=c.adapter),
+    "more than a LoRA .use_dora": lambda c: interp.load(trained(c, use_dora=True), c.words),
     "has adapters in it": lambda c: interp.load(c.plain("lora").get_base_model(), c.words),
     "hooked by TransformerLens already": lambda c: interp.load(
         interp.load(c.model).subject.bridge.original_model, c.words

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import xarray as xr
+from peft import PeftModel
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -32,6 +34,7 @@ from interp.showing import Table, page
 from interp.subject import Held, Progress, Subject
 from interp.subject import load as load_subject
 from interp.subject.aligning import encode_groups
+from interp.subject.held import parted
 from interp.subject.loading import threads_for
 
 __all__ = ["Lab", "load"]
@@ -197,23 +200,26 @@ def load(
     the modules are copied and hooked, and the weights shared: the model stays as it was, and must
     not be trained while the lab is used. `prompt`: text before every query, with `separator`
     between them; with `chat` the system message, which `system` says outright. `lora`: a peft
-    adapter, as a folder or a hub id. `template_options`: variables of the chat template.
-    `loading`: `device`, `dtype`, `revision` and what else `interp.Experiment` has of loading; a
-    model in memory has its own device and number format.
+    adapter, as a folder or a hub id; of peft's own model in memory, its active LoRA.
+    `template_options`: variables of the chat template. `loading`: `device`, `dtype`, `revision` and
+    what else `interp.Experiment` has of loading; a model in memory has its own device and number
+    format.
 
     Raises an `InterpError` of one line rather than return a model that differs.
     """
     named = isinstance(model, str | Path)
     options = _options(loading, tokenizer, named, chat, template_options)
-    built = {BASE: Base(), **_shorthand(prompt, system, lora, chat, separator)}
-    for name, condition in (conditions or {}).items():
-        _check_condition(name, condition, built)
-        built[name] = condition
-    built = {n: located(c, options.adapter_revision) for n, c in built.items()}
-    opened = str(model) if named else Held.of(model, tokenizer)
-    subject = load_subject(
-        opened, built, probe, frame=options.framed, progress=progress, **options.loading
-    )
+    with TemporaryDirectory() as folder:
+        if isinstance(model, PeftModel):
+            if lora is not None:
+                raise ConfigError("peft's model has its adapter in it: leave lora= away")
+            model, lora = parted(model, Path(folder) / "in_memory")
+        built = _built(_shorthand(prompt, system, lora, chat, separator), conditions or {})
+        built = {n: located(c, options.adapter_revision) for n, c in built.items()}
+        opened = str(model) if named else Held.of(model, tokenizer)
+        subject = load_subject(
+            opened, built, probe, frame=options.framed, progress=progress, **options.loading
+        )
     return Lab(subject, built, options, str(model) if named else None)
 
 
@@ -256,6 +262,17 @@ def _shorthand(
         built["prompt"] = Prompt(system=words) if chat else Prompt(text=words, separator=separator)
     if lora is not None:
         built["lora"] = Lora(str(lora))
+    return built
+
+
+def _built(
+    shorthand: Mapping[str, Condition], more: Mapping[str, Condition]
+) -> dict[str, Condition]:
+    """All conditions, base first."""
+    built = {BASE: Base(), **shorthand}
+    for name, condition in more.items():
+        _check_condition(name, condition, built)
+        built[name] = condition
     return built
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.conditions import Condition
+from interp.conditions import Condition, beyond_lora
 from interp.errors import SubjectError
 from interp.subject.kinds import check_config
 from interp.subject.loading import DTYPES, check_finite
@@ -39,11 +40,6 @@ class Held:
     def of(cls, hf: Any, tokenizer: Any) -> Held:
         """A `SubjectError` for whatever else is given, and for a model that is spread over
         devices or has adapters in it."""
-        if isinstance(hf, PeftModel):
-            raise SubjectError(
-                "this is peft's model: save its adapter (model.save_pretrained(folder)), then give "
-                "the base model (model.unload()) and lora=folder"
-            )
         if not isinstance(hf, PreTrainedModel):
             raise SubjectError(
                 f"a model is a folder, a hub id or a Hugging Face model, not {type(hf).__name__}"
@@ -108,8 +104,7 @@ class Held:
     def modules(self) -> Any:
         """A copy of the modules that shares the weights, in evaluation mode and with eager
         attention."""
-        tensors = chain(self.hf.parameters(), self.hf.buffers())
-        copied = copy.deepcopy(self.hf, {id(tensor): tensor for tensor in tensors})
+        copied = sharing(self.hf)
         copied.set_attn_implementation("eager")
         return copied.eval()
 
@@ -122,3 +117,29 @@ class Held:
         finally:
             for own, wanted in before:
                 own.requires_grad_(wanted)
+
+
+def sharing(model: Any) -> Any:
+    """A copy of a model's modules that has the very same parameters and buffers."""
+    tensors = chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def parted(model: PeftModel, folder: Path) -> tuple[Any, str]:
+    """The base of peft's model, in modules of its own, and its active LoRA, saved into `folder`.
+
+    A `SubjectError` for whatever is not the base as it was and a plain LoRA beside it.
+    """
+    active = model.active_adapters
+    if len(active) != 1:
+        raise SubjectError(f"one adapter of peft's model is active at a time, not {len(active)}")
+    config = model.peft_config[active[0]]
+    plain = {**vars(config), "peft_type": getattr(config.peft_type, "value", config.peft_type)}
+    if more := beyond_lora(plain):
+        raise SubjectError(
+            f"peft's model has more than a LoRA ({more}): save it, and give base and adapter apart"
+        )
+    model.save_pretrained(str(folder), selected_adapters=active)
+    inner = folder / active[0]
+    base = sharing(model)
+    return base.unload(), str(inner if inner.is_dir() else folder)
