@@ -23,7 +23,7 @@ from interp import Experiment, Head, diverge, load_run
 from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
-from interp.plots import export, influence_heads, waterfall
+from interp.plots import export, influence_heads, information_by_layer, waterfall
 from interp.plots.named import UNTESTED, standing
 from interp.results import Run
 from interp.significance import ALPHA
@@ -37,7 +37,11 @@ def main(experiment: Experiment) -> None:
     run = load_run(diverge(experiment))
     print(equation(run).to_string(float_format="{:+.3f}".format))
     print(verdict(run))
-    figures = {"waterfall": waterfall, "heads": influence_heads, "information": answer_information}
+    figures = {
+        "waterfall": waterfall,
+        "heads": influence_heads,
+        "information": information_by_layer,
+    }
     drawn = {name: figure(run) for name, figure in figures.items()}
     folder = experiment.out / "figures"
     print("\n".join(f"figure: {folder / file}" for file in export(drawn, folder)))

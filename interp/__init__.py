@@ -1,10 +1,22 @@
 """Where inside a network do a prompt and a LoRA diverge, when they make it say the same thing?
 
     import interp
-    run = interp.diverge(interp.Experiment(model=..., prompt_file=..., adapter=..., ...))
-    interp.load_run(run).table
+    lab = interp.load(model, tokenizer, prompt="Answer in French.", lora="adapter", chat=True)
+    acts = lab.run(["What is the capital of Peru?"], sites=["resid_post", "pattern"])
+    acts.pattern.sel(condition="lora", layer=3, head=2)
+    interp.plots.attention(acts, "L3H2")
 
-Names are imported when they are first used: `import interp` costs nothing.
+In a notebook: load -> Lab (run, patch), plots.
+A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
+    read_queries; Certificate.
+On a finished run: Patching, patch; Weighing, weigh.
+To match outputs: Distillation, distil; Inversion, invert.
+Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
+Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,
+    Untrained.
+To build on: Subject, Batch, Site, Head; Validating, validate. Errors: InterpError.
+
+`help(interp.load)` explains one name. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -20,6 +32,9 @@ for _talkative in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 _HOMES = {
+    "load": "lab",
+    "Lab": "lab",
+    "Certificate": "certificates",
     "Site": "names",
     "Head": "names",
     "Run": "results",
@@ -36,6 +51,7 @@ _HOMES = {
     "LogitBias": "conditions",
     "FittedBias": "conditions",
     "Neutral": "conditions",
+    "EmptySystem": "conditions",
     "ShuffledTokens": "conditions",
     "ShuffledLabels": "conditions",
     "Shifted": "conditions",
@@ -61,13 +77,17 @@ _HOMES = {
 }
 """Public name -> the room it lives in."""
 
-__all__ = ["__version__", *_HOMES]
+_ROOMS = ("plots", "organism")
+"""Rooms that are public as they are."""
 
 if TYPE_CHECKING:
+    from interp import organism, plots
     from interp.causal.settings import Patching
     from interp.causality import patch
+    from interp.certificates import Certificate
     from interp.conditions import (
         Base,
+        EmptySystem,
         FineTuned,
         FittedBias,
         LogitBias,
@@ -85,6 +105,7 @@ if TYPE_CHECKING:
     )
     from interp.config import Distillation, Experiment
     from interp.errors import InterpError
+    from interp.lab import Lab, load
     from interp.matching.distil import distil
     from interp.matching.invert import invert
     from interp.matching.settings import Inversion
@@ -101,10 +122,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"interp.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'interp' has no attribute {name!r}")
     return getattr(importlib.import_module(f"interp.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_HOMES, *_ROOMS])

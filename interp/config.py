@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,7 +43,7 @@ from interp.errors import ConditionError, ConfigError
 FILE_ONLY = {"conditions", "families", "frame"}
 """Fields that a YAML file has and the command line has not."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+CONDITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 _Control = Literal[
@@ -223,7 +224,7 @@ class Experiment(Framing):
         for name, adapter in _named("lora", self.adapter):
             built[name] = located(Lora(str(adapter)), self.adapter_revision)
         for name, spec in self.conditions.items():
-            if not _NAME.fullmatch(name):
+            if not CONDITION_NAME.fullmatch(name):
                 raise ConfigError(f"condition name {name!r}: use letters, digits, _ . and -")
             if name in built:
                 raise ConfigError(f"condition {name!r} is defined twice")
@@ -432,14 +433,14 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         raise ConfigError(
             f"condition {name}: write one of {', '.join(CONDITION_KINDS)} with its fields"
         )
-    ((kind, fields),) = spec.items()
+    ((kind, given),) = spec.items()
     if kind not in CONDITION_KINDS:
         raise ConfigError(
             f"condition {name}: no kind {kind!r}; there are {', '.join(CONDITION_KINDS)}"
         )
-    if not isinstance(fields, dict | None):
+    if not isinstance(given, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
-    values = dict(fields or {})
+    values = dict(given or {})
     for reference in {"like", "of", "by"} & values.keys():
         if not isinstance(values[reference], str) or values[reference] not in known:
             raise ConfigError(f"condition {name}: {reference} names no condition above it")
@@ -455,20 +456,36 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         raise ConfigError(f"condition {name}: {error}") from error
 
 
+def write_condition(name: str, condition: Condition, known: Mapping[str, Condition]) -> Any:
+    """A condition as `parse_condition` reads it; what it refers to must be among those `known`."""
+    if isinstance(condition, conditions_room.Composed):
+        return [write_condition(name, part, known) for part in condition.conditions]
+    kinds = {own: kind for kind, own in KINDS.items()}
+    if type(condition) not in kinds or not is_dataclass(condition):
+        raise ConfigError(f"condition {name}: an experiment has no {type(condition).__name__}")
+    values = {field.name: getattr(condition, field.name) for field in fields(condition)}
+    for reference in {"like", "of", "by"} & values.keys():
+        named = (other for other, own in known.items() if own == values[reference])
+        if (found := next(named, name)) == name:
+            raise ConfigError(f"condition {name}: give what it is {reference} a name of its own")
+        values[reference] = found
+    return {kinds[type(condition)]: {key: v for key, v in values.items() if v not in (None, ())}}
+
+
 def from_yaml(path: Path) -> dict[str, Any]:
     """The validated fields of a YAML experiment; its relative paths are looked up beside it first.
 
     Fields that the file leaves out are not in the result: flags may still give them.
     """
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(fields, dict):
+    if not isinstance(written, dict):
         raise ConfigError(f"{path}: write fields like `model: gpt2`")
-    located = {key: _beside(path.parent, key, value) for key, value in fields.items()}
+    located = {key: _beside(path.parent, key, value) for key, value in written.items()}
     required = {name: "-" for name, f in Experiment.model_fields.items() if f.is_required()}
     try:
         checked = Experiment.model_validate({**required, **located})

@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.certificates import Certificate
 from interp.errors import RunError
 from interp.names import Head
+from interp.showing import Table, page
 
 if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
     import numpy as np
@@ -104,6 +106,28 @@ class Run:
         `ids`; empty where nothing was written."""
         return self._beside(ANSWERS, ["queries", "query", "condition", "text", "ids"])
 
+    @property
+    def certificates(self) -> list[Certificate]:
+        """Which conditions say the same, by pair and group of queries; the headline's first."""
+        headline = self.manifest.get("headline")
+        found = sorted(
+            self.manifest.get("certificates", []),
+            key=lambda entry: not (headline and headline.items() <= entry.items()),
+        )
+        return [Certificate.of(entry) for entry in found]
+
+    def _repr_html_(self) -> str:
+        conditions = self.manifest.get("conditions", {})
+        rows = [(name, own.get("description", "")) for name, own in conditions.items()]
+        headline = (self.manifest.get("headline") or {}).values()
+        signed = [str(c) for c in self.certificates if [c.condition, c.reference] == [*headline]]
+        files = ", ".join(self.manifest.get("files", {}))
+        model = self.manifest.get("model", {}).get("name", "a model")
+        counts = self.manifest.get("queries", {})
+        size = ", ".join(f"{count} {group} queries" for group, count in counts.items())
+        shown = Table(("condition", "what it is"), rows)
+        return page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {files}")
+
     def _beside(self, name: str, columns: list[str]) -> pd.DataFrame:
         import pandas as pd
 
@@ -130,6 +154,19 @@ class HeadView:
     patterns: np.ndarray
     content_js: np.ndarray
     attended: list[dict[str, Any]]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self._attended(name), f"{self.patterns[i, 0, len(self.tokens[0]) - 1, 0]:.3f}")
+            for i, name in enumerate(self.conditions)
+        ]
+        head = ("condition", "most attended, with mean attention", "before the query")
+        note = f"before the query: by the last token of “{''.join(self.tokens[0])}”"
+        return page(f"Head {self.head}", Table(head, rows), note)
+
+    def _attended(self, condition: str, most: int = 3) -> str:
+        mine = [row for row in self.attended if row["condition"] == condition]
+        return ", ".join(f"{row['token']} {row['mass']:.3f}" for row in mine[:most])
 
     def arrays(self) -> dict[str, xr.DataArray]:
         """The arrays a run keeps; the rest goes into the manifest under `head_view`."""

@@ -8,10 +8,10 @@ written from them by `interp.report.write`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import pandas as pd
 
@@ -35,9 +35,10 @@ from interp.conditions import (
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
-from interp.errors import RunError
+from interp.errors import ConfigError, RunError
 from interp.generating import Sampling
 from interp.geometry import sample
+from interp.lab import Lab
 from interp.manifest import describe_run, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import DTYPE_NOISE
@@ -91,9 +92,49 @@ def silent(group: str, done: int, total: int) -> None:
     """No progress shown."""
 
 
-def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
-    """Run an experiment; returns its folder. Raises `SubjectError`, `QueryError`, `RunError`,
-    `ConfigError` or `ConditionError`, each with one line that says what to do."""
+@overload
+def diverge(study: Experiment, progress: Progress = silent) -> Path: ...
+
+
+@overload
+def diverge(
+    study: Lab,
+    queries: str | Path | Iterable[str | Query],
+    out: str | Path,
+    progress: Progress = silent,
+    **fields: Any,
+) -> Path: ...
+
+
+def diverge(study: Experiment | Lab, *given: Any, **named: Any) -> Path:
+    """Run an experiment, or that of a lab's conditions on `queries` with the model that the lab
+    has; returns its folder, `out`.
+
+    Of a lab, `queries` is a JSONL file, or texts, which are written into one; `fields` are those of
+    an `Experiment`. No controls are added: those that are wanted are conditions of the lab. Raises
+    `SubjectError`, `QueryError`, `RunError`, `ConfigError` or `ConditionError`, each with one line
+    that says what to do."""
+    if not isinstance(study, Experiment | Lab):
+        raise ConfigError(f"diverge runs an Experiment or a Lab, not {type(study).__name__}")
+    run: Any = _diverge_lab if isinstance(study, Lab) else _diverge
+    return run(study, *given, **named)
+
+
+def _diverge_lab(
+    lab: Lab,
+    queries: str | Path | Iterable[str | Query],
+    out: str | Path,
+    progress: Progress = silent,
+    **fields: Any,
+) -> Path:
+    experiment = lab.experiment(queries, out, **fields)
+    own = replace(lab.subject, settings=dict(lab.subject.settings))  # fitted biases go in there
+    return _diverge(experiment, progress, own)
+
+
+def _diverge(
+    experiment: Experiment, progress: Progress = silent, subject: Subject | None = None
+) -> Path:
     built = experiment.build()
     asked = read_groups(experiment)
     tokenizer = open_tokenizer(
@@ -111,7 +152,7 @@ def diverge(experiment: Experiment, progress: Progress = silent) -> Path:
     with Store.open(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
-        subject = open_subject(experiment, built, asked["matched"], progress)
+        subject = subject or open_subject(experiment, built, asked["matched"], progress)
         with threads_for(subject.n_parameters):
             prepared = prepare(experiment, subject, built, asked, store, progress)
             tallies = {

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp import edits
@@ -51,6 +52,13 @@ def patched_logits(
             some = numbers[first : first + most]
             stacked = [entered[number] for number in some]
             yield some, _stack(subject, setting, batch, cache, own, stacked, start)
+
+
+def acts(subject: Subject, setting: Setting, batch: Batch, cache: Any, site: str) -> bool:
+    """Whether what is put at a site moves the model's output: some go on with their own value."""
+    nothing = edits.hooks(Placed(Edit(own, edits.zero_ablation())) for own in subject.sites(site))
+    plain, without = (subject.run(setting, batch, cache, hooks) for hooks in ({}, nothing))
+    return not torch.equal(plain, without)
 
 
 def _at_entry(edit: Edit, n_layers: int) -> Edit:

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
-
 from interp.answers import encode_again
-from interp.capture import capture
 from interp.causal.interchange import Sweep, rows_within
+from interp.causal.patching import acts
 from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
-from interp.edits import Edit, zero_ablation
 from interp.errors import ConfigError
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
@@ -84,20 +81,11 @@ def prepare_patching(
     names = plan.conditions
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
     rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
-    inert = [name for name in plan.by_head if not _acts(subject, name, queries[0], caches[BASE])]
+    first, bare = Batch.forced(queries[:1], subject.device), subject.settings[BASE]
+    inert = [name for name in plan.by_head if not acts(subject, bare, first, caches[BASE], name)]
     notes = [f"{name} is not patched: this model goes on with its own value" for name in inert]
     plan = replace(plan, by_head=tuple(name for name in plan.by_head if name not in inert))
     return Job(subject, plan, queries, caches, rows, notes)
-
-
-def _acts(subject: Subject, name: str, query: Encoded, cache: Any) -> bool:
-    """Whether what is put at a site moves the model's output."""
-    batch, base = Batch.forced([query], subject.device), subject.settings[BASE]
-    nothing = [Edit(site, zero_ablation()) for site in subject.sites(name)]
-    plain, without = (
-        capture(subject, base, batch, cache, {}, edits).logits for edits in ((), nothing)
-    )
-    return not torch.equal(plain, without)
 
 
 def _present(subject: Subject, names: Sequence[str]) -> tuple[str, ...]:

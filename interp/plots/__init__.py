@@ -11,6 +11,7 @@ conditions, n, interval, seed and the match certificate. Torch-free.
 """
 
 from interp.plots.ablation import ablation
+from interp.plots.attention import attention
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_layer import layers, routing
@@ -40,6 +41,7 @@ from interp.plots.weights_overlap import weights_overlap
 __all__ = [
     "Curves",
     "ablation",
+    "attention",
     "attribution",
     "attribution_heads",
     "carriers",

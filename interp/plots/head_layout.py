@@ -51,14 +51,15 @@ class Layout:
         return [i for i in range(panels) if i + self.columns >= panels]
 
 
-def layout_for(panels: int, tokens: int) -> Layout:
-    """Rows of equally many panels, as wide as the tokens' labels need."""
+def layout_for(panels: int, tokens: int, strip: float | None = None) -> Layout:
+    """Rows of equally many panels, as wide as the tokens' labels need; the strip as high as its
+    summaries need, unless `strip` says."""
     most = min(panels, 4 if tokens <= 12 else 3 if tokens <= 18 else 2)
     columns = math.ceil(panels / math.ceil(panels / most))
     width = (style.WIDTH - 200 - 26 * (columns - 1)) / columns
     height = min(max(13 * tokens + 10, 90), 460)
-    rows, strip = math.ceil(panels / columns), max(150, 22 * panels)
-    return Layout(columns, rows, width, height, strip=strip)
+    rows, summaries = math.ceil(panels / columns), max(150, 22 * panels)
+    return Layout(columns, rows, width, height, strip=summaries if strip is None else strip)
 
 
 def axis_names(at: int) -> tuple[str, str]:

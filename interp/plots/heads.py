@@ -34,7 +34,7 @@ def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
     longest = max((len(t) for t in view.tokens), default=1)
     grid = layout_for(len(view.conditions), longest)
     figure = go.Figure()
-    _patterns(figure, view, grid)
+    draw_patterns(figure, view, grid)
     summaries(figure, view, source, grid)
     _menu(figure, view, grid)
     drops = everything > len(view.conditions)
@@ -55,7 +55,8 @@ def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
     )
 
 
-def _patterns(figure: go.Figure, view: HeadView, grid: Layout) -> None:
+def draw_patterns(figure: go.Figure, view: HeadView, grid: Layout) -> None:
+    """A panel per condition, on one scale, with a trace per example query; the first is shown."""
     top = float(np.nanmax(view.patterns)) if np.isfinite(view.patterns).any() else 1.0
     for panel, condition in enumerate(view.conditions):
         x_axis, y_axis = axis_names(panel)

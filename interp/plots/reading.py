@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interp.plots.text import Pair, number, pair_name
+from interp.certificates import Certificate
+from interp.plots.text import Pair, pair_name
 from interp.results import Run
 
 if TYPE_CHECKING:
@@ -237,25 +238,8 @@ def verdict(manifest: Manifest, pair: Pair | None = None) -> Verdict:
 
 
 def numbers(entry: Mapping[str, Any]) -> str:
-    """A certificate's numbers beside their tolerance; a number that is missing is undefined."""
-    js, top = entry["mean_js"], entry["top1_agreement"]
-    js_limit, top_limit = entry["tolerance_js"], entry["tolerance_top1"]
-    js_sign = "≤" if js is not None and js <= js_limit else ">"
-    top_sign = "≥" if top is not None and top >= top_limit else "<"
-    if js is None or top is None:
-        js_sign = top_sign = "against"
-    return (
-        f"mean JS {number(js)} {js_sign} {js_limit:g} nats, "
-        f"top-1 {number(top)} {top_sign} {top_limit:g}, n = {entry['n']}{_whole(entry)}"
-    )
-
-
-def _whole(entry: Mapping[str, Any]) -> str:
-    """What a certificate of answers of several tokens adds."""
-    if entry.get("tokens", entry["n"]) <= entry["n"]:
-        return ""
-    same, kl = number(entry["answer_agreement"]), number(entry["sequence_kl"])
-    return f" answers ({entry['tokens']} tokens; {same} the same; sequence KL {kl} nats)"
+    """A certificate's numbers beside their tolerance."""
+    return Certificate.of(entry).numbers
 
 
 def interval(manifest: Manifest) -> str:

@@ -46,6 +46,7 @@ from interp.subject.anatomy import Anatomy, ask
 from interp.subject.bases import doubt
 from interp.subject.controls import untrained
 from interp.subject.fused import mend
+from interp.subject.held import Held
 from interp.subject.insertions import Insertions, VirtualTokens
 from interp.subject.loading import (
     device_of,
@@ -60,7 +61,7 @@ from interp.subject.quantization import Quantization, check, readable, rounded
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
-__all__ = ["Batch", "Hook", "Subject", "load"]
+__all__ = ["Batch", "Held", "Hook", "Subject", "load"]
 
 _LOADING = "plain runs, and hooked ones beside them"
 
@@ -321,7 +322,7 @@ def _in_place(hook: Hook) -> Callable[..., None]:
 
 
 def load(
-    model: str,
+    model: str | Held,
     conditions: Mapping[str, Condition],
     probe: Sequence[str | Query],
     *,
@@ -340,39 +341,46 @@ def load(
 ) -> Subject:
     """Load, mount, boot and verify; raises `SubjectError` rather than return a wrong model.
 
-    `probe`: one or a few queries on which parity is tested, in every condition; `frame`: where
-    queries stand. A condition whose weights or steering give exactly base's outputs on them is an
-    error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or hub id of the
-    one that all conditions are read with, the model's unless given; adapters must not bring
-    another. `adapter_revision`: of adapters that are hub ids. `gguf_file`: the file of the model's
-    folder to read instead, de-quantised. `quantization`: int8 or int4, the bits of the weights in
-    the blocks. `progress` is told of every condition that is recorded, and compared.
+    `model`: a folder, a hub id, or a model in memory, which brings its device, number format and
+    tokenizer along. `probe`: one or a few queries on which parity is tested, in every condition;
+    `frame`: where queries stand. A condition whose weights or steering give exactly base's outputs
+    on them is an error, or where `allow_idle` one of the subject's `notes`. `tokenizer`: folder or
+    hub id of the one that all conditions are read with, the model's unless given; adapters must not
+    bring another. `adapter_revision`: of adapters that are hub ids. `gguf_file`: the file of the
+    model's folder to read instead, de-quantised. `quantization`: int8 or int4, the bits of the
+    weights in the blocks. `progress` is told of every condition that is recorded, and compared.
     """
     conditions = {name: located(c, adapter_revision) for name, c in conditions.items()}
     hub = {
         "revision": revision, "trust_remote_code": trust_remote_code, "gguf_file": gguf_file,
     }  # fmt: skip
-    target = device_of(device)
-    check(model, quantization, target, hub)
+    if isinstance(model, Held):
+        held, name, target, dtype = model, model.name, model.device, model.dtype
+    else:
+        held, name, target = None, model, device_of(device)
+        check(name, quantization, target, hub)
     _check_architectures(model, conditions, hub)
-    words = open_tokenizer(model, conditions.values(), tokenizer, **hub)
+    if held:
+        words = held.words(conditions.values(), **hub)
+    else:
+        words = open_tokenizer(name, conditions.values(), tokenizer, **hub)
     asked = [query if isinstance(query, Query) else Query(query) for query in probe]
     settings = {
-        name: resolve(condition, words, frame, asked[0].turns)
-        for name, condition in conditions.items()
+        own: resolve(condition, words, frame, asked[0].turns)
+        for own, condition in conditions.items()
     }
     batches = [Batch.forced([query], target) for query in encode(asked, words, frame=frame)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
-        hf = pretrained(model, dtype, hub, target, quantization)
+        if held:
+            stack.enter_context(held.trainable())
+        hf = held.modules() if held else pretrained(name, dtype, hub, target, quantization)
         stack.enter_context(threads_for(hf.num_parameters()))
         if tokenizer is not None:
-            check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), model)
-        insertions = Insertions.read(
-            settings.values(), hf, model, allow_other_base=allow_other_base
-        )
+            check_rows(words, tokenizer, len(hf.get_input_embeddings().weight), name)
+        insertions = Insertions.read(settings.values(), hf, name, allow_other_base=allow_other_base)
         total = 2 * len(settings)
-        record = parity.Recorder(batches, insertions, lambda name: progress(_LOADING, 1, total))
+        record = parity.Recorder(batches, insertions, lambda _: progress(_LOADING, 1, total))
         parameters = dict(hf.named_parameters())
         fine_tuned: dict[str | Untrained, dict[str, Tensor]] = {}
         references: dict[str, list[parity.Reference]] = {}
@@ -381,21 +389,17 @@ def load(
             if other is not None:
                 values = dict(plain.named_parameters())
                 fine_tuned[other] = matching(parameters, values, str(other))
-            its = {name: s for name, s in settings.items() if s.model == other}
-            references |= record.under(Plain(plain, model, allow_other_base), its)
+            its = {own: s for own, s in settings.items() if s.model == other}
+            references |= record.under(Plain(plain, name, allow_other_base), its)
         notes = _idle(hf, settings, references, record, allow_idle)
-        weights = _mounted(hf, parameters, fine_tuned, settings, model, allow_other_base)
+        weights = _mounted(hf, parameters, fine_tuned, settings, name, allow_other_base)
         if not allow_other_base:
-            notes += filter(
-                None, (doubt(folder_of(adapter), model) for adapter in weights.adapters)
-            )
-        bridge = _boot(hf, model, words)
+            notes += filter(None, (doubt(folder_of(adapter), name) for adapter in weights.adapters))
+        bridge = _boot(hf, name, words)
         anatomy = Anatomy.of(bridge)
-        subject = Subject(
-            model, bridge, words, settings, weights, notes, anatomy, insertions, frame
-        )
-        for name, setting in settings.items():
-            subject.parity[name] = parity.verify(subject, name, setting, batches, references[name])
+        subject = Subject(name, bridge, words, settings, weights, notes, anatomy, insertions, frame)
+        for own, setting in settings.items():
+            subject.parity[own] = parity.verify(subject, own, setting, batches, references[own])
             progress(_LOADING, 1, total)
         return replace(subject, anatomy=ask(subject, batches[-1]))
 
@@ -448,7 +452,7 @@ def _mounted(
 
 
 def _check_architectures(
-    model: str, conditions: Mapping[str, Condition], hub: dict[str, Any]
+    model: str | Held, conditions: Mapping[str, Condition], hub: dict[str, Any]
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
@@ -456,7 +460,8 @@ def _check_architectures(
     if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
         theirs = hub | {"gguf_file": None}
         with quiet():
-            base = dict(without_weights(model, hub).named_parameters())
+            hf = model.hf if isinstance(model, Held) else without_weights(model, hub)
+            base = dict(hf.named_parameters())
             for other in others:
                 matching(base, dict(without_weights(other, theirs).named_parameters()), other)
 

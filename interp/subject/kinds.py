@@ -42,14 +42,28 @@ def check_kind(model: str, **hub: Any) -> None:
         fields, _ = PreTrainedConfig.get_config_dict(model, **hub)
     except Exception:
         return
-    if kind := other_kind(fields):
-        raise SubjectError(f"{model} is {kind} ({_named(fields)}); {_TAKEN}")
+    _check_decoder(model, fields)
     try:
         config = AutoConfig.from_pretrained(model, **hub)
     except Exception:
         return
+    _check_hooked(model, _named(fields), config)
+
+
+def check_config(model: str, architecture: str, config: Any) -> None:
+    """The same of a model in memory: its class, and its configuration."""
+    _check_decoder(model, {**config.to_dict(), "architectures": [architecture]})
+    _check_hooked(model, architecture, config)
+
+
+def _check_decoder(model: str, fields: Mapping[str, Any]) -> None:
+    if kind := other_kind(fields):
+        raise SubjectError(f"{model} is {kind} ({_named(fields)}); {_TAKEN}")
+
+
+def _check_hooked(model: str, architecture: str, config: Any) -> None:
     if reason := _unhooked(config):
-        raise SubjectError(f"{model} ({_named(fields)}) cannot be hooked: {reason}")
+        raise SubjectError(f"{model} ({architecture}) cannot be hooked: {reason}")
 
 
 def other_kind(fields: Mapping[str, Any]) -> str:

@@ -107,13 +107,18 @@ def pretrained(
         if keys := sorted(map(str, report.get(fault, ()))):
             what = fault.replace("_keys", " tensors")
             raise SubjectError(f"{model} is damaged: {len(keys)} {what} (first: {keys[0]})")
-    for name, parameter in hf.named_parameters():
-        if not all(torch.isfinite(part).all() for part in inner(parameter)):
-            raise SubjectError(f"{model}: {name} has NaN or infinite values")
+    check_finite(model, hf)
     if quantization is not None and not any(map(rounded, hf.parameters())):
         package = package_for(quantization, device)
         raise SubjectError(f"{model} has no layer that {package} can quantise")
     return (hf if options else hf.to(device)).eval()
+
+
+def check_finite(model: str, hf: Any) -> None:
+    """A `SubjectError` where a weight is no number."""
+    for name, parameter in hf.named_parameters():
+        if not all(torch.isfinite(part).all() for part in inner(parameter)):
+            raise SubjectError(f"{model}: {name} has NaN or infinite values")
 
 
 def _check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:

@@ -51,15 +51,23 @@ def open_tokenizer(
     name = chosen or model
     theirs = hub | {"gguf_file": None}
     tokenizer = load_tokenizer(name, **(hub if name == model else theirs | {"revision": None}))
+    check_brought(tokenizer, name, conditions, **theirs)
+    return tokenizer
+
+
+def check_brought(
+    tokenizer: PreTrainedTokenizerBase, name: str, conditions: Iterable[Condition], **hub: Any
+) -> None:
+    """A `SubjectError` where a folder of the conditions brings another tokenizer than that of
+    `name`."""
     for folder in dict.fromkeys(_folders(conditions)):
-        found = _brought(folder, **theirs)
+        found = _brought(folder, **hub)
         if found is not None and (what := difference(tokenizer, found)):
             raise SubjectError(
                 f"{folder} brings a tokenizer ({_size(found)}) other than that of {name} "
                 f"({_size(tokenizer)}): {what}; pass --tokenizer {folder} to read every condition "
                 f"with it, or take its tokenizer files away to go on with that of {name}"
             )
-    return tokenizer
 
 
 def _folders(conditions: Iterable[Condition]) -> Iterator[str]:

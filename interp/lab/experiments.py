@@ -1,0 +1,78 @@
+"""The study of a lab's conditions: an experiment that a file could hold, and the model it has.
+
+experiment = experiment_of(lab, "queries.jsonl", "RUN", {"bootstrap": 500})
+experiment.build() == dict(lab.conditions)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from interp.config import Experiment, Framing, explain, write_condition
+from interp.design import BASE
+from interp.errors import ConfigError
+from interp.queries import Query
+from interp.results import write_atomic
+
+if TYPE_CHECKING:
+    from interp.lab import Lab
+
+DECIDED = {"model", "conditions", "adapter", "prompt_file", "system_file", "separator", "controls"}
+"""What of an experiment a lab has decided already, beside how its model is loaded and framed."""
+
+
+def experiment_of(
+    lab: Lab,
+    queries: str | Path | Iterable[str | Query],
+    out: str | Path,
+    fields: Mapping[str, Any],
+) -> Experiment:
+    """A `ConfigError` of a model in memory, which no run could name, and of fields that the lab has
+    decided. Queries that are no file are written beside `out`, as `OUT.jsonl`."""
+    if lab.path is None:
+        raise ConfigError(
+            "a run names the files that it was made from: save the model and its tokenizer "
+            "(save_pretrained), and open the lab from their folder"
+        )
+    framed = Framing.model_fields.keys() - {"answer_tokens", "temperature"}
+    if decided := sorted(fields.keys() & (DECIDED | framed)):
+        raise ConfigError(f"{decided[0]} was decided when the lab was loaded: load another for it")
+    specs: dict[str, Any] = {}
+    for name, condition in lab.conditions.items():
+        if name != BASE:
+            specs[name] = write_condition(name, condition, lab.conditions)
+    given = {"conditions": specs, "controls": (), "out": Path(out), **fields}
+    options = lab.options.model_dump(exclude_defaults=True)
+    try:
+        return Experiment.model_validate(
+            {"model": lab.path, "queries": _file(queries, given), **options, **given}
+        )
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _file(queries: str | Path | Iterable[str | Query], given: Mapping[str, Any]) -> Path:
+    if isinstance(queries, str | Path):
+        return Path(queries)
+    asked = [one if isinstance(one, Query) else Query(one) for one in queries]
+    lines = [json.dumps(_line(query), ensure_ascii=False) for query in asked]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    file = given["out"].with_name(f"{given['out'].name}.jsonl")
+    if file.exists() and file.read_bytes() != content and not given.get("overwrite"):
+        raise ConfigError(f"{file} holds other queries: choose another out, or overwrite=True")
+    write_atomic(file, content)
+    return file
+
+
+def _line(query: Query) -> dict[str, Any]:
+    """A query as `read_queries` reads it."""
+    said = {name: value for name, value in asdict(query).items() if value}
+    if query.messages:
+        said.pop("text")
+    return said
