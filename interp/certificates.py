@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interp.showing import number, page
+from interp.showing import html_page, number
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ class Certificate:
         return f"{verdict} {self.condition} vs {self.reference}, {self.queries}: {self.numbers}"
 
     def _repr_html_(self) -> str:
-        return page("Match certificate", str(self))
+        return html_page("Match certificate", str(self))

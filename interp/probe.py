@@ -76,7 +76,7 @@ def head_view(
         head=head,
         conditions=list(subject.settings),
         pairs=list(pairs),
-        tokens=[spelled(subject, query.ids) for query in queries[:_EXAMPLES]],
+        tokens=[token_texts(subject, query.ids) for query in queries[:_EXAMPLES]],
         patterns=_padded([examples[name] for name in subject.settings]),
         content_js=np.concatenate(js, axis=1),
         attended=[r for name, mass in masses.items() for r in _most(subject, name, mass, queries)],
@@ -135,7 +135,7 @@ def _most(
             token = prefix[place]
         else:
             ids = {query.ids[place] for query in queries if place < len(query.ids)}
-            token = spelled(subject, list(ids))[0] if len(ids) == 1 else _VARIOUS
+            token = token_texts(subject, list(ids))[0] if len(ids) == 1 else _VARIOUS
         share = mass / len(queries)
         rows.append(
             {"condition": name, "token": token, "where": where, "position": place, "mass": share}
@@ -146,9 +146,9 @@ def _most(
 def _prefix_tokens(subject: Subject, setting: Setting) -> list[str]:
     """What stands before the query; virtual tokens, which have no text, by their number."""
     virtual = [f"<virtual {i}>" for i in range(setting.n_prefix - len(setting.prefix))]
-    return virtual + spelled(subject, setting.prefix)
+    return virtual + token_texts(subject, setting.prefix)
 
 
-def spelled(subject: Subject, ids: Sequence[int]) -> list[str]:
+def token_texts(subject: Subject, ids: Sequence[int]) -> list[str]:
     """Tokens as text, each decoded by itself."""
     return [str(subject.tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in ids]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from interp.certificates import Certificate
 from interp.errors import RunError
 from interp.names import Head
-from interp.showing import Table, page
+from interp.showing import HtmlTable, html_page
 
 if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
     import numpy as np
@@ -125,8 +125,8 @@ class Run:
         model = self.manifest.get("model", {}).get("name", "a model")
         counts = self.manifest.get("queries", {})
         size = ", ".join(f"{count} {group} queries" for group, count in counts.items())
-        shown = Table(("condition", "what it is"), rows)
-        return page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {files}")
+        shown = HtmlTable(("condition", "what it is"), rows)
+        return html_page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {files}")
 
     def _beside(self, name: str, columns: list[str]) -> pd.DataFrame:
         import pandas as pd
@@ -162,7 +162,7 @@ class HeadView:
         ]
         head = ("condition", "most attended, with mean attention", "before the query")
         note = f"before the query: by the last token of “{''.join(self.tokens[0])}”"
-        return page(f"Head {self.head}", Table(head, rows), note)
+        return html_page(f"Head {self.head}", HtmlTable(head, rows), note)
 
     def _attended(self, condition: str, most: int = 3) -> str:
         mine = [row for row in self.attended if row["condition"] == condition]

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
-class Table(NamedTuple):
+class HtmlTable(NamedTuple):
     """Names of columns, and rows of as many cells."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
-def page(title: str, *parts: Table | str) -> str:
+def html_page(title: str, *parts: HtmlTable | str) -> str:
     """A heading, tables and lines as HTML that needs nothing from elsewhere."""
-    shown = "".join(_table(part) if isinstance(part, Table) else _line(part) for part in parts)
+    shown = "".join(_table(part) if isinstance(part, HtmlTable) else _line(part) for part in parts)
     return f"<div><b>{escaped(title)}</b>{shown}</div>"
 
 
@@ -35,7 +35,7 @@ def _line(text: str) -> str:
     return f"<div>{escaped(text)}</div>"
 
 
-def _table(table: Table) -> str:
+def _table(table: HtmlTable) -> str:
     head = "".join(f"<th>{escaped(name)}</th>" for name in table.head)
     rows = ("".join(f"<td>{escaped(cell)}</td>" for cell in row) for row in table.rows)
     body = "".join(f"<tr>{row}</tr>" for row in rows)

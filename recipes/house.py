@@ -21,6 +21,7 @@ LONG_FUNCTION, LONG_FILE = 60, 300
 """Lines above which a function or a file is listed."""
 
 EXCEPTIONS = {
+    "load": "a lab, public as interp.load, and the verified subject in it, interp.subject.load",
     "MODEL": "the folder of a bundled model, read as organism.MODEL and toy.MODEL",
     "head_view": "the data of one head, public as interp.head_view, and its figure",
     "QUERIES": "the bundled model's folder, read as organism.QUERIES, and the file of a run",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from interp.answers import encode_again
 from interp.causal.interchange import Sweep, rows_within
-from interp.causal.patching import acts
+from interp.causal.patching import moves_output
 from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
@@ -82,9 +82,11 @@ def prepare_patching(
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
     rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
     first, bare = Batch.forced(queries[:1], subject.device), subject.settings[BASE]
-    inert = [name for name in plan.by_head if not acts(subject, bare, first, caches[BASE], name)]
+    inert = [
+        name for name in plan.by_head if not moves_output(subject, bare, first, caches[BASE], name)
+    ]
     notes = [f"{name} is not patched: this model goes on with its own value" for name in inert]
-    plan = replace(plan, by_head=tuple(name for name in plan.by_head if name not in inert))
+    plan = replace(plan, by_head=tuple(read_back))
     return Job(subject, plan, queries, caches, rows, notes)
 
 

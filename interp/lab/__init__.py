@@ -39,7 +39,7 @@ from interp.lab.patching import patching
 from interp.names import short_name
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.queries import Encoded, Query
-from interp.showing import Table, page
+from interp.showing import HtmlTable, html_page
 from interp.subject import Held, Progress, Subject
 from interp.subject import load as load_subject
 from interp.subject.aligning import encode_groups
@@ -48,7 +48,7 @@ from interp.subject.loading import threads_for
 
 __all__ = ["Lab", "load"]
 
-PROBE = tuple(f"{sentence}." for sentence in NEUTRAL_PASSAGE.split(". ")[:3:2])
+_PROBE = tuple(f"{sentence}." for sentence in NEUTRAL_PASSAGE.split(". ")[:3:2])
 """The texts on which a model is compared with plain Hugging Face + peft where none are given."""
 
 IN_MEMORY = {"adapter_revision", "trust_remote_code", "allow_other_base", "allow_idle"}
@@ -169,9 +169,9 @@ class Lab:
         head = ("condition", "what it is", "tokens before the query", "parity")
         withheld = [f"withheld: {name}, {why}" for name, why in subject.withheld.items()]
         note = "parity: largest difference from plain Hugging Face + peft, relative"
-        return page(
+        return html_page(
             f"{short_name(subject.name)} ({shape}, {subject.device})",
-            Table(head, rows),
+            HtmlTable(head, rows),
             *(note, *withheld, *subject.notes),
         )
 
@@ -198,7 +198,7 @@ def load(
     conditions: Mapping[str, Condition] | None = None,
     separator: str = "\n",
     template_options: Mapping[str, Any] | None = None,
-    probe: Sequence[str | Query] = PROBE,
+    probe: Sequence[str | Query] = _PROBE,
     progress: Progress = lambda stage, newly, total: None,
     **loading: Any,
 ) -> Lab:

@@ -23,7 +23,7 @@ from interp.capture import Captured, Reader, capture, chunks, keep
 from interp.errors import ConfigError, SubjectError
 from interp.measures.attention import MASKED
 from interp.names import HOOKS, Site
-from interp.probe import spelled
+from interp.probe import token_texts
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
 
@@ -56,7 +56,7 @@ def activations(
     if extra := reduce.keys() - (sites.keys() - {LOGITS}):
         there = ", ".join(name for name in sites if name != LOGITS)
         raise ConfigError(f"reduce names {min(extra)!r}, which is not read: there are {there}")
-    reading = Reading(sites, reduce)
+    reading = _Reading(sites, reduce)
     found: dict[str, list[list[np.ndarray]]] = {name: [] for name in names}
     for condition in conditions:
         setting = subject.settings[condition]
@@ -71,7 +71,7 @@ def activations(
         for name in names:
             found[name].append([own[name][number] for number in range(len(queries))])
     arrays = {name: right_aligned(values) for name, values in found.items()}
-    return labelled(subject, queries, conditions, reading, arrays)
+    return as_dataset(subject, queries, conditions, reading, arrays)
 
 
 def sites_of(subject: Subject, names: Sequence[str]) -> dict[str, list[Site]]:
@@ -105,7 +105,7 @@ def by_length(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[int]]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class _Reading:
     """What is read at every site; `kept`: how many of a value's first dimensions are still there
     behind the user's function."""
 
@@ -195,11 +195,11 @@ def right_aligned(values: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return filled
 
 
-def labelled(
+def as_dataset(
     subject: Subject,
     queries: Sequence[Encoded],
     conditions: Sequence[str],
-    reading: Reading,
+    reading: _Reading,
     arrays: Mapping[str, np.ndarray],
 ) -> xr.Dataset:
     """The arrays with names on their dimensions, and the queries' tokens beside them."""
@@ -220,7 +220,7 @@ def labelled(
     positions = np.arange(-longest, 0)
     if "key" in data.dims:
         data = data.assign_coords(key=[0, *positions])
-    tokens = [spelled(subject, query.ids) for query in queries]
+    tokens = [token_texts(subject, query.ids) for query in queries]
     padded = [[""] * (longest - len(own)) + own for own in tokens]
     return data.assign_coords(
         condition=list(conditions),

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from interp.capture import chunks
 from interp.causal.interchange import ConditionRun, change_of, n_heads, read_conditions
-from interp.causal.patching import acts, patched_logits
+from interp.causal.patching import moves_output, patched_logits
 from interp.causal.sequences import sequence_kl
 from interp.edits import BY_HEAD, Edit
 from interp.errors import ConfigError, SubjectError
@@ -32,7 +32,7 @@ HEADED = (*BY_HEAD, "pattern")
 
 READ_ONLY = ("attn_scores", "router")
 
-Place = tuple[Site, int | None]
+_Place = tuple[Site, int | None]
 """A site of one layer, and the head (none: all of it)."""
 
 
@@ -68,14 +68,14 @@ def _measured(
     queries: Sequence[Encoded],
     pair: tuple[str, str],
     site: str,
-    places: Sequence[Place],
+    places: Sequence[_Place],
     batch_size: int,
 ) -> tuple[Float[ndarray, "query place"], Float[ndarray, "query place"], Float[ndarray, " query"]]:
     """KL(target ‖ patched), KL(source ‖ patched) and KL(source ‖ target)."""
     settings = {name: subject.settings[name] for name in pair}
     caches = {name: subject.prefill(setting) for name, setting in settings.items()}
     first = Batch.forced(queries[:1], subject.device)
-    if not acts(subject, settings[pair[1]], first, caches[pair[1]], site):
+    if not moves_output(subject, settings[pair[1]], first, caches[pair[1]], site):
         raise SubjectError(f"{site} cannot be patched: {subject.name} goes on with its own value")
     measured: list[ndarray] = []
     apart: list[ndarray] = []
@@ -95,7 +95,7 @@ def _effects(
     batch: Batch,
     source: ConditionRun,
     target: ConditionRun,
-    places: Sequence[Place],
+    places: Sequence[_Place],
 ) -> Float[ndarray, "2 query place"]:
     """KL(target ‖ patched) and KL(source ‖ patched) at every place."""
     patches = [[_edit(source, *place)] for place in places]

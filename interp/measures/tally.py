@@ -38,7 +38,7 @@ KEYS_VALUES = ("k", "v")
 """Those that are compared too where asked for."""
 
 
-Apart = Mapping[ConditionPair, Between]
+OutputDistances = Mapping[ConditionPair, Between]
 """How far the outputs of pairs are."""
 
 
@@ -178,7 +178,7 @@ Values = tuple[Key, Tensor, Tensor | float]
 
 def measure(
     observed: Mapping[str, Observed],
-    apart: Apart,
+    apart: OutputDistances,
     plan: Plan,
     scale: Scale,
 ) -> Tally:
@@ -237,7 +237,7 @@ def absorb_(total: Tally, part: Tally) -> None:
 
 def values(
     observed: Mapping[str, Observed],
-    apart: Apart,
+    apart: OutputDistances,
     grams: Mapping[str, Tensor],
     plan: Plan,
 ) -> Iterator[Values]:
@@ -261,7 +261,7 @@ def values(
             yield from _splits(name, seen.splits, plan.base)
 
 
-def _outputs(apart: Apart, pairs: Sequence[ConditionPair]) -> Iterator[Values]:
+def _outputs(apart: OutputDistances, pairs: Sequence[ConditionPair]) -> Iterator[Values]:
     for a, b in pairs:
         found = apart[a, b]
         yield Key("kl_divergence", a, b, OUTPUT), found.kl, 1.0
@@ -285,7 +285,7 @@ def _answers(observed: Mapping[str, Observed], plan: Plan, scale: Scale) -> Iter
             yield Key("rec2ftp", a, b, OUTPUT), (gained & right[a]) + known, gained + known
 
 
-def _whole_answers(apart: Apart, plan: Plan, scale: Scale) -> Iterator[Values]:
+def _whole_answers(apart: OutputDistances, plan: Plan, scale: Scale) -> Iterator[Values]:
     """What is known of an answer as a whole, `[query, 1]`."""
     tokens = scale.answers
     for a, b in plan.pairs:
