@@ -460,7 +460,7 @@ def write_condition(name: str, condition: Condition, known: Mapping[str, Conditi
     """A condition as `parse_condition` reads it; what it refers to must be among those `known`."""
     if isinstance(condition, conditions_room.Composed):
         return [write_condition(name, part, known) for part in condition.conditions]
-    kinds = {own: kind for kind, own in KINDS.items()}
+    kinds = {own: kind for kind, own in CONDITION_KINDS.items()}
     if type(condition) not in kinds or not is_dataclass(condition):
         raise ConfigError(f"condition {name}: an experiment has no {type(condition).__name__}")
     values = {field.name: getattr(condition, field.name) for field in fields(condition)}

@@ -24,7 +24,7 @@ from interp.measures import output, tally
 from interp.measures.certificate import in_columns
 from interp.measures.output import Between
 from interp.measures.readout import answer_information, decision_depth, lens_kl
-from interp.measures.tally import Key, Observed, Plan, Scale, Tally, Values
+from interp.measures.tally import Key, Observed, OutputDistances, Plan, Scale, Tally, Values
 from interp.names import OUTPUT
 from interp.observe import observe
 from interp.progress import Progress
@@ -197,7 +197,7 @@ def _keep(
     measured: Tally,
     plan: Plan,
     observed: Mapping[str, Observed],
-    apart: Apart,
+    apart: OutputDistances,
     scale: Scale,
     numbers: range,
 ) -> None:

@@ -56,7 +56,9 @@ def patched_logits(
 
 def moves_output(subject: Subject, setting: Setting, batch: Batch, cache: Any, site: str) -> bool:
     """Whether what is put at a site moves the model's output: some go on with their own value."""
-    nothing = edits.hooks(Placed(Edit(own, edits.zero_ablation())) for own in subject.sites(site))
+    nothing = edits.hooks(
+        PlacedEdit(Edit(own, edits.zero_ablation())) for own in subject.sites(site)
+    )
     plain, without = (subject.run(setting, batch, cache, hooks) for hooks in ({}, nothing))
     return not torch.equal(plain, without)
 

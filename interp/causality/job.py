@@ -86,7 +86,7 @@ def prepare_patching(
         name for name in plan.by_head if not moves_output(subject, bare, first, caches[BASE], name)
     ]
     notes = [f"{name} is not patched: this model goes on with its own value" for name in inert]
-    plan = replace(plan, by_head=tuple(read_back))
+    plan = replace(plan, by_head=tuple(name for name in plan.by_head if name not in inert))
     return Job(subject, plan, queries, caches, rows, notes)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
