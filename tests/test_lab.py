@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import (
     D_MODEL,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
     MODULES,
+    N_HEADS,
+    N_KV_HEADS,
+    N_LAYERS,
     all_targets,
     save_adapter,
     save_model,
@@ -163,10 +163,10 @@ def test_dimensions_and_coordinates_are_named(case: Case) -> None:
     stem = ("condition", "query", "layer")
     assert acts.resid_post.dims == (*stem, "position", "d_model")
     assert acts.resid_post.sizes["d_model"] == D_MODEL
-    assert acts.resid_post.sizes["layer"] == LAYERS
+    assert acts.resid_post.sizes["layer"] == N_LAYERS
     assert acts.z.dims == acts.q.dims == (*stem, "head", "position", "d_head")
     assert acts.k.dims == (*stem, "kv_head", "position", "d_head")
-    assert acts.k.sizes["kv_head"] in (HEADS, KV_HEADS)
+    assert acts.k.sizes["kv_head"] in (N_HEADS, N_KV_HEADS)
     assert acts.pattern.dims == (*stem, "head", "position", "key")
     assert acts.condition.values.tolist() == [*CONDITIONS]
     assert acts.text.values.tolist() == TEXTS
@@ -343,7 +343,7 @@ def kl_between(case: Case) -> list[float]:
 
 def test_layers_and_heads_can_be_chosen(case: Case) -> None:
     every = case.lab.patch(TEXTS, source="lora", target="base", site="z", heads="all")
-    assert every.damage.sizes == {"query": len(TEXTS), "layer": LAYERS, "head": HEADS}
+    assert every.damage.sizes == {"query": len(TEXTS), "layer": N_LAYERS, "head": N_HEADS}
     some = case.lab.patch(TEXTS, source="lora", target="base", site="z", layers=[1], heads=[2, 0])
     assert some["head"].values.tolist() == [2, 0]
     np.testing.assert_array_equal(some.damage, every.damage.sel(layer=[1], head=[2, 0]))
