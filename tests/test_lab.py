@@ -35,8 +35,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import interp
 from interp import Lab, Lora, Prompt
-from interp.config import KINDS, parse_condition, write_condition
-from interp.subject.plain import fingerprints
+from interp.config import CONDITION_KINDS, parse_condition, write_condition
+from interp.subject.plain import parameter_fingerprints
 from interp.validation import architectures
 
 PROMPT = "hot is the opposite of cold"
@@ -242,11 +242,11 @@ def own_mass(pattern: Tensor) -> Tensor:
 def test_a_model_in_memory_stays_as_it_was_and_can_be_loaded_again(named: Case) -> None:
     hf = AutoModelForCausalLM.from_pretrained(named.model)
     before, ids = copy.deepcopy(hf), named.ids("base", TEXTS[0])
-    modules, prints = [type(m) for m in hf.modules()], fingerprints(hf)
+    modules, prints = [type(m) for m in hf.modules()], parameter_fingerprints(hf)
     first = opened(hf, named.adapter, named.words)
     second = opened(hf, named.adapter, named.words)
     assert [type(module) for module in hf.modules()] == modules
-    assert fingerprints(hf) == prints
+    assert parameter_fingerprints(hf) == prints
     assert hf.config.to_dict() == before.config.to_dict()
     assert all(own.requires_grad for own in hf.parameters())
     with torch.no_grad():
@@ -427,7 +427,7 @@ EVERY_KIND: dict[str, interp.Base | Any] = {
 
 
 def test_every_condition_is_written_as_it_is_read() -> None:
-    assert {type(one) for one in EVERY_KIND.values()} >= set(KINDS.values())
+    assert {type(one) for one in EVERY_KIND.values()} >= set(CONDITION_KINDS.values())
     known: dict[str, Any] = {}
     for name, condition in EVERY_KIND.items():
         spec = write_condition(name, condition, EVERY_KIND)
@@ -440,7 +440,7 @@ def test_every_condition_is_written_as_it_is_read() -> None:
 
 def test_layers_without_a_site_are_nan(tmp_path: Path) -> None:
     """LFM2: of three layers, the second alone has heads."""
-    lab = interp.load(architectures.save_model("lfm2", tmp_path / "model"))
+    lab = interp.load(architectures.save_architecture("lfm2", tmp_path / "model"))
     acts = lab.run(TEXTS[:1], ["resid_post", "pattern", "mixer_out"])
     assert acts.layer.values.tolist() == [0, 1, 2]
     has = {name: acts[name].notnull().any([d for d in acts[name].dims if d != "layer"])
@@ -453,7 +453,7 @@ def test_layers_without_a_site_are_nan(tmp_path: Path) -> None:
 
 def test_what_a_model_does_not_read_back_is_not_patched(tmp_path: Path) -> None:
     """Gemma 4 runs its own attention: a pattern put there would do nothing, damage 0."""
-    lab = interp.load(architectures.save_model("gemma4", tmp_path / "model"), prompt=PROMPT)
+    lab = interp.load(architectures.save_architecture("gemma4", tmp_path / "model"), prompt=PROMPT)
     with pytest.raises(interp.InterpError, match="pattern cannot be patched"):
         lab.patch(TEXTS, source="prompt", target="base", site="pattern")
 
