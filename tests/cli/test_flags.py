@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
@@ -25,12 +27,20 @@ COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion]
 
 
 def settings_of(path: Path) -> type[BaseModel]:
-    """The settings that a script reads from its flags."""
+    """The settings that a script reads from its flags. Of a script that another test has loaded,
+    these: the docstrings of a second one are not found, as its source stands for the first."""
+    for loaded in list(sys.modules.values()):
+        if getattr(loaded, "__file__", None) == str(path):
+            return _settings(loaded)
     spec = importlib.util.spec_from_file_location(f"flags_of_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return _settings(module)
+
+
+def _settings(module: ModuleType) -> type[BaseModel]:
     found: type[BaseModel] = getattr(module, "Config", None) or module.Study
     return found
 
