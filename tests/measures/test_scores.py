@@ -270,7 +270,7 @@ def test_every_share_is_the_reference(case: Case, name: str) -> None:
         if below == 0:
             assert np.isnan(row["value"])
         elif not np.isnan(row["value"]):
-            assert row["value"] == pytest.approx(above / below, abs=2e-4), row.to_dict()
+            assert row["value"] == pytest.approx(above / below, abs=1e-4), row.to_dict()
             compared += 1
     assert compared > 50
 
