@@ -136,8 +136,10 @@ def _split_(
     for name, setting in subject.settings.items():
         if name == base:
             continue
-        members = coalitions(PLAYERS if setting.weights != bare.weights else PLAYERS[:2])
-        scores = {m: _scores_of(subject, batch, cache, bare, sources[name], m) for m in members}
+        nobody, *members = coalitions(PLAYERS if setting.weights != bare.weights else PLAYERS[:2])
+        scores = {nobody: observed[base].scores}
+        for some in members:
+            scores[some] = _scores_of(subject, batch, cache, bare, sources[name], some)
         splits = []
         for layer, own in enumerate(observed[name].scores):
             here = {m: found[layer] for m, found in scores.items()}

@@ -24,7 +24,14 @@ from torch import Tensor
 from interp.capture import capture
 from interp.causal.cells import PatchSite
 from interp.causal.effects import PATCHING_CONTROLS, Effects, Resampling, measured_rows
-from interp.causal.interchange import ConditionRun, PatchMove, partners, read_conditions
+from interp.causal.interchange import (
+    ConditionRun,
+    PatchMove,
+    effects_of,
+    moved,
+    partners,
+    read_conditions,
+)
 from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
 from interp.edits import Edit, replace
 from interp.names import Site
@@ -93,7 +100,8 @@ class Contexts:
                 own, new = (getattr(c.layers[layer], part) for c in (mixed, source))
                 if move.control:
                     name = f"context:{self.seed}:{part}:{layer}"
-                    new = own + _as_long(_step(own, new, move.control, name), new - own)
+                    step = _step(own, new, move.control, name)
+                    new = moved(own, step, (new - own).norm(dim=-1, keepdim=True))
                 setattr(mixed.layers[layer], part, new.clone())
         return mixed
 
@@ -107,13 +115,6 @@ def _step(own: Tensor, new: Tensor, control: str, name: str) -> Tensor:
     return (new - own)[..., others, :]
 
 
-def _as_long(step: Tensor, difference: Tensor) -> Tensor:
-    """A step of every token's key or value, as long as the difference."""
-    length = step.norm(dim=-1, keepdim=True)
-    tiny = torch.finfo(length.dtype).tiny
-    return step / length.clamp(min=tiny) * difference.norm(dim=-1, keepdim=True)
-
-
 def exchange(
     subject: Subject, plan: Contexts, chunk: Sequence[Encoded], caches: Mapping[str, Any]
 ) -> list[Effects]:
@@ -125,18 +126,14 @@ def exchange(
     said = {name: own.logits for name, own in states.items()}
     found = []
     for move in plan.moves:
-        measured = np.empty((3, len(chunk), len(plan.cells)))
+        measured = np.empty((len(plan.cells), 3, len(chunk)))
         for number, cell in enumerate(plan.cells):
             cache = plan.cache(move, cell, caches)
             row = _run(subject, batch, move.target, states[move.target], cell.layer, cache)
-            measured[0, :, number] = sequence_kl(said[move.target], row, tokens).cpu()
-            measured[1, :, number] = sequence_kl(said[move.source], row, tokens).cpu()
-            measured[2, :, number] = sequence_odds(row, targets, tokens).cpu()
-        a, b = said[move.source], said[move.target]
-        apart = sequence_kl(a, b, tokens)
-        odds = (sequence_odds(logits, targets, tokens) for logits in (a, b))
-        own = [values.cpu().numpy() for values in (apart, *odds)]
-        found.append(Effects(*move, plan.cells, *measured, *own))
+            measured[number, 0] = sequence_kl(said[move.target], row, tokens).cpu()
+            measured[number, 1] = sequence_kl(said[move.source], row, tokens).cpu()
+            measured[number, 2] = sequence_odds(row, targets, tokens).cpu()
+        found.append(effects_of(move, plan.cells, measured, states, targets, tokens))
     return found
 
 

@@ -219,11 +219,11 @@ def run_interchange(
             measured[number, :, ~values.reached[cell.position].any(-1)] = np.nan
         for move in moves:
             mine = [number for number, (owner, _) in enumerate(places) if owner == move]
-            found.append(_effects(move, cells[move], measured[mine], states, targets, tokens))
+            found.append(effects_of(move, cells[move], measured[mine], states, targets, tokens))
     return found
 
 
-def _effects(
+def effects_of(
     move: PatchMove,
     cells: tuple[PatchSite, ...],
     measured: np.ndarray,
@@ -231,6 +231,7 @@ def _effects(
     targets: Tensor,
     tokens: Tokens,
 ) -> Effects:
+    """From `measured` `[cell, 3, query]`: damage, distance to the source, log-odds."""
     source, target = states[move.source].logits, states[move.target].logits
     damage, distance, odds = measured.transpose(1, 2, 0)
     return Effects(
@@ -283,9 +284,7 @@ class _Values:
             there = self.unrelated
             difference = there[move.source].values[site] - there[move.target].values[site]
             step = _aligned(difference, self.chunk, self.others)
-        length = step.norm(dim=-1, keepdim=True)
-        tiny = torch.finfo(length.dtype).tiny
-        return own + step / length.clamp(min=tiny) * distance
+        return moved(own, step, distance)
 
     def _noise(self, like: Tensor) -> Tensor:
         """One random direction per query token, the same at every site and layer."""
@@ -295,6 +294,14 @@ class _Values:
             for query in self.chunk
         ]
         return torch.tensor(np.stack(drawn), device=like.device, dtype=like.dtype)
+
+
+def moved(own: Tensor, step: Tensor, distance: Tensor) -> Tensor:
+    """Every token's own value, moved in the direction of a step, as far as a distance `[..., 1]`;
+    not at all where the step has no direction."""
+    length = step.norm(dim=-1, keepdim=True)
+    tiny = torch.finfo(length.dtype).tiny
+    return own + step / length.clamp(min=tiny) * distance
 
 
 def _aligned(value: Tensor, chunk: Sequence[Encoded], others: Sequence[Encoded]) -> Tensor:

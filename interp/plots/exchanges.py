@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import plotly.graph_objects as go
 
 from interp.plots import by_layer, lines, reading, style
 from interp.plots.lines import Look
@@ -103,6 +104,24 @@ def _look(run: Run, source: str) -> Look:
 
 def _base_look(base: str) -> Look:
     return Look(f"{base}'s state (positive control)", style.INK, "longdash", "diamond")
+
+
+_NULL = "random difference (same dash and mark)"
+
+
+def control_or_line(curve: Curve, named: set[str]) -> list[go.Scatter]:
+    """A line with its band; of a control the line alone, one legend entry for all. `named` has what
+    the legend already shows."""
+    control, look = curve.look.colour == GREY, curve.look
+    own = look._replace(name=f"random difference, {look.name}") if control else look
+    entry = _NULL if control else look.name
+    drawn = lines.line(curve.frame, own, entry not in named)
+    if control:
+        drawn = drawn[1:]
+        drawn[0].update(name=_NULL, legendgroup=_NULL, legendrank=1002)
+        drawn[0].line.width = 1.4
+    named.add(entry)
+    return drawn
 
 
 def rank(look: Look) -> int:

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import lines, reading, style
-from interp.plots.exchanges import GREY, Curve, shown_pairs, sides
+from interp.plots.exchanges import GREY, Curve, control_or_line, shown_pairs, sides
 from interp.plots.interchange import damage_scale, tolerance, tolerance_line
 from interp.plots.lines import ALPHA, Look
 from interp.plots.text import Pair, label
@@ -25,7 +25,6 @@ _LOOKS = {
     "kv": Look("both", style.INK),
 }
 """What is exchanged -> its line."""
-_NULL = "random difference (same dash and mark)"
 
 
 def interchange_contexts(run: Run) -> go.Figure:
@@ -52,7 +51,7 @@ def interchange_contexts(run: Run) -> go.Figure:
     named: set[str] = set()
     for column, curves in enumerate(panels, 1):
         for curve in curves:
-            for trace in _traces(curve, named):
+            for trace in control_or_line(curve, named):
                 figure.add_trace(scale.drawn(trace), row=1, col=column)
     top = max([tolerance(run), *(float(np.nanmax(c.ends)) for cs in panels for c in cs)])
     figure.update_yaxes(scale.axis(0, top))
@@ -83,21 +82,6 @@ def _curves(run: Run, move: Pair) -> list[Curve]:
             every = every.assign(layer=int(run.manifest["model"]["n_layers"]))
             found += [Curve(part, own) for part in (each, every) if part["value"].notna().any()]
     return found
-
-
-def _traces(curve: Curve, named: set[str]) -> list[go.Scatter]:
-    """A line with its band; of a control the line alone, one legend entry for all."""
-    control = curve.look.colour == GREY
-    look = curve.look
-    entry = _NULL if control else look.name
-    named_look = look._replace(name=f"random difference, {look.name}") if control else look
-    drawn = lines.line(curve.frame, named_look, entry not in named)
-    if control:
-        drawn = drawn[1:]
-        drawn[0].update(name=_NULL, legendgroup=_NULL, legendrank=1002)
-        drawn[0].line.width = 1.4
-    named.add(entry)
-    return drawn
 
 
 def _x_axes(figure: go.Figure, run: Run) -> None:

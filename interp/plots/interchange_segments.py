@@ -15,7 +15,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plots import by_layer, lines, reading, style
-from interp.plots.exchanges import GREY, SITE, Curve, Place, shown_pairs, sides, state_in
+from interp.plots.exchanges import (
+    GREY,
+    SITE,
+    Curve,
+    Place,
+    control_or_line,
+    shown_pairs,
+    sides,
+    state_in,
+)
 from interp.plots.interchange import LOWEST, damage_scale, tolerance, tolerance_line
 from interp.plots.lines import ALPHA, Look
 from interp.plots.symlog import Symlog
@@ -28,7 +37,6 @@ _LOOKS = {
     "answer": Look("answer: the tokens that predict it", "#CC79A7", "longdash", "triangle-up"),
 }
 """Position -> its line."""
-_NULL = "random difference (same dash and mark)"
 _DAMAGE: tuple[Place, ...] = ((2, 1), (2, 2))
 
 
@@ -55,7 +63,7 @@ def interchange_segments(run: Run) -> go.Figure:
     named: set[str] = set()
     for place, curves in panels.items():
         for curve in curves:
-            for trace in _traces(curve, named):
+            for trace in control_or_line(curve, named):
                 drawn = scale.drawn(trace) if place in _DAMAGE else trace
                 figure.add_trace(drawn, row=place[0], col=place[1])
     _axes(figure, panels, scale, tolerance(run))
@@ -101,22 +109,6 @@ def _panels(run: Run) -> dict[Place, list[Curve]]:
     if segments <= {"all"}:
         raise reading.NotMeasured("this run has no interchange by segment")
     return found
-
-
-def _traces(curve: Curve, named: set[str]) -> list[go.Scatter]:
-    """A segment's line with its band; of a control the line alone, one legend entry for all."""
-    control = curve.look.colour == GREY
-    look = (
-        curve.look._replace(name=f"random difference, {curve.look.name}") if control else curve.look
-    )
-    entry = _NULL if control else look.name
-    drawn = lines.line(curve.frame, look, entry not in named)
-    if control:
-        drawn = drawn[1:]
-        drawn[0].update(name=_NULL, legendgroup=_NULL, legendrank=1002)
-        drawn[0].line.width = 1.4
-    named.add(entry)
-    return drawn
 
 
 def _axes(figure: go.Figure, panels: dict[Place, list[Curve]], scale: Symlog, most: float) -> None:
