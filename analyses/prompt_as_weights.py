@@ -36,8 +36,8 @@ from interp.plots.implicit import implicit, implicit_by_layer, prompts
 from interp.report.experiments import conclude, finished
 from interp.results import Run
 from interp.subject.loading import threads_for
-from interp.weighing import weigh
 from interp.weights.implicit import patched_projections
+from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 from interp.weights.static import fit_update, save_update
 

@@ -26,10 +26,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.capture import capture, keep
-from interp.causal.patching import patched_logits
 from interp.conditions import Base, Lora, Prompt
 from interp.edits import Edit, replace
 from interp.measures.output import kl_divergence
+from interp.patching.patched import patched_logits
 from interp.queries import Encoded
 from interp.subject import Batch, Subject, load
 

@@ -63,15 +63,15 @@ _HOMES = {
     "Distillation": "config",
     "Subject": "subject",
     "Batch": "subject",
-    "diverge": "study",
-    "Patching": "causal.settings",
-    "patch": "causality",
+    "diverge": "lab.experiments",
+    "Patching": "patching.settings",
+    "patch": "patching.run",
     "Inversion": "matching.settings",
     "invert": "matching.invert",
     "Validating": "validation.settings",
     "validate": "validation.running",
     "Weighing": "weights.settings",
-    "weigh": "weighing",
+    "weigh": "weights.run",
     "distil": "matching.distil",
     "head_view": "probe",
 }
@@ -82,8 +82,6 @@ _ROOMS = ("plots", "organism")
 
 if TYPE_CHECKING:
     from interp import organism, plots
-    from interp.causal.settings import Patching
-    from interp.causality import patch
     from interp.certificates import Certificate
     from interp.conditions import (
         Base,
@@ -106,18 +104,20 @@ if TYPE_CHECKING:
     from interp.config import Distillation, Experiment
     from interp.errors import InterpError
     from interp.lab import Lab, load
+    from interp.lab.experiments import diverge
     from interp.matching.distil import distil
     from interp.matching.invert import invert
     from interp.matching.settings import Inversion
     from interp.names import Head, Site
+    from interp.patching.run import patch
+    from interp.patching.settings import Patching
     from interp.probe import head_view
     from interp.queries import Query, read_queries
     from interp.results import HeadView, Run, load_run
-    from interp.study import diverge
     from interp.subject import Batch, Subject
     from interp.validation.running import validate
     from interp.validation.settings import Validating
-    from interp.weighing import weigh
+    from interp.weights.run import weigh
     from interp.weights.settings import Weighing
 
 

@@ -8,10 +8,10 @@ written from them by `interp.report.write`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -35,10 +35,9 @@ from interp.conditions import (
 )
 from interp.config import Experiment
 from interp.design import BASE, Design
-from interp.errors import ConfigError, RunError
+from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
-from interp.lab import Lab
 from interp.manifest import describe_run, fingerprints, versions
 from interp.matching.tilt import fit_bias
 from interp.measures import DTYPE_NOISE
@@ -47,6 +46,7 @@ from interp.measures.tally import KEYS_VALUES, STATE_SITES, Plan, Tally
 from interp.names import HOOKS, Head
 from interp.noise import floor
 from interp.probe import head_view
+from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
 from interp.results import (
     ANSWERS,
@@ -64,7 +64,7 @@ from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
 from interp.subject.quantization import saved_method
 from interp.subject.tokenizers import open_tokenizer
-from interp.sweep import SHARD, Progress, kept_labels, sweep
+from interp.sweep import SHARD, kept_labels, sweep
 from interp.tabulate import (
     by_model_layer,
     certificate_entries,
@@ -88,53 +88,13 @@ FITTED = 256
 """Matched queries that a logit bias is fitted to."""
 
 
-def silent(group: str, done: int, total: int) -> None:
-    """No progress shown."""
-
-
-@overload
-def diverge(study: Experiment, progress: Progress = silent) -> Path: ...
-
-
-@overload
-def diverge(
-    study: Lab,
-    queries: str | Path | Iterable[str | Query],
-    out: str | Path,
-    progress: Progress = silent,
-    **fields: Any,
-) -> Path: ...
-
-
-def diverge(study: Experiment | Lab, *given: Any, **named: Any) -> Path:
-    """Run an experiment, or that of a lab's conditions on `queries` with the model that the lab
-    has; returns its folder, `out`.
-
-    Of a lab, `queries` is a JSONL file, or texts, which are written into one; `fields` are those of
-    an `Experiment`. No controls are added: those that are wanted are conditions of the lab. Raises
-    `SubjectError`, `QueryError`, `RunError`, `ConfigError` or `ConditionError`, each with one line
-    that says what to do."""
-    if not isinstance(study, Experiment | Lab):
-        raise ConfigError(f"diverge runs an Experiment or a Lab, not {type(study).__name__}")
-    run: Any = _diverge_lab if isinstance(study, Lab) else _diverge
-    return run(study, *given, **named)
-
-
-def _diverge_lab(
-    lab: Lab,
-    queries: str | Path | Iterable[str | Query],
-    out: str | Path,
-    progress: Progress = silent,
-    **fields: Any,
+def run_study(
+    experiment: Experiment, progress: Progress = no_progress, subject: Subject | None = None
 ) -> Path:
-    experiment = lab.experiment(queries, out, **fields)
-    own = replace(lab.subject, settings=dict(lab.subject.settings))  # fitted biases go in there
-    return _diverge(experiment, progress, own)
+    """Run an experiment; returns its folder, `out`. `subject`: the model, where it is open already.
 
-
-def _diverge(
-    experiment: Experiment, progress: Progress = silent, subject: Subject | None = None
-) -> Path:
+    Raises `SubjectError`, `QueryError`, `RunError`, `ConfigError` or `ConditionError`, each with
+    one line that says what to do."""
     built = experiment.build()
     asked = read_groups(experiment)
     tokenizer = open_tokenizer(
@@ -275,7 +235,7 @@ def prepare(
     built: Mapping[str, Condition],
     asked: Mapping[str, Sequence[Query]],
     store: Store,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Prepared:
     """Check everything that can be wrong before the first measurement; write the answers."""
     design = Design.of(built, experiment.families, experiment.compare)
@@ -311,7 +271,7 @@ def open_subject(
     experiment: Experiment,
     built: Mapping[str, Condition],
     queries: Sequence[Query],
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Subject:
     """The parity-checked model of an experiment, probed with its shortest and longest query."""
     by_length = sorted(queries, key=lambda query: len(query.text))

@@ -12,7 +12,7 @@ from pathlib import Path
 from interp import Patching, diverge, load_run, patch
 from interp.cli.commands import demo_experiment
 from interp.plots import export, figures
-from interp.weighing import weigh
+from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 
 GALLERY = Path(__file__).resolve().parent.parent / "figures"

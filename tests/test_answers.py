@@ -84,7 +84,7 @@ def into(experiment: Experiment, out: Path, **fields: Any) -> Experiment:
 
 @pytest.fixture
 def run(asked: Experiment, tmp_path: Path) -> Path:
-    return study.diverge(into(asked, tmp_path / "run"))
+    return study.run_study(into(asked, tmp_path / "run"))
 
 
 def again(folder: Path) -> dict[str, list[Encoded]]:
@@ -128,7 +128,9 @@ def test_answers_that_queries_bring_are_reported_without_any_written(
 ) -> None:
     (tmp_path / "q.jsonl").write_text('{"text": "hot is", "answer": "small things"}\n' * 2)
     unwritten = {"answer_tokens": 0, "answers_from": None, "heldout": None}
-    folder = study.diverge(into(asked, tmp_path / "run", queries=tmp_path / "q.jsonl", **unwritten))
+    folder = study.run_study(
+        into(asked, tmp_path / "run", queries=tmp_path / "q.jsonl", **unwritten)
+    )
     section = chats.chat_section(load_run(folder))
     assert section is not None
     assert section["answers"] is None
@@ -178,7 +180,7 @@ def interrupted(experiment: Experiment) -> None:
 
         patch.setattr(sweep, "measure_chunk", once)
         with pytest.raises(Killed):
-            study.diverge(experiment)
+            study.run_study(experiment)
 
 
 def test_a_run_is_not_resumed_on_another_day(
@@ -188,9 +190,9 @@ def test_a_run_is_not_resumed_on_another_day(
     interrupted(begun)
     on(2)
     with pytest.raises(RunError, match=r"token ids of base, .*token ids of prompt"):
-        study.diverge(begun.model_copy(update={"resume": True}))
+        study.run_study(begun.model_copy(update={"resume": True}))
     on(1)
-    done = study.diverge(begun.model_copy(update={"resume": True}))
+    done = study.run_study(begun.model_copy(update={"resume": True}))
     for name in (TABLE, ARRAYS, QUERIES, ANSWERS):
         assert (done / name).read_bytes() == (run / name).read_bytes()
 
@@ -202,7 +204,7 @@ def test_a_date_that_is_given_holds_on_every_day(
     experiment = Experiment.model_validate(asked.model_dump() | fixed | {"out": tmp_path / "run"})
     interrupted(experiment)
     on(2)
-    done = study.diverge(experiment.model_copy(update={"resume": True}))
+    done = study.run_study(experiment.model_copy(update={"resume": True}))
     on(3)
     assert [list(q.ids) for q in again(done)["matched"]] == [
         list(ids) for ids in pd.read_parquet(done / QUERIES)["ids"][: len(ASKED["matched"])]

@@ -40,7 +40,7 @@ from transformers import AutoTokenizer
 from interp import load_run
 from interp.geometry.transfer import LabelFolds
 from interp.results import Run
-from interp.study import diverge
+from interp.study import run_study
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(request.param)
     made = materials(request.param, folder)
     asked = experiment(request.param, made, folder)
-    run = load_run(diverge(asked))
+    run = load_run(run_study(asked))
     tokenizer = AutoTokenizer.from_pretrained(made.model)
     conditions = settings(request.param, tokenizer, made)
     assert list(conditions) == list(run.manifest["conditions"])

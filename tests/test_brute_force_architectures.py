@@ -36,7 +36,7 @@ from interp import load_run
 from interp.capabilities import measures
 from interp.config import Experiment
 from interp.results import Run
-from interp.study import diverge
+from interp.study import run_study
 from interp.validation import architectures
 
 MODELS = (
@@ -70,7 +70,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(request.param)
     model = architectures.save_architecture(request.param, folder / "model")
     lora = tiny_models.save_adapter(model, folder / "lora", targets(request.param, model))
-    run = load_run(diverge(experiment(model, lora, folder)))
+    run = load_run(run_study(experiment(model, lora, folder)))
     tokenizer = AutoTokenizer.from_pretrained(model)
     conditions = settings(tokenizer, lora)
     assert list(conditions) == list(run.manifest["conditions"])

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from interp import organism
-from interp.causal.settings import Patching
-from interp.causality import patch
 from interp.config import Experiment, bundled
 from interp.manifest import fingerprints
+from interp.patching.run import patch
+from interp.patching.settings import Patching
 from interp.plots import figures, reading
 from interp.report import text_table
 from interp.report.headline import verdict_words
 from interp.report.page import page
 from interp.results import Run, load_run, sha256
-from interp.study import diverge
+from interp.study import run_study
 
 LORAS = [str(organism.ADAPTERS / f"lora_{i}") for i in (0, 1)]
 TEXT = {"file": str(organism.PROMPTS / "instruction_0.txt")}
@@ -48,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder, common = tmp_path_factory.mktemp("runs"), bundled(Path())
     common = {name: common[name] for name in ("model", "queries")} | SMALL
     return {
-        name: load_run(diverge(Experiment(**common | fields, out=folder / name)))
+        name: load_run(run_study(Experiment(**common | fields, out=folder / name)))
         for name, fields in RUNS.items()
     }
 

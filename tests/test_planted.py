@@ -26,7 +26,7 @@ from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
 from interp.results import Run, load_run
-from interp.study import diverge
+from interp.study import run_study
 from interp.subject import Batch, Subject, load
 
 ARCHITECTURES = tuple(tiny_models.CONFIGS)
@@ -245,7 +245,7 @@ def control(
         bootstrap=5,
         max_positions=2,
     )
-    return load_run(diverge(experiment))
+    return load_run(run_study(experiment))
 
 
 def values(run: Run, condition: str, measure: str, output: bool) -> Any:

@@ -24,7 +24,7 @@ from interp.config import Experiment, bundled, bundled_families
 from interp.geometry import procrustes_distance
 from interp.matching import tilt
 from interp.results import Run, load_run
-from interp.study import Prepared, diverge
+from interp.study import Prepared, run_study
 
 PROMPT, LORA = "prompt", "lora"
 HEADLINE = (PROMPT, LORA)
@@ -80,7 +80,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "prepare", prepare)
-        run = load_run(diverge(experiment))
+        run = load_run(run_study(experiment))
     return Studied(run, opened[0])
 
 

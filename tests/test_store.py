@@ -226,7 +226,7 @@ def progress(group, done, total):
         calls.append(done)
     if len(calls) == 3:  # the first shard is kept, the second is half done
         os.kill(os.getpid(), signal.SIGKILL)
-study.diverge(Experiment.model_validate_json(sys.argv[1]), progress)
+study.run_study(Experiment.model_validate_json(sys.argv[1]), progress)
 """
 
 KILLED_BEFORE_A_RENAME = KILLED_IN_A_SHARD.replace("len(calls) == 3", "False").replace(
@@ -283,7 +283,7 @@ def whole(base_experiment: Experiment, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "SHARD", 2)
-        study.diverge(into(base_experiment, out))
+        study.run_study(into(base_experiment, out))
     assert load_run(out).manifest["queries"] == {"matched": len(QUERIES)}
     assert not (out / FOLDER).exists()
     return out
@@ -311,14 +311,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_same_seed_twice_is_byte_identical(
     base_experiment: Experiment, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    again = study.diverge(into(base_experiment, tmp_path / "again"))
+    again = study.run_study(into(base_experiment, tmp_path / "again"))
     assert files(again) == uninterrupted
 
 
 def test_another_seed_moves_intervals_and_no_value(
     base_experiment: Experiment, whole: Path, tmp_path: Path
 ) -> None:
-    other = load_run(study.diverge(into(base_experiment, tmp_path, seed=1))).table
+    other = load_run(study.run_study(into(base_experiment, tmp_path, seed=1))).table
     table = load_run(whole).table
     drawn = table["measure"].str.contains(
         "_chance|_calibrated"
@@ -347,7 +347,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert [path.name[:13] for path in shards(out)] == ["matched-00000"]
     assert len(list((out / FOLDER).glob(".tmp-*"))) == left_over
     assert not (out / MANIFEST).exists()
-    study.diverge(into(base_experiment, out, resume=True))
+    study.run_study(into(base_experiment, out, resume=True))
     assert measured == [2, 3, 4]
     assert files(out) == uninterrupted
     load_run(out)
@@ -373,12 +373,12 @@ def test_ctrl_c_keeps_finished_shards(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        study.diverge(into(base_experiment, tmp_path), interrupt_after(4))
+        study.run_study(into(base_experiment, tmp_path), interrupt_after(4))
     assert len(shards(tmp_path)) == 1
     measured.clear()
     done: list[tuple[int, ...]] = []
     resumed = into(base_experiment, tmp_path, resume=True)
-    study.diverge(resumed, lambda what, *count: done.append(count) if what == "matched" else None)
+    study.run_study(resumed, lambda what, *count: done.append(count) if what == "matched" else None)
     assert measured == [2, 3, 4]
     assert done == [(2, 5), (1, 5), (1, 5), (1, 5)]
     assert files(tmp_path) == uninterrupted
@@ -397,9 +397,9 @@ def test_a_fault_while_the_results_are_written_loses_no_shard(
     with monkeypatch.context() as patch:
         patch.setattr(study, "write_run", full)
         with pytest.raises(RunError, match="No space"):
-            study.diverge(into(base_experiment, tmp_path))
+            study.run_study(into(base_experiment, tmp_path))
     measured.clear()
-    study.diverge(into(base_experiment, tmp_path, resume=True))
+    study.run_study(into(base_experiment, tmp_path, resume=True))
     assert measured == []
     assert files(tmp_path) == uninterrupted
 
@@ -411,11 +411,11 @@ def test_a_damaged_shard_alone_is_measured_again(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        study.diverge(into(base_experiment, tmp_path), interrupt_after(5))
+        study.run_study(into(base_experiment, tmp_path), interrupt_after(5))
     content = shards(tmp_path)[0].read_bytes()
     shards(tmp_path)[0].write_bytes(content[:-1])
     measured.clear()
-    study.diverge(into(base_experiment, tmp_path, resume=True))
+    study.run_study(into(base_experiment, tmp_path, resume=True))
     assert measured == [0, 1, 4]
     assert files(tmp_path) == uninterrupted
 
@@ -432,10 +432,10 @@ def test_resuming_a_run_with_other_settings_is_refused_before_the_model_is_loade
     named: tuple[str, ...],
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        study.diverge(into(base_experiment, tmp_path), interrupt_after(3))
+        study.run_study(into(base_experiment, tmp_path), interrupt_after(3))
     monkeypatch.setattr(study, "load", None)
     with pytest.raises(RunError, match="other settings") as caught:
-        study.diverge(into(base_experiment, tmp_path, resume=True, **fields))
+        study.run_study(into(base_experiment, tmp_path, resume=True, **fields))
     assert all(name in str(caught.value) for name in named)
     assert "sha256" not in str(caught.value).split("(")[1]
 
@@ -447,20 +447,20 @@ def test_resuming_with_a_changed_file_is_refused(
     prompt.write_text("the weather was mild")
     experiment = into(base_experiment, tmp_path / "run", prompt_file=(prompt,))
     with pytest.raises(KeyboardInterrupt):
-        study.diverge(experiment, interrupt_after(3))
+        study.run_study(experiment, interrupt_after(3))
     prompt.write_text("the weather was wild")
     monkeypatch.setattr(study, "load", None)
     with pytest.raises(RunError, match=r"other settings.*sha256 of condition prompt"):
-        study.diverge(into(experiment, tmp_path / "run", resume=True))
+        study.run_study(into(experiment, tmp_path / "run", resume=True))
 
 
 def test_a_resumed_run_may_change_the_batch_size(
     base_experiment: Experiment, whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        study.diverge(into(base_experiment, tmp_path), interrupt_after(3))
+        study.run_study(into(base_experiment, tmp_path), interrupt_after(3))
     resumed = into(base_experiment, tmp_path, resume=True, batch_size=2)
-    got, expected = (load_run(out).table for out in (study.diverge(resumed), whole))
+    got, expected = (load_run(out).table for out in (study.run_study(resumed), whole))
     numbers = ["value", "ci_low", "ci_high"]
     np.testing.assert_allclose(got[numbers], expected[numbers], rtol=1e-3, atol=1e-5)
     assert got.drop(columns=numbers).equals(expected.drop(columns=numbers))
@@ -471,9 +471,9 @@ def test_a_run_that_could_not_begin_can_be_run_once_mended(
 ) -> None:
     """A wrong adapter leaves no shard behind, so there is nothing to resume or to overwrite."""
     with pytest.raises(SubjectError):
-        study.diverge(into(base_experiment, tmp_path, adapter=(str(tmp_path / "misspelt"),)))
+        study.run_study(into(base_experiment, tmp_path, adapter=(str(tmp_path / "misspelt"),)))
     assert shards(tmp_path) == []
-    assert files(study.diverge(into(base_experiment, tmp_path))) == uninterrupted
+    assert files(study.run_study(into(base_experiment, tmp_path))) == uninterrupted
 
 
 def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(
@@ -482,5 +482,5 @@ def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(
     monkeypatch.setattr(study, "load", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
-        study.diverge(into(base_experiment, tmp_path / "file" / "run"))
+        study.run_study(into(base_experiment, tmp_path / "file" / "run"))
     assert (tmp_path / "file").read_text() == ""

@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from interp.causal.settings import Patching
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.conditions import describe
@@ -20,6 +19,7 @@ from interp.config import (
     parse_condition,
 )
 from interp.matching.settings import Inversion
+from interp.patching.settings import Patching
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
@@ -51,11 +51,11 @@ def diverge_command(words: Sequence[str]) -> None:
 
 
 def _run(experiment: Experiment) -> None:
-    from interp.study import diverge as run
+    from interp.study import run_study
 
     console().print("loading and comparing with plain Hugging Face ...")
     with counting("queries") as counter:
-        out = run(experiment, counter.add)
+        out = run_study(experiment, counter.add)
     _show(out)
 
 
@@ -121,7 +121,7 @@ def patch_command(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
     settings = read_flags(Patching, words, "interp patch", positional=("run",))
 
-    from interp.causality import patch as run_patch
+    from interp.patching.run import patch as run_patch
     from interp.report import patch_table
 
     _add_to_run(settings, run_patch, patch_table)
@@ -132,7 +132,7 @@ def weights_command(words: Sequence[str]) -> None:
     settings = read_flags(Weighing, words, "interp weights", positional=("run",))
 
     from interp.report import weights_table
-    from interp.weighing import weigh
+    from interp.weights.run import weigh
 
     _add_to_run(settings, weigh, weights_table)
 

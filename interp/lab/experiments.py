@@ -1,30 +1,72 @@
-"""The study of a lab's conditions: an experiment that a file could hold, and the model it has.
+"""Whole studies: of an experiment, or of a lab's conditions with the model that the lab has.
 
-experiment = experiment_of(lab, "queries.jsonl", "RUN", {"bootstrap": 500})
-experiment.build() == dict(lab.conditions)
+diverge(lab, "queries.jsonl", "RUN", bootstrap=500)
+experiment_of(lab, "queries.jsonl", "RUN", {"bootstrap": 500}).build() == dict(lab.conditions)
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import ValidationError
 
 from interp.config import Experiment, Framing, explain, write_condition
 from interp.design import BASE
 from interp.errors import ConfigError
+from interp.progress import Progress, no_progress
 from interp.queries import Query
 from interp.results import write_atomic
+from interp.study import run_study
 
 if TYPE_CHECKING:
     from interp.lab import Lab
 
 DECIDED = {"model", "conditions", "adapter", "prompt_file", "system_file", "separator", "controls"}
 """What of an experiment a lab has decided already, beside how its model is loaded and framed."""
+
+
+@overload
+def diverge(study: Experiment, progress: Progress = no_progress) -> Path: ...
+
+
+@overload
+def diverge(
+    study: Lab,
+    queries: str | Path | Iterable[str | Query],
+    out: str | Path,
+    progress: Progress = no_progress,
+    **fields: Any,
+) -> Path: ...
+
+
+def diverge(study: Experiment | Lab, *given: Any, **named: Any) -> Path:
+    """Run an experiment, or that of a lab's conditions on `queries` with the model that the lab
+    has; returns its folder, `out`.
+
+    Of a lab, `queries` is a JSONL file, or texts, which are written into one; `fields` are those of
+    an `Experiment`. No controls are added: those that are wanted are conditions of the lab. Raises
+    what `interp.study.run_study` raises, each with one line that says what to do."""
+    if isinstance(study, Experiment):
+        return run_study(study, *given, **named)
+    if not hasattr(study, "conditions"):
+        raise ConfigError(f"diverge runs an Experiment or a Lab, not {type(study).__name__}")
+    return _diverge_lab(study, *given, **named)
+
+
+def _diverge_lab(
+    lab: Lab,
+    queries: str | Path | Iterable[str | Query],
+    out: str | Path,
+    progress: Progress = no_progress,
+    **fields: Any,
+) -> Path:
+    experiment = lab.experiment(queries, out, **fields)
+    own = replace(lab.subject, settings=dict(lab.subject.settings))  # fitted biases go in there
+    return run_study(experiment, progress, own)
 
 
 def experiment_of(

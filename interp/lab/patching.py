@@ -17,13 +17,13 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from interp.capture import chunks
-from interp.causal.interchange import ConditionRun, change_of, n_heads, read_conditions
-from interp.causal.patching import moves_output, patched_logits
-from interp.causal.sequences import sequence_kl
 from interp.edits import BY_HEAD, Edit
 from interp.errors import ConfigError, SubjectError
 from interp.lab.activations import check_vouched, sites_of
 from interp.names import Site
+from interp.patching.interchange import ConditionRun, change_of, n_heads, read_conditions
+from interp.patching.patched import moves_output, patched_logits
+from interp.patching.sequences import sequence_kl
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
 

@@ -16,11 +16,11 @@ import torch
 from interp import edits
 from interp.capabilities import influence_errors
 from interp.capture import capture, keep
-from interp.causal.interchange import Sweep, no_op_change
 from interp.edits import Edit
 from interp.measures import DTYPE_NOISE
 from interp.measures.attention import content_js
 from interp.names import Site
+from interp.patching.interchange import Sweep, no_op_change
 from interp.subject.parity import TOLERANCE
 from interp.validation.outcome import Reading, largest_or_nan
 from interp.validation.planted import first_difference, is_located, site_states

@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from interp.causal.ablation import layer_of
 from interp.measures import wide
+from interp.patching.ablation import layer_of
 from interp.progress import Progress
 from interp.registry import MEASURES
 from interp.subject import Subject

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.causal.ablation import layer_of
 from interp.measures import wide
+from interp.patching.ablation import layer_of
 from interp.progress import Progress
 from interp.queries import Encoded
 from interp.registry import MEASURES

@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-from interp.causal.settings import Patching
 from interp.cli.flags import read_flags
 from interp.config import FILE_ONLY, Distillation, Experiment
 from interp.matching.settings import Inversion
+from interp.patching.settings import Patching
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 

@@ -17,7 +17,7 @@ from interp.config import FILE_ONLY, Experiment, from_yaml
 from interp.matching import invert as inverting
 from interp.matching.settings import Inversion
 from interp.results import load_run
-from interp.study import diverge
+from interp.study import run_study
 
 MATCHED = [("hot is", "cold."), ("up is", "down"), ("big is", "small."), ("a river", None)]
 HELDOUT = [("people walked", "along the"), ("lily said", None)]
@@ -86,7 +86,7 @@ def test_what_is_found_is_a_condition_of_every_other_command(
 
     run = tmp_path / "run"
     quick = {"controls": (), "permutations": 0, "bootstrap": 0, "sample": 0, "max_positions": 0}
-    diverge(Experiment(**from_yaml(out / "experiment.yaml"), out=run, limit=2, **quick))
+    run_study(Experiment(**from_yaml(out / "experiment.yaml"), out=run, limit=2, **quick))
     table = load_run(run).table
     rows = table[(table.measure == "kl_divergence") & (table.position == "last")]
     pairs = {tuple(row) for row in rows[["condition", "reference"]].to_numpy()}

@@ -26,7 +26,7 @@ from interp.matching.invert import invert
 from interp.matching.settings import Inversion
 from interp.matching.wording import readable_words, scorer, slot_of
 from interp.results import load_run
-from interp.study import diverge
+from interp.study import run_study
 
 FIT = ("hot is", "up is", "big is the", "a river")
 HELDOUT = ("people walked", "lily said")
@@ -155,7 +155,7 @@ def test_diverge_measures_the_same_thing(kind: str, given: Any, tmp_path: Path) 
     assert fields["chat"]
     assert (fields["answers_from"], fields["answer_tokens"]) == ("target", N_TOKENS)
     quick = {"controls": (), "permutations": 0, "bootstrap": 0, "sample": 0, "max_positions": 0}
-    run = diverge(Experiment(**fields, out=tmp_path / "run", **quick))
+    run = run_study(Experiment(**fields, out=tmp_path / "run", **quick))
     (signed,) = [
         one
         for one in load_run(run).manifest["certificates"]

@@ -11,9 +11,9 @@ from command_line import check_flags, check_help, failed
 from manifests import run_manifest
 
 from interp import cli
-from interp.causal.settings import Patching
 from interp.config import Experiment, bundled_families
 from interp.errors import InterpError
+from interp.patching.settings import Patching
 from interp.results import write_run
 
 
@@ -134,7 +134,7 @@ def test_the_folder_stands_anywhere_and_ctrl_c_says_how_to_go_on(
         seen.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.causality.patch", interrupted)
+    monkeypatch.setattr("interp.patching.run.patch", interrupted)
     for words in (["it's a run", "--limit", "8"], ["--limit", "8", "it's a run"]):
         assert cli.main(["patch", *words]) == 130
         resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
@@ -151,5 +151,5 @@ def test_an_error_while_patching_is_one_line(
     def refused(*_: Any) -> None:
         raise InterpError("what, where, what to do")
 
-    monkeypatch.setattr("interp.causality.patch", refused)
+    monkeypatch.setattr("interp.patching.run.patch", refused)
     assert failed(["patch", "run"], capsys) == "interp: what, where, what to do"

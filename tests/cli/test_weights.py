@@ -42,7 +42,7 @@ def test_ctrl_c_says_how_to_go_on(
         seen.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.weighing.weigh", interrupted)
+    monkeypatch.setattr("interp.weights.run.weigh", interrupted)
     assert cli.main(["weights", "it's a run", "--top", "5"]) == 130
     resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
     assert cli.main(resumed[1:]) == 130
@@ -56,5 +56,5 @@ def test_an_error_while_weighing_is_one_line(
     def refused(*_: Any) -> None:
         raise InterpError("what, where, what to do")
 
-    monkeypatch.setattr("interp.weighing.weigh", refused)
+    monkeypatch.setattr("interp.weights.run.weigh", refused)
     assert failed(["weights", "run"], capsys) == "interp: what, where, what to do"

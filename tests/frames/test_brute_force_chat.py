@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from interp import load_run
 from interp.config import Experiment
 from interp.results import Run
-from interp.study import diverge
+from interp.study import run_study
 
 TOLERANCE = 1e-4
 
@@ -42,7 +42,7 @@ class Compared:
 
 
 def compared_run(case: Case) -> Compared:
-    run = load_run(diverge(case.experiment))
+    run = load_run(run_study(case.experiment))
     expected = {group: case.expected(group) for group in case.queries}
     return Compared(
         case,

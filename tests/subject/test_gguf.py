@@ -18,7 +18,7 @@ from interp.config import Experiment
 from interp.errors import SubjectError
 from interp.queries import Query, encode
 from interp.results import read_manifest
-from interp.study import diverge
+from interp.study import run_study
 from interp.subject import Batch, Subject, load
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
@@ -143,14 +143,14 @@ def asked(folder: Path, file: str, out: Path) -> Experiment:
 
 
 def test_a_study_of_a_file_says_so(root: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(diverge(asked(root / "packed", FILE, tmp_path)))
+    manifest = read_manifest(run_study(asked(root / "packed", FILE, tmp_path)))
     assert manifest["config"]["gguf_file"] == FILE
     assert "gguf" in manifest["versions"]
 
 
 def refusal(folder: Path, file: str, out: Path) -> str:
     with pytest.raises(SubjectError) as caught:
-        diverge(asked(folder, file, out))
+        run_study(asked(folder, file, out))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

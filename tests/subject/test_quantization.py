@@ -18,7 +18,7 @@ from interp.config import Experiment
 from interp.errors import SubjectError
 from interp.queries import Query, encode
 from interp.results import read_manifest
-from interp.study import diverge
+from interp.study import run_study
 from interp.subject import Batch, Subject, load
 from interp.subject.plain import parameter_fingerprints
 from interp.subject.quantization import package_for, rounded
@@ -172,7 +172,7 @@ def test_a_study_says_how_its_model_is_quantised(root: Path, tmp_path: Path) -> 
         permutations=0,
         sample=0,
     )
-    manifest = read_manifest(diverge(experiment))
+    manifest = read_manifest(run_study(experiment))
     assert manifest["config"]["quantization"] == "int8"
     assert "torchao" in manifest["versions"]
     assert manifest["model"]["quantization"] == "int8"

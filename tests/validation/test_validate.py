@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import interp.causal.interchange
+import interp.patching.interchange
 import interp.readout
 import interp.subject
 from interp import cli, edits

@@ -14,8 +14,8 @@ from interp.config import Experiment
 from interp.plots import implicit
 from interp.plots.reading import NotMeasured
 from interp.results import Run, load_run
-from interp.study import diverge
-from interp.weighing import weigh
+from interp.study import run_study
+from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 
 TEXTS = ("the", "a river is wide", "hot is the", "lily said", "people walked along the road")
@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter = tiny_models.save_adapter(model, root / "lora", ["up_proj", "q_proj"])
     (root / "q.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
     (root / "prompt.txt").write_text("the weather was mild")
-    return diverge(
+    return run_study(
         Experiment(
             model=model,
             adapter=(adapter,),

@@ -17,8 +17,8 @@ from tuner_models import save_experts, save_tuner
 from interp.config import Experiment
 from interp.errors import ConfigError, RunError
 from interp.results import WEIGHTS, Run, load_run
-from interp.study import diverge
-from interp.weighing import weigh
+from interp.study import run_study
+from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 
 TOP, EPSILON = 4, 0.8
@@ -28,7 +28,7 @@ HEADS, D_HEAD, D_MODEL = tiny_models.N_HEADS, tiny_models.D_HEAD, tiny_models.D_
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of GPT-2 with two adapters, the first at half its size once more, and other weights."""
-    root = tmp_path_factory.mktemp("weighing")
+    root = tmp_path_factory.mktemp("weights.run")
     model = tiny_models.save_model("gpt2", root / "model")
     tuned = tiny_models.save_model("gpt2", root / "tuned", seed=5)
     targets = ["c_attn", "c_proj"]
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "again": [{"prompt": {"text": "the weather"}}, {"lora": {"adapter": adapters[0]}}],
         "tuned": {"fine_tuned": {"model": tuned}},
     }
-    run = diverge(
+    run = run_study(
         Experiment(
             model=model,
             adapter=tuple(adapters),
@@ -217,7 +217,7 @@ def test_experts_are_named_and_the_rest_is_weighed(tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("up is down.")
     queries = [json.dumps({"text": text}) for text in ("the", "a river is", "up is", "people")]
     (tmp_path / "q.jsonl").write_text("\n".join(queries))
-    run = diverge(
+    run = run_study(
         Experiment(
             model=model,
             adapter=(folder,),

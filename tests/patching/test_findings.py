@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from interp.causal.cells import PatchSite
-from interp.causal.effects import Effects, Pairs, Resampling, by_move, effect_rows, halves
-from interp.causal.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.patching.effects import Effects, Pairs, Resampling, by_move, effect_rows, halves
+from interp.patching.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.patching.sites import PatchSite
 from interp.results import as_table
 
 N, LAYERS, HEADS = 20, 3, 4

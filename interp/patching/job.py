@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from interp.answers import encode_again
-from interp.causal.interchange import Sweep, rows_within
-from interp.causal.patching import moves_output
-from interp.causal.settings import Patching
 from interp.conditions import Condition, FittedBias, LogitBias
 from interp.design import BASE
 from interp.errors import ConfigError
+from interp.patching.interchange import Sweep, rows_within
+from interp.patching.patched import moves_output
+from interp.patching.settings import Patching
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.statistics import position_labels

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.causal.cells import PatchSite
-from interp.causal.effects import PATCHING_CONTROLS
-from interp.causal.interchange import ConditionRun, PatchMove, Sweep, _Values, partners
 from interp.names import Site
+from interp.patching.effects import PATCHING_CONTROLS
+from interp.patching.interchange import ConditionRun, PatchMove, Sweep, _Values, partners
+from interp.patching.sites import PatchSite
 from interp.queries import Encoded
 
 D = 16

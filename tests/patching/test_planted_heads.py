@@ -22,22 +22,22 @@ from planted_heads import ADAPTERS, DISTRACTORS, ELSEWHERE, NEUTRAL, PLANTED, PR
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.causal.ablation import ablate, ablation_rows, parts_of
-from interp.causal.cells import PatchSite
-from interp.causal.effects import Effects, Resampling
-from interp.causal.interchange import (
+from interp.conditions import Base, Lora, Prompt
+from interp.edits import Edit, replace
+from interp.errors import ConfigError
+from interp.measures.output import kl_divergence
+from interp.names import Site
+from interp.patching.ablation import ablate, ablation_rows, parts_of
+from interp.patching.effects import Effects, Resampling
+from interp.patching.interchange import (
     Sweep,
     no_op_change,
     partners,
     read_conditions,
     run_interchange,
 )
-from interp.causal.patching import patched_logits
-from interp.conditions import Base, Lora, Prompt
-from interp.edits import Edit, replace
-from interp.errors import ConfigError
-from interp.measures.output import kl_divergence
-from interp.names import Site
+from interp.patching.patched import patched_logits
+from interp.patching.sites import PatchSite
 from interp.plots.ablated import Parts
 from interp.queries import Encoded, Query, encode
 from interp.report.interchange import Patched

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from interp.capture import capture
-from interp.causal.cells import PatchSite
-from interp.causal.effects import PATCHING_CONTROLS, Effects, Resampling, measured_rows
-from interp.causal.interchange import (
+from interp.edits import Edit, replace
+from interp.names import Site
+from interp.patching.effects import PATCHING_CONTROLS, Effects, Resampling, measured_rows
+from interp.patching.interchange import (
     ConditionRun,
     PatchMove,
     effects_of,
@@ -32,9 +33,8 @@ from interp.causal.interchange import (
     partners,
     read_conditions,
 )
-from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
-from interp.edits import Edit, replace
-from interp.names import Site
+from interp.patching.sequences import sequence_kl, sequence_odds, targets_of
+from interp.patching.sites import PatchSite
 from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
@@ -150,7 +150,7 @@ def _run(
 
 def context_exchange_rows(effects: Sequence[Effects], scale: Resampling) -> pd.DataFrame:
     """Damage, recovery and their controls, at position `context`; of all layers at once, the layer
-    is null. `p_adjusted` as in `interp.causal.effects.effect_rows`."""
+    is null. `p_adjusted` as in `interp.patching.effects.effect_rows`."""
     table = measured_rows(effects, scale)
     table.loc[table["position"] == _WHOLE, "layer"] = pd.NA
     return table.assign(position=_ONE, queries="matched")

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from interp.causal.effects import Effects, Resampling, matched
 from interp.errors import ConfigError
 from interp.names import Head
 from interp.noise import settled
+from interp.patching.effects import Effects, Resampling, matched
 from interp.significance import TIE
 from interp.statistics import generator_of
 

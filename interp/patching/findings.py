@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.causal.effects import Pairs, Resampling, best_layer, halves, matched
-from interp.causal.ranking import (
+from interp.design import ConditionPair
+from interp.patching.effects import Pairs, Resampling, best_layer, halves, matched
+from interp.patching.ranking import (
     heads_of_sweep,
     how_many,
     important_heads,
@@ -21,7 +22,6 @@ from interp.causal.ranking import (
     ranking_overlap,
     sufficiency,
 )
-from interp.design import ConditionPair
 
 
 def chosen_layers(

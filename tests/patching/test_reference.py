@@ -27,11 +27,11 @@ from reference import Condition, Key, Value, patching
 from reference.patching import Asked, Cell
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.causal.settings import Patching
-from interp.causality import patch
 from interp.config import Experiment
+from interp.patching.run import patch
+from interp.patching.settings import Patching
 from interp.results import load_run
-from interp.study import diverge
+from interp.study import run_study
 
 TOLERANCE = 1e-4
 POSITIONS = ("last", "0", "1")
@@ -138,7 +138,7 @@ def library_rows(
     )
     a, b = case.pair
     asked = Patching(
-        run=diverge(experiment),
+        run=run_study(experiment),
         condition=a,
         reference=b,
         sites=patching.sites(model),

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from interp.causal.cells import PatchSite
-from interp.causal.effects import Effects, Resampling
-from interp.causal.ranking import (
+from interp.errors import ConfigError
+from interp.patching.effects import Effects, Resampling
+from interp.patching.ranking import (
     heads_of_sweep,
     how_many,
     membership,
@@ -22,7 +22,7 @@ from interp.causal.ranking import (
     strongest_heads,
     sufficiency,
 )
-from interp.errors import ConfigError
+from interp.patching.sites import PatchSite
 
 N = 6
 

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.effects import Resampling
-from interp.causal.interchange import PatchMove
-from interp.causal.joint import approach, divided, heads_replaced
 from interp.names import Head
+from interp.patching.effects import Resampling
+from interp.patching.interchange import PatchMove
+from interp.patching.joint import approach, divided, heads_replaced
 from interp.queries import Encoded
 from interp.subject import Subject
 

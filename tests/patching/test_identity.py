@@ -17,10 +17,13 @@ import tiny_models
 import torch
 
 from interp.capture import capture, keep
-from interp.causal import attribution
-from interp.causal import interchange as room
-from interp.causal.effects import PATCHING_CONTROLS, Effects
-from interp.causal.interchange import (
+from interp.conditions import Base, Lora, Prompt, SoftPrompt
+from interp.edits import Edit, replace
+from interp.names import Site
+from interp.patching import attribution
+from interp.patching import interchange as room
+from interp.patching.effects import PATCHING_CONTROLS, Effects
+from interp.patching.interchange import (
     Sweep,
     change_of,
     n_heads,
@@ -28,10 +31,7 @@ from interp.causal.interchange import (
     read_conditions,
     run_interchange,
 )
-from interp.causal.patching import Patch, patched_logits
-from interp.conditions import Base, Lora, Prompt, SoftPrompt
-from interp.edits import Edit, replace
-from interp.names import Site
+from interp.patching.patched import Patch, patched_logits
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
 

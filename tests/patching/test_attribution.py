@@ -18,18 +18,24 @@ from torch import Tensor
 from transformer_lens.tools.analysis.attribution_patching import Node, attribution_patch
 
 from interp.capture import capture
-from interp.causal.attribution import Attribution, agreement, attribute, attribution_rows, spearman
-from interp.causal.cells import PatchSite
-from interp.causal.effects import Effects, Resampling
-from interp.causal.interchange import Sweep, partners, run_interchange
-from interp.causal.patching import patched_logits
-from interp.causality.job import Job
-from interp.causality.stages import estimated
 from interp.conditions import Base, Condition, FineTuned, Lora, Prefix, Prompt, Steering
 from interp.edits import Edit
 from interp.errors import ConfigError
 from interp.measures.output import log_odds
 from interp.names import Site
+from interp.patching.attribution import (
+    Attribution,
+    agreement,
+    attribute,
+    attribution_rows,
+    spearman,
+)
+from interp.patching.effects import Effects, Resampling
+from interp.patching.interchange import Sweep, partners, run_interchange
+from interp.patching.job import Job
+from interp.patching.patched import patched_logits
+from interp.patching.sites import PatchSite
+from interp.patching.stages import estimated
 from interp.progress import no_progress
 from interp.queries import Encoded, Query, encode
 from interp.store import Store

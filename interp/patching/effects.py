@@ -18,9 +18,9 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from interp.causal.cells import MeasuredAt, PatchSite
 from interp.errors import ConfigError
 from interp.noise import floor, zero
+from interp.patching.sites import MeasuredAt, PatchSite
 from interp.registry import MEASURES
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
 from interp.statistics import (

@@ -14,12 +14,12 @@ from numpy import ndarray
 
 from interp import edits
 from interp.capture import chunks
-from interp.causal.effects import Resampling, ratio
-from interp.causal.interchange import ConditionRun, PatchMove, read_conditions
-from interp.causal.patching import Patch, patched_logits
-from interp.causal.sequences import sequence_kl
 from interp.edits import Edit
 from interp.names import Head, Site
+from interp.patching.effects import Resampling, ratio
+from interp.patching.interchange import ConditionRun, PatchMove, read_conditions
+from interp.patching.patched import Patch, patched_logits
+from interp.patching.sequences import sequence_kl
 from interp.queries import Encoded
 from interp.statistics import Estimate
 from interp.subject import Batch, Subject

@@ -29,14 +29,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from interp import edits
-from interp.causal.cells import PatchSite, reached
-from interp.causal.effects import Effects, Resampling, by_move, move_rows, ratio
-from interp.causal.findings import plain
-from interp.causal.interchange import PatchMove, Sweep, change_of, n_heads, reader_of
-from interp.causal.sequences import targets_of
 from interp.measures import wide
 from interp.measures.output import log_odds
 from interp.names import Site
+from interp.patching.effects import Effects, Resampling, by_move, move_rows, ratio
+from interp.patching.findings import plain
+from interp.patching.interchange import PatchMove, Sweep, change_of, n_heads, reader_of
+from interp.patching.sequences import targets_of
+from interp.patching.sites import PatchSite, reached
 from interp.queries import Encoded
 from interp.statistics import SEGMENTS, by_label
 from interp.subject import Batch, Hook, Subject

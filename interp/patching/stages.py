@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from interp.capture import chunks
-from interp.causal import contexts
-from interp.causal.ablation import Ablated, AdapterPart, ablate
-from interp.causal.attribution import Attribution, attribute, attributed
-from interp.causal.cells import PatchSite
-from interp.causal.contexts import Contexts
-from interp.causal.effects import Effects
-from interp.causal.interchange import PatchMove, no_op_change, partners, run_interchange
-from interp.causality.job import Job
 from interp.errors import SubjectError
 from interp.measures.tally import Key, Tally, absorb_
+from interp.patching import contexts
+from interp.patching.ablation import Ablated, AdapterPart, ablate
+from interp.patching.attribution import Attribution, attribute, attributed
+from interp.patching.contexts import Contexts
+from interp.patching.effects import Effects
+from interp.patching.interchange import PatchMove, no_op_change, partners, run_interchange
+from interp.patching.job import Job
+from interp.patching.sites import PatchSite
 from interp.progress import Progress
 from interp.statistics import PerQuery
 from interp.store import Store

@@ -15,13 +15,14 @@ import pytest
 from tiny_models import N_HEADS, N_LAYERS, all_targets, save_adapter, save_model
 
 from interp import results
-from interp.causal.settings import Patching
-from interp.causality import job, patch, stages
 from interp.config import Experiment
 from interp.errors import ConfigError, InterpError, RunError
+from interp.patching import job, stages
+from interp.patching.run import patch
+from interp.patching.settings import Patching
 from interp.report import text_table, write
 from interp.results import INTERCHANGE, MANIFEST, TABLE, load_run, read_manifest
-from interp.study import diverge
+from interp.study import run_study
 
 TEXTS = (
     "hot is the opposite",
@@ -78,7 +79,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_adapter(model, root / "lora", all_targets("qwen3"))
     (root / "prompt.txt").write_text("up is the opposite of down")
     write_queries(root / "queries.jsonl", (*TEXTS, "a hill is high", "yes"))
-    diverge(experiment(root, root / "RUN"))
+    run_study(experiment(root, root / "RUN"))
     return root
 
 
@@ -339,7 +340,7 @@ def test_queries_of_one_token(root: Path, tmp_path: Path) -> None:
     """There is no position but all of them."""
     write_queries(tmp_path / "letters.jsonl", ("a", "b", "c", "d"))
     asked = experiment(root, tmp_path / "RUN", queries=tmp_path / "letters.jsonl", controls=())
-    patch(Patching(run=diverge(asked), **QUICK))
+    patch(Patching(run=run_study(asked), **QUICK))
     found = table(tmp_path / "RUN")
     swept = found[found["measure"].isin(["damage", "recovery", "answer_change"])]
     assert set(swept["position"]) == {"all"}
@@ -360,7 +361,7 @@ def answered(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"text": t, "answer": a}) for t, a in zip(TEXTS, ANSWERS, strict=True)]
     (folder / "queries.jsonl").write_text("\n".join(lines))
     asked = experiment(root, folder / "RUN", queries=folder / "queries.jsonl", controls=())
-    return diverge(asked)
+    return run_study(asked)
 
 
 def test_whole_sites_are_replaced_by_segment_too(answered: Path, tmp_path: Path) -> None:
@@ -477,7 +478,7 @@ def test_a_changed_table_is_noticed(quick: Path, tmp_path: Path, file: str) -> N
 
 def test_a_run_that_is_made_again_is_not_patched(quick: Path, root: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(quick, tmp_path / "RUN"))
-    diverge(experiment(root, folder, overwrite=True, controls=()))
+    run_study(experiment(root, folder, overwrite=True, controls=()))
     assert not (folder / INTERCHANGE).exists()
     run = load_run(folder)
     assert "interchange" not in run.manifest

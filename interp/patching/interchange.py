@@ -23,14 +23,14 @@ from torch.nn.utils.rnn import pad_sequence
 from interp import edits
 from interp.batch import Tokens
 from interp.capture import Reader, capture, keep
-from interp.causal.cells import PatchSite, counterparts, reached
-from interp.causal.effects import PATCHING_CONTROLS, Effects
-from interp.causal.patching import patched_logits
-from interp.causal.sequences import sequence_kl, sequence_odds, targets_of
 from interp.edits import Change, Edit
 from interp.errors import SubjectError
 from interp.measures.attention import read_rows
 from interp.names import Site
+from interp.patching.effects import PATCHING_CONTROLS, Effects
+from interp.patching.patched import patched_logits
+from interp.patching.sequences import sequence_kl, sequence_odds, targets_of
+from interp.patching.sites import PatchSite, counterparts, reached
 from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject

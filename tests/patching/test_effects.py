@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from interp.causal.cells import PatchSite
-from interp.causal.effects import (
+from interp.errors import ConfigError
+from interp.patching.effects import (
     PATCHING_CONTROLS,
     Effects,
     Resampling,
@@ -24,7 +24,7 @@ from interp.causal.effects import (
     halves,
     matched,
 )
-from interp.errors import ConfigError
+from interp.patching.sites import PatchSite
 from interp.results import COLUMNS, as_table
 
 N, LAYERS, HEADS = 12, 4, 2

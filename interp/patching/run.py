@@ -13,23 +13,23 @@ from typing import Any
 
 import pandas as pd
 
-from interp.causal import ablation, attribution, contexts, effects, function_vectors
-from interp.causal.contexts import Contexts
-from interp.causal.effects import Pairs, Resampling, by_move, halves, matched
-from interp.causal.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
-from interp.causal.greedy import greedy_heads
-from interp.causal.interchange import PatchMove
-from interp.causal.ranking import heads_of_sweep, how_many, strongest_heads, sufficiency
-from interp.causal.settings import Patching
-from interp.causality.job import Job, prepare_patching
-from interp.causality.stages import (
+from interp.measures import DTYPE_NOISE
+from interp.patching import ablation, attribution, contexts, effects, function_vectors
+from interp.patching.contexts import Contexts
+from interp.patching.effects import Pairs, Resampling, by_move, halves, matched
+from interp.patching.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.patching.greedy import greedy_heads
+from interp.patching.interchange import PatchMove
+from interp.patching.job import Job, prepare_patching
+from interp.patching.ranking import heads_of_sweep, how_many, strongest_heads, sufficiency
+from interp.patching.settings import Patching
+from interp.patching.stages import (
     ablated,
     contexts_exchanged,
     estimated,
     refuse_noise,
     run_moves,
 )
-from interp.measures import DTYPE_NOISE
 from interp.progress import Progress, no_progress
 from interp.results import TABLE, add_interchange, load_run
 from interp.store import Store
@@ -42,7 +42,7 @@ __all__ = ["patch"]
 def patch(settings: Patching, progress: Progress = no_progress) -> Path:
     """Run every interchange of a finished run's two conditions; returns the run's folder.
 
-    Raises what `interp.study.diverge` raises, each with one line that says what to do.
+    Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})

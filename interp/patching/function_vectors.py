@@ -19,13 +19,13 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import chunks
-from interp.causal.effects import Resampling
-from interp.causal.interchange import ConditionRun, PatchMove, read_conditions
-from interp.causal.joint import approach, divided
-from interp.causal.patching import Patch
 from interp.conditions import Setting
 from interp.edits import Edit
 from interp.names import Head, Site
+from interp.patching.effects import Resampling
+from interp.patching.interchange import ConditionRun, PatchMove, read_conditions
+from interp.patching.joint import approach, divided
+from interp.patching.patched import Patch
 from interp.queries import Encoded
 from interp.readout import Frozen
 from interp.registry import MEASURES

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.capture import capture, keep
-from interp.causal.function_vectors import function_vector, written_to_stream
-from interp.causal.greedy import search_heads
-from interp.causal.interchange import PatchMove
-from interp.causal.joint import approach, divided, heads_replaced
 from interp.conditions import Base, Lora, Prompt
 from interp.names import Head, Site
+from interp.patching.function_vectors import function_vector, written_to_stream
+from interp.patching.greedy import search_heads
+from interp.patching.interchange import PatchMove
+from interp.patching.joint import approach, divided, heads_replaced
 from interp.queries import Query, encode
 from interp.subject import Batch, Subject, load
 

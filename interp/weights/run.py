@@ -58,7 +58,7 @@ class _Found(NamedTuple):
 def weigh(settings: Weighing, progress: Progress = no_progress) -> Path:
     """Weigh what a finished run's conditions do to the weights; returns the run's folder.
 
-    Raises what `interp.study.diverge` raises, each with one line that says what to do.
+    Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
     fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})

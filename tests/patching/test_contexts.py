@@ -19,8 +19,8 @@ from tiny_models import save_adapter, save_model, save_prefix
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import Experiment, Patching, Run, diverge, load_run, patch, plots
-from interp.causal.contexts import EXCHANGED_PARTS, Contexts
 from interp.conditions import Base, Lora, Prefix, Prompt
+from interp.patching.contexts import EXCHANGED_PARTS, Contexts
 from interp.plots.reading import NotMeasured
 from interp.report.causal_lines import patch_table
 from interp.subject import Subject, load

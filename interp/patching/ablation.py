@@ -22,11 +22,11 @@ from torch import Tensor
 
 from interp import edits
 from interp.capture import capture, keep
-from interp.causal.effects import Resampling, move_rows, ratio
-from interp.causal.interchange import read_conditions
-from interp.causal.sequences import sequence_kl
 from interp.edits import Edit
 from interp.names import Site
+from interp.patching.effects import Resampling, move_rows, ratio
+from interp.patching.interchange import read_conditions
+from interp.patching.sequences import sequence_kl
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
 from interp.subject.directions import ranks, truncated

@@ -13,8 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from interp.causal.ablation import AdapterPart, ablate, parts_of
 from interp.conditions import Base, Lora, Prompt
+from interp.patching.ablation import AdapterPart, ablate, parts_of
 from interp.queries import Encoded, Query, encode
 from interp.subject import Subject, load
 
