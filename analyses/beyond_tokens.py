@@ -51,7 +51,7 @@ from interp.matching.settings import Emulation, Inversion, bundled_emulation
 from interp.matching.tilt import fit_answers
 from interp.plots.curves import Curves, curves
 from interp.report.experiments import conclude, finished
-from interp.results import Run
+from interp.runs.view import Run
 from interp.subject.loading import threads_for
 
 OUT = Path("runs/beyond_tokens")

@@ -24,8 +24,8 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.plots import export, influence_heads, information_by_layer, waterfall
-from interp.plots.named import UNTESTED, standing
-from interp.results import Run
+from interp.runs.largest import UNTESTED
+from interp.runs.view import Run
 from interp.significance import ALPHA
 
 OUT = Path("runs/equation_of_influence")
@@ -74,7 +74,7 @@ def verdict(run: Run) -> str:
     heads = [
         change(run, s).query("site == 'z'").set_index(["layer", "head"])["value"] for s in sides
     ]
-    tops = [standing(change(run, s).query("site == 'z'"), run.manifest) for s in sides]
+    tops = [run.standing(change(run, s).query("site == 'z'")) for s in sides]
     top = [
         [str(Head(*place)) for place in zip(t["layer"], t["head"], strict=True)]
         for t in (t.loc[t["value"].abs().nlargest(TOP).index] for t in tops)

@@ -22,10 +22,8 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.errors import ConfigError
-from interp.plots.named import standing
-from interp.plots.reading import rows
 from interp.report import write_probe
-from interp.results import Run
+from interp.runs.view import Run
 from interp.study import probe_run
 
 OUT = Path("runs/head_probe")
@@ -57,7 +55,7 @@ def main(config: Config) -> None:
 def most_divergent(run: Run, count: int) -> list[str]:
     """The heads of the headline's largest content JS, at the queries' last token, of those that
     differ from their null."""
-    js = standing(rows(run, "content_js", "pattern", headline(run), "last"), run.manifest)
+    js = run.standing(run.rows("content_js", "pattern", headline(run), "last"))
     js = js.nlargest(count, "value")
     return [str(Head(int(row.layer), int(row.head))) for row in js.itertuples()]
 

@@ -25,7 +25,7 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.plots import export, interchange
-from interp.results import Run
+from interp.runs.view import Run
 
 OUT = Path("runs/interchange")
 

@@ -63,7 +63,7 @@ from interp.plots import layers
 from interp.plots.curves import Curves, curves
 from interp.report import headline
 from interp.report.experiments import conclude, finished
-from interp.results import Run
+from interp.runs.view import Run
 from interp.subject.loading import threads_for
 
 OUT = Path("runs/internal_state")

@@ -34,7 +34,7 @@ from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
 from interp.plots.implicit import implicit, implicit_by_layer, prompts
 from interp.report.experiments import conclude, finished
-from interp.results import Run
+from interp.runs.view import Run
 from interp.subject.loading import threads_for
 from interp.weights.implicit import patched_projections
 from interp.weights.run import weigh

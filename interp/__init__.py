@@ -37,9 +37,9 @@ _HOMES = {
     "Certificate": "certificates",
     "Site": "names",
     "Head": "names",
-    "Run": "results",
-    "HeadView": "results",
-    "load_run": "results",
+    "Run": "runs.view",
+    "HeadView": "runs.heads",
+    "load_run": "runs.view",
     "InterpError": "errors",
     "Base": "conditions",
     "Prompt": "conditions",
@@ -113,7 +113,8 @@ if TYPE_CHECKING:
     from interp.patching.settings import Patching
     from interp.probe import head_view
     from interp.queries import Query, read_queries
-    from interp.results import HeadView, Run, load_run
+    from interp.runs.heads import HeadView
+    from interp.runs.view import Run, load_run
     from interp.subject import Batch, Subject
     from interp.validation.running import validate
     from interp.validation.settings import Validating

@@ -26,7 +26,7 @@ from interp.names import OUTPUT
 from interp.progress import Progress
 from interp.queries import Encoded, Groups, Query
 from interp.registry import MEASURES
-from interp.results import QUERIES, read_manifest, token_hash
+from interp.runs.files import QUERIES, read_manifest, token_hash
 from interp.statistics import PerQuery, pooled
 from interp.store import Store
 from interp.subject import Subject

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from interp.errors import RunError
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 
 FILE = "finding.json"
 AGAINST = range(1, 6)

@@ -29,7 +29,7 @@ from interp.config import Experiment
 from interp.design import Design
 from interp.names import short_name
 from interp.queries import Encoded
-from interp.results import sha256, token_hash
+from interp.runs.files import sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
 from interp.subject.quantization import PACKAGES, saved_method

@@ -82,3 +82,13 @@ class Head:
 def short_name(model: str) -> str:
     """A model's name for people: its hub id, or the last two parts of its folder."""
     return "/".join(Path(model).parts[-2:])
+
+
+Pair = tuple[str, str | None]
+"""(condition, reference); the reference is None for a measure of one condition."""
+
+
+def pair_name(pair: Pair) -> str:
+    """`prompt vs lora`, or the condition alone."""
+    condition, reference = pair
+    return condition if reference is None else f"{condition} vs {reference}"

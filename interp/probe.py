@@ -21,7 +21,7 @@ from interp.measures import wide
 from interp.measures.attention import content_js, read_rows
 from interp.names import Head, Site
 from interp.queries import Encoded
-from interp.results import HeadView
+from interp.runs.heads import HeadView
 from interp.subject import Batch, Subject
 
 _Masses = dict[tuple[str, int], float]

@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 
 from interp.errors import RunError
 from interp.measures.tally import Key, Tally, from_arrays
-from interp.results import MANIFEST, write_atomic
+from interp.runs.files import MANIFEST, write_atomic
 
 FOLDER, _SETTINGS, _LOCK, _SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
 

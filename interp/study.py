@@ -48,15 +48,8 @@ from interp.noise import floor
 from interp.probe import head_view
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
-from interp.results import (
-    ANSWERS,
-    QUERIES,
-    HeadView,
-    as_table,
-    read_manifest,
-    token_hash,
-    write_run,
-)
+from interp.runs.files import ANSWERS, QUERIES, as_table, read_manifest, token_hash, write_run
+from interp.runs.heads import HeadView
 from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load

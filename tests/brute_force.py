@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Prompt, ShuffledLabels, ShuffledTokens, prefix_body
 from interp.config import Experiment
-from interp.results import Run
+from interp.runs.view import Run
 from interp.subject.controls import random_like, untrained
 
 MODELS = ("gpt2", "neox", "llama", "qwen3", "gemma2", "stories260K")

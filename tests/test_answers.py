@@ -18,7 +18,8 @@ from interp.config import Experiment
 from interp.errors import RunError
 from interp.queries import Encoded, encode
 from interp.report import chats
-from interp.results import ANSWERS, ARRAYS, QUERIES, TABLE, load_run
+from interp.runs.files import ANSWERS, ARRAYS, QUERIES, TABLE
+from interp.runs.view import load_run
 
 DATED = (
     "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}\n"

@@ -39,7 +39,7 @@ from transformers import AutoTokenizer
 
 from interp import load_run
 from interp.geometry.transfer import LabelFolds
-from interp.results import Run
+from interp.runs.view import Run
 from interp.study import run_study
 
 

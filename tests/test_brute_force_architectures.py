@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import load_run
 from interp.capabilities import measures
 from interp.config import Experiment
-from interp.results import Run
+from interp.runs.view import Run
 from interp.study import run_study
 from interp.validation import architectures
 

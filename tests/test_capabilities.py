@@ -18,9 +18,9 @@ from interp import Experiment, Patching, Run, diverge, load_run, patch
 from interp.capabilities import measures
 from interp.errors import SubjectError
 from interp.names import Head
-from interp.plots.terms import TOTAL, terms
 from interp.registry import MEASURES, grouped
 from interp.report import text_table, write
+from interp.runs.terms import TOTAL, terms
 from interp.study import probe_run
 from interp.validation import architectures
 from interp.validation.architectures import MODELS, TABLE_HEADINGS, ArchitectureRow

@@ -13,11 +13,12 @@ from interp.config import Experiment, bundled
 from interp.manifest import fingerprints
 from interp.patching.run import patch
 from interp.patching.settings import Patching
-from interp.plots import figures, reading
+from interp.plots import figures
 from interp.report import text_table
 from interp.report.headline import verdict_words
 from interp.report.page import page
-from interp.results import Run, load_run, sha256
+from interp.runs.files import sha256
+from interp.runs.view import Run, load_run
 from interp.study import run_study
 
 LORAS = [str(organism.ADAPTERS / f"lora_{i}") for i in (0, 1)]
@@ -115,7 +116,7 @@ def test_headline_nulls_and_tests(
     have_p = table[table["p_adjusted"].notna()]
     found = set(zip(have_p["condition"], have_p["reference"].fillna(""), strict=True))
     assert found == set(against)
-    headline = reading.rows(runs[name], "relative_l2", "resid_post", pair, "last")
+    headline = runs[name].rows("relative_l2", "resid_post", pair, "last")
     assert headline["p_adjusted"].between(1 / 20, 1).all()
     assert len(headline) == manifest["model"]["n_layers"]
 
@@ -129,9 +130,7 @@ def test_a_prompt_with_a_random_lora_is_its_null_and_not_the_random_lora_alone(
     assert entries["random_lora"]["description"].startswith("“opposite :” + a random LoRA")
 
     def distance(name: str, pair: tuple[str, str]) -> np.ndarray:
-        return reading.rows(runs[name], "relative_l2", "resid_post", pair, "last")[
-            "value"
-        ].to_numpy()
+        return runs[name].rows("relative_l2", "resid_post", pair, "last")["value"].to_numpy()
 
     shared = distance("added", ("p", "random_lora"))
     alone = distance("usual", ("prompt", "random_lora"))
@@ -143,7 +142,7 @@ def test_the_same_states_whatever_the_headline(runs: dict[str, Run]) -> None:
     """A condition's distance from base does not depend on what it is compared with."""
     pairs = [("usual", "lora"), ("loras", "lora_0"), ("alone", "lora")]
     found = [
-        reading.rows(runs[name], "relative_l2", "resid_post", (side, "base"), "last")["value"]
+        runs[name].rows("relative_l2", "resid_post", (side, "base"), "last")["value"]
         for name, side in pairs
     ]
     for other in found[1:]:

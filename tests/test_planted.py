@@ -25,7 +25,7 @@ from interp.config import Experiment
 from interp.errors import SubjectError
 from interp.names import Site
 from interp.queries import Encoded, Query, encode
-from interp.results import Run, load_run
+from interp.runs.view import Run, load_run
 from interp.study import run_study
 from interp.subject import Batch, Subject, load
 

@@ -23,7 +23,7 @@ from interp.conditions import Prompt, Randomised, ShuffledLabels, resolve
 from interp.config import Experiment, bundled, bundled_families
 from interp.geometry import procrustes_distance
 from interp.matching import tilt
-from interp.results import Run, load_run
+from interp.runs.view import Run, load_run
 from interp.study import Prepared, run_study
 
 PROMPT, LORA = "prompt", "lora"

@@ -19,7 +19,8 @@ from interp.cli import resume_hint
 from interp.config import Experiment
 from interp.errors import RunError, SubjectError
 from interp.measures.tally import Key, Tally
-from interp.results import ARRAYS, MANIFEST, TABLE, load_run
+from interp.runs.files import ARRAYS, MANIFEST, TABLE
+from interp.runs.view import load_run
 from interp.statistics import PerQuery, Ratio
 from interp.store import FOLDER, Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from interp.cli import main
-from interp.results import load_run
+from interp.runs.view import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "analyses" / "stories"

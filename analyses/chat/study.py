@@ -30,7 +30,8 @@ from interp.cli.progress import counting
 from interp.config import Distillation
 from interp.matching.distil import LOG, distil
 from interp.report import text_table, write
-from interp.results import MANIFEST, Run
+from interp.runs.files import MANIFEST
+from interp.runs.view import Run
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = ("query", "template", "answer", "all")

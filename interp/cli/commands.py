@@ -64,7 +64,7 @@ def _show(out: Path, svg: bool = False) -> None:
     import rich
 
     from interp.report import text_table, write
-    from interp.results import load_run
+    from interp.runs.view import load_run
 
     report_file = write(out, svg=svg)
     run = load_run(out)
@@ -144,7 +144,7 @@ def _add_to_run(
     import rich
 
     from interp.report import write
-    from interp.results import load_run
+    from interp.runs.view import load_run
 
     console().print("loading and comparing with plain Hugging Face ...")
     with counting("steps") as counter:

@@ -19,7 +19,7 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.progress import Progress, no_progress
 from interp.queries import Query
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 from interp.study import run_study
 
 if TYPE_CHECKING:

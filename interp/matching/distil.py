@@ -29,7 +29,7 @@ from interp.matching.plain import ROWS_PER_PASS, generate_answers, open_plain_mo
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.progress import TrainingProgress, no_progress
 from interp.queries import Encoded, Groups, Query, check_alignment, encode, read_queries
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths
 from interp.subject.loading import threads_for

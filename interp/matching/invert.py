@@ -41,7 +41,7 @@ from interp.matching.wording import Slot, prefix_of, readable_words, scorer, sha
 from interp.names import Site
 from interp.progress import Progress, SearchProgress, no_progress
 from interp.queries import Groups, check_alignment
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 from interp.subject import Subject
 from interp.subject.loading import threads_for
 

@@ -144,8 +144,8 @@ def matched(effects: Effects, scale: Resampling) -> bool:
 
 
 def effect_rows(effects: Sequence[Effects], scale: Resampling, base: str) -> pd.DataFrame:
-    """Rows of a run's table (`interp.results.COLUMNS`): damage, relative damage, recovery, the same
-    of the answer's log-odds and of the controls, and the depths.
+    """Rows of a run's table (`interp.runs.files.COLUMNS`): damage, relative damage, recovery, the
+    same of the answer's log-odds and of the controls, and the depths.
 
     Ratios are sums over queries divided once, intervals from `scale.weights`. `p_adjusted`: paired
     sign flips over queries against the random difference, Benjamini-Hochberg over a site's layers

@@ -31,7 +31,8 @@ from interp.patching.stages import (
     run_moves,
 )
 from interp.progress import Progress, no_progress
-from interp.results import TABLE, add_interchange, load_run
+from interp.runs.files import TABLE, add_interchange
+from interp.runs.view import load_run
 from interp.store import Store
 from interp.subject.directions import ranks
 from interp.subject.loading import threads_for

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import grids, lines, reading, style
-from interp.plots.ablated import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, ablated_conditions
+from interp.plots import grids, lines, style
 from interp.plots.byproducts import FLOORS, marks, scatter
 from interp.plots.grids import Grid
 from interp.plots.lines import Look
 from interp.plots.panels import Area, Drawing
 from interp.plots.shares import share_range, thin_lines
-from interp.plots.text import label, number
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.parts import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, ablated_conditions
+from interp.runs.view import NotMeasured, Run
+from interp.showing import number
 
 _MOST = 2
 """Conditions drawn; all are in the table."""
@@ -49,7 +50,7 @@ class _Block:
     @property
     def lower(self) -> float:
         """Height of the row of modules."""
-        depth = int(self.run.manifest["model"]["n_layers"])
+        depth = self.run.n_layers
         return min(460, max(300, 14 * depth)) if len(self.parts.modules) else 0
 
     @property
@@ -63,10 +64,10 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
 
     Of at most `MOST` conditions, one below the other. Raises `NotMeasured` without ablations.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     names = ablated_conditions(run)
     if not names:
-        raise reading.NotMeasured("this run has no ablations of an adapter")
+        raise NotMeasured("this run has no ablations of an adapter")
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, 0)
     blocks: list[_Block] = []
     for name in names[:_MOST]:
@@ -79,7 +80,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
         _modules(block)
     return style.finish(
         _one_entry_each(drawing.figure),
-        run.manifest,
+        run,
         title=f"Parts of {' and '.join(names[:_MOST])}: what the behaviour needs, and by-products",
         pairs=[],
         queries=queries,
@@ -98,7 +99,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
 def _kept(block: _Block) -> None:
     parts, drawing = block.parts, block.drawing
     ends = share_range([*parts.blocks.values(), parts.first])
-    colour, _ = style.condition_look(block.run.manifest, parts.condition)
+    colour, _ = style.condition_look(block.run, parts.condition)
     if parts.blocks:
         single = not (len(parts.first) or len(parts.directions))
         place = Area(0, block.top, drawing.width if single else 350, _UPPER)
@@ -110,7 +111,7 @@ def _kept(block: _Block) -> None:
 
 
 def _layers(block: _Block, place: Area, ends: list[float], colour: str) -> None:
-    ticks = style.integer_ticks(int(block.run.manifest["model"]["n_layers"]), most=12)
+    ticks = style.integer_ticks(block.run.n_layers, most=12)
     x, y = style.axis("layer (from 0)", **ticks), style.axis(MEASURES[KEPT].title, range=ends)
     axes = block.drawing.add(place, f"{block.prefix}without a layer, and with it alone", x, y)
     looks = {
@@ -186,7 +187,7 @@ def _map(block: _Block, place: Area, measure: str) -> None:
     frame = modules[modules["layer"].notna() & modules[measure].notna()]
     if frame.empty:
         return
-    depth = int(block.run.manifest["model"]["n_layers"])
+    depth = block.run.n_layers
     ends = {measure: "value", f"{measure}_low": "ci_low", f"{measure}_high": "ci_high"}
     rows = frame.rename(columns=ends).assign(p_adjusted=np.nan)
     pair = (block.parts.condition, None)

@@ -16,7 +16,7 @@ from interp.names import Head, short_name
 from interp.plots import style
 from interp.plots.head_layout import layout_for
 from interp.plots.heads import draw_patterns
-from interp.results import HeadView
+from interp.runs.heads import HeadView
 
 if TYPE_CHECKING:
     import xarray as xr

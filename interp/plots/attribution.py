@@ -15,11 +15,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import reading, style
+from interp.plots import style
 from interp.plots.exchanges import sides, state_in
 from interp.plots.text import label
-from interp.plots.words import SITES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import SITES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +47,11 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
 
     Raises `NotMeasured` without attributions of places that were patched.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     frame = paired(run, queries)
     moves = directions(run, frame)
     if not moves:
-        raise reading.NotMeasured("this run has no attributions beside exact patches")
+        raise NotMeasured("this run has no attributions beside exact patches")
     rows, columns = -(-len(moves) // _COLUMNS), min(_COLUMNS, len(moves))
     plot = rows * _PANEL + (rows - 1) * _GAP
     figure = make_subplots(
@@ -74,7 +74,7 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
     figure.update_yaxes(title_text="first-order estimate [nats]", col=1)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Attribution against exact patches: change of the answer's log-odds",
         pairs=[],
         queries=queries,

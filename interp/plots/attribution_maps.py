@@ -13,15 +13,15 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.names import Head
-from interp.plots import grids, reading, style
+from interp.plots import grids, style
 from interp.plots.attribution import ESTIMATE, Move, directions
 from interp.plots.exchanges import state_in
 from interp.plots.grids import Grid
 from interp.plots.maps import position_columns, single_tokens
-from interp.plots.named import UNTESTED
 from interp.plots.panels import Area, Drawing
 from interp.plots.text import label
-from interp.results import Run
+from interp.runs.largest import UNTESTED
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +33,13 @@ _LEFT, _RIGHT, _GAP, _NAMES = 64, 84, 84, 66
 def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     """First-order change of the answer's log-odds by head: layer x head, and the strongest heads by
     query token. One diverging scale, centred at zero. Raises `NotMeasured` without attributions."""
-    run = reading.exchanged(run)
-    frame = reading.rows(run, ESTIMATE, _SITE, queries=queries)
+    run = run.exchanged()
+    frame = run.rows(ESTIMATE, _SITE, queries=queries)
     frame = frame[frame["head"].notna()]
     moves = directions(run, frame[frame["position"] == "all"])
     if not moves:
-        raise reading.NotMeasured("this run has no attributions of heads")
-    height = min(300, max(190, 10 * int(run.manifest["model"]["n_layers"])))
+        raise NotMeasured("this run has no attributions of heads")
+    height = min(300, max(190, 10 * run.n_layers))
     rows, columns = -(-len(moves) // 2), min(2, len(moves))
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, rows * (height + _GAP) - _GAP)
     width = (drawing.width - (columns - 1) * _NAMES) / columns
@@ -51,7 +51,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     _scale(drawing.figure, frame)
     return style.finish(
         drawing.figure,
-        run.manifest,
+        run,
         title="Attribution of head outputs (z): first-order change of the answer's log-odds",
         pairs=[],
         queries=queries,

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import reading
+from interp.names import Pair, pair_name
 from interp.plots.lines import layer_rows, outline
-from interp.plots.reading import Manifest
-from interp.plots.text import Pair, label, pair_name
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.view import Run
 
 _CONTROLS: dict[str, Any] = {"fillcolor": "rgba(110,110,110,0.17)"}
 _FLOORS: dict[str, Any] = {
@@ -123,10 +122,9 @@ def null_bands(
     run: Run, measure: str, site: str, position: str = "last", queries: str = "matched"
 ) -> list[Band]:
     """The controls' band and the families' floor, as far as the run has their rows."""
-    manifest = run.manifest
     groups: list[tuple[str, str, Iterable[Pair]]] = [
-        ("controls", controls_name(manifest), reading.nulls(manifest).values()),
-        ("floors", "within families", reading.floors(manifest)),
+        ("controls", controls_name(run), run.nulls.values()),
+        ("floors", "within families", run.floors),
     ]
     found = [
         envelope(run, (kind, name), pairs, measure, site, position, queries)
@@ -139,27 +137,27 @@ def control_band(
     run: Run, measure: str, site: str, position: str = "last", queries: str = "matched"
 ) -> Band | None:
     """The band of the control conditions themselves, for a measure of one condition."""
-    pairs: list[Pair] = [(name, None) for name in reading.nulls(run.manifest)]
+    pairs: list[Pair] = [(name, None) for name in run.nulls]
     return envelope(run, ("controls", "controls"), pairs, measure, site, position, queries)
 
 
-def controls_name(manifest: Manifest) -> str:
+def controls_name(run: Run) -> str:
     """What the controls' band is called: with the side of the headline that most of them face."""
-    pair, null = reading.headline(manifest) or (), list(reading.nulls(manifest).values())
+    pair, null = run.headline or (), list(run.nulls.values())
     faced = [side for side in reversed(pair) for two in null if side in two]
     return f"controls vs {max(faced, key=faced.count)}" if faced else "controls"
 
 
-def words(manifest: Manifest, bands: Sequence[Band]) -> str:
+def words(run: Run, bands: Sequence[Band]) -> str:
     """The caption's sentence on the bands drawn."""
     kinds = {band.kind for band in bands}
     parts = []
     if "controls" in kinds:
-        found = reading.nulls(manifest)
+        found = run.nulls
         names = ", ".join(found)
         parts.append(f"Grey: smallest to largest of {len(found)} controls ({names}), a thread each")
     if "floors" in kinds:
-        parts.append(f"Hatched: the same for {len(reading.floors(manifest))} pairs within families")
+        parts.append(f"Hatched: the same for {len(run.floors)} pairs within families")
     return ". ".join(parts)
 
 

@@ -17,13 +17,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import bands, lines, reading, style
+from interp.names import Pair
+from interp.plots import bands, lines, style
 from interp.plots.bands import Band
 from interp.plots.lines import Look
-from interp.plots.text import Pair, label
-from interp.plots.words import SITES, title
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,14 +98,12 @@ def layers(
     grey and hatched: the controls and the pairs within a family. Raises `NotMeasured` when the
     run has no such rows.
     """
-    pairs = reading.main_pairs(run.manifest)
+    pairs = run.main_pairs
     cells = {(m, s): Panel.of(run, m, s, pairs, position, queries) for m in measures for s in sites}
     sites = [s for s in sites if any(cells[m, s].lines for m in measures)]
     kept = [m for m in measures if any(cells[m, s].lines for s in sites)]
     if not kept:
-        raise reading.NotMeasured(
-            f"no per-layer rows of {', '.join(measures)} at position {position}"
-        )
+        raise NotMeasured(f"no per-layer rows of {', '.join(measures)} at position {position}")
     figure = make_subplots(
         len(kept),
         len(sites),
@@ -124,7 +123,7 @@ def layers(
     first = " and ".join(MEASURES[m].title for m in kept)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=f"{first[0].upper()}{first[1:]} by layer, {where(position)}",
         pairs=[p for p in pairs if any(p in cell.lines for cell in cells.values())],
         queries=queries,
@@ -163,11 +162,10 @@ def draw(figure: go.Figure, run: Run, panels: Sequence[Panel], row: int, named: 
 
 def pair_look(run: Run, pair: Pair) -> Look:
     """A pair's line: the same in every figure of a run."""
-    manifest = run.manifest
-    name = reading.role(pair, manifest)
+    name = run.role(pair)
     if pair[1] is None:
-        return Look(name, *style.condition_look(manifest, name))
-    return Look(name, style.colours(manifest)[pair], style.dashes(manifest)[pair])
+        return Look(name, *style.condition_look(run, name))
+    return Look(name, style.colours(run)[pair], style.dashes(run)[pair])
 
 
 def look_of_row(figure: go.Figure, row: int, measure: str, panels: Sequence[Panel]) -> None:
@@ -193,18 +191,18 @@ def limits(measure: str, panels: Sequence[Panel]) -> dict[str, object]:
 
 def x_axes(figure: go.Figure, run: Run, rows: int) -> None:
     """Layers from 0, named below the last row."""
-    ticks = style.integer_ticks(int(run.manifest["model"]["n_layers"]), most=12)
+    ticks = style.integer_ticks(run.n_layers, most=12)
     figure.update_xaxes(style.axis(None, **ticks))
     figure.update_xaxes(title_text="layer (from 0)", row=rows)
 
 
 def note(run: Run, panels: Sequence[Panel], position: str) -> str:
     """The caption's first sentences: intervals, bands, tests, position."""
-    behind = bands.words(run.manifest, [band for panel in panels for band in panel.bands])
+    behind = bands.words(run, [band for panel in panels for band in panel.bands])
     tested = lines.tested([f for panel in panels for f in panel.lines.values()])
     parts = [
         "Narrow bands around lines are intervals",
         behind,
-        lines.test_words(run.manifest) if tested else "",
+        lines.test_words(run) if tested else "",
     ]
     return ". ".join(part for part in [*parts, f"Position: {position}"] if part)

@@ -14,7 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from interp.plots import style
-from interp.plots.ablated import (
+from interp.plots.panels import Area, Drawing, beside
+from interp.plots.text import label
+from interp.registry import MEASURES
+from interp.runs.parts import (
     CHANGE,
     DAMAGE,
     KEPT,
@@ -25,9 +28,6 @@ from interp.plots.ablated import (
     by_product,
     needed,
 )
-from interp.plots.panels import Area, Drawing, beside
-from interp.plots.text import label
-from interp.registry import MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd

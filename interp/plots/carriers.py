@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import lines, reading, style
+from interp.plots import lines, style
 from interp.plots.lines import Look
-from interp.plots.named import UNTESTED
 from interp.plots.panels import Area, Drawing
 from interp.plots.shares import CUT, is_cut, share_range, thin_lines
 from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.largest import UNTESTED
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,11 +38,11 @@ def carriers(run: Run) -> go.Figure:
 
     Raises `NotMeasured` without either.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     joint = [e for e in run.manifest["interchange"].get("greedy") or [] if e["heads"]]
     curves, vectors = [_curve(entry) for entry in joint], _vectors(run)
     if not (joint or vectors):
-        raise reading.NotMeasured("this run has no heads patched together and no function vectors")
+        raise NotMeasured("this run has no heads patched together and no function vectors")
     frames = [*curves, *(frame for _, frame in vectors)]
     y = style.axis(MEASURES["recovery"].title, range=share_range(frames))
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, _HEIGHT)
@@ -56,7 +56,7 @@ def carriers(run: Run) -> go.Figure:
         _by_layer(run, vectors, drawing, place, y)
     return style.finish(
         drawing.figure,
-        run.manifest,
+        run,
         title="Heads that carry the behaviour: together, and as a function vector",
         pairs=[],
         note=_note(run, joint, bool(vectors)) + (f". {CUT}" if is_cut(frames) else ""),
@@ -177,9 +177,9 @@ def _goal(figure: go.Figure, axes: dict[str, str], goal: float) -> None:
 
 def _vectors(run: Run) -> list[tuple[Look, pd.DataFrame]]:
     """The lines of the right panel, the controls first: they lie below."""
-    rows = reading.rows(run, VECTOR, "resid_post", position="last")
-    pairs = reading.ordered(
-        run.manifest, zip(rows["condition"].astype(str), rows["reference"].astype(str), strict=True)
+    rows = run.rows(VECTOR, "resid_post", position="last")
+    pairs = run.ordered(
+        zip(rows["condition"].astype(str), rows["reference"].astype(str), strict=True)
     )
     found = []
     for measure in (*reversed(NULLS), VECTOR):
@@ -198,7 +198,7 @@ def _by_layer(
     place: Area,
     y: dict[str, Any],
 ) -> None:
-    ticks = style.integer_ticks(int(run.manifest["model"]["n_layers"]), most=12)
+    ticks = style.integer_ticks(run.n_layers, most=12)
     base = label(str(vectors[0][1].iloc[0]["reference"]), 18)
     heading = f"function vector added to {base}'s residual stream"
     axes = drawing.add(place, heading, style.axis("layer (from 0)", **ticks), y)
@@ -210,7 +210,7 @@ def _by_layer(
 
 
 def _look(run: Run, condition: str) -> Look:
-    return Look(condition, style.condition_look(run.manifest, condition)[0])
+    return Look(condition, style.condition_look(run, condition)[0])
 
 
 # --- words ---------------------------------------------------------------------------------------

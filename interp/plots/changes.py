@@ -14,11 +14,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import grids, reading, style
+from interp.names import Pair, pair_name
+from interp.plots import grids, style
 from interp.plots.grids import Grid
-from interp.plots.text import Pair, label, number, pair_name
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +68,7 @@ def score_changes(run: Run, position: str = "last", queries: str = "matched") ->
 
 def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
     terms = split.terms
-    pairs = [p for p in reading.main_pairs(run.manifest) if p[1] == reading.base_name(run.manifest)]
+    pairs = [p for p in run.main_pairs if p[1] == run.base]
     frames = {
         (pair, term): _rows(run, term, split.site, pair, position, queries)
         for pair in pairs
@@ -74,9 +76,7 @@ def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
     }
     shown = [p for p in pairs if any(len(frames[p, t]) for t in terms)][:2]
     if not shown:
-        raise reading.NotMeasured(
-            f"this run has no {split.check.replace('_', ' ')} at position {position}"
-        )
+        raise NotMeasured(f"this run has no {split.check.replace('_', ' ')} at position {position}")
     model = run.manifest["model"]
     shape = (int(model["n_layers"]), int(model["n_heads"]))
     figure = make_subplots(
@@ -110,7 +110,7 @@ def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
         figure.add_trace(grids.key())
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=split.title,
         pairs=shown,
         queries=queries,
@@ -122,7 +122,7 @@ def _drawn(run: Run, split: Split, position: str, queries: str) -> go.Figure:
 
 
 def _rows(run: Run, term: str, site: str, pair: Pair, position: str, queries: str) -> pd.DataFrame:
-    frame = reading.rows(run, term, site, pair, position, queries)
+    frame = run.rows(term, site, pair, position, queries)
     return frame[frame["head"].notna()]
 
 

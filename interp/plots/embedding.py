@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.families import aligned, classical_mds, distances
-from interp.plots import reading, style
-from interp.plots.text import Pair, label
-from interp.results import Run
+from interp.names import Pair
+from interp.plots import style
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
 
 _OPEN = ("square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
 _FAR = 1.6
@@ -77,9 +78,9 @@ def condition_embedding(
     )
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Conditions by layer: distances of the residual stream, in two dimensions",
-        pairs=[pair] if (pair := reading.headline(run.manifest)) else [],
+        pairs=[pair] if (pair := run.headline) else [],
         queries=queries,
         note=note.removeprefix(". "),
         plot=round(rows * (960 - 30 * (columns - 1)) / columns),
@@ -91,13 +92,13 @@ def condition_maps(run: Run, position: str, queries: str) -> Maps:
     """The maps of all layers. Units: the layer's root mean square norm (without controls)."""
     gram = run.arrays.get("gram_resid_post")
     if gram is None or gram.sizes["condition"] < 3:
-        raise reading.NotMeasured("this run has no gram_resid_post of three conditions or more")
+        raise NotMeasured("this run has no gram_resid_post of three conditions or more")
     gram = gram.sel(queries=queries)
     if "position" in gram.dims:
         gram = gram.sel(position=position)
     g = gram.transpose("layer", "condition", "condition2").values.astype(float)
     names = [str(name) for name in gram["condition"].values]
-    aside = set(reading.nulls(run.manifest))
+    aside = set(run.nulls)
     inner = [i for i, name in enumerate(names) if name not in aside]
     inner = inner if len(inner) >= 3 else list(range(len(names)))
     norms = np.sqrt(np.diagonal(g, axis1=1, axis2=2)[:, inner].mean(axis=1))
@@ -133,7 +134,7 @@ class _Frame(NamedTuple):
 
 def _frame(run: Run, found: Maps, shown: Sequence[int]) -> _Frame:
     """As tight as all but the controls need, and up to `_FAR` times wider for these."""
-    aside = set(reading.nulls(run.manifest))
+    aside = set(run.nulls)
     inner = [i for i, name in enumerate(found.conditions) if name not in aside]
     points = found.points[shown]
     core = points[:, inner or slice(None)].reshape(-1, 2)
@@ -147,12 +148,12 @@ def _frame(run: Run, found: Maps, shown: Sequence[int]) -> _Frame:
 def _groups(run: Run) -> list[_Group]:
     """Controls first, families on top."""
     manifest = run.manifest
-    families = style.family_looks(manifest)
-    members = {m for names in reading.families(manifest).values() for m in names}
-    controls = [n for n in reading.nulls(manifest) if n not in members]
-    pair = reading.headline(manifest) or ()
-    base = reading.base_name(manifest)
-    sides = {side: c for (side, other), c in style.colours(manifest).items() if other == base}
+    families = style.family_looks(run)
+    members = {m for names in run.families.values() for m in names}
+    controls = [n for n in run.nulls if n not in members]
+    pair = run.headline or ()
+    base = run.base
+    sides = {side: c for (side, other), c in style.colours(run).items() if other == base}
     found = []
     for i, name in enumerate(controls):
         symbol = f"{_OPEN[i % len(_OPEN)]}-open"
@@ -163,7 +164,7 @@ def _groups(run: Run) -> list[_Group]:
         colour = style.INK if name == base else sides.get(name, "#8A8A8A")
         symbol = "x" if name == base else "circle" if name in pair else "cross-open"
         found.append(_Group(name, [name], colour, symbol, False))
-    for name, names in reading.families(manifest).items():
+    for name, names in run.families.items():
         colour, symbol = families[name]
         found.append(_Group(f"{name} ({len(names)})", names, colour, symbol, True))
     return found
@@ -175,7 +176,7 @@ def _traces(
     members = [m for m in group.members if m in found.conditions]
     true = found.points[layer][[found.conditions.index(m) for m in members]]
     drawn = frame.pulled(true)
-    pair: Pair | tuple[()] = reading.headline(run.manifest) or ()
+    pair: Pair | tuple[()] = run.headline or ()
     name = label(group.name)
     dots = go.Scatter(
         x=drawn[:, 0].astype(np.float32),

@@ -1,6 +1,6 @@
 """What an interchange has to show by layer: whose state went into whose run, panel by panel.
 
-    a, b, base = sides(reading.exchanged(run))
+    a, b, base = sides(run.exchanged())
     panels(run)[1, 1]            # curves of a's state in b's run, controls first
 
 Rows and columns of panels count from 1.
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import by_layer, lines, reading, style
+from interp.names import Pair
+from interp.plots import by_layer, lines, style
 from interp.plots.lines import Look
-from interp.plots.text import Pair, label
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,7 @@ Place = tuple[int, int]
 
 def shown_pairs(run: Run) -> list[Pair]:
     """The two conditions, and the null as far as the run has one."""
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    pair, null = run.headline, run.null_pair
     return [p for p in (pair, null) if p is not None]
 
 
@@ -62,9 +63,9 @@ def state_in(source: str, target: str, most: int = 18) -> str:
 
 def sides(run: Run) -> tuple[str, str, str]:
     """The two conditions and base."""
-    pair, base = reading.headline(run.manifest), reading.base_name(run.manifest)
+    pair, base = run.headline, run.base
     if pair is None or pair[1] is None or base is None:
-        raise reading.NotMeasured("an interchange needs two conditions and base")
+        raise NotMeasured("an interchange needs two conditions and base")
     return pair[0], pair[1], base
 
 
@@ -98,7 +99,7 @@ def _curve(run: Run, measure: str, pair: Pair, look: Look, position: str = "all"
 
 
 def _look(run: Run, source: str) -> Look:
-    colour, _ = style.condition_look(run.manifest, source)
+    colour, _ = style.condition_look(run, source)
     return Look(f"{source}'s state", colour)
 
 
@@ -146,5 +147,5 @@ def _distances(run: Run) -> Iterator[Curve]:
 def depth_row(run: Run) -> pd.Series | None:
     """The row of the state-equivalence depth."""
     a, b, _ = sides(run)
-    found = reading.rows(run, "state_equivalence_depth", SITE, (a, b))
+    found = run.rows("state_equivalence_depth", SITE, (a, b))
     return None if found.empty else found.iloc[0]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from interp.plots.tidy import tidy
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,13 +14,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import by_layer, grids, lines, reading, style
+from interp.names import Pair
+from interp.plots import by_layer, grids, lines, style
 from interp.plots.grids import Grid
 from interp.plots.lines import Look
-from interp.plots.text import Pair, label
-from interp.plots.words import SITES
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import SITES
 from interp.significance import ALPHA
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
 
     Markers are filled where the corrected p is at most 0.05. Raises `NotMeasured` without families.
     """
-    palette = style.family_pair_looks(run.manifest)
+    palette = style.family_pair_looks(run)
     found = {
         (site, pair): lines.layer_rows(run, MEASURE, site, pair, position, queries)
         for site in by_layer.SITE_COLUMNS
@@ -46,7 +47,7 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
     }
     found = {key: frame for key, frame in found.items() if len(frame)}
     if not found:
-        raise reading.NotMeasured(f"this run has no {MEASURE} by layer at position {position}")
+        raise NotMeasured(f"this run has no {MEASURE} by layer at position {position}")
     sites = [s for s in by_layer.SITE_COLUMNS if any(s == site for site, _ in found)]
     figure = make_subplots(
         1,
@@ -73,7 +74,7 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
     )
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Divergence index of families by layer, " + by_layer.where(position),
         pairs=[],
         queries=queries,
@@ -91,7 +92,7 @@ def pair_words(pair: Pair) -> str:
 
 def sizes(run: Run) -> str:
     """The families and how many members each has."""
-    return ", ".join(f"{f} ({len(m)})" for f, m in reading.families(run.manifest).items())
+    return ", ".join(f"{f} ({len(m)})" for f, m in run.families.items())
 
 
 def _one(figure: go.Figure, frames: list[pd.DataFrame], columns: int) -> None:
@@ -119,17 +120,17 @@ def head_divergence(
 
     A dot marks cells whose corrected p is above 0.05.
     """
-    frame = reading.rows(run, MEASURE, site, position=position, queries=queries)
+    frame = run.rows(MEASURE, site, position=position, queries=queries)
     frame = frame[frame["head"].notna()]
     model = run.manifest["model"]
     shape = (int(model["n_layers"]), int(model["n_heads"]))
     panels = []
-    for a, b in reading.family_pairs(run.manifest):
+    for a, b in run.family_pairs:
         part = frame[(frame["condition"] == a) & (frame["reference"] == b)]
         if len(part):
             panels.append(Grid.of((a, b), part, part["head"], shape))
     if not panels:
-        raise reading.NotMeasured(f"this run has no {MEASURE} by head at {site}, {position}")
+        raise NotMeasured(f"this run has no {MEASURE} by head at {site}, {position}")
     shown = panels[:most]
     figure = make_subplots(
         1,
@@ -157,7 +158,7 @@ def head_divergence(
     more = f" {len(panels) - most} further pairs are in the table." if len(panels) > most else ""
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=f"Divergence index of families at {SITES[site]} ({site}), layer by head",
         pairs=[],
         queries=queries,

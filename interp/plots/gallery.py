@@ -31,11 +31,11 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
 from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
-from interp.plots.reading import NotMeasured
 from interp.plots.segments import answer_tokens, segments
 from interp.plots.spectra import spectra
 from interp.plots.weights_overlap import weights_overlap
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.view import NotMeasured, Run
 
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "output": output,

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import bands, by_layer, lines, reading, style
+from interp.names import Pair
+from interp.plots import bands, by_layer, lines, style
 from interp.plots.bands import Band
 from interp.plots.by_layer import Panel
-from interp.plots.text import Pair, label
-from interp.plots.words import units
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import units
 from interp.significance import ALPHA
 
 SIMILARITIES = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
@@ -33,13 +34,13 @@ def similarity(run: Run, position: str = "last", queries: str = "matched") -> go
 
     Raises `NotMeasured` when the run has none of these measures.
     """
-    pairs = reading.main_pairs(run.manifest)
+    pairs = run.main_pairs
     panels = {m: Panel.of(run, m, _SITE, pairs, position, queries) for m in SIMILARITIES}
     panels = {m: _with_chance(run, m, panel, position, queries) for m, panel in panels.items()}
     figure, note = _figure(run, panels, position, "similarity", own_axis=True)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Similarity of the queries' states between conditions, by layer",
         pairs=[p for p in pairs if any(p in panel.lines for panel in panels.values())],
         queries=queries,
@@ -54,7 +55,7 @@ def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go
 
     Raises `NotMeasured` when the run has none of these measures.
     """
-    conditions: list[Pair] = [(name, None) for name in reading.main_conditions(run.manifest)]
+    conditions: list[Pair] = [(name, None) for name in run.main_conditions]
     panels = {}
     for measure in DIMENSIONS:
         panel = Panel.single(run, measure, _SITE, conditions, position, queries)
@@ -62,7 +63,7 @@ def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go
     figure, note = _figure(run, panels, position, "intrinsic dimension")
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Intrinsic dimension of the queries' states, by layer",
         pairs=[],
         queries=queries,
@@ -75,7 +76,7 @@ def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go
 def _with_chance(run: Run, measure: str, panel: Panel, position: str, queries: str) -> Panel:
     """The central 95 % of the permutations, over the pairs (or conditions) drawn as lines."""
     pairs = list(panel.lines) if panel.lines else []
-    first = [p for p in pairs if p == reading.headline(run.manifest)] or pairs
+    first = [p for p in pairs if p == run.headline] or pairs
     name, fixed = f"{measure}_chance", ("chance", "chance")
     band = bands.envelope(run, fixed, first, name, _SITE, position, queries, intervals=True)
     return Panel(panel.lines, [*panel.bands, *([band] if band else [])])
@@ -86,7 +87,7 @@ def _figure(
 ) -> tuple[go.Figure, str]:
     kept = {m: panel for m, panel in panels.items() if panel.lines}
     if not kept:
-        raise reading.NotMeasured(f"this run has no {what} at position {position}")
+        raise NotMeasured(f"this run has no {what} at position {position}")
     figure = make_subplots(
         1,
         len(kept),
@@ -109,7 +110,7 @@ def _figure(
     frames = [frame for panel in kept.values() for frame in panel.lines.values()]
     parts = [
         "Blue hatching: chance, the central 95 % over permutations",
-        bands.words(run.manifest, found),
+        bands.words(run, found),
         TESTED if lines.tested(frames) else "",
         _sample(run),
         f"Residual stream, position: {position}",

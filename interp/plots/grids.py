@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
+from interp.names import Pair
 from interp.plots import style
-from interp.plots.text import Pair
 
 if TYPE_CHECKING:
     import pandas as pd

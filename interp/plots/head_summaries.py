@@ -1,28 +1,26 @@
-"""One head in numbers: prefix mass by condition, content JS by query, most attended tokens.
+"""One head in numbers: prefix mass by condition, content JS by query.
 
     summaries(figure, view, run, grid)             # the strip below the patterns
-    rows = attended(HeadView.of(run), each=5)      # for a table beside the figure
 
 Content JS is shown for every query: a mean may hide that few of them carry a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import reading, style
+from interp.names import Pair, pair_name
+from interp.plots import style
 from interp.plots.head_layout import Layout, axis_names, write_heading
-from interp.plots.reading import Manifest
-from interp.plots.text import Pair, label
-from interp.results import HeadView, Run
+from interp.plots.text import label
+from interp.runs.heads import HeadView
+from interp.runs.view import Run
 
 
-def summaries(figure: go.Figure, view: HeadView, source: Run | Manifest, grid: Layout) -> None:
+def summaries(figure: go.Figure, view: HeadView, run: Run, grid: Layout) -> None:
     """Draw prefix mass by condition and content JS by query into the strip at the bottom."""
     at, share = len(view.conditions), grid.strip / grid.span[1]
     halves = ([0.0, 0.36], [0.62, 1.0])
@@ -30,7 +28,7 @@ def summaries(figure: go.Figure, view: HeadView, source: Run | Manifest, grid: L
         zip(halves, (_prefix_mass, _content_js), strict=True)
     ):
         x_axis, y_axis = axis_names(at + offset)
-        trace, names, title, heading = drawn(view, source)
+        trace, names, title, heading = drawn(view, run)
         for part in trace:
             figure.add_trace(part.update(xaxis=x_axis, yaxis=y_axis))
         x_look = style.axis(title, domain=x_domain, anchor=y_axis, rangemode="tozero")
@@ -49,8 +47,8 @@ def summaries(figure: go.Figure, view: HeadView, source: Run | Manifest, grid: L
 _Summary = tuple[list[Any], list[str], str, str]
 
 
-def _prefix_mass(view: HeadView, source: Run | Manifest) -> _Summary:
-    found = _table_masses(view, source) if isinstance(source, Run) else []
+def _prefix_mass(view: HeadView, run: Run) -> _Summary:
+    found = _table_masses(view, run)
     where = "last token"
     if not found:
         where = "last token, example queries"
@@ -86,23 +84,22 @@ def _prefix_mass(view: HeadView, source: Run | Manifest) -> _Summary:
 
 
 def _table_masses(view: HeadView, run: Run) -> list[tuple[str, float, float, float]]:
-    frame = reading.rows(run, "prefix_mass", "pattern", position="last")
+    frame = run.rows("prefix_mass", "pattern", position="last")
     frame = frame[(frame["layer"] == view.head.layer) & (frame["head"] == view.head.head)]
     rows = {row["condition"]: row for row in frame.to_dict("records")}
     found = [(c, rows[c]) for c in view.conditions if c in rows]
     return [(c, float(r["value"]), float(r["ci_low"]), float(r["ci_high"])) for c, r in found]
 
 
-def _content_js(view: HeadView, source: Run | Manifest) -> _Summary:
-    manifest = source.manifest if isinstance(source, Run) else source
+def _content_js(view: HeadView, run: Run) -> _Summary:
     known: list[Pair] = list(view.pairs)
-    palette = style.colours(manifest, known)
-    kept = ([p for p in reading.main_pairs(manifest) if p in known] or known)[:6]
+    palette = style.colours(run, known)
+    kept = ([p for p in run.main_pairs if p in known] or known)[:6]
     boxes = [
         _box(view.content_js[known.index(pair)], at, pair, palette[pair])
         for at, pair in enumerate(kept)
     ]
-    names = [label(reading.pair_name(pair), 26) for pair in kept]
+    names = [label(pair_name(pair), 26) for pair in kept]
     return boxes, names, "JS divergence [nats]", "Content JS, one dot per query"
 
 
@@ -124,28 +121,3 @@ def _box(values: np.ndarray, at: int, pair: Pair, colour: str) -> go.Box:
             "x": "value",
         },
     )
-
-
-def narrowed(view: HeadView, manifest: Manifest, most: int = 8) -> HeadView:
-    """The view of the headline's two, base and the null's control, where it has more than
-    `most` conditions; without a headline, of the first `most`."""
-    if len(view.conditions) <= most:
-        return view
-    main = reading.main_conditions(manifest)
-    kept = [c for c in view.conditions if c in main][:most] or view.conditions[:most]
-    at = [view.conditions.index(c) for c in kept]
-    return replace(
-        view,
-        conditions=kept,
-        patterns=view.patterns[at],
-        attended=[row for row in view.attended if row["condition"] in kept],
-    )
-
-
-def attended(view: HeadView, each: int = 5) -> list[Mapping[str, Any]]:
-    """The `each` most attended tokens of every condition, in the conditions' order."""
-    kept: list[Mapping[str, Any]] = []
-    for condition in view.conditions:
-        mine = [row for row in view.attended if row["condition"] == condition]
-        kept += sorted(mine, key=lambda row: -row["mass"])[:each]
-    return kept

@@ -13,36 +13,36 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import reading, style
+from interp.names import Pair
+from interp.plots import style
 from interp.plots.head_layout import Layout, axis_names, layout_for, write_heading
-from interp.plots.head_summaries import narrowed, summaries
-from interp.plots.reading import Manifest
-from interp.plots.text import Pair, label
-from interp.results import HeadView, Run
+from interp.plots.head_summaries import summaries
+from interp.plots.text import label
+from interp.runs.heads import HeadView
+from interp.runs.view import Run
 
 PREFIX_AT = -2
 """The prefix column; column -1 stays empty, 0 is the query's first token."""
 
 
-def head_view(view: HeadView, source: Run | Manifest) -> go.Figure:
+def head_view(view: HeadView, run: Run) -> go.Figure:
     """Patterns of every condition on one scale, a menu of example queries, and two summaries.
 
-    `source`: the run (prefix mass then comes from its table, with intervals) or a manifest.
+    Prefix mass comes from the run's table, with intervals, where it has it.
     """
-    manifest = source.manifest if isinstance(source, Run) else source
-    everything, view = len(view.conditions), narrowed(view, manifest)
+    everything, view = len(view.conditions), view.narrowed(run)
     longest = max((len(t) for t in view.tokens), default=1)
     grid = layout_for(len(view.conditions), longest)
     figure = go.Figure()
     draw_patterns(figure, view, grid)
-    summaries(figure, view, source, grid)
+    summaries(figure, view, run, grid)
     _menu(figure, view, grid)
     drops = everything > len(view.conditions)
     known: list[Pair] = list(view.pairs)
-    pairs = [p for p in reading.main_pairs(manifest) if p in known] or known
+    pairs = [p for p in run.main_pairs if p in known] or known
     return style.finish(
         figure,
-        manifest,
+        run,
         title=f"Attention of head {view.head} under each condition",
         pairs=pairs,
         note="Rows: query tokens; columns: all mass before the query (prefix), then the query's "

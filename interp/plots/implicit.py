@@ -14,10 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import reading, style
+from interp.plots import style
 from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +56,8 @@ def prompts(run: Run) -> Prompts:
     """Whose updates a figure shows; `NotMeasured` without any."""
     found = run.manifest.get("weights") or {}
     if not found.get("prompts"):
-        raise reading.NotMeasured("no prompt was weighed as an update: use `interp weights`")
-    first = reading.headline(run.manifest) or ()
+        raise NotMeasured("no prompt was weighed as an update: use `interp weights`")
+    first = run.headline or ()
     names = sorted(map(str, found["prompts"]), key=lambda name: name not in first)
     known = run.table.loc[run.table["measure"] == "implicit_overlap_left", "reference"].unique()
     adapters = sorted(map(str, known), key=lambda name: name not in first)
@@ -77,12 +77,12 @@ def implicit(run: Run) -> go.Figure:
             trace.showlegend = trace.legendgroup not in shown
             shown.add(str(trace.legendgroup))
             figure.add_trace(trace, row=1, col=column)
-    depth = int(run.manifest["model"]["n_layers"])
+    depth = run.n_layers
     figure.update_xaxes(style.axis("layer", **style.integer_ticks(depth, most=8)))
     figure.update_yaxes(style.axis(None, rangemode="tozero"))
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=f"Is {of.names[0]}, as an update of the weights, the same for every query?",
         pairs=[],
         note=_note(of, run),
@@ -129,10 +129,10 @@ def _band(rows: pd.DataFrame, measure: str, null: str) -> go.Scatter:
 
 def _line(run: Run, of: Prompts, measure: str, name: str) -> go.Scatter:
     rows = implicit_by_layer(run, measure, name, of.adapter)
-    colour, dash = style.condition_look(run.manifest, name)
+    colour, dash = style.condition_look(run, name)
     value, low, high = (rows[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
     ends: dict[str, Any] = {"array": high - value, "arrayminus": value - low}
-    other = name not in (of.names[0], reading.null_control(run.manifest))
+    other = name not in (of.names[0], run.null_control)
     return go.Scatter(
         x=rows["layer"].to_numpy(),
         y=value,

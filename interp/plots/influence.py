@@ -14,12 +14,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.names import OUTPUT
-from interp.plots import reading, style
+from interp.names import OUTPUT, Pair
+from interp.plots import style
 from interp.plots.maps import head_map
-from interp.plots.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
-from interp.plots.text import Pair, label, number
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
+from interp.runs.view import NotMeasured, Run
+from interp.showing import number
 
 _KINDS = {
     "attention": "#0072B2",
@@ -38,14 +39,14 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     found = {pair: terms(run, pair, queries) for pair in influence_pairs(run)}
     found = {pair: parts for pair, parts in found.items() if parts}
     if not found:
-        raise reading.NotMeasured("this run has no influence rows")
+        raise NotMeasured("this run has no influence rows")
     columns = list(dict.fromkeys(t.name for t in in_order(found.values())))
     figure = make_subplots(
         len(found),
         1,
         shared_xaxes=True,
         vertical_spacing=0.11 / len(found) + 0.02,
-        subplot_titles=[label(reading.role(pair, run.manifest)) for pair in found],
+        subplot_titles=[label(run.role(pair)) for pair in found],
     )
     figure.update_annotations(font={"size": 13})
     for row, (pair, parts) in enumerate(found.items(), 1):
@@ -70,7 +71,7 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     _whiskers(figure, run, list(found), columns, queries)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=f"Equation of influence: what moves {_split(run)}",
         pairs=list(found),
         queries=queries,
@@ -91,7 +92,7 @@ def _reach(run: Run, groups: dict[Pair, list[Term]], queries: str) -> tuple[floa
 
 def _total(run: Run, pair: Pair, queries: str) -> list[float] | None:
     """The total change and its interval, where it has one."""
-    rows = reading.rows(run, "influence", OUTPUT, pair, "last", queries)
+    rows = run.rows("influence", OUTPUT, pair, "last", queries)
     rows = rows[rows["ci_low"].notna() & rows["ci_high"].notna()]
     return None if rows.empty else [float(rows.iloc[0][c]) for c in ("value", "ci_low", "ci_high")]
 

@@ -11,13 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.names import OUTPUT
-from interp.plots import bands, by_layer, lines, reading, style
+from interp.names import OUTPUT, Pair
+from interp.plots import bands, by_layer, lines, style
 from interp.plots.by_layer import Panel
-from interp.plots.text import Pair, label
-from interp.plots.words import units
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import units
 
 _SITE = "resid_post"
 _MEASURES = ("answer_information", "lens_kl", "lens_js")
@@ -28,8 +28,8 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
 
     Raises `NotMeasured` when the run has none of these measures.
     """
-    conditions: list[Pair] = [(name, None) for name in reading.main_conditions(run.manifest)]
-    pairs = reading.main_pairs(run.manifest)
+    conditions: list[Pair] = [(name, None) for name in run.main_conditions]
+    pairs = run.main_pairs
     panels = {
         m: Panel.of(run, m, _SITE, pairs, "last", queries)
         if m == "lens_js"
@@ -38,7 +38,7 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
     }
     kept = {m: panel for m, panel in panels.items() if panel.lines}
     if not kept:
-        raise reading.NotMeasured("this run has no logit-lens rows")
+        raise NotMeasured("this run has no logit-lens rows")
     figure = make_subplots(
         1,
         len(kept),
@@ -60,13 +60,13 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
         "Information: ln of the vocabulary's size plus the log probability that the logit lens "
         "gives the target token, 0 at chance",
         "Stars: mean decision depth, from which the first guess stays" if marked else "",
-        bands.words(run.manifest, found),
-        lines.test_words(run.manifest) if lines.tested(frames) else "",
+        bands.words(run, found),
+        lines.test_words(run) if lines.tested(frames) else "",
         "Position: last",
     ]
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Information on the answer and agreement of the logit lens, by layer",
         pairs=[p for p in pairs if "lens_js" in kept and p in kept["lens_js"].lines],
         queries=queries,
@@ -80,14 +80,14 @@ def _depths(figure: go.Figure, run: Run, panel: Panel) -> bool:
     """A star on each line at its decision depth; whether there was any."""
     any_ = False
     for pair, frame in panel.lines.items():
-        found = reading.rows(run, "decision_depth", OUTPUT, pair, "last")
+        found = run.rows("decision_depth", OUTPUT, pair, "last")
         found = found[found["value"].notna()]
         if found.empty:
             continue
         row = found.iloc[0]
         depth = float(row["value"])
         layer, value = frame["layer"].to_numpy(float), frame["value"].to_numpy(float)
-        colour, _ = style.condition_look(run.manifest, pair[0])
+        colour, _ = style.condition_look(run, pair[0])
         figure.add_trace(
             go.Scatter(
                 x=[depth],

@@ -15,12 +15,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import by_layer, exchanges, lines, reading, style
+from interp.names import pair_name
+from interp.plots import by_layer, exchanges, lines, style
 from interp.plots.exchanges import Curve, Place, depth_row, headings, rank, shown_pairs, sides
 from interp.plots.symlog import Symlog
-from interp.plots.text import label, pair_name
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 from interp.significance import ALPHA
 
 LOWEST = -1.0
@@ -35,10 +36,10 @@ def interchange(run: Run) -> go.Figure:
     Damage on a scale that is logarithmic above its knee. Raises `NotMeasured` without an
     interchange.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     panels = {place: [c for c in cs if len(c.frame)] for place, cs in exchanges.panels(run).items()}
     if not panels[1, 1] or not panels[1, 2]:
-        raise reading.NotMeasured("this run has no damage of an interchange by layer")
+        raise NotMeasured("this run has no damage of an interchange by layer")
     figure = make_subplots(
         2,
         3,
@@ -65,7 +66,7 @@ def interchange(run: Run) -> go.Figure:
     by_layer.x_axes(figure, run, 2)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Interchange of residual streams by layer: what it costs, beside how far apart "
         "they are",
         pairs=shown_pairs(run),
@@ -129,7 +130,7 @@ def _axes(
 
 def tolerance_line(figure: go.Figure, run: Run, scale: Symlog, places: Sequence[Place]) -> None:
     """The damage up to which a state counts as equivalent, across these panels."""
-    n_layers = int(run.manifest["model"]["n_layers"])
+    n_layers = run.n_layers
     most = tolerance(run)
     for first, (row, column) in enumerate(places):
         figure.add_trace(

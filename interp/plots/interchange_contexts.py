@@ -12,12 +12,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import lines, reading, style
+from interp.names import Pair
+from interp.plots import lines, style
 from interp.plots.exchanges import GREY, Curve, control_or_line, shown_pairs, sides
 from interp.plots.interchange import damage_scale, tolerance, tolerance_line
 from interp.plots.lines import ALPHA, Look
-from interp.plots.text import Pair, label
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
 
 _LOOKS = {
     "k": Look("keys", "#0072B2", "dash", "square"),
@@ -32,12 +33,12 @@ def interchange_contexts(run: Run) -> go.Figure:
 
     Raises `NotMeasured` where no contexts were exchanged.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     a, b, _ = sides(run)
     moves: list[Pair] = [(a, b), (b, a)]
     panels = [_curves(run, move) for move in moves]
     if not any(panels):
-        raise reading.NotMeasured("this run has no exchange of contexts")
+        raise NotMeasured("this run has no exchange of contexts")
     figure = make_subplots(
         1,
         2,
@@ -60,7 +61,7 @@ def interchange_contexts(run: Run) -> go.Figure:
     _x_axes(figure, run)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="What precedes the query, exchanged: its keys, its values, both",
         pairs=shown_pairs(run),
         note=_note([c for curves in panels for c in curves]),
@@ -75,18 +76,18 @@ def _curves(run: Run, move: Pair) -> list[Curve]:
     found = []
     for measure in ("damage_random_difference", "damage"):
         for site, look in _LOOKS.items():
-            frame = reading.rows(run, measure, site, move, "context")
+            frame = run.rows(measure, site, move, "context")
             own = look._replace(colour=GREY) if measure != "damage" else look
             each = frame[frame["layer"].notna()].sort_values("layer")
             every = frame[frame["layer"].isna()]
-            every = every.assign(layer=int(run.manifest["model"]["n_layers"]))
+            every = every.assign(layer=run.n_layers)
             found += [Curve(part, own) for part in (each, every) if part["value"].notna().any()]
     return found
 
 
 def _x_axes(figure: go.Figure, run: Run) -> None:
     """Layers from 0, and all of them."""
-    n_layers = int(run.manifest["model"]["n_layers"])
+    n_layers = run.n_layers
     at = [*range(0, n_layers, int(str(style.integer_ticks(n_layers, 12)["dtick"]))), n_layers]
     texts = [*map(str, at[:-1]), "all"]
     figure.update_xaxes(style.axis(None, tickmode="array", tickvals=at, ticktext=texts))

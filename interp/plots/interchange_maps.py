@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import grids, reading, style
+from interp.names import Pair
+from interp.plots import grids, style
 from interp.plots.exchanges import sides, state_in
 from interp.plots.grids import Grid
 from interp.plots.maps import position_columns, single_tokens
 from interp.plots.symlog import Symlog
-from interp.plots.text import Pair, label
-from interp.plots.words import SITES, title
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Row:
 def interchange_positions(run: Run) -> go.Figure:
     """Layer by query position of `resid_post`: damage in both directions, that of base's state at
     the same places, and recovery into base. Raises `NotMeasured` without such rows."""
-    run = reading.exchanged(run)
+    run = run.exchanged()
     a, b, base = sides(run)
     rows = [
         Row("damage", (((a, b), state_in(a, b)), ((b, a), state_in(b, a)))),
@@ -53,7 +54,7 @@ def interchange_positions(run: Run) -> go.Figure:
     frame = _rows(run, "resid_post", rows)
     frame = single_tokens(frame[frame["head"].isna()])
     if frame.empty:
-        raise reading.NotMeasured("this run has no interchange at single positions")
+        raise NotMeasured("this run has no interchange at single positions")
     columns, ticks = position_columns(frame)
     return _board(
         run,
@@ -69,7 +70,7 @@ def interchange_heads(run: Run, site: str = "z") -> go.Figure:
     """Layer by head: what is lost when base's head takes the place of a condition's own, and what
     is won when the condition's takes the place of base's. `site`: `z`, or `pattern` for the last
     row of the attention alone. Raises `NotMeasured` without such rows."""
-    run = reading.exchanged(run)
+    run = run.exchanged()
     a, b, base = sides(run)
     short, part = _PARTS.get(site, (site, site))
     lost, won = (
@@ -83,8 +84,8 @@ def interchange_heads(run: Run, site: str = "z") -> go.Figure:
     frame = _rows(run, site, rows)
     frame = frame[frame["head"].notna() & (frame["position"] == "all")]
     if frame.empty:
-        raise reading.NotMeasured(f"this run has no interchange by head at {site}")
-    n_heads = int(run.manifest["model"]["n_heads"])
+        raise NotMeasured(f"this run has no interchange by head at {site}")
+    n_heads = run.n_heads
     return _board(
         run,
         _placed(run, frame, frame["head"], n_heads, rows),
@@ -114,7 +115,7 @@ def _rows(run: Run, site: str, rows: Sequence[Row]) -> pd.DataFrame:
     """The table's rows of these moves at one site."""
     import pandas as pd
 
-    found = [reading.rows(run, row.measure, site, pair) for row in rows for pair, _ in row.panels]
+    found = [run.rows(row.measure, site, pair) for row in rows for pair, _ in row.panels]
     return pd.concat([part for part in found if len(part)] or found[:1])
 
 
@@ -125,7 +126,7 @@ Placed = list[tuple[Row, list[Grid], str]]
 def _placed(
     run: Run, frame: pd.DataFrame, columns: pd.Series, across: int, rows: Sequence[Row]
 ) -> Placed:
-    shape = (int(run.manifest["model"]["n_layers"]), across)
+    shape = (run.n_layers, across)
     found: Placed = []
     for row in rows:
         own = frame[frame["measure"] == row.measure]
@@ -138,7 +139,7 @@ def _placed(
         ]
         found.append((row, panels, title(row.measure, own)))
     if not found:
-        raise reading.NotMeasured("this run's interchange has no defined value here")
+        raise NotMeasured("this run's interchange has no defined value here")
     return found
 
 
@@ -146,7 +147,7 @@ def _board(
     run: Run, placed: Placed, columns: tuple[str, str, dict[str, Any]], *, title: str, note: str
 ) -> go.Figure:
     column, x_title, ticks = columns
-    depth = int(run.manifest["model"]["n_layers"])
+    depth = run.n_layers
     plot = len(placed) * min(720 // len(placed), max(150, 17 * depth)) + (len(placed) - 1) * _GAP
     figure = make_subplots(
         len(placed),
@@ -172,9 +173,9 @@ def _board(
     figure.update_yaxes(title_text="layer (from 0)", col=1)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=title,
-        pairs=[p for p in (reading.headline(run.manifest),) if p],
+        pairs=[p for p in (run.headline,) if p],
         note=f"{note}. One colour scale per measure; damage: logarithmic colours, linear below a "
         "hundredth of the largest",
         plot=plot,

@@ -14,15 +14,16 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.names import Head
-from interp.plots import reading, style
+from interp.names import Head, Pair
+from interp.plots import style
 from interp.plots.exchanges import sides
-from interp.plots.named import UNTESTED
 from interp.plots.panels import Area, beside
 from interp.plots.symlog import Symlog
-from interp.plots.text import Pair, label, number
-from interp.plots.words import units
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.largest import UNTESTED
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import units
+from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class Cloud(NamedTuple):
 def interchange_overlap(run: Run) -> go.Figure:
     """Heads by what is lost without them and by what they win alone, one condition against the
     other, the strongest marked. Raises `NotMeasured` without heads of an interchange."""
-    run = reading.exchanged(run)
+    run = run.exchanged()
     a, b, base = sides(run)
     clouds = [
         cloud
@@ -57,7 +58,7 @@ def interchange_overlap(run: Run) -> go.Figure:
         if (cloud := _cloud(run, finding, (a, b), base)) is not None
     ]
     if not clouds:
-        raise reading.NotMeasured("this run has no effects of single heads under both conditions")
+        raise NotMeasured("this run has no effects of single heads under both conditions")
     figure = make_subplots(
         1, len(clouds), horizontal_spacing=0.11, subplot_titles=[_heading(c) for c in clouds]
     )
@@ -66,7 +67,7 @@ def interchange_overlap(run: Run) -> go.Figure:
         _panel(figure, run, cloud, column)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=f"Heads that carry the behaviour: {a} against {b}",
         pairs=[(a, b)],
         note=". ".join([*map(_words, clouds), _note(base, clouds)]),
@@ -82,7 +83,7 @@ def _cloud(run: Run, finding: dict[str, Any], pair: Pair, base: str) -> Cloud | 
     frames = []
     for condition in pair:
         move = (base, condition) if finding["by"] == "lost" else (condition, base)
-        frame = reading.rows(run, measure, "z", (str(move[0]), str(move[1])), "all")
+        frame = run.rows(measure, "z", (str(move[0]), str(move[1])), "all")
         frames.append(
             frame[frame["head"].notna()].set_index(["layer", "head"])[[*_COLUMNS, "units"]]
         )
@@ -161,8 +162,8 @@ def _panel(figure: go.Figure, run: Run, cloud: Cloud, column: int) -> None:
 
 def _looks(run: Run, pair: tuple[str, str]) -> dict[str, tuple[str, str, str, int]]:
     """Group -> name, colour, symbol, size."""
-    a, b = (style.condition_look(run.manifest, c)[0] for c in pair)
-    shared = style.colours(run.manifest)[pair]
+    a, b = (style.condition_look(run, c)[0] for c in pair)
+    shared = style.colours(run)[pair]
     return {
         "neither": ("other heads", "#A6A6A6", "circle", 6),
         "both": ("strongest under both", shared, "diamond", 11),

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import by_layer, lines, reading, style
+from interp.plots import by_layer, lines, style
 from interp.plots.exchanges import (
     GREY,
     SITE,
@@ -28,7 +28,7 @@ from interp.plots.exchanges import (
 from interp.plots.interchange import LOWEST, damage_scale, tolerance, tolerance_line
 from interp.plots.lines import ALPHA, Look
 from interp.plots.symlog import Symlog
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 
 _LOOKS = {
     "all": Look("all tokens", style.INK),
@@ -46,7 +46,7 @@ def interchange_segments(run: Run) -> go.Figure:
 
     Raises `NotMeasured` without an interchange by segment.
     """
-    run = reading.exchanged(run)
+    run = run.exchanged()
     panels = _panels(run)
     figure = make_subplots(
         2,
@@ -71,7 +71,7 @@ def interchange_segments(run: Run) -> go.Figure:
     by_layer.x_axes(figure, run, 2)
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Through which tokens does each side act? Residual streams exchanged by segment",
         pairs=shown_pairs(run),
         note=_note(run, panels),
@@ -107,7 +107,7 @@ def _panels(run: Run) -> dict[Place, list[Curve]]:
                     found[place].append(Curve(frame, own))
                     segments.add(position)
     if segments <= {"all"}:
-        raise reading.NotMeasured("this run has no interchange by segment")
+        raise NotMeasured("this run has no interchange by segment")
     return found
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import reading, style
-from interp.plots.text import Pair, label
-from interp.results import Run
+from interp.names import Pair
+from interp.plots import style
+from interp.plots.text import label
+from interp.runs.view import Run
 from interp.significance import ALPHA
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def layer_rows(
     run: Run, measure: str, site: str, pair: Pair, position: str, queries: str = "matched"
 ) -> pd.DataFrame:
     """A pair's rows of whole layers, in layer order; empty where no value is defined."""
-    frame = reading.rows(run, measure, site, pair, position, queries)
+    frame = run.rows(measure, site, pair, position, queries)
     frame = frame[frame["head"].isna() & frame["layer"].notna()].sort_values("layer")
     return frame if frame["value"].notna().any() else frame.iloc[:0]
 
@@ -129,9 +130,9 @@ def tested(frames: list[pd.DataFrame]) -> bool:
     return any(frame["p_adjusted"].notna().any() for frame in frames)
 
 
-def test_words(manifest: reading.Manifest) -> str:
+def test_words(run: Run) -> str:
     """For a caption whose lines have tested pairs."""
-    count = manifest.get("tests", {}).get("permutations")
+    count = run.manifest.get("tests", {}).get("permutations")
     times = f"{count} " if count else ""
     return (
         f"Open markers: p > {ALPHA:g} against the pair's control ({times}paired sign flips over "

@@ -15,12 +15,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.plots import reading, style
+from interp.names import Pair
+from interp.plots import style
 from interp.plots.grids import Grid, cells, dots, key, undefined
-from interp.plots.text import Pair, label
-from interp.plots.words import units
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ def head_map(
     whose corrected p is above 0.05.
     """
     site = site or MEASURES[measure].head
-    frame = reading.rows(run, measure, site, position=position, queries=queries)
+    frame = run.rows(measure, site, position=position, queries=queries)
     frame = frame[frame["head"].notna()]
     usual = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
     model = run.manifest["model"]
@@ -48,7 +49,7 @@ def head_map(
     parts = [(p, part) for p, part in _parts(frame, pairs or usual) if len(part)]
     grids = [Grid.of(p, part, part["head"], shape) for p, part in parts]
     if not grids:
-        raise reading.NotMeasured(f"this run has no {measure} of the pairs asked for")
+        raise NotMeasured(f"this run has no {measure} of the pairs asked for")
     ticks = style.integer_ticks(shape[1])
     figure = _panels(run, measure, grids, "head", "head (from 0)", ticks, frame)
     name = MEASURES[measure].title
@@ -60,12 +61,12 @@ def layer_position(
     run: Run, measure: str = "relative_l2", site: str = "resid_post", queries: str = "matched"
 ) -> go.Figure:
     """Layer x query position; the last token, wherever it falls, is a column of its own."""
-    frame = reading.rows(run, measure, site, queries=queries)
+    frame = run.rows(measure, site, queries=queries)
     frame = single_tokens(frame)
     frame = frame[frame["head"].isna() & frame["layer"].notna()]
     pairs = _pairs(frame, run, f"{measure} by layer and position at {site}")
     columns, ticks = position_columns(frame)
-    shape = (int(run.manifest["model"]["n_layers"]), ticks["tickvals"][-1] + 1)
+    shape = (run.n_layers, ticks["tickvals"][-1] + 1)
     grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
     figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
     title = f"{MEASURES[measure].title} of {site}, layer by query position"
@@ -101,8 +102,8 @@ def _position_ticks(length: int, last: int) -> dict[str, Any]:
 
 def _pairs(frame: pd.DataFrame, run: Run, what: str) -> list[Pair]:
     if frame.empty:
-        raise reading.NotMeasured(f"this run has no {what}")
-    return reading.compared(frame, run.manifest)
+        raise NotMeasured(f"this run has no {what}")
+    return run.compared(frame)
 
 
 def _parts(frame: pd.DataFrame, pairs: Sequence[Pair]) -> list[tuple[Pair, pd.DataFrame]]:
@@ -128,7 +129,7 @@ def _panels(
         len(grids),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[label(reading.role(g.pair, run.manifest)) for g in grids],
+        subplot_titles=[label(run.role(g.pair)) for g in grids],
     )
     figure.update_annotations(font={"size": 13})
     last = int(ticks["tickvals"][-1]) if column == "position" else None
@@ -150,7 +151,7 @@ def _panels(
         coloraxis={"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar | {"x": 1.01}}
     )
     figure.update_xaxes(style.axis(x_title, **ticks), showgrid=False)
-    depth = int(run.manifest["model"]["n_layers"])
+    depth = run.n_layers
     figure.update_yaxes(style.axis(None, **style.integer_ticks(depth)), showgrid=False)
     figure.update_yaxes(title_text="layer (from 0)", col=1)
     if any(g.holes.any() for g in grids):
@@ -170,7 +171,7 @@ def _finished(
     tested = "Dots: p > 0.05 against the pair's control, corrected over the map. "
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title=title[0].upper() + title[1:],
         pairs=[g.pair for g in grids],
         queries=queries,

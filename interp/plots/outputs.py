@@ -14,10 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.names import OUTPUT
-from interp.plots import reading, style
-from interp.plots.text import Pair, label
-from interp.results import Run
+from interp.names import OUTPUT, Pair
+from interp.plots import style
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
     frames = {m: _rows(run, m, position) for m in ("js_divergence", "top1_agreement")}
     frame = frames["js_divergence"]
     if frame.empty:
-        raise reading.NotMeasured(f"this run has no output rows at position {position}")
+        raise NotMeasured(f"this run has no output rows at position {position}")
     every = _order(frame, run)
     pairs = every[:_MOST]
     frames = {m: _of(part, pairs) for m, part in frames.items()}
@@ -52,12 +52,12 @@ def output(run: Run, position: str = "last") -> go.Figure:
         style.axis("top-1 agreement [share of queries]"), range=[-0.03, 1.03], col=2
     )
     more = len(every) > len(pairs)
-    names = [label(reading.role(p, run.manifest)) for p in pairs]
+    names = [label(run.role(p)) for p in pairs]
     ticks = {"tickmode": "array", "tickvals": list(range(len(pairs))), "ticktext": names}
     figure.update_yaxes(style.axis(None, **ticks), range=[len(pairs) - 0.5, -0.5])
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Output match: JS divergence and top-1 agreement of every pair",
         pairs=pairs,
         note=f"Next-token distributions, position: {position}. Filled: matched queries, open: "
@@ -71,7 +71,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
 
 
 def _rows(run: Run, measure: str, position: str) -> pd.DataFrame:
-    parts = [reading.rows(run, measure, OUTPUT, None, position, queries) for queries in _SETS]
+    parts = [run.rows(measure, OUTPUT, None, position, queries) for queries in _SETS]
     import pandas as pd
 
     return pd.concat(parts)
@@ -80,7 +80,7 @@ def _rows(run: Run, measure: str, position: str) -> pd.DataFrame:
 def _order(frame: pd.DataFrame, run: Run) -> list[Pair]:
     """Headline, nulls, sides and floors first, then the rest as the table has it."""
     pairs = zip(frame["condition"], frame["reference"], strict=True)
-    return reading.ordered(run.manifest, [(str(c), str(r)) for c, r in pairs])
+    return run.ordered([(str(c), str(r)) for c, r in pairs])
 
 
 def _of(frame: pd.DataFrame, pairs: Sequence[Pair]) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def _dots(
     order = [pairs.index(p) for p in zip(frame["condition"], frame["reference"], strict=True)]
     frame = frame.iloc[np.argsort(order, kind="stable")]
     keys = list(zip(frame["condition"], frame["reference"], strict=True))
-    palette = style.colours(run.manifest, pairs)
+    palette = style.colours(run, pairs)
     columns = ("value", "ci_low", "ci_high", "n")
     custom = np.stack([frame[c].to_numpy(dtype=float, na_value=np.nan) for c in columns], axis=1)
     value, low, high = (_drawn(custom[:, i], measure) for i in range(3))
@@ -119,7 +119,7 @@ def _dots(
             "thickness": 1.4,
             "width": 3,
         },
-        text=[label(reading.role(key, run.manifest)) for key in keys],
+        text=[label(run.role(key)) for key in keys],
         customdata=custom,
         hovertemplate="<b>%{text}</b><br>%{customdata[0]:.4g} (interval %{customdata[1]:.3g} to "
         "%{customdata[2]:.3g}), n = %{customdata[3]:.0f}<extra></extra>",
@@ -156,7 +156,7 @@ def _js_axis(frame: pd.DataFrame) -> dict[str, object]:
 
 
 def _tolerance(figure: go.Figure, run: Run, measure: str, column: int) -> None:
-    found = reading.certificates(run.manifest, reading.headline(run.manifest))
+    found = run.certified(run.headline)
     found = found or run.manifest.get("certificates", [])
     if not found:
         return

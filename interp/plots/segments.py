@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.names import OUTPUT
-from interp.plots import by_layer, lines, reading, style
+from interp.names import OUTPUT, Pair
+from interp.plots import by_layer, lines, style
 from interp.plots.by_layer import Panel
-from interp.plots.text import Pair, label
-from interp.plots.words import title
+from interp.plots.text import label
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.words import title
 from interp.statistics import SEGMENTS
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ def segments(
     """Measures of a site against depth, a column per segment: headline, null, sides against base.
 
     Raises `NotMeasured` for a run without segments."""
-    pairs = reading.main_pairs(run.manifest)
+    pairs = run.main_pairs
     cells = {(m, s): Panel.of(run, m, site, pairs, s, queries) for m in measures for s in SEGMENTS}
     columns = [s for s in SEGMENTS if any(cells[m, s].lines for m in measures)]
     rows = [m for m in measures if any(cells[m, s].lines for s in columns)]
     if not rows:
-        raise reading.NotMeasured("this run has no segments: no chat, and answers of one token")
+        raise NotMeasured("this run has no segments: no chat, and answers of one token")
     figure = make_subplots(
         len(rows),
         len(columns),
@@ -65,7 +65,7 @@ def segments(
     every = [cells[m, s] for m in rows for s in columns]
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Residual stream by layer and segment",
         pairs=[p for p in pairs if any(p in cell.lines for cell in every)],
         queries=queries,
@@ -79,8 +79,8 @@ def segments(
 def answer_tokens(run: Run, queries: str = "matched") -> go.Figure:
     """JS of the outputs and relative L2 of the last layer's residual stream at every token of the
     answer. Raises `NotMeasured` for a run without answer tokens of their own rows."""
-    pairs = reading.main_pairs(run.manifest)
-    last = int(run.manifest["model"]["n_layers"]) - 1
+    pairs = run.main_pairs
+    last = run.n_layers - 1
     wanted = {"js_divergence": (OUTPUT, None), "relative_l2": ("resid_post", last)}
     panels = {
         m: {p: frame for p in pairs if len(frame := token_rows(run, m, *place, p, queries))}
@@ -88,7 +88,7 @@ def answer_tokens(run: Run, queries: str = "matched") -> go.Figure:
     }
     panels = {m: found for m, found in panels.items() if found}
     if not panels:
-        raise reading.NotMeasured("this run has no rows by token of the answer")
+        raise NotMeasured("this run has no rows by token of the answer")
     heads = [
         label(MEASURES[m].title + (f", layer {last}" if m == "relative_l2" else "")) for m in panels
     ]
@@ -110,7 +110,7 @@ def answer_tokens(run: Run, queries: str = "matched") -> go.Figure:
     figure.update_xaxes(style.axis(None, **ticks), title_text="token of the answer (from 0)")
     return style.finish(
         figure,
-        run.manifest,
+        run,
         title="Outputs and states, token by token of the answer",
         pairs=[p for p in pairs if any(p in found for found in panels.values())],
         queries=queries,
@@ -124,7 +124,7 @@ def token_rows(
     run: Run, measure: str, site: str, layer: int | None, pair: Pair, queries: str
 ) -> pd.DataFrame:
     """A pair's rows by token of the answer, with its number as `token`."""
-    frame = reading.rows(run, measure, site, pair, None, queries)
+    frame = run.rows(measure, site, pair, None, queries)
     place = frame["layer"].isna() if layer is None else frame["layer"] == layer
     frame = frame[place.fillna(False) & frame["head"].isna()]
     numbers = frame["position"].str.extract(re.compile(r"^answer_(\d+)$"), expand=False)

@@ -13,13 +13,13 @@ import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
 
-from interp.plots import grids, reading, style
+from interp.plots import grids, style
 from interp.plots.grids import Grid
 from interp.plots.panels import Area, Drawing
 from interp.plots.text import label
-from interp.plots.weighed import INTRUDERS, NORM, RANK, Weighed, weighed
 from interp.registry import MEASURES
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.weights import INTRUDERS, NORM, RANK, Weighed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,14 +33,14 @@ _LEFT, _RIGHT, _UPPER, _GAP = 72, 64, 190, 84
 def spectra(run: Run) -> go.Figure:
     """Singular values of every module's update, a line per layer; below, relative norm, stable rank
     and intruder dimensions by layer and kind of module. Raises `NotMeasured` without them."""
-    of = weighed(run)
+    of = run.weights
     names = of.shown
     found = {name: _inside(of.matrices(name)) for name in names}
     found = {name: frame for name, frame in found.items() if len(frame)}
     if names[0] not in found:
-        raise reading.NotMeasured(f"{names[0]} changes no matrix of a block")
+        raise NotMeasured(f"{names[0]} changes no matrix of a block")
     kinds = _kinds(found[names[0]])
-    depth = int(run.manifest["model"]["n_layers"])
+    depth = run.n_layers
     height = min(420, max(120, 16 * depth))
     lower = len(found) * (height + _GAP) - _GAP
     drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, _UPPER + _GAP + lower)
@@ -49,7 +49,7 @@ def spectra(run: Run) -> go.Figure:
     control = f"; below it {names[1]}" if len(found) > 1 else ""
     return style.finish(
         drawing.figure,
-        run.manifest,
+        run,
         title=f"What {names[0]} adds to the weights, by module and layer{control}",
         pairs=[],
         note=_note(of, depth),
@@ -146,7 +146,7 @@ def _maps(
     measures = [m for m in (NORM, RANK, INTRUDERS) if found[of.shown[0]][m].notna().any()]
     gap = 74
     width = (drawing.width - gap * (len(measures) - 1)) / len(measures)
-    depth = int(of.run.manifest["model"]["n_layers"])
+    depth = of.run.n_layers
     for column, measure in enumerate(measures):
         panels = {name: _grid(frame, name, measure, kinds, depth) for name, frame in found.items()}
         scale_name = f"coloraxis{column + 2}"

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import reading
-from interp.plots.reading import Manifest
-from interp.plots.text import Pair, label, pair_name, text_lines, wrapped
+from interp.names import Pair, pair_name
+from interp.plots.text import label, text_lines, wrapped
 from interp.registry import MEASURES
+from interp.runs.view import Run
 
 WIDTH = 1000
 INK, MUTED, GRID, UNDEFINED = "#222222", "#5F5F5F", "#E7E7E7", "#B4B4B4"
@@ -37,43 +37,43 @@ _TITLE_LINE, _CAPTION_LINE, _LEGEND, _HEADINGS = 24, 15, 30, 30
 _CAPTION_WIDTH = 185
 
 
-def colours(manifest: Manifest, pairs: Sequence[Pair] = ()) -> dict[Pair, str]:
+def colours(run: Run, pairs: Sequence[Pair] = ()) -> dict[Pair, str]:
     """Pair -> colour, the same in every figure of a run; pairs beside the main ones are grey."""
-    main = reading.main_pairs(manifest)
+    main = run.main_pairs
     rest = [pair for pair in pairs if pair not in main]
     cycle = (*_MAIN, *_OTHERS)
     fixed = {pair: cycle[i % len(cycle)] for i, pair in enumerate(main)}
     return fixed | dict.fromkeys(rest, _REST)
 
 
-def dashes(manifest: Manifest) -> dict[Pair, str]:
+def dashes(run: Run) -> dict[Pair, str]:
     """Pair -> dash of its line, so that colour is never alone."""
-    return {p: _DASHES[i % len(_DASHES)] for i, p in enumerate(reading.main_pairs(manifest))}
+    return {p: _DASHES[i % len(_DASHES)] for i, p in enumerate(run.main_pairs)}
 
 
-def family_looks(manifest: Manifest) -> dict[str, tuple[str, str]]:
+def family_looks(run: Run) -> dict[str, tuple[str, str]]:
     """Family -> colour and symbol; those of the headline have their sides' colours."""
-    order = list(dict.fromkeys(str(f) for p in reading.family_pairs(manifest) for f in p))
-    order += [name for name in reading.families(manifest) if name not in order]
+    order = list(dict.fromkeys(str(f) for p in run.family_pairs for f in p))
+    order += [name for name in run.families if name not in order]
     cycle, symbols = (*_MAIN[2:], *_OTHERS), ("circle", "square", "diamond", "triangle-up")
     return {
         name: (cycle[i % len(cycle)], symbols[i % len(symbols)]) for i, name in enumerate(order)
     }
 
 
-def family_pair_looks(manifest: Manifest) -> dict[Pair, str]:
+def family_pair_looks(run: Run) -> dict[Pair, str]:
     """Pair of families -> colour; that of the headline has the headline's."""
     cycle = (_MAIN[0], *_OTHERS)
-    return {p: cycle[i % len(cycle)] for i, p in enumerate(reading.family_pairs(manifest))}
+    return {p: cycle[i % len(cycle)] for i, p in enumerate(run.family_pairs)}
 
 
-def condition_look(manifest: Manifest, name: str) -> tuple[str, str]:
+def condition_look(run: Run, name: str) -> tuple[str, str]:
     """Colour and dash of a condition by itself: a side's are those of its pair against base."""
-    base, null = reading.base_name(manifest), reading.null_pair(manifest)
+    base, null = run.base, run.null_pair
     if name == base:
         return INK, "longdash"
-    pair = null if null and name == reading.null_control(manifest) else (name, base)
-    return colours(manifest).get(pair, _REST), dashes(manifest).get(pair, "solid")
+    pair = null if null and name == run.null_control else (name, base)
+    return colours(run).get(pair, _REST), dashes(run).get(pair, "solid")
 
 
 def faded(colour: str, alpha: float) -> str:
@@ -93,19 +93,19 @@ def colour_range(values: Sequence[np.ndarray], measure: str) -> tuple[float, flo
     return 0.0, top, SEQUENTIAL
 
 
-def caption(manifest: Manifest, pairs: Sequence[Pair], queries: str, note: str = "") -> str:
+def caption(run: Run, pairs: Sequence[Pair], queries: str, note: str = "") -> str:
     """Model, conditions, n, interval, seed and certificate, in one paragraph."""
-    model = manifest.get("model", {})
+    model = run.manifest.get("model", {})
     shape = f"{model.get('n_layers', '?')} layers × {model.get('n_heads', '?')} heads"
-    count = manifest.get("queries", {}).get(queries)
+    count = run.manifest.get("queries", {}).get(queries)
     parts = [
         note,
         f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
         _listed(pairs),
         f"n = {'?' if count is None else count} {queries} queries",
-        reading.interval(manifest),
-        f"Seed {manifest.get('seed', '?')}",
-        f"Match certificate: {reading.verdict(manifest).text}",
+        run.interval,
+        f"Seed {run.manifest.get('seed', '?')}",
+        f"Match certificate: {run.verdict().text}",
     ]
     return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
@@ -117,7 +117,7 @@ def _listed(pairs: Sequence[Pair], most: int = 6) -> str:
 
 def finish(
     figure: go.Figure,
-    manifest: Manifest,
+    run: Run,
     *,
     title: str,
     pairs: Sequence[Pair],
@@ -130,11 +130,11 @@ def finish(
     below: int = 48,
 ) -> go.Figure:
     """Title and caption of a run's figure; `plot` is the height of the drawing in pixels."""
-    warning = reading.verdict(manifest).warning
+    warning = run.verdict().warning
     return dress(
         figure,
         title=f"{warning} - {title}" if warning else title,
-        words=caption(manifest, pairs, queries, note),
+        words=caption(run, pairs, queries, note),
         plot=plot,
         failed=bool(warning),
         legend=legend,

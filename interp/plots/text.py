@@ -11,12 +11,7 @@ from __future__ import annotations
 
 import textwrap
 
-from interp.showing import number, visible
-
-__all__ = ["Pair", "label", "number", "pair_name", "text_lines", "visible", "wrapped"]
-
-Pair = tuple[str, str | None]
-"""(condition, reference); the reference is None for a measure of one condition."""
+from interp.showing import visible
 
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "{": "&#123;", "}": "&#125;"})
 
@@ -37,9 +32,3 @@ def wrapped(text: str, width: int) -> str:
 def text_lines(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` characters; at least one line."""
     return textwrap.wrap(text, width) or [""]
-
-
-def pair_name(pair: Pair) -> str:
-    """`prompt vs lora`, or the condition alone."""
-    condition, reference = pair
-    return condition if reference is None else f"{condition} vs {reference}"

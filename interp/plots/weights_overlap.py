@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import grids, reading, style
+from interp.names import Pair
+from interp.plots import grids, style
 from interp.plots.grids import Grid
 from interp.plots.panels import Area, Drawing
 from interp.plots.spectra import module_ticks
-from interp.plots.text import Pair, label, number
-from interp.plots.weighed import SIDES, Weighed, weighed
-from interp.results import Run
+from interp.plots.text import label
+from interp.runs.view import NotMeasured, Run
+from interp.runs.weights import SIDES, Weighed
+from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +34,13 @@ _LETTERED = 14
 def weights_overlap(run: Run) -> go.Figure:
     """Mean overlap of every two conditions over their matrices, left and right; below, the mean of
     the pairs within the headline's family by layer and kind. Raises `NotMeasured` without pairs."""
-    of = weighed(run)
+    of = run.weights
     frames = {side: of.overlaps(side) for side in SIDES}
     if all(frame.empty for frame in frames.values()):
-        raise reading.NotMeasured("this run has no two changes of the same matrix")
+        raise NotMeasured("this run has no two changes of the same matrix")
     present = set(frames["left"]["condition"]) | set(frames["left"]["reference"])
     names = [name for name in of.conditions if name in present]
-    depth = int(run.manifest["model"]["n_layers"])
+    depth = run.n_layers
     upper, lower = 34 * max(len(names), 4), min(420, max(120, 16 * depth))
     inside = {side: _inside(frame, of) for side, frame in frames.items()}
     two = all(len(frame) for frame in inside.values())
@@ -55,7 +57,7 @@ def weights_overlap(run: Run) -> go.Figure:
     _scales(drawing, upper, lower if two else 0)
     return style.finish(
         drawing.figure,
-        run.manifest,
+        run,
         title="Do different weights change the same directions? Overlap of their strongest ones",
         pairs=[],
         note=_note(of, frames),

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from math import comb
 from typing import TYPE_CHECKING, NamedTuple
 
-from interp.names import OUTPUT, Head
-from interp.plots import reading
+from interp.names import OUTPUT, Head, Pair, pair_name
 from interp.plots.families import MEASURE, pair_words
 from interp.plots.geometry import DIMENSIONS, SIMILARITIES
-from interp.plots.named import UNTESTED, Largest, at_least, largest
-from interp.plots.text import Pair, number, pair_name, visible
-from interp.plots.words import SITES
 from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
-from interp.results import Run
+from interp.runs.largest import UNTESTED, Largest, at_least
+from interp.runs.view import Run
+from interp.runs.words import SITES
+from interp.showing import number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +57,12 @@ class Peak(NamedTuple):
 
 def peaks(run: Run, position: str = "last") -> Iterator[Peak]:
     """The largest index of every pair of families at every site, of those beyond relabelling."""
-    for pair in reading.family_pairs(run.manifest):
+    for pair in run.family_pairs:
         for site in SITES:
-            found = reading.rows(run, MEASURE, site, pair, position)
+            found = run.rows(MEASURE, site, pair, position)
             found = found[found["value"].notna()]
             if len(found):
-                yield Peak(pair, site, largest(found, run.manifest))
+                yield Peak(pair, site, run.largest(found))
 
 
 def family_table(run: Run, position: str = "last") -> Table:
@@ -71,7 +70,7 @@ def family_table(run: Run, position: str = "last") -> Table:
     PERMANOVA there."""
     rows = []
     for pair, site, top in peaks(run, position):
-        f = reading.rows(run, "permanova_f", site, pair, position)
+        f = run.rows("permanova_f", site, pair, position)
         rows.append(
             [
                 Cell(visible(pair_words((pair[0], str(pair[1]))))),
@@ -116,7 +115,7 @@ def _pseudo_f(rows: pd.DataFrame, top: Largest) -> list[Cell]:
 def smallest_p(run: Run, pair: Pair) -> float:
     """The least p that relabelling two families of these sizes can give: one over the number of
     ways to share out the members, in which equal families change names freely."""
-    a, b = (len(reading.families(run.manifest)[str(name)]) for name in pair)
+    a, b = (len(run.families[str(name)]) for name in pair)
     ways = comb(a + b, a)
     return 1 / (ways // 2 if a == b else ways)
 
@@ -163,8 +162,8 @@ def _p(row: pd.Series) -> str:
 def null_table(run: Run, position: str = "last") -> Table:
     """Each control's pair beside the headline: expectation, states at the last layer, output."""
     manifest = run.manifest
-    base, pair = reading.base_name(manifest), reading.headline(manifest)
-    found: list[tuple[str, Pair]] = list(reading.nulls(manifest).items())
+    base, pair = run.base, run.headline
+    found: list[tuple[str, Pair]] = list(run.nulls.items())
     kept = [("headline", pair), *found] if pair and found else []
     rows = []
     for name, two in kept:
@@ -186,12 +185,12 @@ def null_table(run: Run, position: str = "last") -> Table:
 
 
 def _state(run: Run, pair: Pair, position: str) -> Cell:
-    frame = reading.rows(run, "relative_l2", "resid_post", pair, position)
-    return value(frame[frame["layer"] == int(run.manifest["model"]["n_layers"]) - 1])
+    frame = run.rows("relative_l2", "resid_post", pair, position)
+    return value(frame[frame["layer"] == run.n_layers - 1])
 
 
 def _said(run: Run, pair: Pair, position: str) -> Cell:
-    return value(reading.rows(run, "js_divergence", OUTPUT, pair, position))
+    return value(run.rows("js_divergence", OUTPUT, pair, position))
 
 
 def withheld(run: Run) -> list[str]:
@@ -215,7 +214,7 @@ def checks(run: Run) -> Table:
 
 def geometry(run: Run, position: str = "last") -> Table:
     """Similarity of the headline's point clouds by layer beside null and chance, and dimension."""
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    pair, null = run.headline, run.null_pair
     wanted: list[tuple[str, Pair, str]] = []
     if pair is not None:
         for measure in SIMILARITIES:
@@ -227,8 +226,7 @@ def geometry(run: Run, position: str = "last") -> Table:
             (DIMENSIONS[0], s, f"{MEASURES[DIMENSIONS[0]].title} dimension, {s[0]}") for s in sides
         ]
     frames = [
-        (title, reading.rows(run, measure, "resid_post", two, position))
-        for measure, two, title in wanted
+        (title, run.rows(measure, "resid_post", two, position)) for measure, two, title in wanted
     ]
     frames = [(title, frame) for title, frame in frames if len(frame)]
     rows = [
@@ -236,7 +234,7 @@ def geometry(run: Run, position: str = "last") -> Table:
             Cell(str(layer), kind="number"),
             *(value(frame[frame["layer"] == layer]) for _, frame in frames),
         ]
-        for layer in range(int(run.manifest["model"]["n_layers"]))
+        for layer in range(run.n_layers)
         if frames
     ]
     words = "Shape of the queries' states in the residual stream by layer; chance: permuted"

@@ -13,14 +13,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from interp.errors import RunError
-from interp.plots import reading
-from interp.plots.named import UNTESTED
-from interp.plots.text import number, visible
 from interp.report import interchange, lora_parts
-from interp.report.interchange import Patched
 from interp.report.tables import Cell, Table, estimate
 from interp.report.terminal import verdict_style
-from interp.results import Run
+from interp.runs.largest import UNTESTED
+from interp.runs.patched import Patched
+from interp.runs.view import Run
+from interp.showing import number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,10 +37,10 @@ def patch_table(run: Run) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    of = interchange.patched(run)
-    if of is None:
+    if not run.manifest.get("interchange"):
         raise RunError(f"{run.path} has no interchange; make one with `interp patch {run.path}`")
-    signed = reading.verdict(run.manifest, of.pair)
+    of = run.interchange
+    signed = run.verdict(of.pair)
     below = [of.found["verdict"], *_lines(of), *of.found.get("notes", [])]
     return Group(
         Text(_wrapped(signed.text), style=verdict_style(signed)),
@@ -89,7 +88,7 @@ def shown_layers(of: Patched) -> list[int]:
 
 
 def _legend(of: Patched) -> str:
-    skipped = len(shown_layers(of)) < int(of.run.manifest["model"]["n_layers"])
+    skipped = len(shown_layers(of)) < of.run.n_layers
     words = [
         f"a: {of.a}; b: {of.b}; a→b: a's residual stream in b's run",
         f"damage: nats{_per_answer(of)} that the output moves from its own",

@@ -6,13 +6,12 @@ lines(run)                      # ["query: relative L2 0.11 to 0.31 ...", ...]
 
 from __future__ import annotations
 
-from interp.names import OUTPUT
-from interp.plots import reading
-from interp.plots.text import number, pair_name, visible
-from interp.plots.words import units
+from interp.names import OUTPUT, pair_name
 from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
-from interp.results import Run
+from interp.runs.view import Run
+from interp.runs.words import units
+from interp.showing import number, visible
 from interp.statistics import SEGMENTS
 
 SHOWN = 8
@@ -47,11 +46,11 @@ def whole(run: Run) -> Table:
     measures = [m for m in _WHOLE if (part["measure"] == m).any()]
     known = zip(part["condition"], part["reference"], strict=True)
     rows = []
-    for pair in reading.ordered(run.manifest, [(c, r) for c, r in known if isinstance(r, str)]):
+    for pair in run.ordered([(c, r) for c, r in known if isinstance(r, str)]):
         for group in run.manifest.get("queries", {}):
-            found = [reading.rows(run, m, OUTPUT, pair, "answer", group) for m in measures]
+            found = [run.rows(m, OUTPUT, pair, "answer", group) for m in measures]
             if any(len(frame) for frame in found):
-                name = visible(reading.role(pair, run.manifest))
+                name = visible(run.role(pair))
                 rows.append([Cell(name), Cell(group), *map(value, found)])
     titles = [MEASURES[m].title + units(part[part["measure"] == m]) for m in measures]
     words = "Whole answers. Forced: all conditions read the same answer. Own: what each writes."
@@ -60,7 +59,7 @@ def whole(run: Run) -> Table:
 
 def chat_lines(run: Run) -> list[str]:
     """The headline's residual streams segment by segment, its null beside it."""
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    pair, null = run.headline, run.null_pair
     if pair is None:
         return []
     found = []
@@ -74,7 +73,7 @@ def chat_lines(run: Run) -> list[str]:
 
 def _span(run: Run, pair: tuple[str, str | None], segment: str) -> str:
     """The smallest and largest distance over layers; empty where there is none."""
-    rows = reading.rows(run, "relative_l2", "resid_post", pair, segment)["value"].dropna()
+    rows = run.rows("relative_l2", "resid_post", pair, segment)["value"].dropna()
     return f"{number(rows.min())} to {number(rows.max())}" if len(rows) else ""
 
 

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from interp.errors import RunError
 from interp.finding import Finding, read_finding
 from interp.plots import export
-from interp.results import write_atomic
+from interp.runs.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from interp.plots import reading
-from interp.plots.named import Largest, largest
-from interp.plots.text import Pair, pair_name
-from interp.results import Run
+from interp.names import Pair, pair_name
+from interp.runs.largest import Largest
+from interp.runs.view import Run
 
 NAMES = ["condition", "reference"]
 
@@ -19,10 +18,10 @@ NAMES = ["condition", "reference"]
 def distances_by_layer(run: Run) -> pd.DataFrame:
     """The headline's residual streams: distance (with interval), alignment, and its null where the
     run has one."""
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    pair, null = run.headline, run.null_pair
 
     def of(two: Pair | None, measure: str = "relative_l2") -> pd.DataFrame:
-        return reading.rows(run, measure, "resid_post", two, "last").set_index("layer")
+        return run.rows(measure, "resid_post", two, "last").set_index("layer")
 
     found = of(pair)[["value", "ci_low", "ci_high"]].rename(columns={"value": "relative_l2"})
     if null and len(beside := of(null)["value"].dropna()):
@@ -38,8 +37,8 @@ def verdict_words(run: Run) -> str:
     outputs = f"mean JS {signed['mean_js']:.4f} nats, top-1 {signed['top1_agreement']:.2f}"
     if not signed["passed"]:
         return f"Outputs are NOT matched ({outputs}): what follows inside is not comparable."
-    two = reading.headline(run.manifest)
-    top = largest(reading.rows(run, "relative_l2", "resid_post", two, "last"), run.manifest)
+    two = run.headline
+    top = run.largest(run.rows("relative_l2", "resid_post", two, "last"))
     if top.row is None:
         return f"Outputs are matched ({outputs}), and of the residual streams {top.none('layer')}."
     value, low, high, *null, _ = table.loc[top.row["layer"]]
@@ -60,7 +59,7 @@ def family_words(run: Run) -> list[str]:
         "measure == 'divergence_index' and site == 'resid_post' and position == 'last' and "
         "queries == 'matched'"
     )
-    return [_apart(a, b, largest(own, run.manifest)) for (a, b), own in index.groupby(NAMES)]
+    return [_apart(a, b, run.largest(own)) for (a, b), own in index.groupby(NAMES)]
 
 
 def _apart(a: str, b: str, top: Largest) -> str:

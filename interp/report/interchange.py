@@ -1,7 +1,7 @@
 """Tables of what `interp patch` found; the page and the terminal only lay them out.
 
     by_layer(run).rows[0]        # damage, its controls and recovery at layer 0
-    patched(run)                 # None where a run has no interchange
+    run.interchange              # its findings; NotMeasured where a run has none
 
 In every table `a → b` reads: a's values in b's run.
 """
@@ -9,64 +9,14 @@ In every table `a → b` reads: a's values in b's run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from interp.names import Head
-from interp.plots import reading
-from interp.plots.named import UNTESTED
-from interp.plots.text import number, visible
-from interp.plots.words import SITES
 from interp.report.tables import Cell, Table, estimate, value
-from interp.results import Run
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-class Patched(NamedTuple):
-    """A run that `interp patch` has been over: its two conditions, base, and its findings."""
-
-    run: Run
-    a: str
-    b: str
-    base: str
-    found: Mapping[str, Any]
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """Whose states were exchanged."""
-        return self.a, self.b
-
-    def rows(
-        self,
-        measure: str,
-        source: str,
-        target: str | None,
-        site: str = "resid_post",
-        position: str = "all",
-    ) -> pd.DataFrame:
-        """Rows of one measure of one move (`target` None: of one condition)."""
-        return reading.rows(self.run, measure, site, (source, target), position)
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers that were patched."""
-        rows = self.rows("damage", self.a, self.b)
-        return sorted(set(rows.loc[rows["head"].isna(), "layer"].astype(int)))
-
-    def whole(self, measure: str, source: str, target: str, layer: int) -> pd.DataFrame:
-        """The row of a whole layer of the residual stream."""
-        rows = self.rows(measure, source, target)
-        return rows[(rows["layer"] == layer) & rows["head"].isna()]
-
-
-def patched(run: Run) -> Patched | None:
-    """The run's interchange, where it has one."""
-    found = run.manifest.get("interchange")
-    if not found:
-        return None
-    base = reading.base_name(run.manifest) or "base"
-    return Patched(run, found["condition"], found["reference"], base, found)
+from interp.runs.largest import UNTESTED
+from interp.runs.patched import Patched
+from interp.runs.words import SITES
+from interp.showing import number, visible
 
 
 def arrow(source: str, target: str) -> str:
@@ -113,7 +63,7 @@ def interchange_table(of: Patched) -> Table:
         for layer in of.layers
     ]
     words = "The residual stream of all tokens exchanged, layer by layer"
-    n, most = of.found["n"], of.found["tolerance"]
+    n, most = of.found["n"], of.tolerance
     words += f"; n = {n} matched queries; equivalent: damage ≤ {most:g} nats"
     words += " per answer, summed over its tokens." if "segments" in of.found else "."
     return Table(words, ["layer", *(c.title for c in wanted)], rows, stacked=True)
@@ -143,10 +93,9 @@ def contexts(of: Patched) -> Table:
 
 def depth_words(of: Patched) -> str:
     """From which layer on the states do each other's work, in words; "" where not measured."""
-    frame = of.rows("state_equivalence_depth", *of.pair)
-    if frame.empty:
+    row, within = of.depth, f"within {of.tolerance:g} nats both ways"
+    if row is None:
         return ""
-    row, within = frame.iloc[0], f"within {of.found['tolerance']:g} nats both ways"
     if row["value"] != row["value"]:
         return f"Damage stays {within} from no layer on."
     known = row["ci_low"] == row["ci_low"] and row["ci_high"] == row["ci_high"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from interp.plots.ablated import NEEDED, TELLING, by_product, needed
-from interp.plots.text import visible
-from interp.report.interchange import Patched
 from interp.report.tables import Cell, Table, estimate
+from interp.runs.parts import NEEDED, TELLING, by_product, needed
+from interp.runs.patched import Patched
+from interp.showing import visible
 
 KINDS = ("layer", "module", "direction")
 _PARTS = ("ablation_damage", "ablation_kept", "ablation_change")

@@ -11,18 +11,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.plots import reading
-from interp.plots.head_summaries import attended, narrowed
-from interp.plots.named import largest
-from interp.plots.text import number, pair_name, visible
+from interp.certificates import Certificate
+from interp.names import pair_name
 from interp.report import battery, chats, interchange, lora_parts, tables, weights
 from interp.report.html import render
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.view import Run
+from interp.showing import number, visible
 
 
 def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
-    failed = reading.verdict(run.manifest).passed is False
+    failed = run.verdict().passed is False
     parts = {"causal": _causal(run), "weights": weights.weights_section(run)}
     parts["chats"] = chats.chat_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
@@ -31,8 +31,8 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
 
 def _words(run: Run) -> dict[str, Any]:
     manifest = run.manifest
-    verdict, pair = reading.verdict(manifest), reading.headline(manifest)
-    found = reading.certificates(manifest, pair)
+    verdict, pair = run.verdict(), run.headline
+    found = run.certified(pair)
     name = pair_name(pair) if pair else "conditions"
     heads: dict[bool | None, str] = {
         True: "PASS: outputs match.",
@@ -47,10 +47,10 @@ def _words(run: Run) -> dict[str, Any]:
         "verdict": verdict,
         "verdict_head": heads[verdict.passed],
         "verdict_pair": visible(name if found else verdict.text.partition(": ")[2]),
-        "verdict_lines": [f"{c['queries']} queries: {reading.numbers(c)}" for c in found],
+        "verdict_lines": [f"{c['queries']} queries: {Certificate.of(c).numbers}" for c in found],
         "model": {**unknown, **_shown(manifest.get("model", {}))},
         "queries": manifest.get("queries", {}),
-        "interval": visible(reading.interval(manifest)),
+        "interval": visible(run.interval),
         "seed": manifest.get("seed", "?"),
         "cite": visible(_citation(run)),
         "versions": _shown(manifest.get("versions", {})),
@@ -71,17 +71,17 @@ def _own_files(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _citation(run: Run) -> str:
-    pair = reading.headline(run.manifest)
-    frame = reading.rows(run, "relative_l2", "resid_post", pair, "last")
+    pair = run.headline
+    frame = run.rows("relative_l2", "resid_post", pair, "last")
     frame = frame[frame["value"].notna() & frame["head"].isna()]
-    top = largest(frame, run.manifest)
+    top = run.largest(frame)
     if pair is None or top.row is None:
         return "measure, pair, site, layer, position, value [interval], p, n."
     row = top.row
     low, high = number(row["ci_low"]), number(row["ci_high"])
     return (
         f"“relative L2 of resid_post between {pair[0]} and {pair[1]} peaks at layer "
-        f"{row['layer']} ({number(row['value'])}, {reading.interval(run.manifest)}: {low} to "
+        f"{row['layer']} ({number(row['value'])}, {run.interval}: {low} to "
         f"{high}, {top.p}, n = {row['n']}, last query token)”."
     )
 
@@ -102,20 +102,23 @@ def _tables(run: Run) -> dict[str, Any]:
         "head": None,
     }
     if run.manifest.get("head_view"):
-        view = narrowed(HeadView.of(run), run.manifest)
-        found |= {"attended": tables.attended_table(view, attended(view)), "head": str(view.head)}
+        view = HeadView.of(run).narrowed(run)
+        found |= {
+            "attended": tables.attended_table(view, view.most_attended()),
+            "head": str(view.head),
+        }
     return found
 
 
 def _causal(run: Run) -> dict[str, Any] | None:
     """What the section on the interchange shows; None without one."""
-    of = interchange.patched(run)
-    if of is None:
+    if not run.manifest.get("interchange"):
         return None
-    other = set(of.pair) != set(reading.headline(run.manifest) or ())
+    of = run.interchange
+    other = set(of.pair) != set(run.headline or ())
     return {
         "verdict": visible(str(of.found["verdict"])),
-        "certificate": visible(reading.verdict(run.manifest, of.pair).text) if other else "",
+        "certificate": visible(run.verdict(of.pair).text) if other else "",
         "checks": f"{interchange.depth_words(of)} {interchange.no_op(of)}".strip(),
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "layers": interchange.interchange_table(of),

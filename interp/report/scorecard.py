@@ -20,11 +20,11 @@ from interp.errors import RunError
 from interp.finding import Finding, read_finding
 from interp.plots import export, style
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
-from interp.plots.text import number, visible
 from interp.report.experiments import FINDINGS_TABLE
 from interp.report.html import render
 from interp.report.tables import Cell, Table
-from interp.results import FIGURES, REPORT, write_atomic
+from interp.runs.files import FIGURES, REPORT, write_atomic
+from interp.showing import number, visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from interp.names import OUTPUT, Head
-from interp.plots import reading
-from interp.plots.named import UNTESTED, Largest, at_least, largest, standing
-from interp.plots.text import Pair, number, pair_name, visible
-from interp.plots.words import units
+from interp.names import OUTPUT, Head, Pair, pair_name
 from interp.registry import MEASURES
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.largest import UNTESTED, Largest, at_least
+from interp.runs.view import Run
+from interp.runs.words import units
+from interp.showing import number, visible
 from interp.significance import ALPHA
 
 if TYPE_CHECKING:
@@ -67,18 +67,18 @@ def condition_table(run: Run) -> Table:
 
 def _accuracy(run: Run, condition: str, queries: str) -> Cell:
     """The share of queries whose answer comes first, where queries have answers."""
-    rows = reading.rows(run, "accuracy", OUTPUT, (condition, None), "last", queries)
+    rows = run.rows("accuracy", OUTPUT, (condition, None), "last", queries)
     return value(rows)
 
 
 def certificate_table(run: Run) -> Table:
     """Every certificate beside its tolerance, the headline's first."""
     entries = run.manifest.get("certificates", [])
-    order = reading.ordered(run.manifest, [(c["condition"], c["reference"]) for c in entries])
+    order = run.ordered([(c["condition"], c["reference"]) for c in entries])
     ordered = sorted(entries, key=lambda c: order.index((c["condition"], c["reference"])))
     rows = [
         [
-            Cell(visible(reading.role((c["condition"], c["reference"]), run.manifest))),
+            Cell(visible(run.role((c["condition"], c["reference"])))),
             Cell(c["queries"]),
             Cell(str(c["n"]), kind="number"),
             Cell(number(c["mean_js"]), f"tolerance {c['tolerance_js']:g}", "number"),
@@ -97,9 +97,7 @@ def certificate_table(run: Run) -> Table:
 def outside(run: Run, most: int = 20) -> Table:
     """The headline's queries outside the tolerance, largest divergence first."""
     found = [
-        (c["queries"], entry)
-        for c in reading.certificates(run.manifest, reading.headline(run.manifest))
-        for entry in c.get("outside", [])
+        (c["queries"], entry) for c in run.certified(run.headline) for entry in c.get("outside", [])
     ]
     found.sort(key=lambda pair: -(pair[1]["js"] or 0.0))
     rows = [
@@ -124,11 +122,11 @@ def outputs(run: Run) -> Table:
     measures = [m for m in measures if (part["measure"] == m).any()]
     known = zip(part["condition"], part["reference"], strict=True)
     rows = []
-    for pair in reading.ordered(run.manifest, [(c, r) for c, r in known if isinstance(r, str)]):
+    for pair in run.ordered([(c, r) for c, r in known if isinstance(r, str)]):
         for queries in ("matched", "heldout"):
-            cells = [value(reading.rows(run, m, OUTPUT, pair, "last", queries)) for m in measures]
+            cells = [value(run.rows(m, OUTPUT, pair, "last", queries)) for m in measures]
             if any(cell.text != "–" for cell in cells):
-                name = visible(reading.role(pair, run.manifest))
+                name = visible(run.role(pair))
                 rows.append([Cell(name), Cell(queries), *cells])
     columns = ["pair", "queries", *(_title(part, m) for m in measures)]
     return Table("Next-token outputs at the last position, with intervals.", columns, rows)
@@ -137,9 +135,9 @@ def outputs(run: Run) -> Table:
 def layer_table(run: Run, position: str = "last") -> Table:
     """The headline's divergence layer by layer, its null beside it, the most divergent head of
     those that differ from the null (`head_note` says which)."""
-    wanted = layer_columns(run.manifest)
+    wanted = layer_columns(run)
     first = wanted[0][2]
-    frames = [reading.rows(run, m, site, p, position) for site, m, p in wanted]
+    frames = [run.rows(m, site, p, position) for site, m, p in wanted]
     rows = []
     for layer, top in enumerate(_top_heads(run, position)):
         cells = [value(frame[(frame["layer"] == layer) & frame["head"].isna()]) for frame in frames]
@@ -150,10 +148,10 @@ def layer_table(run: Run, position: str = "last") -> Table:
     return Table(words, columns, rows)
 
 
-def layer_columns(manifest: reading.Manifest) -> list[tuple[str, str, Pair]]:
+def layer_columns(run: Run) -> list[tuple[str, str, Pair]]:
     """(site, measure, pair) of each column between the layer and its most divergent head."""
-    pair, null = reading.headline(manifest), reading.null_pair(manifest)
-    shown = [p for p in (pair, null) if p is not None] or reading.main_pairs(manifest)[:2]
+    pair, null = run.headline, run.null_pair
+    shown = [p for p in (pair, null) if p is not None] or run.main_pairs[:2]
     wanted = [("resid_post", "relative_l2", p) for p in shown]
     wanted += [("attn_out", "relative_l2", shown[0]), ("mlp_out", "relative_l2", shown[0])]
     return [*wanted, ("resid_post", "delta_alignment", shown[0])]
@@ -169,11 +167,11 @@ def _title(part: pd.DataFrame, measure: str) -> str:
 
 def _top_heads(run: Run, position: str) -> list[Largest]:
     """The largest content JS of every layer's heads."""
-    pair = layer_columns(run.manifest)[0][2]
-    heads = reading.rows(run, "content_js", "pattern", pair, position)
+    pair = layer_columns(run)[0][2]
+    heads = run.rows("content_js", "pattern", pair, position)
     heads = heads[heads["head"].notna()]
-    layers = range(int(run.manifest["model"]["n_layers"]))
-    return [largest(heads[heads["layer"] == layer], run.manifest) for layer in layers]
+    layers = range(run.n_layers)
+    return [run.largest(heads[heads["layer"] == layer]) for layer in layers]
 
 
 def _top_cell(layer: int, top: Largest) -> Cell:
@@ -199,17 +197,17 @@ def head_note(run: Run, position: str = "last") -> str:
 def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:
     """The heads whose content patterns diverge most between the headline's two sides, of those that
     differ from their null; the caption says so where none does, or none was tested."""
-    pair, null = reading.headline(run.manifest), reading.null_pair(run.manifest)
+    pair, null = run.headline, run.null_pair
     shown = [p for p in (pair, null) if p is not None]
-    frames = [reading.rows(run, "content_js", "pattern", p, position) for p in shown]
+    frames = [run.rows("content_js", "pattern", p, position) for p in shown]
     if not frames or frames[0].empty:
         return Table("", ["head"])
-    top = largest(frames[0], run.manifest)
+    top = run.largest(frames[0])
     what = f"content JS of {pair_name(shown[0])}"
     if top.row is None:
         return Table(f"Of {what}, {top.none('head')}.", ["head"])
     rows = []
-    best = standing(frames[0], run.manifest).nlargest(most, "value")
+    best = run.standing(frames[0]).nlargest(most, "value")
     for row in best.to_dict("records"):
         same = [f[(f["layer"] == row["layer"]) & (f["head"] == row["head"])] for f in frames]
         p = Cell(f"{row['p_adjusted']:.2g}" if top.tested else UNTESTED, kind="number")

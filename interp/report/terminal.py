@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interp.plots import reading
-from interp.plots.head_summaries import attended
-from interp.plots.text import pair_name, visible
+from interp.names import pair_name
 from interp.report import battery, chats, tables
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.view import Run, Verdict
+from interp.showing import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,7 +30,7 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    source, verdict = tables.layer_table(run, position), reading.verdict(run.manifest)
+    source, verdict = tables.layer_table(run, position), run.verdict()
     table = Table(
         title=Text(f"{visible(verdict.text)}\n", style=verdict_style(verdict)),
         title_justify="left",
@@ -53,19 +53,19 @@ def _full(cell: tables.Cell) -> str:
     return f"{cell.text} {cell.extra}".strip()
 
 
-def verdict_style(verdict: reading.Verdict) -> str:
+def verdict_style(verdict: Verdict) -> str:
     """The colour of a certificate's line."""
     passed = verdict.passed
     return "bold yellow" if passed is None else "bold green" if passed else "bold red"
 
 
 def _headings(run: Run) -> list[str]:
-    columns = tables.layer_columns(run.manifest)
+    columns = tables.layer_columns(run)
     names = []
     for at, (site, measure, pair) in enumerate(columns):
         what = "delta\nalign." if measure == "delta_alignment" else f"{site}\nrel. L2"
         if at == 1 and pair != columns[0][2]:
-            null = pair == reading.null_pair(run.manifest)
+            null = pair == run.null_pair
             what = "\nnull" if null else f"rel. L2,\n{visible(pair[0])}"
         names.append(what)
     names[0] += " [interval]"
@@ -73,9 +73,9 @@ def _headings(run: Run) -> list[str]:
 
 
 def _caption(run: Run, position: str) -> str:
-    columns = tables.layer_columns(run.manifest)
-    null = reading.null_pair(run.manifest)
-    words = f"{pair_name(columns[0][2])}, position {position}; {reading.interval(run.manifest)}"
+    columns = tables.layer_columns(run)
+    null = run.null_pair
+    words = f"{pair_name(columns[0][2])}, position {position}; {run.interval}"
     words += f"; null: {pair_name(null)}" if null else ""
     return visible(f"{words}; {tables.head_note(run, position)}")
 
@@ -86,7 +86,7 @@ def probe_table(view: HeadView) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    source = tables.attended_table(view, attended(view))
+    source = tables.attended_table(view, view.most_attended())
     table = Table(title=Text(source.caption), title_justify="left", box=box.SIMPLE_HEAD)
     for heading, cell in zip(source.columns, source.rows[0] if source.rows else [], strict=False):
         table.add_column(heading, justify="right" if cell.kind == "number" else "left")

@@ -12,11 +12,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
-from interp.plots import reading
-from interp.plots.text import number, visible
-from interp.plots.weighed import INTRUDERS, NORM, RANK, Weighed, weighed
 from interp.report.tables import Cell, Table
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
+from interp.runs.weights import INTRUDERS, NORM, RANK, Weighed
+from interp.showing import number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,18 +25,11 @@ _WIDTH, _MOST = 80, 6
 """Columns of a terminal, and most pairs that have a line there."""
 
 
-def opened(run: Run) -> Weighed | None:
-    """The run's weights, where it has been weighed."""
-    try:
-        return weighed(run)
-    except reading.NotMeasured:
-        return None
-
-
 def weights_section(run: Run) -> dict[str, Any] | None:
     """What the report's section shows; None without one."""
-    of = opened(run)
-    if of is None:
+    try:
+        of = run.weights
+    except NotMeasured:
         return None
     return {
         "findings": [visible(line) for line in findings(of)[:1]],
@@ -85,7 +77,7 @@ def _of(counted: pd.Series, top: int) -> str:
 
 def _grouped(of: Weighed) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """The compared pairs by what they are: within a family, between two, or with a control."""
-    known = reading.families(of.run.manifest)
+    known = of.run.families
     home = {name: family for family, members in known.items() for name in members}
     found: dict[str, list[Mapping[str, Any]]] = {}
     for entry in of.found["alike"]:
@@ -182,9 +174,10 @@ def weights_table(run: Run) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    of = opened(run)
-    if of is None:
-        raise RunError(f"{run.path} was not weighed: use `interp weights {run.path}`")
+    try:
+        of = run.weights
+    except NotMeasured as error:
+        raise RunError(f"{run.path} was not weighed: use `interp weights {run.path}`") from error
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     titles = ("condition", "matrices", "rel. norm\n(median)", "stable\nrank", "most\nchanged")
     for title in (*titles, "rel. norm\nthere", "intruder\ndimensions"):

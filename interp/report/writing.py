@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.plots import export, figures, head_view
-from interp.plots.head_summaries import narrowed
 from interp.report.page import page
 from interp.report.terminal import probe_table
-from interp.results import FIGURES, REPORT, HeadView, load_run, seal, write_atomic
+from interp.runs.files import FIGURES, REPORT, seal, write_atomic
+from interp.runs.heads import HeadView
+from interp.runs.view import load_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +62,7 @@ def write_probe(path: Path, view: HeadView, browser: bool = True) -> Probe:
     manifest = _without(path, run.manifest, old)
     files = export({name: head_view(view, run)}, path / FIGURES, browser)
     seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
-    return Probe(probe_table(narrowed(view, manifest)), [path / FIGURES / file for file in files])
+    return Probe(probe_table(view.narrowed(run)), [path / FIGURES / file for file in files])
 
 
 def _without(path: Path, manifest: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from interp.statistics import POOLED, Maximum, PerQuery, Ratio, answer_labels
 
 
 def table_rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:
-    """Rows of `results.parquet` (see `interp.results.COLUMNS`), made column by column: there are
+    """Rows of `results.parquet` (see `interp.runs.files.COLUMNS`), made column by column: there are
     hundreds of thousands."""
     parts: dict[str, list[np.ndarray]] = {}
     for key, accumulator in sorted(tally.items()):

@@ -32,7 +32,8 @@ from interp.errors import ConfigError
 from interp.measures import DTYPE_NOISE
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
-from interp.results import TABLE, add_weights, as_table, load_run
+from interp.runs.files import TABLE, add_weights, as_table
+from interp.runs.view import load_run
 from interp.store import Store
 from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject

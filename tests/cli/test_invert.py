@@ -16,7 +16,7 @@ from interp import cli
 from interp.config import FILE_ONLY, Experiment, from_yaml
 from interp.matching import invert as inverting
 from interp.matching.settings import Inversion
-from interp.results import load_run
+from interp.runs.view import load_run
 from interp.study import run_study
 
 MATCHED = [("hot is", "cold."), ("up is", "down"), ("big is", "small."), ("a river", None)]

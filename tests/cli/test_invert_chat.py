@@ -25,7 +25,7 @@ from interp.matching.bench import Bench
 from interp.matching.invert import invert
 from interp.matching.settings import Inversion
 from interp.matching.wording import readable_words, scorer, slot_of
-from interp.results import load_run
+from interp.runs.view import load_run
 from interp.study import run_study
 
 FIT = ("hot is", "up is", "big is the", "a river")

@@ -13,7 +13,7 @@ from interp import cli
 from interp.cli import COMMANDS
 from interp.config import Distillation, Experiment, Loading
 from interp.matching.settings import Inversion
-from interp.results import read_manifest
+from interp.runs.files import read_manifest
 from interp.subject.adapter_files import WEIGHTS_FILE
 from interp.validation.settings import Validating
 

@@ -14,7 +14,7 @@ from interp import cli
 from interp.config import Experiment, bundled_families
 from interp.errors import InterpError
 from interp.patching.settings import Patching
-from interp.results import write_run
+from interp.runs.files import write_run
 
 
 @pytest.fixture(scope="module")

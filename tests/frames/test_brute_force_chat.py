@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 
 from interp import load_run
 from interp.config import Experiment
-from interp.results import Run
+from interp.runs.view import Run
 from interp.study import run_study
 
 TOLERANCE = 1e-4

@@ -22,8 +22,8 @@ from interp.capture import capture
 from interp.conditions import Base
 from interp.measures.routing import expert_overlap, router_js
 from interp.names import Site
-from interp.plots.reading import NotMeasured
 from interp.queries import Query, encode
+from interp.runs.view import NotMeasured
 from interp.subject import load
 from interp.subject.routers import LINKS, link_of, routed
 from interp.validation import architectures

@@ -27,8 +27,8 @@ from interp import Experiment, Run, diverge, load_run, plots
 from interp.capabilities import find
 from interp.conditions import Base, Prompt
 from interp.measures.scores import PLAYERS, SPLIT, coalitions, split_scores
-from interp.plots.reading import NotMeasured
 from interp.queries import Query, encode
+from interp.runs.view import NotMeasured
 from interp.subject import load
 from interp.validation import architectures
 

@@ -25,7 +25,7 @@ from interp.patching.effects import (
     matched,
 )
 from interp.patching.sites import PatchSite
-from interp.results import COLUMNS, as_table
+from interp.runs.files import COLUMNS, as_table
 
 N, LAYERS, HEADS = 12, 4, 2
 TOLERANCE = 0.02

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from interp.patching.effects import Effects, Pairs, Resampling, by_move, effect_rows, halves
 from interp.patching.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
 from interp.patching.sites import PatchSite
-from interp.results import as_table
+from interp.runs.files import as_table
 
 N, LAYERS, HEADS = 20, 3, 4
 KEYS = [f"matched:{i}" for i in range(N)]

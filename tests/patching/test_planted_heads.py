@@ -17,6 +17,7 @@ from typing import Any
 import planted_heads
 import pytest
 import torch
+from interp.runs.patched import Patched
 from peft import PeftModel
 from planted_heads import ADAPTERS, DISTRACTORS, ELSEWHERE, NEUTRAL, PLANTED, PROMPT, QUERIES
 from torch import Tensor
@@ -38,11 +39,11 @@ from interp.patching.interchange import (
 )
 from interp.patching.patched import patched_logits
 from interp.patching.sites import PatchSite
-from interp.plots.ablated import Parts
 from interp.queries import Encoded, Query, encode
-from interp.report.interchange import Patched
 from interp.report.lora_parts import ablation_table, by_products
-from interp.results import Run, as_table
+from interp.runs.files import as_table
+from interp.runs.parts import Parts
+from interp.runs.view import Run
 from interp.subject import Batch, Subject, load
 
 SAID = {

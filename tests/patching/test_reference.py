@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp.config import Experiment
 from interp.patching.run import patch
 from interp.patching.settings import Patching
-from interp.results import load_run
+from interp.runs.view import load_run
 from interp.study import run_study
 
 TOLERANCE = 1e-4

@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 from tiny_models import N_HEADS, N_LAYERS, all_targets, save_adapter, save_model
 
-from interp import results
 from interp.config import Experiment
 from interp.errors import ConfigError, InterpError, RunError
 from interp.patching import job, stages
 from interp.patching.run import patch
 from interp.patching.settings import Patching
 from interp.report import text_table, write
-from interp.results import INTERCHANGE, MANIFEST, TABLE, load_run, read_manifest
+from interp.runs import files
+from interp.runs.files import INTERCHANGE, MANIFEST, TABLE, read_manifest
+from interp.runs.view import load_run
 from interp.study import run_study
 
 TEXTS = (
@@ -497,22 +498,22 @@ def test_a_crash_while_replacing_leaves_the_run(
 ) -> None:
     """Between the new table and the new manifest: a run that is not patched, and can be."""
     folder = Path(shutil.copytree(quick, tmp_path / "RUN"))
-    seal = results.seal
+    seal = files.seal
 
     def crashing(path: Path, manifest: dict[str, Any], files: Any) -> None:
         if "interchange" in manifest:
             raise Interrupted
         seal(path, manifest, files)
 
-    monkeypatch.setattr(results, "seal", crashing)
+    monkeypatch.setattr(files, "seal", crashing)
     rows = table(folder).assign(value=0.0)
     with pytest.raises(Interrupted):
-        results.add_interchange(folder, rows, {"no_op": 0.0})
+        files.add_interchange(folder, rows, {"no_op": 0.0})
     run = load_run(folder)
     assert "interchange" not in run.manifest
     assert not run.table["measure"].eq("damage").any()
-    monkeypatch.setattr(results, "seal", seal)
-    results.add_interchange(folder, rows, {"no_op": 0.0})
+    monkeypatch.setattr(files, "seal", seal)
+    files.add_interchange(folder, rows, {"no_op": 0.0})
     assert load_run(folder).table["measure"].eq("damage").any()
 
 

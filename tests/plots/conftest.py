@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.results import Run, load_run
+from interp.runs.view import Run, load_run
 
 _SPEC = importlib.util.spec_from_file_location(
     "synthetic_run", Path(__file__).with_name("synthetic.py")

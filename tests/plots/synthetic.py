@@ -15,7 +15,8 @@ from plots.synthetic_parts import parts
 from plots.synthetic_weights import weights
 
 from interp.names import Head
-from interp.results import HeadView, add_interchange, add_weights, write_run
+from interp.runs.files import add_interchange, add_weights, write_run
+from interp.runs.heads import HeadView
 
 HOSTILE = [
     "</script><script>window.x=1</script>",

@@ -64,7 +64,7 @@ def _prompts(rng: np.random.Generator, n_layers: int, adapter: str) -> Iterator[
 
 def alike_of(rows: list[Row]) -> list[dict[str, Any]]:
     """As the run itself would sum them up."""
-    from interp.results import as_table
+    from interp.runs.files import as_table
 
     return alike(as_table(rows))
 

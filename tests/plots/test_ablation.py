@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
-from interp.plots import reading
-from interp.plots.ablated import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts
 from interp.plots.ablation import ablation
 from interp.plots.panels import Area, Drawing, beside
 from interp.plots.tidy import tidy
-from interp.results import Run, as_table
+from interp.runs.files import as_table
+from interp.runs.parts import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts
+from interp.runs.view import NotMeasured, Run
 
 
 def with_table(run: Run, table: pd.DataFrame) -> Run:
@@ -148,7 +148,7 @@ def test_a_part_that_was_not_measured_has_no_panel(run: Run) -> None:
     modules = others.table[others.table["site"].str.startswith("model.")]
     figure = ablation(with_table(run, modules[modules["position"] == "off"]))
     assert "Directions" not in figure.layout.meta["caption"]
-    with pytest.raises(reading.NotMeasured, match="ablations"):
+    with pytest.raises(NotMeasured, match="ablations"):
         ablation(ablated(run, []))
 
 

@@ -7,11 +7,10 @@ import pytest
 from plots.synthetic_parts import MOVES
 
 from interp.names import Head
-from interp.plots import reading
 from interp.plots.attribution import ESTIMATE, EXACT, attribution
 from interp.plots.attribution_maps import STRONGEST, attribution_heads
 from interp.plots.tidy import tidy
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 
 KEYS = ["condition", "reference", "site", "layer", "head", "position"]
 
@@ -97,8 +96,8 @@ def test_without_positions_maps_of_heads_stand_alone(run: Run) -> None:
 
 
 def test_without_attributions_there_is_no_figure(run: Run) -> None:
-    with pytest.raises(reading.NotMeasured, match="attributions"):
+    with pytest.raises(NotMeasured, match="attributions"):
         attribution(without(run, EXACT))
     for draw in (attribution, attribution_heads):
-        with pytest.raises(reading.NotMeasured, match="attributions"):
+        with pytest.raises(NotMeasured, match="attributions"):
             draw(without(run, ESTIMATE))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.plots import reading
 from interp.plots.carriers import NULLS, VECTOR, carriers
 from interp.plots.tidy import tidy
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 
 
 def found(run: Run, **entries: Any) -> Run:
@@ -85,7 +84,7 @@ def test_either_part_is_drawn_alone_and_neither_is_an_error(run: Run) -> None:
     search = tidy(carriers(without_vectors(run)))
     assert set(search["measure"]) == {"recovery"}
     none = {**run.manifest["interchange"]["greedy"][0], "heads": [], "recovery": []}
-    with pytest.raises(reading.NotMeasured, match="function vectors"):
+    with pytest.raises(NotMeasured, match="function vectors"):
         carriers(found(without_vectors(run), greedy=[none]))
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from interp import plots
 from interp.plots import exporting
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.view import Run
 
 NO_BROWSER = exporting.find_browser() is None
 

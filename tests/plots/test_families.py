@@ -10,7 +10,7 @@ from plots.synthetic_families import CONDITIONS, FLOORS, NULLS, ODD
 
 from interp import plots
 from interp.families import distances
-from interp.plots import bands, reading
+from interp.plots import bands
 from interp.plots.changes import head_changes
 from interp.plots.embedding import condition_embedding, condition_maps
 from interp.plots.families import divergence, head_divergence
@@ -19,9 +19,10 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.influence import waterfall
 from interp.plots.information import information_by_layer
-from interp.plots.terms import terms
 from interp.plots.tidy import tidy
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.terms import terms
+from interp.runs.view import NotMeasured, Run
 
 PLACE = ["measure", "condition", "reference", "site", "layer", "position", "queries"]
 
@@ -37,7 +38,7 @@ def test_the_null_band_is_the_controls_smallest_and_largest_value(run: Run) -> N
     band, floor = bands.null_bands(run, "relative_l2", "resid_post")
     for found, pairs in ((band, [(c, r) for _, c, r in NULLS]), (floor, FLOORS)):
         for layer, low, high in zip(found.layer, found.low, found.high, strict=True):
-            rows = [reading.rows(run, "relative_l2", "resid_post", p, "last") for p in pairs]
+            rows = [run.rows("relative_l2", "resid_post", p, "last") for p in pairs]
             values = [float(r.loc[r["layer"] == layer, "value"].iloc[0]) for r in rows]
             assert (low, high) == (min(values), max(values))
     assert band.name == "controls vs lora"
@@ -155,8 +156,8 @@ def test_the_waterfall_adds_up_to_the_total(run: Run) -> None:
         total = bars.loc[bars["term"] == "total", "value"].item()
         assert bars.loc[bars["term"] != "total", "value"].sum() == pytest.approx(total)
     bars = drawn[(drawn["condition"] == "lora") & (drawn["reference"] == "base")]
-    head = reading.rows(run, "influence", "z", ("lora", "base"))
-    bias = reading.rows(run, "influence", "attn_bias", ("lora", "base"))
+    head = run.rows("influence", "z", ("lora", "base"))
+    bias = run.rows("influence", "attn_bias", ("lora", "base"))
     expected = head.loc[head["layer"] == 2, "value"].sum()
     expected += bias.loc[bias["layer"] == 2, "value"].item()
     assert bars.loc[bars["term"] == "attention 2", "value"].item() == pytest.approx(expected)
@@ -176,7 +177,7 @@ def test_every_bar_starts_where_the_last_one_ended(run: Run) -> None:
 def test_information_marks_the_decision_depth_on_its_line(run: Run) -> None:
     figure = information_by_layer(run)
     star = next(t for t in figure.data if t.meta and "decision_depth" in str(t.meta["fixed"]))
-    found = reading.rows(run, "decision_depth", "output", ("prompt", None))
+    found = run.rows("decision_depth", "output", ("prompt", None))
     assert star.x[0] == pytest.approx(float(found["value"].iloc[0]))
     line = next(t for t in figure.data if t.name == "prompt")
     assert star.y[0] == pytest.approx(np.interp(star.x[0], line.x, line.y), rel=1e-5)
@@ -189,7 +190,7 @@ def test_geometry_shows_chance_as_its_interval(run: Run) -> None:
     drawn = tidy(similarity(run))
     chance = drawn[drawn["band"] == "chance"]
     for row in chance.itertuples():
-        rows = reading.rows(run, row.measure, "resid_post", ("prompt", "lora"), "last")
+        rows = run.rows(row.measure, "resid_post", ("prompt", "lora"), "last")
         here = rows[rows["layer"] == row.layer].iloc[0]
         assert (row.low, row.high) == (here["ci_low"], here["ci_high"])
     assert set(chance["measure"]) == {
@@ -256,7 +257,7 @@ def test_runs_without_families_have_the_other_figures(
     make_run: Callable[..., Run], name: str, what: str
 ) -> None:
     plain = make_run(families=False, n_layers=2)
-    with pytest.raises(reading.NotMeasured, match=what):
+    with pytest.raises(NotMeasured, match=what):
         RECIPES[name](plain)
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from interp import plots
-from interp.plots import reading
 from interp.plots.gallery import RECIPES
 from interp.plots.tidy import tidy
 from interp.registry import MEASURES
-from interp.results import HeadView, Run
+from interp.runs.heads import HeadView
+from interp.runs.view import NotMeasured, Run
 from interp.statistics import SEGMENTS
 
 ABSENT = {
@@ -136,9 +136,10 @@ def test_duplicate_tokens_keep_their_columns_and_hostile_ones_are_escaped(run: R
     assert "%{" not in "".join(ticks.ticktext)
 
 
-def test_head_view_needs_only_a_manifest(run: Run) -> None:
+def test_head_view_without_rows_of_prefix_mass_shows_that_of_its_examples(run: Run) -> None:
     view = HeadView.of(run)
-    drawn = tidy(plots.head_view(view, run.manifest))
+    bare = replace(run, table=run.table[run.table["measure"] != "prefix_mass"])
+    drawn = tidy(plots.head_view(view, bare))
     mass = drawn[drawn["measure"] == "prefix_mass"].set_index("condition")["value"]
     ends = [view.patterns[1, q, len(t) - 1, 0] for q, t in enumerate(view.tokens)]
     assert mass["prompt"] == pytest.approx(np.mean(ends))
@@ -158,7 +159,7 @@ def test_what_was_not_measured_is_left_out_or_named(make_run: Callable[..., Run]
     partial = Run(run.path, table, run.arrays, run.manifest)
     names = set(plots.figures(partial))
     assert not {"heads_content_js", "head_view"} & names
-    with pytest.raises(reading.NotMeasured, match="content_js"):
+    with pytest.raises(NotMeasured, match="content_js"):
         plots.head_map(partial, "content_js")
 
 

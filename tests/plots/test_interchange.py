@@ -11,11 +11,10 @@ import plotly.graph_objects as go
 import pytest
 
 from interp import plots
-from interp.plots import reading
 from interp.plots.gallery import RECIPES
 from interp.plots.symlog import Symlog
 from interp.plots.tidy import tidy
-from interp.results import Run
+from interp.runs.view import NotMeasured, Run
 
 NAMES = [f"interchange{part}" for part in ("", "_positions", "_heads", "_patterns", "_overlap")]
 KEYS = ["measure", "site", "condition", "reference", "layer", "position"]
@@ -201,7 +200,7 @@ def test_a_segment_that_recovers_nothing_defined_is_left_out(segmented: Run) -> 
 
 
 def test_without_segments_there_is_no_such_figure(run: Run) -> None:
-    with pytest.raises(reading.NotMeasured, match="by segment"):
+    with pytest.raises(NotMeasured, match="by segment"):
         RECIPES["interchange_segments"](run)
 
 
@@ -309,7 +308,7 @@ def test_undefined_findings_are_called_so(run: Run) -> None:
     heads = [{**run.manifest["interchange"]["heads"][0], "share": None, "p": None}]
     caption = plots.interchange_overlap(changed(run, heads=heads)).layout.meta["caption"]
     assert "Lost: undefined of the 3 strongest are the same (p undefined)" in caption
-    with pytest.raises(reading.NotMeasured):
+    with pytest.raises(NotMeasured):
         plots.interchange_overlap(changed(run, heads=[]))
 
 
@@ -367,7 +366,7 @@ def test_another_pair_than_the_headline_has_its_own_certificate(run: Run) -> Non
 def test_without_an_interchange_there_is_nothing_to_draw(make_run: Callable[..., Run]) -> None:
     run = make_run(patched=False, head_view=False)
     for name in NAMES:
-        with pytest.raises(reading.NotMeasured, match="interp patch"):
+        with pytest.raises(NotMeasured, match="interp patch"):
             RECIPES[name](run)
     assert not set(NAMES) & set(plots.figures(run))
 
@@ -375,5 +374,5 @@ def test_without_an_interchange_there_is_nothing_to_draw(make_run: Callable[...,
 @pytest.mark.parametrize("site", ["z", "pattern"])
 def test_sites_that_were_not_exchanged_are_named(run: Run, site: str) -> None:
     partial = changed(run, run.table[run.table["site"] != site])
-    with pytest.raises(reading.NotMeasured, match=site):
+    with pytest.raises(NotMeasured, match=site):
         plots.interchange_heads(partial, site)

@@ -6,7 +6,8 @@ import html
 
 import pytest
 
-from interp.plots.text import label, number, visible, wrapped
+from interp.plots.text import label, wrapped
+from interp.showing import number, visible
 
 TOKENS = ["<b>x</b>", "&lt;", "%{z}", "$x$", "<a href='javascript:1'>", "a&b", "שלום", "🦜"]
 

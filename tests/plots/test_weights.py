@@ -10,11 +10,10 @@ import pytest
 from plots.synthetic_weights import CHANCE, MODULES, PARTS, RANK
 
 from interp import plots
-from interp.plots import reading
-from interp.plots.modules import labelled
 from interp.plots.tidy import tidy
-from interp.plots.weighed import OF_UPDATES, SIDES, weighed
-from interp.results import Run
+from interp.runs.modules import labelled
+from interp.runs.view import NotMeasured, Run
+from interp.runs.weights import OF_UPDATES, SIDES
 
 
 def rows(run: Run, measure: str, **keys: str) -> pd.DataFrame:
@@ -83,7 +82,7 @@ def test_the_square_is_the_mean_over_matrices_both_ways_round(run: Run, side: st
 @pytest.mark.parametrize("side", SIDES)
 def test_the_map_is_the_mean_of_the_familys_pairs(run: Run, side: str) -> None:
     family = ["lora", "lora_1", "lora_2"]
-    assert len(weighed(run).family) == 3
+    assert len(run.weights.family) == 3
     measure = f"subspace_overlap_{side}"
     drawn = tidy(plots.weights_overlap(run))
     cells = drawn[(drawn["measure"] == measure) & drawn["module_label"].notna()]
@@ -98,16 +97,16 @@ def test_the_map_is_the_mean_of_the_familys_pairs(run: Run, side: str) -> None:
 
 def test_a_single_adapter_has_spectra_and_no_overlap(make_run: Callable[..., Run]) -> None:
     run = make_run(families=False)
-    assert weighed(run).shown == ["lora"]
+    assert run.weights.shown == ["lora"]
     assert set(tidy(plots.spectra(run))["condition"]) == {"lora"}
-    with pytest.raises(reading.NotMeasured, match="no two changes"):
+    with pytest.raises(NotMeasured, match="no two changes"):
         plots.weights_overlap(run)
 
 
 def test_a_run_that_was_not_weighed_has_neither(make_run: Callable[..., Run]) -> None:
     run = make_run(weighed=False)
     for figure in (plots.spectra, plots.weights_overlap):
-        with pytest.raises(reading.NotMeasured, match="interp weights"):
+        with pytest.raises(NotMeasured, match="interp weights"):
             figure(run)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from manifests import interchange, named
 
-from interp.results import add_interchange
+from interp.runs.files import add_interchange
 
 BASE = "base"
 MEASURES = ("damage", "damage_random_difference", "recovery", "relative_damage")

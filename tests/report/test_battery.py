@@ -9,10 +9,9 @@ import pytest
 from plots.synthetic_families import CONTROLS, ODD
 from rich.console import Console
 
-from interp.plots import reading
-from interp.plots.text import number
 from interp.report import battery, tables, text_table
-from interp.results import Run, load_run
+from interp.runs.view import Run, load_run
+from interp.showing import number
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def texts(table: tables.Table, column: str) -> list[str]:
 def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
     table = battery.family_table(run)
     assert len(table.rows) == 3 * 5
-    rows = reading.rows(run, "divergence_index", "z", ("prompt", "lora"), "last")
+    rows = run.rows("divergence_index", "z", ("prompt", "lora"), "last")
     best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
     shown = next(r for r in table.rows if r[0].text == "prompt – lora" and "head" in r[1].text)
     assert shown[2].text == f"L{best['layer']}H{best['head']}"
@@ -45,11 +44,11 @@ def test_every_control_stands_beside_the_headline_and_base(run: Run) -> None:
     table = battery.null_table(run)
     assert texts(table, "control") == ["headline", *CONTROLS]
     assert all(texts(table, "expected")[1:])
-    rows = reading.rows(run, "relative_l2", "resid_post", ("prompt", "random_lora"), "last")
+    rows = run.rows("relative_l2", "resid_post", ("prompt", "random_lora"), "last")
     last = rows.loc[rows["layer"] == 3, "value"].item()
     shown = table.rows[1 + CONTROLS.index("random_lora")]
     assert (shown[2].text, shown[3].text) == ("prompt vs random_lora", number(last))
-    said = reading.rows(run, "js_divergence", "output", ("shifted", "base"), "last")
+    said = run.rows("js_divergence", "output", ("shifted", "base"), "last")
     assert table.rows[1 + CONTROLS.index("shifted")][6].text == number(said["value"].item())
 
 
@@ -64,7 +63,7 @@ def test_geometry_has_value_null_and_chance_by_layer(run: Run) -> None:
     table = battery.geometry(run)
     assert texts(table, "layer") == ["0", "1", "2", "3"]
     shown = texts(table, "mutual kNN, prompt vs lora")
-    rows = reading.rows(run, "mutual_knn", "resid_post", ("prompt", "lora"), "last")
+    rows = run.rows("mutual_knn", "resid_post", ("prompt", "lora"), "last")
     assert shown == [number(v) for v in rows.sort_values("layer")["value"]]
     assert texts(table, "mutual kNN, chance") == ["0.150"] * 4
 
@@ -79,7 +78,7 @@ def test_the_terminal_has_one_line_per_pair_of_families(run: Run) -> None:
     out = io.StringIO()
     Console(file=out, width=100).print(text_table(run))
     lines = [line for line in out.getvalue().splitlines() if "divergence index" in line]
-    rows = reading.rows(run, "divergence_index", "resid_post", ("prompt", "lora"), "last")
+    rows = run.rows("divergence_index", "resid_post", ("prompt", "lora"), "last")
     best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
     assert len(lines) == 3
     assert max(map(len, lines)) <= 100

@@ -9,7 +9,7 @@ import pytest
 from manifests import named
 
 from interp.report.headline import distances_by_layer, verdict_words
-from interp.results import Run, load_run
+from interp.runs.view import Run, load_run
 
 
 @pytest.fixture(scope="module")

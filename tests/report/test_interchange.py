@@ -14,11 +14,12 @@ from report import synthetic_patching
 from rich.console import Console
 
 from interp.errors import RunError
-from interp.plots.text import number
 from interp.report import interchange, lora_parts, patch_table, write
 from interp.report.causal_lines import MOST_LAYERS, short, shown_layers
-from interp.report.interchange import Patched
-from interp.results import INTERCHANGE, Run, load_run
+from interp.runs.files import INTERCHANGE
+from interp.runs.patched import Patched
+from interp.runs.view import Run, load_run
+from interp.showing import number
 
 HOSTILE = ("</td><script>window.y=1</script>", "[bold]%{z}\x1b[31m\n")
 
@@ -48,9 +49,7 @@ def run(make: Callable[..., Path]) -> Run:
 
 @pytest.fixture
 def of(run: Run) -> Patched:
-    found = interchange.patched(run)
-    assert found is not None
-    return found
+    return run.interchange
 
 
 def terminal(run: Run, width: int = 200) -> str:
@@ -271,7 +270,7 @@ def test_the_terminals_table_has_no_colours_without_a_terminal(run: Run) -> None
 
 
 def test_many_layers_are_thinned_and_the_last_stays(make: Callable[..., Path]) -> None:
-    of = interchange.patched(load_run(make(n_layers=30, minimal=True)))
+    of = load_run(make(n_layers=30, minimal=True)).interchange
     assert of
     assert len(shown_layers(of)) <= MOST_LAYERS + 1
     assert (shown_layers(of)[0], shown_layers(of)[-1]) == (0, 29)

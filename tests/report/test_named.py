@@ -12,12 +12,10 @@ import pytest
 from rich.console import Console
 
 from interp.noise import NOISE
-from interp.plots import reading
-from interp.plots.named import at_least, largest, standing
 from interp.report import headline, tables, text_table
-from interp.results import Run, load_run
+from interp.runs.largest import at_least, largest, standing
+from interp.runs.view import Run, load_run
 
-MANIFEST = {"model": {"dtype": "float32"}}
 PAIR = ("prompt", "lora")
 
 
@@ -27,27 +25,27 @@ def map_of(values: list[float], p: list[float] | None = None) -> pd.DataFrame:
 
 
 def test_the_largest_is_the_largest_of_those_that_differ() -> None:
-    found = largest(map_of([0.5, 0.3, 0.4, 0.2], [0.108, 0.05, 0.87, 0.001]), MANIFEST)
+    found = largest(map_of([0.5, 0.3, 0.4, 0.2], [0.108, 0.05, 0.87, 0.001]), "float32")
     assert found.row is not None
     assert (found.row["head"], found.p, found.tested) == (1, "p = 0.05", True)
-    assert standing(map_of([0.5, 0.3], [0.108, 0.001]), MANIFEST)["head"].tolist() == [1]
+    assert standing(map_of([0.5, 0.3], [0.108, 0.001]), "float32")["head"].tolist() == [1]
 
 
 def test_where_none_differs_none_is_named_and_the_smallest_p_is_told() -> None:
-    found = largest(map_of([0.5, 0.3], [0.999, 0.1189]), MANIFEST)
+    found = largest(map_of([0.5, 0.3], [0.999, 0.1189]), "float32")
     assert found.row is None
     assert found.none("head") == "no head differs from its null (p ≥ 0.11)"
 
 
 def test_without_a_test_the_largest_is_called_not_tested_and_rounding_is_none() -> None:
     size = NOISE["float32"]
-    found = largest(map_of([size**2, 1e-6, np.nan]), MANIFEST)
+    found = largest(map_of([size**2, 1e-6, np.nan]), "float32")
     assert found.row is not None
     assert (found.row["head"], found.p) == (1, "not tested")
-    nothing = largest(map_of([size**2, 0.0]), MANIFEST)
+    nothing = largest(map_of([size**2, 0.0]), "float32")
     assert (nothing.row, nothing.none("head")) == (None, "no head has a value above rounding")
-    assert largest(map_of([1e-4]), {"model": {"dtype": "bfloat16"}}).row is None
-    assert largest(map_of([]), MANIFEST).row is None
+    assert largest(map_of([1e-4]), "bfloat16").row is None
+    assert largest(map_of([]), "float32").row is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,7 @@ def screen(run: Run, width: int = 80) -> str:
 
 def test_every_layer_names_its_largest_head_that_differs(run: Run) -> None:
     """The synthetic run tells every second layer from its control."""
-    frame = reading.rows(run, "content_js", "pattern", PAIR, "last")
+    frame = run.rows("content_js", "pattern", PAIR, "last")
     for layer, row in enumerate(tables.layer_table(run).rows):
         own = frame[frame["layer"] == layer]
         best = own.loc[own["value"].idxmax()]
@@ -122,7 +120,7 @@ def test_the_table_of_heads_holds_only_heads_that_differ(run: Run) -> None:
 
 
 def test_the_verdict_names_a_layer_that_differs_or_none(run: Run) -> None:
-    frame = reading.rows(run, "relative_l2", "resid_post", PAIR, "last")
+    frame = run.rows("relative_l2", "resid_post", PAIR, "last")
     even = frame[frame["layer"] % 2 == 0]
     layer = even.loc[even["value"].idxmax(), "layer"]
     assert f"differ most at layer {layer}, " in headline.verdict_words(run)

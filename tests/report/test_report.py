@@ -14,7 +14,9 @@ from rich.console import Console
 from interp.plots import output
 from interp.plots.gallery import RECIPES
 from interp.report import text_table, write, write_probe
-from interp.results import HeadView, RunError, load_run
+from interp.runs.files import RunError
+from interp.runs.heads import HeadView
+from interp.runs.view import load_run
 
 ABSENT = 6
 """Figures of what the synthetic run has not: answers, experts, split scores, contexts."""

@@ -13,9 +13,10 @@ from plots.synthetic_weights import MODULES, TOP
 from rich.console import Console
 
 from interp.errors import RunError
-from interp.plots.text import number
 from interp.report import weights, weights_table, write
-from interp.results import WEIGHTS, Run, load_run, write_run
+from interp.runs.files import WEIGHTS, write_run
+from interp.runs.view import Run, load_run
+from interp.showing import number
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def words(path: Path) -> str:
 def test_a_row_per_condition_with_the_tables_numbers(run: Run) -> None:
     table = run.table[run.table["head"].isna() & run.table["layer"].notna()]
     table = table[~table["site"].fillna(":").str.contains(":")]
-    rows = weights.by_condition(weights.opened(run)).rows
+    rows = weights.by_condition(run.weights).rows
     assert [row[0].text for row in rows] == ["lora", "lora_1", "lora_2", "random_lora", "untrained"]
     for name, count, norm, rank, _, most, intruders in rows:
         own = table[table["condition"] == name.text].groupby("measure")["value"]
@@ -65,7 +66,7 @@ def test_a_row_per_condition_with_the_tables_numbers(run: Run) -> None:
 
 
 def test_pairs_stand_by_what_they_are(run: Run) -> None:
-    of = weights.opened(run)
+    of = run.weights
     rows = weights.subspace_table(of).rows
     assert [(row[0].text, row[1].text) for row in rows] == [
         ("within lora", "3"),
@@ -82,7 +83,7 @@ def test_pairs_stand_by_what_they_are(run: Run) -> None:
 
 
 def test_the_most_changed_matrices_and_heads_come_first(run: Run) -> None:
-    of = weights.opened(run)
+    of = run.weights
     table = run.table[
         (run.table["measure"] == "relative_norm") & (run.table["condition"] == "lora")
     ]
@@ -115,9 +116,9 @@ def test_the_terminal_fits_80_columns_and_is_plain(run: Run) -> None:
 def test_what_was_not_measured_is_a_dash(run: Run) -> None:
     table = run.table[run.table["measure"] != "intruder_dimensions"]
     bare = Run(run.path, table, run.arrays, run.manifest)
-    rows = weights.by_condition(weights.opened(bare)).rows
+    rows = weights.by_condition(bare.weights).rows
     assert {row[-1].text for row in rows} == {"–"}
-    assert {row[-1].text for row in weights.matrices(weights.opened(bare)).rows} == {"–"}
+    assert {row[-1].text for row in weights.matrices(bare.weights).rows} == {"–"}
 
 
 def test_a_run_that_was_not_weighed(make_folder: Callable[..., Path]) -> None:

@@ -17,7 +17,7 @@ from interp.conditions import Base, FineTuned, Lora, Prompt
 from interp.config import Experiment
 from interp.errors import SubjectError
 from interp.queries import Query, encode
-from interp.results import read_manifest
+from interp.runs.files import read_manifest
 from interp.study import run_study
 from interp.subject import Batch, Subject, load
 

@@ -17,7 +17,7 @@ from interp.conditions import Base, Condition, FineTuned, Lora, Prompt, Untraine
 from interp.config import Experiment
 from interp.errors import SubjectError
 from interp.queries import Query, encode
-from interp.results import read_manifest
+from interp.runs.files import read_manifest
 from interp.study import run_study
 from interp.subject import Batch, Subject, load
 from interp.subject.plain import parameter_fingerprints

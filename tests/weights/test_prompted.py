@@ -12,8 +12,7 @@ from plotly.graph_objects import Figure
 
 from interp.config import Experiment
 from interp.plots import implicit
-from interp.plots.reading import NotMeasured
-from interp.results import Run, load_run
+from interp.runs.view import NotMeasured, Run, load_run
 from interp.study import run_study
 from interp.weights.run import weigh
 from interp.weights.settings import Weighing

@@ -16,7 +16,8 @@ from tuner_models import save_experts, save_tuner
 
 from interp.config import Experiment
 from interp.errors import ConfigError, RunError
-from interp.results import WEIGHTS, Run, load_run
+from interp.runs.files import WEIGHTS
+from interp.runs.view import Run, load_run
 from interp.study import run_study
 from interp.weights.run import weigh
 from interp.weights.settings import Weighing

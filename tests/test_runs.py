@@ -16,21 +16,21 @@ import xarray as xr
 
 from interp.errors import RunError
 from interp.names import Head
-from interp.results import (
+from interp.runs.files import (
     ARRAYS,
     COLUMNS,
     MANIFEST,
     SCHEMA_VERSION,
     TABLE,
-    HeadView,
     as_table,
-    load_run,
     read_manifest,
     seal,
     sha256,
     write_atomic,
     write_run,
 )
+from interp.runs.heads import HeadView
+from interp.runs.view import load_run
 
 ROWS: list[dict[str, Any]] = [
     {"measure": "relative_l2", "condition": "prompt", "reference": "lora", "site": "z",

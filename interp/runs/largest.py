@@ -1,6 +1,6 @@
 """Which cell a sentence may call the largest: one that differs from its null, with its p.
 
-    found = largest(rows(run, "content_js", "pattern", pair, "last"), run.manifest)
+    found = run.largest(run.rows("content_js", "pattern", pair, "last"))
     found.row, found.p              # of head L1H7; "p = 0.001"
     found.none("head")              # "no head differs from its null (p ≥ 0.11)", where none does
 
@@ -10,11 +10,10 @@ that is rounding is no largest. Whoever names a head or a layer asks here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor as down
 from math import log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,19 +57,18 @@ def at_least(p: float) -> str:
     return f"p ≥ {down(p / step * (1 + 1e-12)) * step:.2g}"
 
 
-def standing(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of one measure that may be called large, in their order."""
+def standing(rows: pd.DataFrame, dtype: str) -> pd.DataFrame:
+    """The rows of one measure that may be called large, in their order; `dtype`: the model's."""
     if rows.empty:
         return rows
-    size = NOISE[manifest.get("model", {}).get("dtype", "float32")]
     values, p = (rows[name].to_numpy(float, na_value=np.nan) for name in ("value", "p_adjusted"))
-    kept = differs_from_null(values, p, floor(str(rows["measure"].iloc[0]), size, values))
-    return rows[kept & (values == values)]
+    least = floor(str(rows["measure"].iloc[0]), NOISE[dtype], values)
+    return rows[differs_from_null(values, p, least) & (values == values)]
 
 
-def largest(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> Largest:
+def largest(rows: pd.DataFrame, dtype: str) -> Largest:
     """Of rows of one measure of one pair."""
-    kept = standing(rows, manifest)
+    kept = standing(rows, dtype)
     row = kept.loc[kept["value"].astype(float).idxmax()] if len(kept) else None
     p = rows["p_adjusted"].dropna()
     return Largest(row, bool(len(p)), float(p.min()) if len(p) else float("nan"))

@@ -1,6 +1,6 @@
 """What a run says of its weights, as figures and tables show it.
 
-    of = weighed(run)                    # NotMeasured where `interp weights` was not run
+    of = run.weights                     # NotMeasured where `interp weights` was not run
     of.matrices("lora_0")[["name", "relative_norm", "stable_rank"]]
 
 Torch-free; nothing here draws.
@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interp.plots import reading
-from interp.plots.modules import labelled
-from interp.plots.text import Pair
-from interp.results import Run
+from interp.names import Pair
+from interp.runs.modules import labelled
+from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +31,20 @@ class Weighed:
     table: pd.DataFrame
     found: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, run: Run) -> Weighed:
+        """The run's weights; `NotMeasured` without any."""
+        found = run.manifest.get("weights")
+        if not found or not found.get("conditions"):
+            raise NotMeasured("this run's weights were not weighed: use `interp weights`")
+        table = run.table
+        return cls(run, table[table["queries"].isna() & table["measure"].notna()], found)
+
     @property
     def conditions(self) -> list[str]:
         """Adapters and other weights, the headline's first, controls last."""
         names = [str(name) for name in self.found["conditions"]]
-        first = reading.headline(self.run.manifest) or ()
+        first = self.run.headline or ()
         return sorted(names, key=lambda name: (self.is_control(name), name not in first))
 
     def is_control(self, name: str) -> bool:
@@ -90,16 +98,7 @@ class Weighed:
         """The compared pairs that are of one family, that of the shown condition; without families,
         those without a control."""
         pairs: list[Pair] = [(e["condition"], e["reference"]) for e in self.found["alike"]]
-        families = reading.families(self.run.manifest).values()
+        families = self.run.families.values()
         home = next((set(own) for own in families if self.shown[0] in own), set())
         plain = [pair for pair in pairs if not any(self.is_control(str(name)) for name in pair)]
         return [pair for pair in pairs if set(pair) <= home] or plain
-
-
-def weighed(run: Run) -> Weighed:
-    """The run's weights; `NotMeasured` without any."""
-    found = run.manifest.get("weights")
-    if not found or not found.get("conditions"):
-        raise reading.NotMeasured("this run's weights were not weighed: use `interp weights`")
-    table = run.table
-    return Weighed(run, table[table["queries"].isna() & table["measure"].notna()], found)

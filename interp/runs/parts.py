@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interp.plots import reading
-from interp.plots.modules import labelled
-from interp.results import Run
+from interp.runs.modules import labelled
+from interp.runs.view import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +45,7 @@ def ablated_conditions(run: Run) -> list[str]:
     """The ablated conditions: those of the headline first."""
     rows = run.table[run.table["measure"] == DAMAGE]
     found = [str(name) for name in rows["condition"].unique()]
-    first = [name for name in reading.headline(run.manifest) or () if name in found]
+    first = [name for name in run.headline or () if name in found]
     return [*first, *(name for name in found if name not in first)]
 
 

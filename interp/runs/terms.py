@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from interp.names import OUTPUT
-from interp.plots import reading
-from interp.plots.text import Pair
-from interp.results import Run
+from interp.names import OUTPUT, Pair
+from interp.runs.view import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +39,8 @@ class Term(NamedTuple):
 
 def influence_pairs(run: Run) -> list[Pair]:
     """Both sides of the headline against base, then the headline itself; else the main pairs."""
-    pair, main = reading.headline(run.manifest), reading.main_pairs(run.manifest)
-    base = reading.base_name(run.manifest)
+    pair, main = run.headline, run.main_pairs
+    base = run.base
     sides = [p for p in main if pair and p[0] in pair and p[1] == base]
     return list(dict.fromkeys([*sides, pair])) if pair else main[:3]
 

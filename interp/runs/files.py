@@ -1,12 +1,11 @@
 """A run on disk: one tidy table, labelled arrays, and a manifest that vouches for both.
 
-    run = interp.load_run("RUN")
-    run.table.query("measure == 'relative_l2' and position == 'last'")
-    run.arrays["gram_resid_post"].sel(queries="matched")
-    run.manifest["certificates"]
+    write_run(Path("RUN"), rows, arrays, manifest)
+    read_manifest("RUN")["certificates"]
 
 Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` and `weights.parquet` (the
-same, where `interp patch` and `interp weights` were run; `load_run` puts all into one table),
+same, where `interp patch` and `interp weights` were run; `interp.load_run` puts all into one
+table),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file). Every file is written to a temporary name, synced and
@@ -20,17 +19,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.certificates import Certificate
 from interp.errors import RunError
-from interp.names import Head
-from interp.showing import HtmlTable, html_page
 
 if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
-    import numpy as np
     import pandas as pd
     import xarray as xr
 
@@ -83,129 +77,6 @@ no test was made. Of weights alone, `queries` and `n` are null, `site` is a modu
 that part of a fused one), `position` the number of a singular value, and the interval of a chance
 level holds 95 % of what chance gives.
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """A verified run: `table` (pandas), `arrays` (xarray, by name), `manifest`, and its folder."""
-
-    path: Path
-    table: pd.DataFrame
-    arrays: dict[str, xr.DataArray]
-    manifest: dict[str, Any]
-
-    @property
-    def queries(self) -> pd.DataFrame:
-        """What was measured: group (`queries`), `query`, `text`, `label`, `ids` from the text's
-        first token on, `n_text` of them of the text, and `answer_ids`."""
-        return self._beside(QUERIES, ["queries", "query", "text", "label", "ids", "n_text"])
-
-    @property
-    def answers(self) -> pd.DataFrame:
-        """What every condition wrote itself: group (`queries`), `query`, `condition`, `text`,
-        `ids`; empty where nothing was written."""
-        return self._beside(ANSWERS, ["queries", "query", "condition", "text", "ids"])
-
-    @property
-    def certificates(self) -> list[Certificate]:
-        """Which conditions say the same, by pair and group of queries; the headline's first."""
-        headline = self.manifest.get("headline")
-        found = sorted(
-            self.manifest.get("certificates", []),
-            key=lambda entry: not (headline and headline.items() <= entry.items()),
-        )
-        return [Certificate.of(entry) for entry in found]
-
-    def _repr_html_(self) -> str:
-        conditions = self.manifest.get("conditions", {})
-        rows = [(name, own.get("description", "")) for name, own in conditions.items()]
-        headline = (self.manifest.get("headline") or {}).values()
-        signed = [str(c) for c in self.certificates if [c.condition, c.reference] == [*headline]]
-        files = ", ".join(self.manifest.get("files", {}))
-        model = self.manifest.get("model", {}).get("name", "a model")
-        counts = self.manifest.get("queries", {})
-        size = ", ".join(f"{count} {group} queries" for group, count in counts.items())
-        shown = HtmlTable(("condition", "what it is"), rows)
-        return html_page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {files}")
-
-    def _beside(self, name: str, columns: list[str]) -> pd.DataFrame:
-        import pandas as pd
-
-        file = self.path / name
-        return pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=columns)
-
-
-@dataclass(frozen=True)
-class HeadView:
-    """One head, closely: what `interp probe` shows and a run keeps of its most divergent head.
-
-    `patterns`: float32 `[condition, query, query_pos, 1 + key_pos]`, a few example queries; column
-    0 is the mass on everything before the query (`prefix_mass`), the rest the query's own keys;
-    NaN past a query's end. `tokens`: the example queries' tokens. `content_js`: nats
-    `[pair, query]` over all queries, `pairs` are (condition, reference). `attended`: rows with
-    `condition, token, where ("prefix" or "query"), position, mass`, most attended first, `mass`
-    averaged over all queries' last tokens.
-    """
-
-    head: Head
-    conditions: list[str]
-    pairs: list[tuple[str, str]]
-    tokens: list[list[str]]
-    patterns: np.ndarray
-    content_js: np.ndarray
-    attended: list[dict[str, Any]]
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (name, self._attended(name), f"{self.patterns[i, 0, len(self.tokens[0]) - 1, 0]:.3f}")
-            for i, name in enumerate(self.conditions)
-        ]
-        head = ("condition", "most attended, with mean attention", "before the query")
-        note = f"before the query: by the last token of “{''.join(self.tokens[0])}”"
-        return html_page(f"Head {self.head}", HtmlTable(head, rows), note)
-
-    def _attended(self, condition: str, most: int = 3) -> str:
-        mine = [row for row in self.attended if row["condition"] == condition]
-        return ", ".join(f"{row['token']} {row['mass']:.3f}" for row in mine[:most])
-
-    def arrays(self) -> dict[str, xr.DataArray]:
-        """The arrays a run keeps; the rest goes into the manifest under `head_view`."""
-        import xarray as xr
-
-        names = [" | ".join(pair) for pair in self.pairs]
-        return {
-            "head_pattern": xr.DataArray(
-                self.patterns,
-                dims=("condition", "query", "query_pos", "key"),
-                coords={"condition": self.conditions},
-            ),
-            "head_content_js": xr.DataArray(
-                self.content_js, dims=("pair", "query"), coords={"pair": names}
-            ),
-        }
-
-    def manifest(self) -> dict[str, Any]:
-        """What is not an array."""
-        return {
-            "head": str(self.head),
-            "pairs": [list(pair) for pair in self.pairs],
-            "tokens": self.tokens,
-            "attended": self.attended,
-        }
-
-    @classmethod
-    def of(cls, run: Run) -> HeadView:
-        """The head view that a run keeps."""
-        kept, patterns = run.manifest["head_view"], run.arrays["head_pattern"]
-        return cls(
-            head=Head.parse(kept["head"]),
-            conditions=patterns["condition"].values.tolist(),
-            pairs=[(condition, reference) for condition, reference in kept["pairs"]],
-            tokens=kept["tokens"],
-            patterns=patterns.values,
-            content_js=run.arrays["head_content_js"].values,
-            attended=kept["attended"],
-        )
 
 
 def token_hash(ids: Iterable[int]) -> str:
@@ -340,27 +211,3 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             "run `interp diverge` again"
         )
     return manifest
-
-
-def load_run(path: str | Path) -> Run:
-    """Open a run folder; every file the manifest names must be there and have its sha256."""
-    import pandas as pd
-    import xarray as xr
-    from safetensors.numpy import load_file
-
-    root = Path(path)
-    manifest = read_manifest(root)
-    for name, expected in manifest["files"].items():
-        file = root / name
-        if not file.is_file():
-            raise RunError(f"{file} is missing; run `interp diverge` again")
-        if sha256(file) != expected:
-            raise RunError(f"{file} has changed since the run (sha256 differs); run it again")
-    values = load_file(root / ARRAYS)
-    arrays = {
-        name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
-        for name, label in manifest["arrays"].items()
-    }
-    tables = [root / name for name in (TABLE, INTERCHANGE, WEIGHTS) if name in manifest["files"]]
-    table = pd.concat([pd.read_parquet(file).astype(COLUMNS) for file in tables], ignore_index=True)
-    return Run(root, table, arrays, manifest)
