@@ -14,25 +14,21 @@ from interp.plots.ablation import ablation
 from interp.plots.attention import attention
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
-from interp.plots.by_layer import layers, routing
+from interp.plots.by_head import head_changes, head_divergence, head_map, influence_heads, layer_position, score_changes
+from interp.plots.by_layer import dimensions, divergence, information_by_layer, layers, routing, similarity
 from interp.plots.carriers import carriers
-from interp.plots.changes import head_changes, score_changes
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
-from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import figures
-from interp.plots.geometry import dimensions, similarity
 from interp.plots.heads import head_view
 from interp.plots.implicit import implicit
-from interp.plots.influence import influence_heads, waterfall
-from interp.plots.information import information_by_layer
+from interp.plots.influence import waterfall
 from interp.plots.interchange import interchange
 from interp.plots.interchange_contexts import interchange_contexts
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
-from interp.plots.maps import head_map, layer_position
 from interp.plots.outputs import output
 from interp.plots.scorecard import scorecard
 from interp.plots.spectra import spectra

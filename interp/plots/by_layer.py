@@ -1,88 +1,56 @@
-"""Divergence layer by layer: lines with intervals, sites as columns and measures as rows.
+"""Measures against depth: whole layers, segments, routers, information, geometry, families.
 
     layers(run).show()
-    layers(run, position="mean", measures=("cosine",))
+    segments(run).show()            # a column per segment
+    information_by_layer(run).show()
+    similarity(run).show()
+    divergence(run).show()          # between families over within them
 
-Pairs keep their colour and dash in every panel; a pair without defined values is not drawn.
-Behind the lines: the band of the controls and that of pairs within a family.
+All raise `NotMeasured` where the run has none of their rows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from interp.names import Pair
-from interp.plots import bands, lines, style
-from interp.plots.bands import Band
-from interp.plots.lines import Look
-from interp.plots.text import label
+from interp.names import OUTPUT, Pair
+from interp.plots import lines, style
+from interp.plots.board import Board
+from interp.plots.lines import LinePanel, Look, draw_rows, line_notes, measured
+from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import SITES, title
+from interp.runs.words import SITES, units
+from interp.significance import ALPHA
+from interp.statistics import SEGMENTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SITE_COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
+SIMILARITIES = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
+DIMENSIONS = ("intrinsic_dimension", "gride_2", "gride_4", "gride_8")
+DIVERGENCE = "divergence_index"
+
+_RESID = "resid_post"
+_SEGMENT_WORDS = {
+    "query": "the user's text",
+    "template": "the template after it",
+    "answer": "the rows that predict the answer",
+}
+DIVERGENCE_WORDS = (
+    "1: no further apart between families than within. p: labels of the conditions permuted, "
+    "corrected over the map"
+)
 
 
-@dataclass(frozen=True)
-class Panel:
-    """What one panel draws: a pair's rows by pair, and the bands behind them."""
-
-    lines: dict[Pair, pd.DataFrame]
-    bands: list[Band]
-
-    @classmethod
-    def of(
-        cls,
-        run: Run,
-        measure: str,
-        site: str,
-        pairs: Sequence[Pair],
-        position: str = "last",
-        queries: str = "matched",
-    ) -> Panel:
-        """Pairs without a single defined value are left out, and without pairs the bands too."""
-        kept = _drawn(run, measure, site, pairs, position, queries)
-        behind = bands.null_bands(run, measure, site, position, queries) if kept else []
-        return cls(kept, behind)
-
-    @classmethod
-    def single(
-        cls,
-        run: Run,
-        measure: str,
-        site: str,
-        conditions: Sequence[Pair],
-        position: str = "last",
-        queries: str = "matched",
-    ) -> Panel:
-        """The same for a measure of one condition: behind it the control conditions."""
-        kept = _drawn(run, measure, site, conditions, position, queries)
-        band = bands.control_band(run, measure, site, position, queries) if kept else None
-        return cls(kept, [band] if band else [])
-
-    def ends(self) -> tuple[float, float]:
-        """The smallest and largest number drawn."""
-        parts = [f[["value", "ci_low", "ci_high"]].to_numpy(float) for f in self.lines.values()]
-        parts += [np.concatenate([b.low, b.high]) for b in self.bands]
-        flat = np.concatenate([part.ravel() for part in parts])
-        return float(np.nanmin(flat)), float(np.nanmax(flat))
-
-
-def _drawn(
-    run: Run, measure: str, site: str, pairs: Sequence[Pair], position: str, queries: str
-) -> dict[Pair, pd.DataFrame]:
-    """The rows of every pair that has some."""
-    found = {p: lines.layer_rows(run, measure, site, p, position, queries) for p in pairs}
-    return {p: frame for p, frame in found.items() if len(frame)}
+# --- whole layers --------------------------------------------------------------------------------
 
 
 def layers(
@@ -92,117 +60,310 @@ def layers(
     queries: str = "matched",
     sites: Sequence[str] = SITE_COLUMNS,
 ) -> go.Figure:
-    """Measures of whole layers against depth: headline, its null, and both sides against base.
+    """Measures of whole layers: headline, its null, and both sides against base, a column per site.
 
-    One colour and one dash per pair, bands are the table's intervals, one y axis per measure;
-    grey and hatched: the controls and the pairs within a family. Raises `NotMeasured` when the
-    run has no such rows.
+    Grey and hatched: the controls, and the pairs within a family.
     """
-    pairs = run.main_pairs
-    cells = {(m, s): Panel.of(run, m, s, pairs, position, queries) for m in measures for s in sites}
-    sites = [s for s in sites if any(cells[m, s].lines for m in measures)]
-    kept = [m for m in measures if any(cells[m, s].lines for s in sites)]
-    if not kept:
-        raise NotMeasured(f"no per-layer rows of {', '.join(measures)} at position {position}")
-    figure = make_subplots(
-        len(kept),
-        len(sites),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        horizontal_spacing=0.025,
-        vertical_spacing=0.06,
-        column_titles=[f"{SITES[s]} ({s})" for s in sites],
-    )
-    figure.update_annotations(font={"size": 13})
-    rows = [[cells[m, s] for s in sites] for m in kept]
-    named: set[str] = set()
-    for row, (measure, panels) in enumerate(zip(kept, rows, strict=True), 1):
-        draw(figure, run, panels, row, named)
-        look_of_row(figure, row, measure, panels)
-    x_axes(figure, run, len(kept))
-    first = " and ".join(MEASURES[m].title for m in kept)
-    return style.finish(
-        figure,
+    columns = {site: f"{SITES[site]} ({site})" for site in sites}
+    places = {(site, position): words for site, words in columns.items()}
+    rows = _rows(run, measures, places, queries)
+    first = " and ".join(MEASURES[measure].title for measure in measures if measure in rows)
+    return _figure(
         run,
-        title=f"{first[0].upper()}{first[1:]} by layer, {where(position)}",
-        pairs=[p for p in pairs if any(p in cell.lines for cell in cells.values())],
-        queries=queries,
-        note=note(run, [p for row in rows for p in row], position),
-        plot=250 * len(kept),
-        legend=True,
-        left=72,
+        list(rows.values()),
+        f"{first[0].upper()}{first[1:]} by layer, {lines.where(position)}",
+        position,
+        queries,
     )
 
 
 def routing(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """How far routers of a mixture of experts are apart, by layer: their distributions over
-    experts, and which they choose. Raises `NotMeasured` for a model without experts."""
+    """How far routers of a mixture of experts are apart: their distributions over experts, and
+    which they choose."""
     return layers(run, position, ("router_js", "expert_overlap"), queries, ("router",))
 
 
-def where(position: str) -> str:
-    """A position in words."""
-    named = {"last": "last query token", "mean": "mean over query tokens"}
-    return named.get(position, f"query token {position}")
+def segments(
+    run: Run,
+    measures: Sequence[str] = ("relative_l2", "delta_alignment"),
+    site: str = _RESID,
+    queries: str = "matched",
+) -> go.Figure:
+    """Measures of a site, a column per segment: headline, null, sides against base."""
+    columns = {(site, name): f"{name}: {_SEGMENT_WORDS[name]}" for name in SEGMENTS}
+    rows = _rows(run, measures, columns, queries)
+    where = "mean over each segment's tokens"
+    return _figure(run, list(rows.values()), "Residual stream by layer and segment", where, queries)
 
 
-def draw(figure: go.Figure, run: Run, panels: Sequence[Panel], row: int, named: set[str]) -> None:
-    """Bands, then lines, into the columns of a row; `named` has what the legend already shows."""
-    for column, panel in enumerate(panels, 1):
-        for band in panel.bands:
-            for trace in band.traces(band.kind not in named):
-                figure.add_trace(trace, row=row, col=column)
-            named.add(band.kind)
-        for pair, frame in panel.lines.items():
-            look = pair_look(run, pair)
-            for trace in lines.line(frame, look, look.name not in named):
-                figure.add_trace(trace, row=row, col=column)
-            named.add(look.name)
+def _rows(
+    run: Run,
+    measures: Sequence[str],
+    columns: dict[tuple[str, str], str],
+    queries: str = "matched",
+) -> dict[str, list[LinePanel]]:
+    """Panels by measure, a column per (site, position); what has no row is left out. Only the
+    uppermost panels have headings."""
+    cells = {
+        (m, c): lines.compared(run, m, c[0], run.main_pairs, c[1], queries)
+        for m in measures
+        for c in columns
+    }
+    kept = [c for c in columns if any(cells[m, c].lines for m in measures)]
+    shown = [m for m in measures if any(cells[m, c].lines for c in kept)]
+    rows = {m: [cells[m, c] for c in kept] for m in shown}
+    if not rows:
+        where = " and ".join(dict.fromkeys(" at ".join(column) for column in columns))
+        raise NotMeasured(f"this run has no {', '.join(measures)} by layer: {where}")
+    top = shown[0]
+    rows[top] = [replace(p, heading=columns[c]) for p, c in zip(rows[top], kept, strict=True)]
+    return rows
 
 
-def pair_look(run: Run, pair: Pair) -> Look:
-    """A pair's line: the same in every figure of a run."""
-    name = run.role(pair)
-    if pair[1] is None:
-        return Look(name, *style.condition_look(run, name))
-    return Look(name, style.colours(run)[pair], style.dashes(run)[pair])
+def _figure(
+    run: Run, rows: list[list[LinePanel]], title: str, position: str, queries: str
+) -> go.Figure:
+    board = Board(left=72)
+    draw_rows(board, rows, style.layer_axis(run), 235)
+    panels = [panel for row in rows for panel in row]
+    drawn = {pair for panel in panels for pair in panel.pairs}
+    return board.finish(
+        run,
+        title,
+        pairs=[pair for pair in run.main_pairs if pair in drawn],
+        notes=line_notes(run, panels, position),
+        queries=queries,
+    )
 
 
-def look_of_row(figure: go.Figure, row: int, measure: str, panels: Sequence[Panel]) -> None:
-    """The y axis that the panels of a measure share."""
-    known = [panel for panel in panels if panel.lines]
-    frame = next(iter(known[0].lines.values()))
-    figure.update_yaxes(style.axis(None), row=row)
-    figure.update_yaxes(title_text=label(title(measure, frame)), row=row, col=1)
-    figure.update_yaxes(limits(measure, known), row=row)
+# --- token by token of the answer ----------------------------------------------------------------
 
 
-def limits(measure: str, panels: Sequence[Panel]) -> dict[str, object]:
-    """Signed measures keep zero in the middle, the others start there."""
-    zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
-    if MEASURES[measure].rounding == "cosine":
-        return {"range": [-1.05, 1.05], **zero}
-    low, high = (f(panel.ends()[i] for panel in panels) for i, f in enumerate((min, max)))
-    if MEASURES[measure].signed or low < 0:
-        room = 0.06 * (high - low)
-        return {"range": [min(low, 0) - room, max(high, 0) + room], **zero}
-    return {"range": [0, 1.08 * high or 1]}
+def answer_tokens(run: Run, queries: str = "matched") -> go.Figure:
+    """JS of the outputs and relative L2 of the last layer's residual stream at every token of the
+    answer."""
+    last = run.n_layers - 1
+    wanted = {"js_divergence": (OUTPUT, None), "relative_l2": (_RESID, last)}
+    panels = []
+    for measure, place in wanted.items():
+        found = ((p, token_rows(run, measure, *place, p, queries)) for p in run.main_pairs)
+        heading = MEASURES[measure].title + (f", layer {last}" if place[1] is not None else "")
+        drawn = [(lines.pair_look(run, pair), frame) for pair, frame in found if len(frame)]
+        panels.append(LinePanel(drawn, [], label(heading), across="token"))
+    panels = measured(panels, "rows by token of the answer")
+    longest = max(len(frame) for panel in panels for frame in panel.frames)
+    ticks = style.axis("token of the answer (from 0)", **style.integer_ticks(longest, most=12))
+    board = Board()
+    draw_rows(board, [panels], ticks, 290, shared=False, gap=80)
+    drawn_pairs = {pair for panel in panels for pair in panel.pairs}
+    return board.finish(
+        run,
+        "Outputs and states, token by token of the answer",
+        pairs=[pair for pair in run.main_pairs if pair in drawn_pairs],
+        notes=[
+            "All conditions read the same answer",
+            "Bands are intervals; n falls where answers end",
+        ],
+        queries=queries,
+    )
 
 
-def x_axes(figure: go.Figure, run: Run, rows: int) -> None:
-    """Layers from 0, named below the last row."""
-    ticks = style.integer_ticks(run.n_layers, most=12)
-    figure.update_xaxes(style.axis(None, **ticks))
-    figure.update_xaxes(title_text="layer (from 0)", row=rows)
+def token_rows(
+    run: Run, measure: str, site: str, layer: int | None, pair: Pair, queries: str
+) -> pd.DataFrame:
+    """A pair's rows by token of the answer, with its number as `token`."""
+    frame = run.rows(measure, site, pair, None, queries, heads=False)
+    place = frame["layer"].isna() if layer is None else frame["layer"] == layer
+    frame = frame[place.fillna(False)]
+    numbers = frame["position"].str.extract(re.compile(r"^answer_(\d+)$"), expand=False)
+    frame = frame.assign(token=numbers)[numbers.notna()]
+    frame = frame.assign(token=frame["token"].astype(int)).sort_values("token")
+    return frame if frame["value"].notna().any() else frame.iloc[:0]
 
 
-def note(run: Run, panels: Sequence[Panel], position: str) -> str:
-    """The caption's first sentences: intervals, bands, tests, position."""
-    behind = bands.words(run, [band for panel in panels for band in panel.bands])
-    tested = lines.tested([f for panel in panels for f in panel.lines.values()])
-    parts = [
-        "Narrow bands around lines are intervals",
-        behind,
-        lines.test_words(run) if tested else "",
+# --- the answer's information --------------------------------------------------------------------
+
+
+def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
+    """Nats on the answer, KL of the lens to the own output, and JS between lenses; a star on a line
+    marks its decision depth, from which on the first guess never changes."""
+    panels = []
+    for measure in ("answer_information", "lens_kl", "lens_js"):
+        read = (
+            lines.compared(run, measure, _RESID, run.main_pairs, "last", queries)
+            if measure == "lens_js"
+            else lines.single(run, measure, _RESID, run.main_conditions, "last", queries)
+        )
+        if read.lines:
+            unit = units(read.frames[0]).strip(" []")
+            panels.append(replace(read, heading=label(MEASURES[measure].title), unit=unit))
+    panels = measured(panels, "logit-lens rows")
+    board = Board()
+    [drawn] = draw_rows(board, [panels], style.layer_axis(run), 290, shared=False, gap=64)
+    stars = [
+        star
+        for look, frame in panels[0].lines
+        if frame["measure"].iloc[0] == "answer_information"
+        for star in _decision_depth(run, look, frame)
     ]
-    return ". ".join(part for part in [*parts, f"Position: {position}"] if part)
+    drawn[0].draw(stars)
+    lens = panels[-1] if panels[-1].frames[0]["measure"].iloc[0] == "lens_js" else None
+    return board.finish(
+        run,
+        "Information on the answer and agreement of the logit lens, by layer",
+        pairs=lens.pairs if lens else [],
+        notes=[
+            "Information: ln of the vocabulary's size plus the log probability that the logit lens "
+            "gives the target token, 0 at chance",
+            "Stars: mean decision depth, from which the first guess stays" if stars else "",
+            *line_notes(run, panels, "last")[1:],
+        ],
+        queries=queries,
+    )
+
+
+def _decision_depth(run: Run, look: Look, frame: pd.DataFrame) -> list[go.Scatter]:
+    """A star on a line at its decision depth, where it has one."""
+    name = str(frame["condition"].iloc[0])
+    found = run.rows("decision_depth", OUTPUT, (name, None), "last")
+    found = found[found["value"].notna()]
+    if found.empty:
+        return []
+    numbers = found.iloc[0][["value", "ci_low", "ci_high"]].to_numpy(float)
+    at = np.interp(numbers[0], frame["layer"].to_numpy(float), frame["value"].to_numpy(float))
+    rim = {"width": 1.2, "color": "white"}
+    star = go.Scatter(
+        x=numbers[:1],
+        y=[at],
+        mode="markers",
+        marker={"symbol": "star", "size": 15, "color": look.colour, "line": rim},
+        showlegend=False,
+        customdata=numbers[None],
+        hovertemplate=f"<b>{label(name)}</b><br>decision depth %{{x:.3g}}, interval "
+        "%{customdata[1]:.3g} to %{customdata[2]:.3g}<extra></extra>",
+        meta={
+            "fixed": {"measure": "decision_depth", "condition": name},
+            "custom": ["value", "ci_low", "ci_high"],
+        },
+    )
+    return [star]
+
+
+# --- the shape of many queries' states -----------------------------------------------------------
+
+
+def similarity(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
+    """Similarity of the point clouds of two conditions beside chance, a column per measure."""
+    pairs = run.main_pairs
+    panels = [lines.compared(run, m, _RESID, pairs, position, queries) for m in SIMILARITIES]
+    title = "Similarity of the queries' states between conditions, by layer"
+    return _shapes(run, panels, "similarity", title, position, queries)
+
+
+def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
+    """Intrinsic dimension of the headline's two, base and the null's control, by scale."""
+    conditions = run.main_conditions
+    panels = [lines.single(run, m, _RESID, conditions, position, queries) for m in DIMENSIONS]
+    title = "Intrinsic dimension of the queries' states, by layer"
+    return _shapes(run, panels, "intrinsic dimension", title, position, queries)
+
+
+def _shapes(
+    run: Run, panels: list[LinePanel], what: str, title: str, position: str, queries: str
+) -> go.Figure:
+    """Similarities have an axis each, dimensions one; chance is the same measure with the pairing
+    of queries (or the coordinates) permuted."""
+    kept = measured(panels, f"{what} at position {position}")
+    own_axis = what == "similarity"
+    unit = units(kept[0].frames[0]).strip(" []")
+    words = "" if own_axis else f"{what} [{unit}]" if unit else what
+    kept = [replace(_with_chance(run, panel, position, queries), unit=words) for panel in kept]
+    board = Board()
+    gap = 50 if own_axis else 24
+    draw_rows(board, [kept], style.layer_axis(run), 270, shared=not own_axis, gap=gap)
+    states = run.arrays.get("states_resid_post")
+    sampled = states is not None and "query" in states.dims
+    drawn = {pair for panel in kept for pair in panel.pairs}
+    tested = lines.tested([frame for panel in kept for frame in panel.frames])
+    return board.finish(
+        run,
+        title,
+        pairs=[pair for pair in run.main_pairs if pair in drawn],
+        notes=[
+            "Blue hatching: chance, the central 95 % over permutations",
+            lines.band_words(run, [band for panel in kept for band in panel.bands]),
+            f"Open markers: p > {ALPHA:g} (permutation, corrected over layers)" if tested else "",
+            f"On a sample of {states.sizes['query']} queries" if sampled else "",
+            f"Residual stream, position: {position}",
+        ],
+        queries=queries,
+    )
+
+
+def _with_chance(run: Run, panel: LinePanel, position: str, queries: str) -> LinePanel:
+    """The central 95 % of the permutations, over the pairs (or conditions) drawn as lines."""
+    measure = str(panel.frames[0]["measure"].iloc[0])
+    pairs = [pair for pair in panel.pairs if pair == run.headline] or panel.pairs
+    names = ("chance", "chance")
+    name = f"{measure}_chance"
+    band = lines.envelope(run, names, pairs, name, _RESID, position, queries, intervals=True)
+    bands = [*panel.bands, *([band] if band else [])]
+    return replace(panel, bands=bands, heading=label(MEASURES[measure].title))
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
+def divergence(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
+    """Between families over within them, one line per pair of families, one column per site; 1: no
+    further apart between the families than within."""
+    palette = style.family_pair_looks(run)
+    symbols = ("circle", "square", "diamond", "triangle-up", "star")
+    looks = {
+        pair: Look(pair_words(pair), colour, symbol=symbols[at % len(symbols)])
+        for at, (pair, colour) in enumerate(palette.items())
+    }
+    panels = []
+    for site in SITE_COLUMNS:
+        found = (
+            (look, lines.layer_rows(run, DIVERGENCE, site, pair, position, queries))
+            for pair, look in looks.items()
+        )
+        drawn = [(look, frame) for look, frame in found if len(frame)]
+        panels.append(LinePanel(drawn, [], f"{SITES[site]} ({site})"))
+    panels = measured(panels, f"{DIVERGENCE} by layer at position {position}")
+    look, unit = _around_one([frame for panel in panels for frame in panel.frames])
+    panels = [replace(panel, limits=look, unit=unit) for panel in panels]
+    board = Board(left=72)
+    for panel in draw_rows(board, [panels], style.layer_axis(run), 300)[0]:
+        panel.level(1, color=style.INK, width=1.2, dash="dash")
+    return board.finish(
+        run,
+        f"Divergence index of families by layer, {lines.where(position)}",
+        notes=[
+            DIVERGENCE_WORDS,
+            f"Filled: p ≤ {ALPHA:g}, open: above. Bands: intervals over queries, for these members",
+            f"Families: {sizes(run)}. Position: {position}",
+        ],
+        queries=queries,
+    )
+
+
+def _around_one(frames: list[pd.DataFrame]) -> tuple[dict[str, Any], str]:
+    """The y axis, logarithmic where the largest index is many times 1, and its title."""
+    top = max(np.nanmax(f[["value", "ci_high"]].to_numpy(float)) for f in frames)
+    low = min(np.nanmin(f[["value", "ci_low"]].to_numpy(float)) for f in frames)
+    if top <= 8 or low <= 0:
+        return {"range": [0, 1.08 * max(top, 1.2)]}, "between / within"
+    ends = [np.log10(min(low, 0.8)) - 0.05, np.log10(top) + 0.08]
+    return {"type": "log", "dtick": "D2", "range": ends}, "between / within (log scale)"
+
+
+def pair_words(pair: Pair) -> str:
+    """Two families, in words."""
+    return f"{pair[0]} – {pair[1]}"
+
+
+def sizes(run: Run) -> str:
+    """The families and how many members each has."""
+    return ", ".join(f"{f} ({len(m)})" for f, m in run.families.items())

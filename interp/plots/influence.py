@@ -1,7 +1,6 @@
 """The equation of influence: what moves the answer's logit, layer by layer and head by head.
 
     waterfall(run).show()
-    influence_heads(run).show()
 
 Terms sum to the total change of the logit (the run's `checks` say how closely).
 """
@@ -16,7 +15,6 @@ from plotly.subplots import make_subplots
 
 from interp.names import OUTPUT, Pair
 from interp.plots import style
-from interp.plots.maps import head_map
 from interp.plots.text import label
 from interp.runs.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
 from interp.runs.view import NotMeasured, Run
@@ -196,9 +194,3 @@ def _split(run: Run) -> str:
     """What the run split into its parts."""
     against = run.manifest.get("config", {}).get("against")
     return f"the lead of the answer over “{against}”" if against else "the logit of the answer"
-
-
-def influence_heads(run: Run, queries: str = "matched") -> go.Figure:
-    """Layer x head: the headline's difference beside both sides against base, centred at zero."""
-    pair, *sides = reversed(influence_pairs(run))
-    return head_map(run, "influence", "last", queries, pairs=[pair, *reversed(sides)])

@@ -1,76 +1,205 @@
-"""Maps: layer x head and layer x query position, what is compared side by side on one scale.
+"""Maps: a measure's rows as cells by layer and head, position, or kind of module.
 
-    head_map(run, "content_js").show()
-    layer_position(run, "relative_l2", "resid_post").show()
+    grid = Grid.of(("prompt", "lora"), rows, rows["head"], (n_layers, n_heads))
+    cells = MapPanel(grid, "prompt vs lora", {"measure": "content_js"}, dotted=True)
+    draw_maps(board, [[cells]], scale, x, y, height=300, column="head")
 
-Sequential colours from zero, diverging ones centred at zero, grey where a value is undefined.
+What is compared shares a scale; grey: undefined. Numbers are drawn as float32: half the bytes of
+the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.names import Pair
 from interp.plots import style
-from interp.plots.grids import Grid, cells, dots, key, undefined
-from interp.plots.text import label
-from interp.registry import MEASURES
-from interp.runs.view import NotMeasured, Run
-from interp.runs.words import units
+from interp.plots.board import Board, Panel, undefined_key
+from interp.plots.scales import ColourScale
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_KEPT = ("value", "ci_low", "ci_high", "n", "p_adjusted")
 
-def head_map(
-    run: Run,
-    measure: str = "content_js",
-    position: str = "last",
-    queries: str = "matched",
-    site: str | None = None,
-    pairs: Sequence[Pair] = (),
-) -> go.Figure:
-    """Layer x head: the headline pair beside its null, or the conditions side by side.
+_WORDS = {
+    "ci_low": "<br>interval {}",
+    "ci_high": " to {}",
+    "n": "<br>n = {}",
+    "p_adjusted": "<br>p (corrected) {}",
+}
+_FORMATS = {"n": ".0f", "p_adjusted": ".2g"}
 
-    `pairs`: these instead, as far as the run has them. A dot marks cells that were tested and
-    whose corrected p is above 0.05.
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel: `cells[name]` is `[layer, column]`; `measured` where the table has a row."""
+
+    pair: Pair
+    cells: dict[str, np.ndarray]
+    measured: np.ndarray
+
+    @classmethod
+    def of(cls, pair: Pair, frame: pd.DataFrame, column: pd.Series, shape: tuple[int, int]) -> Grid:
+        """Rows placed at (`layer`, `column`); numbers that a frame has not are undefined."""
+        at = (frame["layer"].to_numpy(dtype=int), column.to_numpy(dtype=int))
+        cells = {name: np.full(shape, np.nan, dtype=np.float32) for name in _KEPT}
+        for name in _KEPT:
+            if name in frame:
+                cells[name][at] = frame[name].to_numpy(dtype=float, na_value=np.nan)
+        measured = np.zeros(shape, dtype=bool)
+        measured[at] = True
+        return cls(pair, cells, measured)
+
+    @property
+    def values(self) -> np.ndarray:
+        """`[layer, column]`."""
+        return self.cells["value"]
+
+    @property
+    def holes(self) -> np.ndarray:
+        """Cells that were measured but have no defined value."""
+        return self.measured & np.isnan(self.values)
+
+    @property
+    def tested(self) -> bool:
+        """Whether a cell has a corrected p."""
+        return bool(np.isfinite(self.cells["p_adjusted"]).any())
+
+
+@dataclass(frozen=True)
+class MapPanel:
+    """A grid, its heading, and columns of its table that are the same in all cells.
+
+    `dotted`: cells whose corrected p is above 0.05 have a dot. `rows`, `columns`: names of the y
+    and x places where they are not numbers. `down`: what a row is.
     """
-    site = site or MEASURES[measure].head
-    frame = run.rows(measure, site, position=position, queries=queries)
-    frame = frame[frame["head"].notna()]
-    usual = _pairs(frame, run, f"{measure} by head at {site}, position {position}")
-    model = run.manifest["model"]
-    shape = (int(model["n_layers"]), int(model["n_heads"]))
-    parts = [(p, part) for p, part in _parts(frame, pairs or usual) if len(part)]
-    grids = [Grid.of(p, part, part["head"], shape) for p, part in parts]
-    if not grids:
-        raise NotMeasured(f"this run has no {measure} of the pairs asked for")
-    ticks = style.integer_ticks(shape[1])
-    figure = _panels(run, measure, grids, "head", "head (from 0)", ticks, frame)
-    name = MEASURES[measure].title
-    where = f" of head outputs ({site})" if site == "z" else ""
-    return _finished(figure, run, grids, f"{name}{where}, layer by head", position, queries)
+
+    grid: Grid
+    heading: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    dotted: bool = False
+    rows: Mapping[int, str] = field(default_factory=dict)
+    columns: Mapping[int, str] = field(default_factory=dict)
+    down: str = "layer"
+
+    def traces(self, across: str, scale: ColourScale) -> list[Any]:
+        """Cells, undefined cells, dots."""
+        found: list[Any] = [self._cells(across, scale)]
+        if self.grid.holes.any():
+            found.append(self._undefined(across))
+        if self.dotted and self.grid.tested:
+            found.append(_dots(self.grid))
+        return found
+
+    def _cells(self, across: str, scale: ColourScale) -> go.Heatmap:
+        """The defined cells. Where the scale is not linear, hover and table have the values."""
+        grid, value = self.grid, self.grid.values
+        names = [n for n in _KEPT[1:] if np.isfinite(grid.cells[n]).any()]
+        same = _same(grid.cells["n"][np.isfinite(value)])
+        if same is not None:
+            names.remove("n")
+        numbers = [grid.cells[n] for n in names]
+        at = [f"%{{customdata[{i}]:{_FORMATS.get(n, '.3g')}}}" for i, n in enumerate(names)]
+        tail = "".join(_WORDS[n].format(place) for n, place in zip(names, at, strict=True))
+        shown, drawn = "%{z:.4g}", value
+        if scale.transform:
+            drawn = np.asarray(scale.transform(value), dtype=np.float32)
+            shown = f"%{{customdata[{len(numbers)}]:.4g}}"
+            names, numbers = [*names, "value"], [*numbers, value]
+        tail += "" if same is None else f"<br>n = {same}"
+        known = {} if same is None else {"n": same}
+        return go.Heatmap(
+            z=drawn,
+            customdata=np.stack(numbers, axis=2) if numbers else None,
+            hovertemplate=f"{self._place(across)}<br>value {shown}{tail}<extra></extra>",
+            meta=self._meta(across, known) | {"z": scale.name, "custom": names},
+            **_where(grid),
+        )
+
+    def _undefined(self, across: str) -> go.Heatmap:
+        """The undefined cells in grey; they tell on how few queries they rest."""
+        n = np.where(self.grid.holes, np.nan_to_num(self.grid.cells["n"]), np.nan)
+        return go.Heatmap(
+            z=n.astype(np.float32),
+            colorscale=[[0, style.UNDEFINED], [1, style.UNDEFINED]],
+            showscale=False,
+            hovertemplate=f"{self._place(across)}<br>undefined, n = %{{z:.0f}}<extra></extra>",
+            meta=self._meta(across, {}) | {"z": "n"},
+            **_where(self.grid),
+        )
+
+    def _place(self, across: str) -> str:
+        down = "%{y}" if self.rows else f"{self.down} %{{y}}"
+        return f"{down}, {across} %{{x}}"
+
+    def _meta(self, across: str, known: Mapping[str, Any]) -> dict[str, Any]:
+        condition, reference = self.grid.pair
+        fixed = {**self.fixed, **known, "condition": condition, "reference": reference}
+        labels = {"x_labels": self.columns, "y_labels": self.rows}
+        found = {name: {str(i): v for i, v in own.items()} for name, own in labels.items() if own}
+        return {"fixed": fixed, **found, "x": across, "y": self.down}
 
 
-def layer_position(
-    run: Run, measure: str = "relative_l2", site: str = "resid_post", queries: str = "matched"
-) -> go.Figure:
-    """Layer x query position; the last token, wherever it falls, is a column of its own."""
-    frame = run.rows(measure, site, queries=queries)
-    frame = single_tokens(frame)
-    frame = frame[frame["head"].isna() & frame["layer"].notna()]
-    pairs = _pairs(frame, run, f"{measure} by layer and position at {site}")
-    columns, ticks = position_columns(frame)
-    shape = (run.n_layers, ticks["tickvals"][-1] + 1)
-    grids = [Grid.of(p, part, columns[part.index], shape) for p, part in _parts(frame, pairs)]
-    figure = _panels(run, measure, grids, "position", "query position (from 0)", ticks, frame)
-    title = f"{MEASURES[measure].title} of {site}, layer by query position"
-    return _finished(figure, run, grids, title, "each, and last", queries)
+def _dots(grid: Grid, above: float = 0.05) -> go.Scatter:
+    """A dot in every cell whose corrected p-value is above a level."""
+    rows, columns = np.nonzero(np.nan_to_num(grid.cells["p_adjusted"]) > above)
+    size = 5 if max(grid.measured.shape) <= 16 else 3
+    return go.Scatter(
+        x=columns,
+        y=rows,
+        mode="markers",
+        marker={"size": size, "color": style.INK, "line": {"width": 0.7, "color": "white"}},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _same(n: np.ndarray) -> int | None:
+    """The one number that all cells share, if so."""
+    return int(n[0]) if n.size and np.isfinite(n).all() and (n == n[0]).all() else None
+
+
+def _where(grid: Grid) -> dict[str, Any]:
+    down, across = grid.measured.shape
+    gaps = {"xgap": int(across <= 40), "ygap": int(down <= 40)}
+    return {"x": list(range(across)), "y": list(range(down)), "hoverongaps": False, **gaps}
+
+
+def draw_map(panel: Panel, cells: MapPanel, across: str, scale: ColourScale, axis: str) -> None:
+    """One map into a panel, on the colour axis of this name (`Board.colours`)."""
+    panel.x["showgrid"] = panel.y["showgrid"] = False
+    first, *others = cells.traces(across, scale)
+    panel.draw([first.update(coloraxis=axis), *others])
+    if cells.grid.holes.any():
+        panel.draw([undefined_key()])
+
+
+def draw_maps(
+    board: Board,
+    rows: Sequence[Sequence[MapPanel]],
+    scale: ColourScale,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    height: float,
+    across: str,
+    *,
+    gap: float = 28,
+) -> list[list[Panel]]:
+    """Rows of maps on one colour scale, with one x axis below them and one y axis beside."""
+    drawn = [board.row([one.heading for one in row], height, x, y, gap=gap) for row in rows]
+    every = [panel for row in drawn for panel in row]
+    axis = board.colours(every, scale.ends, scale.colours, scale.title, **scale.bar)
+    for panels, row in zip(drawn, rows, strict=True):
+        for panel, cells in zip(panels, row, strict=True):
+            draw_map(panel, cells, across, scale, axis)
+    board.one_x(drawn)
+    return drawn
 
 
 def single_tokens(frame: pd.DataFrame) -> pd.DataFrame:
@@ -86,98 +215,7 @@ def position_columns(frame: pd.DataFrame) -> tuple[pd.Series, dict[str, Any]]:
     length = int(numbered.max()) + 1 if len(numbered) else 0
     last = length + 1 if length else 0
     columns = frame["position"].map(lambda p: last if p == "last" else int(p))
-    return columns, _position_ticks(length, last)
-
-
-def _position_ticks(length: int, last: int) -> dict[str, Any]:
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if length / s <= 10)
     at = [p for p in range(0, length, step) if last - p > 2 * step or step == 1]
-    return {
-        "tickmode": "array",
-        "tickvals": [*at, last],
-        "ticktext": [*map(str, at), "last"],
-        "range": [-0.5, last + 0.5],
-    }
-
-
-def _pairs(frame: pd.DataFrame, run: Run, what: str) -> list[Pair]:
-    if frame.empty:
-        raise NotMeasured(f"this run has no {what}")
-    return run.compared(frame)
-
-
-def _parts(frame: pd.DataFrame, pairs: Sequence[Pair]) -> list[tuple[Pair, pd.DataFrame]]:
-    parts = []
-    for condition, reference in pairs:
-        given = frame["reference"]
-        same = given.isna() if reference is None else given == reference
-        parts.append(((condition, reference), frame[(frame["condition"] == condition) & same]))
-    return parts
-
-
-def _panels(
-    run: Run,
-    measure: str,
-    grids: Sequence[Grid],
-    column: str,
-    x_title: str,
-    ticks: dict[str, Any],
-    frame: pd.DataFrame,
-) -> go.Figure:
-    figure = make_subplots(
-        1,
-        len(grids),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        subplot_titles=[label(run.role(g.pair)) for g in grids],
-    )
-    figure.update_annotations(font={"size": 13})
-    last = int(ticks["tickvals"][-1]) if column == "position" else None
-    fixed = {k: frame.iloc[0][k] for k in ("measure", "site", "queries")}
-    for at, grid in enumerate(grids, 1):
-        figure.add_trace(cells(grid, fixed, column, last), row=1, col=at)
-        if grid.holes.any():
-            figure.add_trace(undefined(grid, fixed, column, last), row=1, col=at)
-        if _tested(grid):
-            figure.add_trace(dots(grid), row=1, col=at)
-    low, high, scale = style.colour_range([g.cells["value"] for g in grids], measure)
-    bar_title = label(MEASURES[measure].title + units(frame))
-    bar = {
-        "title": {"text": bar_title, "side": "right", "font": {"size": 12}},
-        "thickness": 14,
-        "outlinewidth": 0,
-    }
-    figure.update_layout(
-        coloraxis={"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar | {"x": 1.01}}
-    )
-    figure.update_xaxes(style.axis(x_title, **ticks), showgrid=False)
-    depth = run.n_layers
-    figure.update_yaxes(style.axis(None, **style.integer_ticks(depth)), showgrid=False)
-    figure.update_yaxes(title_text="layer (from 0)", col=1)
-    if any(g.holes.any() for g in grids):
-        figure.add_trace(key())
-    return figure
-
-
-def _tested(grid: Grid) -> bool:
-    return bool(np.isfinite(grid.cells["p_adjusted"]).any())
-
-
-def _finished(
-    figure: go.Figure, run: Run, grids: Sequence[Grid], title: str, position: str, queries: str
-) -> go.Figure:
-    holes = any(g.holes.any() for g in grids)
-    depth = grids[0].measured.shape[0]
-    tested = "Dots: p > 0.05 against the pair's control, corrected over the map. "
-    return style.finish(
-        figure,
-        run,
-        title=title[0].upper() + title[1:],
-        pairs=[g.pair for g in grids],
-        queries=queries,
-        note=(tested if any(map(_tested, grids)) else "")
-        + f"One colour scale for all panels. Position: {position}",
-        plot=min(560, max(190, 18 * depth)),
-        legend=holes,
-        right=96,
-    )
+    ticks = {"tickmode": "array", "tickvals": [*at, last], "ticktext": [*map(str, at), "last"]}
+    return columns, {**ticks, "range": [-0.5, last + 0.5]}
