@@ -14,8 +14,22 @@ from interp.plots.ablation import ablation
 from interp.plots.attention import attention
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
-from interp.plots.by_head import head_changes, head_divergence, head_map, influence_heads, layer_position, score_changes
-from interp.plots.by_layer import dimensions, divergence, information_by_layer, layers, routing, similarity
+from interp.plots.by_head import (
+    head_changes,
+    head_divergence,
+    head_map,
+    influence_heads,
+    layer_position,
+    score_changes,
+)
+from interp.plots.by_layer import (
+    dimensions,
+    divergence,
+    information_by_layer,
+    layers,
+    routing,
+    similarity,
+)
 from interp.plots.carriers import carriers
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding

@@ -21,6 +21,7 @@ import plotly.graph_objects as go
 
 from interp.names import OUTPUT, Pair
 from interp.plots import lines, style
+from interp.plots.bands import band_words, envelope
 from interp.plots.board import Board
 from interp.plots.lines import LinePanel, Look, draw_rows, line_notes, measured
 from interp.plots.style import label
@@ -291,7 +292,7 @@ def _shapes(
         pairs=[pair for pair in run.main_pairs if pair in drawn],
         notes=[
             "Blue hatching: chance, the central 95 % over permutations",
-            lines.band_words(run, [band for panel in kept for band in panel.bands]),
+            band_words(run, [band for panel in kept for band in panel.bands]),
             f"Open markers: p > {ALPHA:g} (permutation, corrected over layers)" if tested else "",
             f"On a sample of {states.sizes['query']} queries" if sampled else "",
             f"Residual stream, position: {position}",
@@ -306,7 +307,7 @@ def _with_chance(run: Run, panel: LinePanel, position: str, queries: str) -> Lin
     pairs = [pair for pair in panel.pairs if pair == run.headline] or panel.pairs
     names = ("chance", "chance")
     name = f"{measure}_chance"
-    band = lines.envelope(run, names, pairs, name, _RESID, position, queries, intervals=True)
+    band = envelope(run, names, pairs, name, _RESID, position, queries, intervals=True)
     bands = [*panel.bands, *([band] if band else [])]
     return replace(panel, bands=bands, heading=label(MEASURES[measure].title))
 
@@ -326,7 +327,7 @@ def divergence(run: Run, position: str = "last", queries: str = "matched") -> go
     panels = []
     for site in SITE_COLUMNS:
         found = (
-            (look, lines.layer_rows(run, DIVERGENCE, site, pair, position, queries))
+            (look, run.by_layer(DIVERGENCE, site, pair, position, queries))
             for pair, look in looks.items()
         )
         drawn = [(look, frame) for look, frame in found if len(frame)]

@@ -14,8 +14,24 @@ import plotly.graph_objects as go
 from interp.plots.ablation import ablation
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
-from interp.plots.by_head import head_changes, head_divergence, head_map, influence_heads, layer_position, score_changes
-from interp.plots.by_layer import answer_tokens, dimensions, divergence, information_by_layer, layers, routing, segments, similarity
+from interp.plots.by_head import (
+    head_changes,
+    head_divergence,
+    head_map,
+    influence_heads,
+    layer_position,
+    score_changes,
+)
+from interp.plots.by_layer import (
+    answer_tokens,
+    dimensions,
+    divergence,
+    information_by_layer,
+    layers,
+    routing,
+    segments,
+    similarity,
+)
 from interp.plots.carriers import carriers
 from interp.plots.embedding import condition_embedding
 from interp.plots.heads import head_view

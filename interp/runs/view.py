@@ -197,6 +197,14 @@ class Run:
             keep &= table["head"].notna() == heads
         return table[keep.fillna(False)]
 
+    def by_layer(
+        self, measure: str, site: str, pair: Pair, position: str, queries: str = "matched"
+    ) -> pd.DataFrame:
+        """A pair's rows of whole layers, in layer order; empty where no value is defined."""
+        frame = self.rows(measure, site, pair, position, queries, heads=False)
+        frame = frame[frame["layer"].notna()].sort_values("layer")
+        return frame if frame["value"].notna().any() else frame.iloc[:0]
+
     @cached_property
     def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
         """The table by measure and site: figures ask for hundreds of selections, and a run with

@@ -1,0 +1,217 @@
+"""What no effect looks like, behind the lines: the controls' pairs, and pairs within a family.
+
+    for band in null_bands(run, "relative_l2", "resid_post", "last"):
+        panel.draw(band.traces())
+
+A band runs from the smallest to the largest value of its pairs in each layer. Its pairs at both
+ends are in the figure's numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.names import Pair, pair_name
+from interp.plots.style import label
+from interp.runs.view import Run
+
+_CONTROLS: dict[str, Any] = {"fillcolor": "rgba(110,110,110,0.17)"}
+_FLOORS: dict[str, Any] = {
+    "fillcolor": "rgba(230,159,0,0.16)",
+    "fillpattern": {
+        "shape": "/",
+        "size": 6,
+        "solidity": 0.25,
+        "fgcolor": "rgba(176,118,0,0.75)",
+        "bgcolor": "rgba(230,159,0,0.12)",
+    },
+}
+_CHANCE: dict[str, Any] = {
+    "fillcolor": "rgba(86,180,233,0.16)",
+    "fillpattern": {
+        "shape": "\\",
+        "size": 6,
+        "solidity": 0.25,
+        "fgcolor": "rgba(40,110,160,0.75)",
+        "bgcolor": "rgba(86,180,233,0.14)",
+    },
+}
+_LOOKS = {"controls": _CONTROLS, "floors": _FLOORS, "chance": _CHANCE}
+
+
+@dataclass(frozen=True)
+class Band:
+    """Smallest and largest value of several pairs by layer, and which pairs they are."""
+
+    name: str
+    kind: str
+    fixed: dict[str, str]
+    layer: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    lowest: list[str]
+    highest: list[str]
+    members: dict[Pair, np.ndarray]
+
+    def traces(self) -> list[go.Scatter]:
+        """The band and, for controls, a thread for each of them; to be drawn before the lines."""
+        return [self.trace(), *([self._threads()] if self.kind == "controls" else [])]
+
+    def _threads(self) -> go.Scatter:
+        """One thin line per pair, so that the band's width does not hide where each one is."""
+        gap = [np.nan]
+        values = np.concatenate([part for v in self.members.values() for part in (v, gap)])
+        steps = len(self.layer) + 1
+        names = [pair_name(p) for p in self.members for _ in range(steps)]
+        return go.Scatter(
+            x=np.tile(np.append(self.layer, self.layer[-1]), len(self.members)).astype(np.int16),
+            y=values.astype(np.float32),
+            mode="lines",
+            line={"width": 0.9, "color": "rgba(110,110,110,0.55)"},
+            text=[label(name) for name in names],
+            legendgroup=self.kind,
+            showlegend=False,
+            hovertemplate="<b>%{text}</b><br>layer %{x}: %{y:.4g}<extra>control</extra>",
+            meta={
+                "fixed": {**self.fixed, "band": self.name},
+                "columns": {
+                    "condition": [p[0] for p in self.members for _ in range(steps)],
+                    "reference": [p[1] for p in self.members for _ in range(steps)],
+                },
+                "x": "layer",
+                "y": "value",
+                "gaps": True,
+            },
+        )
+
+    def trace(self) -> go.Scatter:
+        """The band, to be drawn before the lines."""
+        xs, ys = outline(self.layer, self.low, self.high)
+        return go.Scatter(
+            x=xs,
+            y=ys,
+            fill="toself",
+            mode="lines",
+            line={"width": 0},
+            name=label(self.name),
+            legendgroup=self.kind,
+            hoveron="fills",
+            hoverinfo="name",
+            meta={
+                "fixed": {**self.fixed, "band": self.name},
+                "table": {
+                    "layer": self.layer.tolist(),
+                    "low": self.low.tolist(),
+                    "high": self.high.tolist(),
+                    "lowest": self.lowest,
+                    "highest": self.highest,
+                },
+            },
+            **_LOOKS[self.kind],
+        )
+
+
+def null_bands(
+    run: Run, measure: str, site: str, position: str = "last", queries: str = "matched"
+) -> list[Band]:
+    """The controls' band and the families' floor, as far as the run has their rows."""
+    groups: list[tuple[str, str, Iterable[Pair]]] = [
+        ("controls", controls_name(run), run.nulls.values()),
+        ("floors", "within families", run.floors),
+    ]
+    found = [
+        envelope(run, (kind, name), pairs, measure, site, position, queries)
+        for kind, name, pairs in groups
+    ]
+    return [band for band in found if band is not None]
+
+
+def control_band(
+    run: Run, measure: str, site: str, position: str = "last", queries: str = "matched"
+) -> Band | None:
+    """The band of the control conditions themselves, for a measure of one condition."""
+    pairs: list[Pair] = [(name, None) for name in run.nulls]
+    return envelope(run, ("controls", "controls"), pairs, measure, site, position, queries)
+
+
+def controls_name(run: Run) -> str:
+    """What the controls' band is called: with the side of the headline that most of them face."""
+    pair, null = run.headline or (), list(run.nulls.values())
+    faced = [side for side in reversed(pair) for two in null if side in two]
+    return f"controls vs {max(faced, key=faced.count)}" if faced else "controls"
+
+
+def band_words(run: Run, bands: Sequence[Band]) -> str:
+    """The caption's sentence on the bands drawn."""
+    kinds = {band.kind for band in bands}
+    parts = []
+    if "controls" in kinds:
+        found = run.nulls
+        names = ", ".join(found)
+        parts.append(f"Grey: smallest to largest of {len(found)} controls ({names}), a thread each")
+    if "floors" in kinds:
+        parts.append(f"Hatched: the same for {len(run.floors)} pairs within families")
+    return ". ".join(parts)
+
+
+def envelope(
+    run: Run,
+    names: tuple[str, str],
+    pairs: Iterable[Pair],
+    measure: str,
+    site: str,
+    position: str,
+    queries: str,
+    intervals: bool = False,
+) -> Band | None:
+    """Smallest and largest value over pairs by layer (`intervals`: ends of the intervals); None
+    where no pair has rows."""
+    frames = {p: run.by_layer(measure, site, p, position, queries) for p in pairs}
+    known = [p for p, frame in frames.items() if len(frame)]
+    if not known:
+        return None
+    layers = sorted({int(x) for p in known for x in frames[p]["layer"]})
+    lows, highs = (np.full((len(known), len(layers)), np.nan) for _ in range(2))
+    for i, p in enumerate(known):
+        at = [layers.index(int(x)) for x in frames[p]["layer"]]
+        for ends, column in ((lows, "ci_low"), (highs, "ci_high")):
+            ends[i, at] = frames[p][column if intervals else "value"].to_numpy(dtype=float)
+    kept = np.isfinite(lows).any(axis=0) & np.isfinite(highs).any(axis=0)
+    if not kept.any():
+        return None
+    lows, highs, layer = lows[:, kept], highs[:, kept], np.array(layers)[kept]
+    low, high = np.nanargmin(lows, axis=0), np.nanargmax(highs, axis=0)
+    across = np.arange(len(layer))
+    kind, name = names
+    return Band(
+        name,
+        kind,
+        {"measure": measure, "site": site, "position": position, "queries": queries},
+        layer,
+        lows[low, across],
+        highs[high, across],
+        [pair_name(known[i]) for i in low],
+        [pair_name(known[i]) for i in high],
+        dict(zip(known, lows, strict=True)),
+    )
+
+
+def outline(layer: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The polygons between two lines, one for each stretch where both are known."""
+    xs: list[float] = []
+    ys: list[float] = []
+    known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        if len(run) == 1:  # a single layer has no width of its own
+            at, half = float(layer[run[0]]), 0.2
+            xs += [at - half, at + half, at + half, at - half, at - half, np.nan]
+            ys += [low[run[0]], low[run[0]], high[run[0]], high[run[0]], low[run[0]], np.nan]
+        elif len(run):
+            xs += [*layer[run], *layer[run][::-1], layer[run][0], np.nan]
+            ys += [*low[run], *high[run][::-1], low[run][0], np.nan]
+    return np.array(xs, dtype=np.float32), np.array(ys, dtype=np.float32)
