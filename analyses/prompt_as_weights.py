@@ -32,9 +32,10 @@ from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import TARGET, Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.plots.curves import Curves, curves
-from interp.plots.implicit import implicit, implicit_by_layer, prompts
+from interp.plots.implicit import implicit
 from interp.report.experiments import conclude, finished
 from interp.runs.view import Run
+from interp.runs.weights import implicit_by_layer, prompts
 from interp.subject.loading import threads_for
 from interp.weights.implicit import patched_projections
 from interp.weights.run import weigh

@@ -11,7 +11,6 @@ conditions, n, interval, seed and the match certificate. Torch-free.
 """
 
 from interp.plots.ablation import ablation
-from interp.plots.attention import attention
 from interp.plots.attribution import attribution
 from interp.plots.attribution_maps import attribution_heads
 from interp.plots.by_head import (
@@ -35,7 +34,7 @@ from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
 from interp.plots.gallery import figures
-from interp.plots.heads import head_view
+from interp.plots.head import attention, head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import interchange
@@ -45,8 +44,7 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
 from interp.plots.outputs import output
 from interp.plots.scorecard import scorecard
-from interp.plots.spectra import spectra
-from interp.plots.weights_overlap import weights_overlap
+from interp.plots.weights import spectra, weights_overlap
 
 __all__ = [
     "Curves",

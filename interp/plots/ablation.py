@@ -2,227 +2,86 @@
 
     ablation(run).show()
 
-A part off that moves the residual stream much and the output little is a by-product.
+A part off that moves the residual stream much and the output little is a by-product: low and far
+to the right in the figure, whose axes are logarithmic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.plots import grids, lines, style
-from interp.plots.byproducts import FLOORS, marks, scatter
-from interp.plots.grids import Grid
-from interp.plots.lines import Look
-from interp.plots.panels import Area, Drawing
-from interp.plots.shares import share_range, thin_lines
-from interp.plots.text import label
+from interp.plots import style
+from interp.plots.board import Board, Panel
+from interp.plots.labels import beside
+from interp.plots.lines import LinePanel, Look
+from interp.plots.maps import by_module, draw_alike, module_axis
+from interp.plots.scales import ColourScale, share_range
+from interp.plots.style import label
 from interp.registry import MEASURES
-from interp.runs.parts import CHANGE, DAMAGE, KEPT, NEEDED, TELLING, Parts, ablated_conditions
+from interp.runs.parts import (
+    CHANGE,
+    DAMAGE,
+    KEPT,
+    NEEDED,
+    NUMBERS,
+    TELLING,
+    Parts,
+    ablated_conditions,
+    by_product,
+    needed,
+)
 from interp.runs.view import NotMeasured, Run
 from interp.showing import number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MOST = 2
 """Conditions drawn; all are in the table."""
 
-_LEFT, _RIGHT, _UPPER, _GAP = 76, 60, 230, 96
+_NAMED, _SPARE = 6, 3
+"""How many of the needed modules and of the clearest by-products have their names."""
 
+_FLOORS = {DAMAGE: 1e-5, CHANGE: 1e-3}
+"""Smaller numbers are drawn at the edge."""
 
-@dataclass(frozen=True)
-class _Block:
-    """The panels of one condition, from `top` on in a drawing."""
-
-    run: Run
-    parts: Parts
-    drawing: Drawing
-    top: float
-    prefix: str
-
-    @property
-    def upper(self) -> float:
-        """Height of the row of what is kept."""
-        any_ = self.parts.blocks or len(self.parts.first) or len(self.parts.directions)
-        return _UPPER if any_ else 0
-
-    @property
-    def lower(self) -> float:
-        """Height of the row of modules."""
-        depth = self.run.n_layers
-        return min(460, max(300, 14 * depth)) if len(self.parts.modules) else 0
-
-    @property
-    def height(self) -> float:
-        """Of both, with the room below each."""
-        return self.upper + self.lower + _GAP * (bool(self.upper) + bool(self.lower))
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+_GAPS: dict[str, Any] = {"gap": 84, "above": 66, "shared": False}
 
 
 def ablation(run: Run, queries: str = "matched") -> go.Figure:
     """What is kept by layer and by direction; damage against internal change by module, and maps.
 
-    Of at most `MOST` conditions, one below the other. Raises `NotMeasured` without ablations.
+    Of at most two conditions, one below the other. Raises `NotMeasured` without ablations.
     """
     run = run.exchanged()
     names = ablated_conditions(run)
     if not names:
         raise NotMeasured("this run has no ablations of an adapter")
-    drawing = Drawing(go.Figure(), style.WIDTH - _LEFT - _RIGHT, 0)
-    blocks: list[_Block] = []
-    for name in names[:_MOST]:
-        prefix = f"{label(name, 24)}: " if len(names) > 1 else ""
-        blocks.append(_Block(run, Parts.of(run, name, queries), drawing, drawing.height, prefix))
-        drawing.height += blocks[-1].height
-    drawing.height -= _GAP
-    for block in blocks:
-        _kept(block)
-        _modules(block)
-    return style.finish(
-        _one_entry_each(drawing.figure),
+    board = Board(left=76, right=60, below=60)
+    shown = [Parts.of(run, name, queries) for name in names[:_MOST]]
+    for parts in shown:
+        prefix = f"{label(parts.condition, 24)}: " if len(names) > 1 else ""
+        _kept(board, run, parts, prefix)
+        _modules(board, run, parts, prefix)
+    drawn = [parts.condition for parts in shown]
+    return board.finish(
         run,
-        title=f"Parts of {' and '.join(names[:_MOST])}: what the behaviour needs, and by-products",
-        pairs=[],
+        f"Parts of {' and '.join(drawn)}: what the behaviour needs, and by-products",
+        notes=[*_words(shown), _others(names[_MOST:]), _compared(drawn)],
         queries=queries,
-        note=_note([block.parts for block in blocks], names),
-        plot=round(drawing.height),
-        legend=True,
-        left=_LEFT,
-        right=_RIGHT,
-        below=60,
     )
 
 
-# --- what is kept --------------------------------------------------------------------------------
-
-
-def _kept(block: _Block) -> None:
-    parts, drawing = block.parts, block.drawing
-    ends = share_range([*parts.blocks.values(), parts.first])
-    colour, _ = style.condition_look(block.run, parts.condition)
-    if parts.blocks:
-        single = not (len(parts.first) or len(parts.directions))
-        place = Area(0, block.top, drawing.width if single else 350, _UPPER)
-        _layers(block, place, ends, colour)
-    if len(parts.first):
-        _first(block, Area(420, block.top, 160, _UPPER), ends, colour)
-    if len(parts.directions):
-        _directions(block, Area(drawing.width - 140, block.top, 140, _UPPER), colour)
-
-
-def _layers(block: _Block, place: Area, ends: list[float], colour: str) -> None:
-    ticks = style.integer_ticks(block.run.n_layers, most=12)
-    x, y = style.axis("layer (from 0)", **ticks), style.axis(MEASURES[KEPT].title, range=ends)
-    axes = block.drawing.add(place, f"{block.prefix}without a layer, and with it alone", x, y)
-    looks = {
-        "off": Look("without the layer", colour),
-        "alone": Look("with the layer alone", colour, "dot", "diamond-open"),
-    }
-    for position, frame in block.parts.blocks.items():
-        block.drawing.draw(lines.line(frame, looks[position]), axes)
-    thin_lines(block.drawing.figure, axes)
-
-
-def _first(block: _Block, place: Area, ends: list[float], colour: str) -> None:
-    frame = block.parts.first
-    ticks = style.integer_ticks(int(frame["directions"].max()) + 1, most=8)
-    x = style.axis("directions kept", **ticks)
-    y = style.axis(MEASURES[KEPT].title, range=ends)
-    prefix = "" if block.parts.blocks else block.prefix
-    axes = block.drawing.add(place, f"{prefix}with the largest directions", x, y)
-    look = Look("with the largest directions of every module", colour, "dash", "square")
-    block.drawing.draw(lines.line(frame, look, across="directions"), axes)
-    thin_lines(block.drawing.figure, axes)
-
-
-def _directions(block: _Block, place: Area, colour: str, most: int = 10) -> None:
-    """The single directions without which least is kept, the least on top."""
-    frame = block.parts.directions.sort_values(KEPT, kind="stable").head(most)
-    numbers = frame["position"].str.removeprefix("direction ")
-    names = [f"{n} · {i}" for n, i in zip(frame["name"], numbers, strict=True)]
-    ends = [*frame[[KEPT, f"{KEPT}_low", f"{KEPT}_high"]].to_numpy(float).ravel(), 1.0]
-    low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
-    room = 0.08 * (high - low)
-    x = style.axis(MEASURES[KEPT].title, range=[low - room, high + room], nticks=4)
-    look = {"tickmode": "array", "tickvals": list(range(len(names)))}
-    look |= {"ticktext": [label(n, 24) for n in names], "range": [len(names) - 0.4, -0.6]}
-    axes = block.drawing.add(place, "without one direction", x, style.axis(None, **look))
-    value, below, above = (frame[c].to_numpy(float) for c in (KEPT, f"{KEPT}_low", f"{KEPT}_high"))
-    trace = marks(frame, block.parts.condition, names)
-    trace.update(
-        x=value,
-        y=list(range(len(names))),
-        marker={"size": 8, "color": colour},
-        error_x={
-            "type": "data",
-            "array": np.nan_to_num(above - value),
-            "arrayminus": np.nan_to_num(value - below),
-            "color": style.MUTED,
-            "thickness": 1.4,
-            "width": 3,
-        },
-    )
-    block.drawing.draw([trace], axes)
-
-
-# --- needed or a by-product ----------------------------------------------------------------------
-
-
-def _modules(block: _Block) -> None:
-    """Damage against change, then where in the model both are."""
-    if not block.lower:
-        return
-    top = block.top + block.height - block.lower - _GAP
-    place = Area(0, top, 420, block.lower)
-    heading = f"{block.prefix}without a module: damage against internal change"
-    scatter(block.parts, block.drawing, place, heading)
-    left, gap = 490.0, 80.0
-    width = (block.drawing.width - left - gap) / 2
-    _map(block, Area(left, top, width, block.lower), DAMAGE)
-    _map(block, Area(left + width + gap, top, width, block.lower), CHANGE)
-
-
-def _map(block: _Block, place: Area, measure: str) -> None:
-    modules, kinds = block.parts.modules, block.parts.kinds
-    frame = modules[modules["layer"].notna() & modules[measure].notna()]
-    if frame.empty:
-        return
-    depth = block.run.n_layers
-    ends = {measure: "value", f"{measure}_low": "ci_low", f"{measure}_high": "ci_high"}
-    rows = frame.rename(columns=ends).assign(p_adjusted=np.nan)
-    pair = (block.parts.condition, None)
-    grid = Grid.of(pair, rows, frame["kind"].map(kinds.index), (depth, len(kinds)))
-    trace = grids.cells(grid, {"measure": measure, "position": "off"}, "module")
-    names = {str(i): kind for i, kind in enumerate(kinds)}
-    scale_name = f"coloraxis{block.drawing.panels + 1}"
-    trace.update(meta={**trace.meta, "x_labels": names}, coloraxis=scale_name)
-    ticks = {"tickmode": "array", "tickvals": list(range(len(kinds))), "tickangle": -60}
-    ticks |= {"ticktext": [label(k, 14) for k in kinds], "range": [-0.5, len(kinds) - 0.5]}
-    x = style.axis(None, **ticks, showgrid=False)
-    title = "layer (from 0)" if measure == DAMAGE else None
-    y = style.axis(title, **style.integer_ticks(depth), showgrid=False)
-    heading = {DAMAGE: "damage [nats]", CHANGE: "internal change [share]"}[measure]
-    block.drawing.draw([trace], block.drawing.add(place, heading, x, y))
-    low, high, scale = style.colour_range([grid.cells["value"]], measure)
-    look = {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": block.drawing.bar(place)}
-    block.drawing.figure.layout[scale_name] = look
-
-
-def _one_entry_each(figure: go.Figure) -> go.Figure:
-    """The legend names what several conditions share once."""
-    seen: set[str] = set()
-    for trace in figure.data:
-        if trace.showlegend is not False and trace.name:
-            trace.showlegend = trace.name not in seen
-            seen.add(trace.name)
-    return figure
-
-
-def _note(found: Sequence[Parts], names: Sequence[str]) -> str:
-    kept = any(p.blocks or len(p.first) or len(p.directions) for p in found)
-    modules, single = any(len(p.modules) for p in found), any(len(p.directions) for p in found)
-    effects = [f"{number(p.effect)} nats" for p in found if len(p.modules)]
-    parts = [
+def _words(shown: Sequence[Parts]) -> list[str]:
+    kept = any(p.blocks or len(p.first) or len(p.directions) for p in shown)
+    modules, single = any(len(p.modules) for p in shown), any(len(p.directions) for p in shown)
+    effects = ", ".join(f"{number(p.effect)} nats" for p in shown if len(p.modules))
+    return [
         "Kept: 1 − KL(whole ‖ what is left) / KL(whole ‖ no LoRA), of the output; 1: all of the "
         "LoRA's effect, 0: none"
         if kept
@@ -232,15 +91,203 @@ def _note(found: Sequence[Parts], names: Sequence[str]) -> str:
         else "",
         "Damage: KL(whole ‖ without the module), nats. Internal change: how far the residual "
         "stream after the module's layer moves at the last query token without it, over how far "
-        f"it moves without the LoRA. Below {FLOORS[DAMAGE]:g} nats or {FLOORS[CHANGE]:g} drawn at "
-        "the edge"
+        f"it moves without the LoRA. Below {_FLOORS[DAMAGE]:g} nats or {_FLOORS[CHANGE]:g} drawn "
+        f"at the edge. Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
+        f"({effects}), change ≥ {TELLING:g}"
         if modules
         else "",
-        f"Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
-        f"({', '.join(effects)}), change ≥ {TELLING:g}"
-        if modules
-        else "",
-        f"Also ablated, in the table: {', '.join(names[_MOST:])}" if len(names) > _MOST else "",
-        f"Compared: {', '.join(names[:_MOST])} with and without parts of its adapter",
     ]
-    return ". ".join(part for part in parts if part)
+
+
+def _others(names: Sequence[str]) -> str:
+    return f"Also ablated, in the table: {', '.join(names)}" if names else ""
+
+
+def _compared(names: Sequence[str]) -> str:
+    return f"Compared: {', '.join(names)} with and without parts of its adapter"
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def _kept(board: Board, run: Run, parts: Parts, prefix: str) -> None:
+    """A row of panels: by layer, by number of directions, without single directions."""
+    colour, _ = style.condition_look(run, parts.condition)
+    limits = {"range": share_range([*parts.blocks.values(), parts.first])}
+    looks = {
+        "off": Look("without the layer", colour),
+        "alone": Look("with the layer alone", colour, "dot", "diamond-open"),
+    }
+    largest = Look("with the largest directions of every module", colour, "dash", "square")
+    blocks = [(looks[position], frame) for position, frame in parts.blocks.items()]
+    first = [(largest, parts.first)] if len(parts.first) else []
+    drawn = [
+        (LinePanel(blocks, heading="without a layer, and with it alone"), 350),
+        (LinePanel(first, heading="with the largest directions", across="directions"), 160),
+    ]
+    drawn = [(panel, share) for panel, share in drawn if panel.lines]
+    single = ["without one direction"] * bool(len(parts.directions))
+    headings = [panel.heading for panel, _ in drawn] + single
+    if not headings:
+        return
+    headings[0] = prefix + headings[0]
+    shares = [share for _, share in drawn] + [140] * len(single)
+    y = style.axis(MEASURES[KEPT].title, **limits)
+    panels = board.row(headings, 230, style.layer_axis(run), y, shares=shares, **_GAPS)
+    for panel, (one, _) in zip(panels, drawn, strict=False):
+        if one.across == "directions":
+            ticks = style.integer_ticks(int(parts.first["directions"].max()) + 1, most=8)
+            panel.x = style.axis("directions kept", **ticks)
+        panel.draw(one.traces())
+        panel.level(0, 1)
+    if single:
+        _directions(panels[-1], parts, colour)
+
+
+def _directions(panel: Panel, parts: Parts, colour: str, most: int = 10) -> None:
+    """The single directions without which least is kept, the least on top."""
+    frame = parts.directions.sort_values(KEPT, kind="stable").head(most)
+    numbers = frame["position"].str.removeprefix("direction ")
+    names = [f"{n} · {i}" for n, i in zip(frame["name"], numbers, strict=True)]
+    value, low, high = (frame[f"{KEPT}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    ends = [f([*value, *low, *high, 1.0]) for f in (np.nanmin, np.nanmax)]
+    room = 0.08 * (ends[1] - ends[0])
+    panel.x = style.axis(MEASURES[KEPT].title, range=[ends[0] - room, ends[1] + room], nticks=4)
+    panel.y = style.axis(None, **style.named_ticks(names, 24, 0.6, down=True))
+    dots = _marks(frame, parts.condition, names).update(
+        x=value,
+        y=list(range(len(names))),
+        marker={"size": 8, "color": colour},
+        error_x=style.whiskers(value, low, high, color=style.MUTED),
+    )
+    panel.draw([dots])
+
+
+def _marks(frame: pd.DataFrame, condition: str, names: Sequence[str]) -> go.Scatter:
+    """Markers that carry all numbers of these parts; where they stand is the panel's affair."""
+    columns = (*NUMBERS, "n")
+    custom = np.stack([frame[c].to_numpy(float, na_value=np.nan) for c in columns], axis=1)
+    hover = "".join(
+        f"<br>{MEASURES[m].title} %{{customdata[{i}]:.3g}}, interval "
+        f"%{{customdata[{i + 1}]:.3g}} to %{{customdata[{i + 2}]:.3g}}"
+        for m, i in ((DAMAGE, 0), (KEPT, 3), (CHANGE, 6))
+    )
+    layers = [None if np.isnan(layer) else int(layer) for layer in frame["layer"].astype(float)]
+    places = {name: frame[name].tolist() for name in ("site", "position")}
+    return go.Scatter(
+        mode="markers",
+        showlegend=False,
+        text=[label(name) for name in names],
+        customdata=custom.astype(np.float32),
+        hovertemplate=f"<b>%{{text}}</b>{hover}<br>n = %{{customdata[9]:.0f}}<extra></extra>",
+        meta={
+            "fixed": {"condition": condition},
+            "columns": {**places, "layer": layers},
+            "custom": list(columns),
+        },
+    )
+
+
+# --- needed or a by-product ----------------------------------------------------------------------
+
+
+def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
+    """Damage against change, then where in the model both are."""
+    frame, depth, kinds = parts.modules, run.n_layers, parts.kinds
+    both = frame[frame[[DAMAGE, CHANGE]].notna().all(axis=1)]
+    headings = [f"{prefix}without a module: damage against internal change"] * bool(len(both))
+    cells = []
+    for measure, words in {DAMAGE: "damage [nats]", CHANGE: "internal change [share]"}.items():
+        own = frame[frame["layer"].notna() & frame[measure].notna()]
+        ends = {measure: "value", f"{measure}_low": "ci_low", f"{measure}_high": "ci_high"}
+        fixed = {"measure": measure, "position": "off"}
+        own = own.rename(columns=ends)
+        cells += [by_module(own, kinds, depth, parts.condition, words, fixed)] * bool(len(own))
+    if not headings and not cells:
+        return
+    shares = [2.6] * len(headings) + [1.0] * len(cells)
+    names = headings + [one.heading for one in cells]
+    y, height = style.layer_axis(run, most=16), min(460, max(300, 14 * depth))
+    panels = board.row(names, height, module_axis(kinds), y, shares=shares, **_GAPS)
+    if headings:
+        _scatter(panels[0], both, parts)
+    for panel, one in zip(panels[len(headings) :], cells, strict=True):
+        scale = ColourScale.linear([one.grid.values], str(one.fixed["measure"]))
+        draw_alike([panel], [one], "module", scale)
+
+
+def _scatter(panel: Panel, frame: pd.DataFrame, parts: Parts) -> None:
+    """One colour and symbol per kind of module; the needed and the by-products named."""
+    limits = {CHANGE: TELLING, DAMAGE: np.fmax(NEEDED * parts.effect, _FLOORS[DAMAGE])}
+    ends = {m: _decades(np.append(frame[m].to_numpy(float), limits[m]), m) for m in limits}
+    panel.x = style.axis("internal change [share of the LoRA's]", **_log(ends[CHANGE]))
+    panel.y = style.axis("damage [nats]", **_log(ends[DAMAGE]))
+    groups = list(dict.fromkeys(frame["group"]))
+    for at, kind in enumerate(parts.kinds):
+        own = frame[frame["kind"] == kind]
+        symbol = _SYMBOLS[groups.index(own["group"].iloc[0]) % len(_SYMBOLS)] if len(own) else None
+        look = {"size": 7, "color": style.PALETTE[at % len(style.PALETTE)], "symbol": symbol}
+        dots = _marks(own, parts.condition, own["name"].tolist()).update(
+            x=_drawn(own, CHANGE),
+            y=_drawn(own, DAMAGE),
+            name=label(kind),
+            legendgroup=label(kind),
+            showlegend=True,
+            marker={**look, "opacity": 0.85, "line": {"width": 0.6, "color": "white"}},
+        )
+        panel.draw([dots])
+    panel.draw([_names(frame, panel, ends)])
+    left, top = ((np.log10(limits[m]) - ends[m][0]) / np.ptp(ends[m]) for m in (CHANGE, DAMAGE))
+    inside = {"xref": panel.domain("x"), "yref": panel.domain("y")}
+    shade = {"fillcolor": style.faded("#56B4E9", 0.12), "line": {"width": 0}, "layer": "below"}
+    panel.board.figure.add_shape(type="rect", x0=left, x1=1, y0=0, y1=top, **inside, **shade)
+    corner = {"x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom", **inside}
+    panel.write("<i>by-products</i>", font={"size": 11, "color": style.MUTED}, **corner)
+
+
+def _names(frame: pd.DataFrame, panel: Panel, ends: dict[str, list[float]]) -> go.Scatter:
+    """Of the needed modules the most damaging, of the by-products those that change most."""
+    worst = frame[needed(frame[KEPT])].nlargest(_NAMED, DAMAGE)
+    spare = frame[by_product(frame[KEPT], frame[CHANGE])].nlargest(_SPARE, CHANGE)
+    named, size = frame.loc[[*worst.index, *spare.index]], (panel.area.width, panel.area.height)
+    pixels, others = (_fractions(part, ends) * size for part in (named, frame))
+    sides = beside(pixels, named["name"].tolist(), others, size)
+    shown = [side is not None for side in sides]
+    return go.Scatter(
+        x=_drawn(named, CHANGE)[shown],
+        y=_drawn(named, DAMAGE)[shown],
+        mode="text",
+        text=[f"\u00a0\u00a0{label(name)}\u00a0\u00a0" for name in named["name"][shown]],
+        textposition=[side for side in sides if side],
+        textfont={"size": 11, "color": style.INK},
+        cliponaxis=False,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _fractions(frame: pd.DataFrame, ends: dict[str, list[float]]) -> np.ndarray:
+    """`[part, 2]`: where marks stand, as fractions of the panel."""
+    found = [(np.log10(_drawn(frame, m)) - ends[m][0]) / np.ptp(ends[m]) for m in (CHANGE, DAMAGE)]
+    return np.stack(found, axis=1)
+
+
+def _drawn(frame: pd.DataFrame, measure: str) -> np.ndarray:
+    return np.maximum(frame[measure].to_numpy(float), _FLOORS[measure])
+
+
+def _decades(values: np.ndarray, measure: str) -> list[float]:
+    """The axis in decades, with room for names."""
+    low, high = (np.log10(max(float(f(values)), _FLOORS[measure])) for f in (np.min, np.max))
+    room = 0.1 * max(high - low, 0.5)
+    return [low - room, high + room]
+
+
+def _log(ends: list[float]) -> dict[str, Any]:
+    """Ticks at decades, or at 1, 2 and 5 of each where there are few."""
+    steps = (1, 2, 5) if ends[1] - ends[0] < 2 else (1,)
+    decades = range(int(np.floor(ends[0])), int(np.ceil(ends[1])) + 1)
+    every = [step * 10.0**decade for decade in decades for step in steps]
+    at = [value for value in every if ends[0] <= np.log10(value) <= ends[1]]
+    texts = [f"{value:.6f}".rstrip("0").rstrip(".") for value in at]
+    return {"type": "log", "range": ends, "tickmode": "array", "tickvals": at, "ticktext": texts}

@@ -106,11 +106,13 @@ class _Bar(NamedTuple):
 
 @dataclass
 class Board:
-    """A figure in the making; `left`, `right`, `below` are its margins, `height` what is used."""
+    """A figure in the making; `left`, `right`, `below` are its margins, `height` what is used;
+    `above`: least room for what stands above the uppermost panels."""
 
     left: int = 64
     right: int = 20
     below: int = 48
+    above: int = 12
     height: float = 0
     figure: go.Figure = field(default_factory=go.Figure)
     panels: list[Panel] = field(default_factory=list)
@@ -144,16 +146,19 @@ class Board:
         shared: bool = True,
         above: float = 0,
         columns: int | None = None,
+        shares: Sequence[float] = (),
     ) -> list[Panel]:
         """Panels side by side below all others, `above` pixels further down; `shared`: their y axis
-        is one. `columns`: as wide as if there were so many."""
-        top = self.height + (above + HEADING * bool(self.panels))
-        count = columns or len(headings)
-        width = (self.width - gap * (count - 1)) / count
+        is one. `columns`: as wide as if there were so many. `shares`: how wide each is beside the
+        others, where they differ."""
+        top = self.height + (above + HEADING) * bool(self.panels)
+        parts = shares or [1.0] * (columns or len(headings))
+        room = self.width - gap * (len(parts) - 1)
         first: Panel | None = None
         found = []
         for at, heading in enumerate(headings):
-            panel = self.add(Area(at * (width + gap), top, width, height), heading, x, y)
+            left, width = (room * part / sum(parts) for part in (sum(parts[:at]), parts[at]))
+            panel = self.add(Area(left + at * gap, top, width, height), heading, x, y)
             if shared and first:
                 untitled = {**panel.y.get("title", {}), "text": None}
                 panel.y |= {"matches": first.axes["yaxis"], "showticklabels": False}
@@ -226,7 +231,7 @@ class Board:
         for name, look, beside in self.bars:
             self.figure.layout[name].colorbar = {**self.bar(beside), **look}
         legend = any(t.name and t.showlegend is not False for t in self.figure.data)
-        top = (HEADING if any(p.heading for p in self.panels) else 12) + legend * (
+        top = max(self.above, HEADING * any(p.heading for p in self.panels)) + legend * (
             _LEGEND + _LEGEND_LINE * (_legend_rows(self.figure) - 1)
         )
         heading = 14 + _TITLE_LINE * len(text_lines(title, _TITLE_WIDTH))

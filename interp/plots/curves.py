@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.plots import style
-from interp.plots.text import label
+from interp.plots.board import Board
+from interp.plots.style import label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CURVE_COLUMNS = ("panel", "series", "x", "value", "ci_low", "ci_high", "n")
-MOST_TICKS = 10
+_MOST_TICKS = 10
 """So many places of a logarithmic axis are named one by one; of more, the powers of ten."""
 _PALE = {"bgcolor": "rgba(255,255,255,0.7)", "borderpad": 1}
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -48,56 +48,40 @@ class Curves:
 
 def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
     """One panel per `panel`, one line per `series`, a bar of the interval on every point."""
-    panels = list(dict.fromkeys(table["panel"]))
-    words = _words(table)
-    figure = make_subplots(
-        1,
-        len(panels),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        column_titles=[label(str(panel)) for panel in panels] if len(panels) > 1 else None,
-    )
-    figure.update_annotations(font={"size": 13})
+    names, words = list(dict.fromkeys(table["panel"])), _words(table)
     looks = _looks(list(dict.fromkeys(table["series"])), look.grey)
-    for column, panel in enumerate(panels, 1):
-        for series, rows in table[table["panel"] == panel].groupby("series", sort=False):
-            first = panel == table.loc[table["series"] == series, "panel"].iloc[0]
-            trace = _line(str(series), rows, looks[str(series)], words, first)
-            figure.add_trace(trace, row=1, col=column)
-        for name, value in look.levels.items():
-            line = {"color": style.MUTED, "width": 1, "dash": "dot"}
-            figure.add_hline(value, line=line, row=1, col=column)
-            if column == len(panels):
-                # Unlike a line, a note on a logarithmic axis is placed by the logarithm.
-                at = float(np.log10(value)) if look.log_y else value
-                figure.add_annotation(_note(name), y=at, row=1, col=column)
-    ticks: dict[str, object] = {"type": "log"} if look.log_x else {}
+    headings = [label(str(name)) for name in names] if len(names) > 1 else [""]
+    board = Board(left=72, below=52, above=30)
+    x = style.axis(look.x, **_x_ticks(table, look, words))
+    panels = board.row(headings, look.plot, x, style.axis(look.y, **_y_look(look)), gap=28)
+    for name, panel in zip(names, panels, strict=True):
+        for series, rows in table[table["panel"] == name].groupby("series", sort=False):
+            one = _line(str(series), rows, looks[str(series)], words)
+            panel.draw([one if len(looks) > 1 else one.update(showlegend=False)])
+        panel.level(*look.levels.values(), color=style.MUTED, dash="dot")
+    for name, value in look.levels.items():
+        # Unlike a line, a note on a logarithmic axis is placed by the logarithm.
+        place = {"y": float(np.log10(value)) if look.log_y else value, "yanchor": "bottom"}
+        place |= {"x": 1, "xref": panels[-1].domain("x"), "xanchor": "right"}
+        panels[-1].write(label(name), font={"size": 11, "color": style.MUTED}, **place, **_PALE)
+    return board.dress(look.title, caption)
+
+
+def _x_ticks(table: pd.DataFrame, look: Curves, words: Sequence[str]) -> dict[str, Any]:
     if words:
-        ticks = {"tickvals": list(range(len(words))), "ticktext": list(map(label, words))}
-    elif look.log_x and len(places := sorted(set(table["x"]))) <= MOST_TICKS:
-        ticks |= {"tickvals": places, "ticktext": list(map(_n, places))}
-    elif look.log_x:
-        ticks |= {"dtick": 1, "exponentformat": "power"}
-    figure.update_xaxes(style.axis(look.x, **ticks))
-    figure.update_yaxes(style.axis(None))
-    figure.update_yaxes(title_text=label(look.y), col=1)
+        return {"tickvals": list(range(len(words))), "ticktext": [label(word) for word in words]}
+    if not look.log_x:
+        return {}
+    places = sorted(set(table["x"]))
+    if len(places) > _MOST_TICKS:
+        return {"type": "log", "dtick": 1, "exponentformat": "power"}
+    return {"type": "log", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
+
+
+def _y_look(look: Curves) -> dict[str, Any]:
     if look.log_y:
-        figure.update_yaxes(type="log", dtick=1, exponentformat="power")
-    elif look.y_range:
-        figure.update_yaxes(range=list(look.y_range))
-    return style.dress(
-        figure,
-        title=look.title,
-        words=caption,
-        plot=look.plot,
-        legend=len(looks) > 1,
-        left=72,
-        below=52,
-    )
-
-
-def _n(number: float) -> str:
-    return f"{number:g}"
+        return {"type": "log", "dtick": 1, "exponentformat": "power"}
+    return {"range": list(look.y_range)} if look.y_range else {}
 
 
 def _words(table: pd.DataFrame) -> list[str]:
@@ -113,13 +97,11 @@ def _looks(names: Sequence[str], grey: Sequence[str]) -> dict[str, tuple[str, st
         name: (style.PALETTE[i % len(style.PALETTE)], "solid") for i, name in enumerate(coloured)
     }
     return found | {
-        name: ("#9A9A9A", _DASHES[1 + i % (len(_DASHES) - 1)]) for i, name in enumerate(controls)
+        name: (style.RULE, _DASHES[1 + i % (len(_DASHES) - 1)]) for i, name in enumerate(controls)
     }
 
 
-def _line(
-    name: str, rows: pd.DataFrame, look: tuple[str, str], words: Sequence[str], first: bool
-) -> go.Scatter:
+def _line(name: str, rows: pd.DataFrame, look: tuple[str, str], words: Sequence[str]) -> go.Scatter:
     colour, dash = look
     at = [words.index(x) for x in rows["x"]] if words else rows["x"]
     value, low, high = (rows[c].to_numpy(float) for c in ("value", "ci_low", "ci_high"))
@@ -127,21 +109,12 @@ def _line(
     return go.Scatter(
         x=np.asarray(at),
         y=value,
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": np.nan_to_num(high - value),
-            "arrayminus": np.nan_to_num(value - low),
-            "thickness": 1.2,
-            "width": 3,
-            "color": colour,
-        },
+        error_y=style.whiskers(value, low, high, thickness=1.2, color=colour),
         customdata=np.stack([low, high, rows["n"].to_numpy(float)], axis=1),
         hovertemplate=f"<b>{shown}</b><br>%{{x}}: %{{y:.4g}}<br>interval %{{customdata[0]:.3g}} to "
         "%{customdata[1]:.3g}, n = %{customdata[2]:.0f}<extra></extra>",
         name=shown,
         legendgroup=shown,
-        showlegend=first,
         mode="lines+markers",
         line={"color": colour, "width": 2.2, "dash": dash},
         marker={"size": 7, "color": colour},
@@ -152,9 +125,3 @@ def _line(
             "custom": ["ci_low", "ci_high", "n"],
         },
     )
-
-
-def _note(name: str) -> dict[str, object]:
-    font = {"size": 11, "color": style.MUTED}
-    place = {"x": 1, "xref": "x domain", "xanchor": "right", "yanchor": "bottom"}
-    return {"text": label(name), "font": font, "showarrow": False, **place, **_PALE}

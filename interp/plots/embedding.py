@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.families import aligned, classical_mds, distances
 from interp.names import Pair
 from interp.plots import style
-from interp.plots.text import label
+from interp.plots.board import Board
+from interp.plots.style import label
 from interp.runs.view import NotMeasured, Run
 
 _OPEN = ("square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
@@ -54,37 +54,36 @@ def condition_embedding(
     depth = len(found.points)
     shown = np.unique(np.linspace(0, depth - 1, min(depth, most)).round().astype(int)).tolist()
     columns = 3 if len(shown) in (5, 6) else min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    names = [f"layer {layer}: {100 * found.share[layer]:.0f} % of variance" for layer in shown]
-    figure = make_subplots(
-        rows, columns, subplot_titles=names, horizontal_spacing=0.03, vertical_spacing=0.17 / rows
-    )
-    figure.update_annotations(font={"size": 12})
-    groups, frame = _groups(run), _frame(run, found, shown)
-    for at, layer in enumerate(shown):
-        where = {"row": at // columns + 1, "col": at % columns + 1}
-        for group in groups:
-            for trace in _traces(run, found, layer, group, frame, at == 0):
-                figure.add_trace(trace, **where)
-    _axes(figure, frame, rows, columns, len(shown))
+    groups, frame, gap = _groups(run), _frame(run, found, shown), 30
+    board = Board(below=34)
+    side = (board.width - gap * (columns - 1)) / columns
+    x, y = (style.axis(nticks=5, constrain="domain", range=ends) for ends in frame.ranges)
+    rows = []
+    for at in range(0, len(shown), columns):
+        layers = shown[at : at + columns]
+        names = [f"layer {layer}: {100 * found.share[layer]:.0f} % of variance" for layer in layers]
+        row = board.row(names, side, x, y, gap=gap, columns=columns, shared=False)
+        for layer, panel in zip(layers, row, strict=True):
+            panel.y |= {"scaleanchor": panel.axes["xaxis"], "showticklabels": panel is row[0]}
+            panel.draw(t for group in groups for t in _traces(run, found, layer, group, frame))
+        rows.append(row)
+    for panel in [panel for row in rows for panel in row][:-columns]:  # another one is below it
+        panel.x["showticklabels"] = False
     picked = f"{len(shown)} of {depth} layers, evenly spaced" if len(shown) < depth else ""
-    note = (
-        f"{picked}. Classical scaling of the distances between residual streams, axes fitted "
-        "without the controls, each layer turned onto the one before. Unit: root mean square "
-        "norm of the states of the layer, one scale for all panels. Lines lead to the centre "
-        "of a family; outlined: the headline's two. Controls are placed by their distances to the "
-        "others and may lie off the plane; those far outside stand at the edge. "
-        f"Position: {position}"
-    )
-    return style.finish(
-        figure,
+    return board.finish(
         run,
-        title="Conditions by layer: distances of the residual stream, in two dimensions",
+        "Conditions by layer: distances of the residual stream, in two dimensions",
         pairs=[pair] if (pair := run.headline) else [],
+        notes=[
+            picked,
+            "Classical scaling of the distances between residual streams, axes fitted without the "
+            "controls, each layer turned onto the one before. Unit: root mean square norm of the "
+            "states of the layer, one scale for all panels. Lines lead to the centre of a family; "
+            "outlined: the headline's two. Controls are placed by their distances to the others "
+            "and may lie off the plane; those far outside stand at the edge",
+            f"Position: {position}",
+        ],
         queries=queries,
-        note=note.removeprefix(". "),
-        plot=round(rows * (960 - 30 * (columns - 1)) / columns),
-        legend=True,
     )
 
 
@@ -124,6 +123,11 @@ class _Frame(NamedTuple):
     x: float
     y: float
     half: float
+
+    @property
+    def ranges(self) -> list[list[float]]:
+        """Of both axes."""
+        return [[middle - self.half, middle + self.half] for middle in (self.x, self.y)]
 
     def pulled(self, points: np.ndarray) -> np.ndarray:
         """Points outside moved towards the centre, onto the edge."""
@@ -170,9 +174,7 @@ def _groups(run: Run) -> list[_Group]:
     return found
 
 
-def _traces(
-    run: Run, found: Maps, layer: int, group: _Group, frame: _Frame, first: bool
-) -> list[go.Scatter]:
+def _traces(run: Run, found: Maps, layer: int, group: _Group, frame: _Frame) -> list[go.Scatter]:
     members = [m for m in group.members if m in found.conditions]
     true = found.points[layer][[found.conditions.index(m) for m in members]]
     drawn = frame.pulled(true)
@@ -184,7 +186,6 @@ def _traces(
         mode="markers",
         name=name,
         legendgroup=name,
-        showlegend=first,
         marker={
             "symbol": group.symbol,
             "size": 9,
@@ -219,16 +220,3 @@ def _spokes(points: np.ndarray, colour: str, name: str) -> go.Scatter:
         showlegend=False,
         hoverinfo="skip",
     )
-
-
-def _axes(figure: go.Figure, frame: _Frame, rows: int, columns: int, count: int) -> None:
-    for at in range(count):
-        row, column = at // columns + 1, at % columns + 1
-        anchor = f"x{at + 1 if at else ''}"
-        x, y = ([c - frame.half, c + frame.half] for c in (frame.x, frame.y))
-        look = style.axis(None, nticks=5, constrain="domain")
-        figure.update_yaxes(look, scaleanchor=anchor, range=y, row=row, col=column)
-        figure.update_yaxes(showticklabels=column == 1, row=row, col=column)
-        figure.update_xaxes(
-            look, range=x, showticklabels=at + columns >= count, row=row, col=column
-        )

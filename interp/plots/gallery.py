@@ -34,7 +34,7 @@ from interp.plots.by_layer import (
 )
 from interp.plots.carriers import carriers
 from interp.plots.embedding import condition_embedding
-from interp.plots.heads import head_view
+from interp.plots.head import head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import interchange
@@ -43,8 +43,7 @@ from interp.plots.interchange_maps import interchange_heads, interchange_positio
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.interchange_segments import interchange_segments
 from interp.plots.outputs import output
-from interp.plots.spectra import spectra
-from interp.plots.weights_overlap import weights_overlap
+from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView
 from interp.runs.view import NotMeasured, Run
 

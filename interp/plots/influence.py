@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.names import OUTPUT, Pair
 from interp.plots import style
-from interp.plots.text import label
+from interp.plots.board import Board
+from interp.plots.style import label
 from interp.runs.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
 from interp.runs.view import NotMeasured, Run
 from interp.showing import number
@@ -23,7 +23,7 @@ from interp.showing import number
 _KINDS = {
     "attention": "#0072B2",
     "MLP": "#E69F00",
-    OTHER: "#9A9A9A",
+    OTHER: style.RULE,
     TOTAL: style.INK,
 }
 
@@ -39,44 +39,29 @@ def waterfall(run: Run, queries: str = "matched") -> go.Figure:
     if not found:
         raise NotMeasured("this run has no influence rows")
     columns = list(dict.fromkeys(t.name for t in in_order(found.values())))
-    figure = make_subplots(
-        len(found),
-        1,
-        shared_xaxes=True,
-        vertical_spacing=0.11 / len(found) + 0.02,
-        subplot_titles=[label(run.role(pair)) for pair in found],
-    )
-    figure.update_annotations(font={"size": 13})
-    for row, (pair, parts) in enumerate(found.items(), 1):
-        for trace in _bars(pair, parts, columns, queries, row == 1):
-            figure.add_trace(trace, row=row, col=1)
     low, high = _reach(run, found, queries)
     room = 0.08 * (high - low)
-    zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1}
-    figure.update_yaxes(style.axis("logit"), range=[low - room, high + room], **zero)
-    figure.update_xaxes(_ticks(columns), showgrid=False)
-    figure.update_xaxes(title_text=None)
-    figure.update_xaxes(title_text=_ticks(columns)["title"]["text"], row=len(found))
-    figure.update_layout(bargap=0.12, barmode="overlay")
+    x = {**_ticks(columns), "showgrid": False}
+    y = style.axis("logit", range=[low - room, high + room], **style.ZERO)
+    board = Board(below=70)
+    board.figure.update_layout(bargap=0.12, barmode="overlay")
+    rows = [board.row([label(run.role(pair))], 160, x, y) for pair in found]
+    board.one_x(rows)
+    for [panel], (pair, parts) in zip(rows, found.items(), strict=True):
+        panel.draw([*_bars(pair, parts, columns, queries), *_whisker(run, pair, columns, queries)])
     closing = run.manifest.get("checks", {}).get("influence")
-    note = (
-        f"Change of {_split(run)} (the answer's first token), as a sum: "
-        "embedding, attention (heads and bias) and MLP of each layer, then the rest. Bars are "
-        "means over queries and start where the last one ended; the whisker on the total is its "
-        "interval. One scale for all panels"
-    )
-    note += f". Largest closing error {number(closing, 2)}" if closing is not None else ""
-    _whiskers(figure, run, list(found), columns, queries)
-    return style.finish(
-        figure,
+    return board.finish(
         run,
-        title=f"Equation of influence: what moves {_split(run)}",
+        f"Equation of influence: what moves {_split(run)}",
         pairs=list(found),
+        notes=[
+            f"Change of {_split(run)} (the answer's first token), as a sum: embedding, attention "
+            "(heads and bias) and MLP of each layer, then the rest. Bars are means over queries "
+            "and start where the last one ended; the whisker on the total is its interval. One "
+            "scale for all panels",
+            f"Largest closing error {number(closing, 2)}" if closing is not None else "",
+        ],
         queries=queries,
-        note=note,
-        plot=190 * len(found),
-        legend=True,
-        below=70,
     )
 
 
@@ -96,7 +81,7 @@ def _total(run: Run, pair: Pair, queries: str) -> list[float] | None:
 
 
 def _bars(
-    pair: Pair, parts: list[Term], columns: list[str], queries: str, first: bool
+    pair: Pair, parts: list[Term], columns: list[str], queries: str
 ) -> list[go.Bar | go.Scatter]:
     sizes = [0.0 if t.kind == TOTAL else t.value for t in parts]
     starts = np.concatenate([[0.0], np.cumsum(sizes)])[: len(parts)]
@@ -115,7 +100,6 @@ def _bars(
                 marker={"color": colour},
                 name=kind,
                 legendgroup=kind,
-                showlegend=first,
                 text=[parts[i].name for i in at],
                 textposition="none",
                 hovertemplate="<b>%{text}</b><br>%{y:+.4g}<extra></extra>",
@@ -147,32 +131,26 @@ def _steps(parts: list[Term], starts: np.ndarray, columns: list[str]) -> go.Scat
         end = starts[i] + term.value
         xs += [columns.index(term.name), columns.index(parts[i + 1].name), np.nan]
         ys += [end, end, np.nan]
-    line = {"width": 1, "color": "#9A9A9A"}
+    line = {"width": 1, "color": style.RULE}
     return go.Scatter(x=xs, y=ys, mode="lines", line=line, showlegend=False, hoverinfo="skip")
 
 
-def _whiskers(
-    figure: go.Figure, run: Run, pairs: list[Pair], columns: list[str], queries: str
-) -> None:
-    for row, pair in enumerate(pairs, 1):
-        total = _total(run, pair, queries)
-        if total is None:
-            continue
-        value, low, high = total
-        bar = {"array": [high - value], "arrayminus": [value - low], "thickness": 1.6, "width": 4}
-        figure.add_trace(
-            go.Scatter(
-                x=[columns.index(TOTAL)],
-                y=[value],
-                mode="markers",
-                marker={"size": 1, "color": "#9A9A9A"},
-                error_y={"type": "data", "color": "#9A9A9A", **bar},
-                showlegend=False,
-                hoverinfo="skip",
-            ),
-            row=row,
-            col=1,
-        )
+def _whisker(run: Run, pair: Pair, columns: list[str], queries: str) -> list[go.Scatter]:
+    """The interval of the total, where it has one."""
+    total = _total(run, pair, queries)
+    if total is None:
+        return []
+    value, low, high = np.array(total)[:, None]
+    bar = go.Scatter(
+        x=[columns.index(TOTAL)],
+        y=value,
+        mode="markers",
+        marker={"size": 1, "color": style.RULE},
+        error_y=style.whiskers(value, low, high, color=style.RULE, thickness=1.6, width=4),
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    return [bar]
 
 
 def _ticks(columns: list[str]) -> dict[str, Any]:

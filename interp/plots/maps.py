@@ -180,6 +180,16 @@ def draw_map(panel: Panel, cells: MapPanel, across: str, scale: ColourScale, axi
         panel.draw([undefined_key()])
 
 
+def draw_alike(
+    panels: Sequence[Panel], cells: Sequence[MapPanel], across: str, scale: ColourScale
+) -> None:
+    """Maps into panels of a board, on one colour scale whose bar stands beside them."""
+    colours = panels[0].board.colours
+    axis = colours(panels, scale.ends, scale.colours, scale.title, **scale.bar)
+    for panel, one in zip(panels, cells, strict=True):
+        draw_map(panel, one, across, scale, axis)
+
+
 def draw_maps(
     board: Board,
     rows: Sequence[Sequence[MapPanel]],
@@ -193,13 +203,34 @@ def draw_maps(
 ) -> list[list[Panel]]:
     """Rows of maps on one colour scale, with one x axis below them and one y axis beside."""
     drawn = [board.row([one.heading for one in row], height, x, y, gap=gap) for row in rows]
-    every = [panel for row in drawn for panel in row]
-    axis = board.colours(every, scale.ends, scale.colours, scale.title, **scale.bar)
-    for panels, row in zip(drawn, rows, strict=True):
-        for panel, cells in zip(panels, row, strict=True):
-            draw_map(panel, cells, across, scale, axis)
+    draw_alike(
+        [p for row in drawn for p in row], [one for row in rows for one in row], across, scale
+    )
     board.one_x(drawn)
     return drawn
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def by_module(
+    rows: pd.DataFrame,
+    kinds: Sequence[str],
+    depth: int,
+    condition: str,
+    heading: str,
+    fixed: Mapping[str, Any],
+) -> MapPanel:
+    """Rows with `layer`, `kind` and the numbers as a map of a condition: a column per kind of
+    module; its x axis is `module_axis(kinds)`."""
+    column = rows["kind"].map({kind: at for at, kind in enumerate(kinds)})
+    grid = Grid.of((condition, None), rows, column, (depth, len(kinds)))
+    return MapPanel(grid, heading, fixed, columns=dict(enumerate(kinds)))
+
+
+def module_axis(kinds: Sequence[str]) -> dict[str, Any]:
+    """An axis of kinds of modules."""
+    return style.axis(None, **style.named_ticks(kinds, 14), tickangle=-60)
 
 
 def single_tokens(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.names import OUTPUT, Pair
 from interp.plots import style
-from interp.plots.text import label
+from interp.plots.board import Board, Panel
+from interp.plots.style import label
 from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOOR = 1e-5
+_FLOOR = 1e-5
 """JS divergences below this are drawn at the edge of the logarithmic axis."""
 
 _MOST = 16
@@ -40,33 +40,29 @@ def output(run: Run, position: str = "last") -> go.Figure:
     every = _order(frame, run)
     pairs = every[:_MOST]
     frames = {m: _of(part, pairs) for m, part in frames.items()}
-    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, (measure, part) in enumerate(frames.items(), 1):
+    names = [run.role(pair) for pair in pairs]
+    board = Board(left=min(330, 40 + 7 * max(map(len, map(label, names)))), right=34, above=22)
+    height = max(120, (34 if len(pairs) < 10 else 27) * len(pairs))
+    agreement = style.axis("top-1 agreement [share of queries]", range=[-0.03, 1.03])
+    y = style.axis(None, **style.named_ticks(names, down=True))
+    panels = board.row(["", ""], height, agreement, y, gap=28)
+    panels[0].x = _js_axis(frame)
+    for panel, (measure, part) in zip(panels, frames.items(), strict=True):
         for queries in _SETS:
-            trace = _dots(run, part[part["queries"] == queries], measure, queries, pairs)
-            figure.add_trace(trace, row=1, col=column)
-        _tolerance(figure, run, measure, column)
-    figure.add_traces([_key(queries) for queries in _SETS])
-    figure.update_xaxes(_js_axis(frame), row=1, col=1)
-    figure.update_xaxes(
-        style.axis("top-1 agreement [share of queries]"), range=[-0.03, 1.03], col=2
-    )
-    more = len(every) > len(pairs)
-    names = [label(run.role(p)) for p in pairs]
-    ticks = {"tickmode": "array", "tickvals": list(range(len(pairs))), "ticktext": names}
-    figure.update_yaxes(style.axis(None, **ticks), range=[len(pairs) - 0.5, -0.5])
-    return style.finish(
-        figure,
+            own = part[part["queries"] == queries]
+            panel.draw([_dots(run, own, measure, queries, pairs)])
+        _tolerance(panel, run, measure)
+    panels[0].draw(map(_key, _SETS))
+    more = f"{_MOST} of {len(every)} pairs; the others are in the table"
+    return board.finish(
         run,
-        title="Output match: JS divergence and top-1 agreement of every pair",
+        "Output match: JS divergence and top-1 agreement of every pair",
         pairs=pairs,
-        note=f"Next-token distributions, position: {position}. Filled: matched queries, open: "
-        f"held-out ones. JS below {FLOOR:g} is drawn at the edge"
-        + (f". {_MOST} of {len(every)} pairs; the others are in the table" if more else ""),
-        plot=max(120, (34 if len(pairs) < 10 else 27) * len(pairs)),
-        legend=True,
-        right=34,
-        left=min(330, 40 + 7 * max(map(len, names))),
+        notes=[
+            f"Next-token distributions, position: {position}. Filled: matched queries, open: "
+            f"held-out ones. JS below {_FLOOR:g} is drawn at the edge",
+            more if len(every) > len(pairs) else "",
+        ],
     )
 
 
@@ -111,14 +107,7 @@ def _dots(
             "color": colour,
             "line": {"width": 2, "color": colour},
         },
-        error_x={
-            "type": "data",
-            "array": np.nan_to_num(high - value),
-            "arrayminus": np.nan_to_num(value - low),
-            "color": style.MUTED,
-            "thickness": 1.4,
-            "width": 3,
-        },
+        error_x=style.whiskers(value, low, high, color=style.MUTED),
         text=[label(run.role(key)) for key in keys],
         customdata=custom,
         hovertemplate="<b>%{text}</b><br>%{customdata[0]:.4g} (interval %{customdata[1]:.3g} to "
@@ -139,7 +128,7 @@ def _key(queries: str) -> go.Scatter:
 
 
 def _drawn(values: np.ndarray, measure: str) -> np.ndarray:
-    return np.maximum(values, FLOOR) if measure == "js_divergence" else values
+    return np.maximum(values, _FLOOR) if measure == "js_divergence" else values
 
 
 def _js_axis(frame: pd.DataFrame) -> dict[str, object]:
@@ -148,32 +137,30 @@ def _js_axis(frame: pd.DataFrame) -> dict[str, object]:
     return style.axis(
         "JS divergence [nats, log scale]",
         type="log",
-        range=[np.log10(FLOOR) - 0.15, np.log10(top) + 0.15],
+        range=[np.log10(_FLOOR) - 0.15, np.log10(top) + 0.15],
         tickmode="array",
         tickvals=[10.0**d for d in decades],
         ticktext=["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"],
     )
 
 
-def _tolerance(figure: go.Figure, run: Run, measure: str, column: int) -> None:
-    found = run.certified(run.headline)
-    found = found or run.manifest.get("certificates", [])
+def _tolerance(panel: Panel, run: Run, measure: str) -> None:
+    found = run.certified(run.headline) or run.manifest.get("certificates", [])
     if not found:
         return
-    key = "tolerance_js" if measure == "js_divergence" else "tolerance_top1"
-    value, sign = found[0][key], "≤" if measure == "js_divergence" else "≥"
-    red, axis = "#B00020", "" if column == 1 else "2"
-    line = {"color": red, "width": 1.4, "dash": "dash"}
-    ends = {"x0": value, "x1": value, "y0": 0, "y1": 1}
-    figure.add_shape(type="line", xref=f"x{axis}", yref="paper", line=line, layer="below", **ends)
-    figure.add_annotation(  # a logarithmic axis takes shapes in data units, annotations in decades
-        x=np.log10(value) if column == 1 and value > 0 else value,
-        xref=f"x{axis}",
+    js = measure == "js_divergence"
+    value, sign, red = (
+        found[0][f"tolerance_{'js' if js else 'top1'}"],
+        "≤" if js else "≥",
+        "#B00020",
+    )
+    panel.level(value, along="x", color=red, width=1.4, dash="dash")
+    panel.write(  # a logarithmic axis takes shapes in data units, annotations in decades
+        f"tolerance {sign} {value:g}",
+        x=np.log10(value) if js and value > 0 else value,
         y=1,
-        yref="paper",
-        text=f"tolerance {sign} {value:g}",
+        yref=panel.domain("y"),
         font={"size": 11, "color": red},
-        showarrow=False,
         yanchor="bottom",
         xanchor="center",
     )

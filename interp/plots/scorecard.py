@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.finding import AGAINST, Finding
 from interp.plots import style
-from interp.plots.text import label
+from interp.plots.board import Board, Panel
+from interp.plots.style import label
 
 LOOKS = {
     "holds": ("#0072B2", "circle", "●"),
@@ -26,7 +26,7 @@ LOOKS = {
 }
 """Colour, marker and character of what a finding means for the hypothesis."""
 
-HEADINGS = {
+_HEADINGS = {
     True: "Weak points: right of the line, the hypothesis fails there",
     False: "Where it should hold: right of the line, it does",
 }
@@ -50,54 +50,33 @@ def groups(findings: Sequence[Finding]) -> dict[bool, list[Finding]]:
 def scorecard(findings: Sequence[Finding], words: str) -> go.Figure:
     """A dot and its interval for every finding, thresholds on one line, each row on its own scale;
     the numbers stand beside it. `words`: the caption."""
-    parts = groups(findings)
-    figure = make_subplots(
-        len(parts),
-        1,
-        row_heights=[len(some) for some in parts.values()],
-        vertical_spacing=0.09 if len(parts) > 1 else 0,
-        subplot_titles=[HEADINGS[weak] for weak in parts],
-    )
-    figure.update_annotations(x=0, xanchor="left", xshift=12 - _LEFT, yshift=7, font={"size": 14})
-    figure.update_xaxes(range=[-1.1, 1.1], showgrid=False, showticklabels=False, zeroline=False)
-    for place, some in enumerate(parts.values(), 1):
-        look = {"range": [len(some) - 0.5, -0.5], "showticklabels": False, "showgrid": False}
-        figure.update_yaxes(look, zeroline=False, row=place, col=1)
+    board = Board(left=_LEFT, right=_RIGHT, below=16)
+    x = {"range": [-1.1, 1.1], "showgrid": False, "showticklabels": False, "zeroline": False}
+    for weak, some in groups(findings).items():
+        y = {**x, "range": [len(some) - 0.5, -0.5]}
+        [panel] = board.row([_HEADINGS[weak]], _ROW * len(some), x, y, above=12)
+        panel.level(0, along="x", **_LINE)
         for at, found in enumerate(some):
-            figure.add_trace(_trace(found, at, _scaled(found)), row=place, col=1)
-            _beside(figure, found, at, place)
-        figure.add_vline(0, line=_LINE, layer="below", row=place, col=1)
+            panel.draw([_dot(found, at, _scaled(found))])
+            _beside(panel, found, at)
     note = "Each row has its own scale, from its threshold (the line), which was set before the run"
-    return style.dress(
-        figure,
-        title="Can a prompt emulate a LoRA? What the experiments say",
-        words=f"{note}. {words}",
-        plot=_ROW * len(findings) + 42 * (len(parts) - 1),
-        left=_LEFT,
-        right=_RIGHT,
-        below=16,
-    )
+    return board.dress("Can a prompt emulate a LoRA? What the experiments say", f"{note}. {words}")
 
 
 def decision(finding: Finding) -> go.Figure:
     """The number that decides one finding, with its interval and the threshold."""
-    figure = go.Figure(_trace(finding, 0, float))
-    threshold = {"text": f"threshold {finding.contrast.threshold:g}", "font": {"size": 11}}
-    figure.add_vline(finding.contrast.threshold, line=_LINE, annotation=threshold)
-    figure.update_annotations(yanchor="bottom", xanchor="center")
+    threshold = finding.contrast.threshold
     known = [x for x in finding.contrast[1:] if isinstance(x, int | float) and np.isfinite(x)]
     room = 0.12 * ((max(known) - min(known)) or 1)
-    look = style.axis(finding.contrast.what, range=[min(known) - room, max(known) + room])
-    figure.update_xaxes(look)
-    figure.update_yaxes(range=[-1, 1], showticklabels=False, showgrid=False, zeroline=False)
-    return style.dress(
-        figure,
-        title=f"{heading(finding)}: the number that decides",
-        words=finding.number,
-        plot=36,
-        left=24,
-        below=46,
-    )
+    x = style.axis(finding.contrast.what, range=[min(known) - room, max(known) + room])
+    y = {"range": [-1, 1], "showticklabels": False, "showgrid": False, "zeroline": False}
+    board = Board(left=24, below=46, above=24)
+    [panel] = board.row([""], 36, x, y)
+    panel.draw([_dot(finding, 0, float)])
+    panel.level(threshold, along="x", **_LINE)
+    place = {"x": threshold, "y": 1, "yanchor": "bottom", "xanchor": "center"}
+    panel.write(f"threshold {threshold:g}", font={"size": 11}, **place)
+    return board.dress(f"{heading(finding)}: the number that decides", finding.number)
 
 
 def _scaled(finding: Finding) -> Callable[[float], float]:
@@ -108,23 +87,16 @@ def _scaled(finding: Finding) -> Callable[[float], float]:
     return lambda x: (x - contrast.threshold) / reach
 
 
-def _trace(finding: Finding, at: float, scaled: Callable[[float], float]) -> go.Scatter:
+def _dot(finding: Finding, at: float, scaled: Callable[[float], float]) -> go.Scatter:
     contrast = finding.contrast
     colour, symbol, _ = LOOKS[finding.hypothesis]
-    value = scaled(contrast.value)
-    low, high = (scaled(end) for end in contrast.interval or (contrast.value,) * 2)
+    ends = (contrast.value, *(contrast.interval or (contrast.value,) * 2))
+    value, low, high = np.array([[scaled(end)] for end in ends])
     words = f"{contrast.what}: {contrast.estimate}, threshold {contrast.threshold:g}"
     return go.Scatter(
-        x=[value],
+        x=value,
         y=[at],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - value],
-            "arrayminus": [value - low],
-            "thickness": 2.4,
-            "width": 5,
-        },
+        error_x=style.whiskers(value, low, high, thickness=2.4, width=5),
         mode="markers",
         marker={"size": 12, "symbol": symbol, "color": colour},
         showlegend=False,
@@ -138,14 +110,13 @@ def _trace(finding: Finding, at: float, scaled: Callable[[float], float]) -> go.
     )
 
 
-def _beside(figure: go.Figure, finding: Finding, at: int, place: int) -> None:
+def _beside(panel: Panel, finding: Finding, at: int) -> None:
     """Name and quantity on the left, numbers and verdict on the right of a row."""
     colour, _, sign = LOOKS[finding.hypothesis]
     contrast = finding.contrast
     what = "<br>".join(
         label(line) for line in textwrap.wrap(contrast.what, 56, max_lines=2, placeholder=" …")
     )
-    axis = "" if place == 1 else str(place)
     texts = {
         "left": f"<b>{label(heading(finding))}</b><br>"
         f"<span style='font-size:11px;color:{style.MUTED}'>{what}</span>",
@@ -153,18 +124,10 @@ def _beside(figure: go.Figure, finding: Finding, at: int, place: int) -> None:
         f"{finding.n}<br><span style='color:{colour}'>{sign} {finding.verdict}: the hypothesis "
         f"{_means(finding)}</span>",
     }
-    for side, text in texts.items():
-        figure.add_annotation(
-            text=text,
-            showarrow=False,
-            align="left",
-            xref="paper",
-            yref=f"y{axis}",
-            x=0 if side == "left" else 1,
-            y=at,
-            xanchor="left",
-            xshift=12 - _LEFT if side == "left" else 14,
-        )
+    places = {"left": (0, 12 - _LEFT), "right": (1, 14)}
+    for side, (x, shift) in places.items():
+        place = {"x": x, "xref": "paper", "y": at, "xanchor": "left", "xshift": shift}
+        panel.write(texts[side], align="left", **place)
 
 
 def _means(finding: Finding) -> str:

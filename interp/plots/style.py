@@ -13,6 +13,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from interp.names import Pair
 from interp.runs.view import Run
 from interp.showing import visible
@@ -125,13 +127,22 @@ def layer_axis(run: Run, title: str = "layer (from 0)", most: int = 12, **more: 
     return axis(title, **integer_ticks(run.n_layers, most), **more)
 
 
-def named_ticks(names: Sequence[str], limit: int | None = None, room: float = 0.5) -> Any:
-    """Ticks with these names at 0, 1, ..."""
+def named_ticks(
+    names: Sequence[str], limit: int | None = None, room: float = 0.5, down: bool = False
+) -> Any:
+    """Ticks with these names at 0, 1, ...; `down`: the first on top."""
     texts = [label(name, limit) for name in names]
     ends = [-room, len(texts) - 1 + room]
+    ends = ends[::-1] if down else ends
     return {
         "tickmode": "array",
         "tickvals": list(range(len(texts))),
         "ticktext": texts,
         "range": ends,
     }
+
+
+def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> dict[str, Any]:
+    """Bars of intervals around values; none where an end is unknown."""
+    ends = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 1.4, "width": 3, **look}

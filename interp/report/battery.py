@@ -11,8 +11,7 @@ from math import comb
 from typing import TYPE_CHECKING, NamedTuple
 
 from interp.names import OUTPUT, Head, Pair, pair_name
-from interp.plots.families import MEASURE, pair_words
-from interp.plots.geometry import DIMENSIONS, SIMILARITIES
+from interp.plots.by_layer import DIMENSIONS, DIVERGENCE, SIMILARITIES, pair_words
 from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
 from interp.runs.largest import UNTESTED, Largest, at_least
@@ -59,7 +58,7 @@ def peaks(run: Run, position: str = "last") -> Iterator[Peak]:
     """The largest index of every pair of families at every site, of those beyond relabelling."""
     for pair in run.family_pairs:
         for site in SITES:
-            found = run.rows(MEASURE, site, pair, position)
+            found = run.rows(DIVERGENCE, site, pair, position)
             found = found[found["value"].notna()]
             if len(found):
                 yield Peak(pair, site, run.largest(found))

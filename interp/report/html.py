@@ -17,13 +17,13 @@ import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from interp.plots import style
+from interp.plots.board import bare
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
 
 
 def render(template: str, figures: Mapping[str, go.Figure], **words: Any) -> str:
     """The page; the template finds titles, captions and heights of the figures in `figures`."""
-    plain = {name: style.bare(figure) for name, figure in figures.items()}
+    plain = {name: bare(figure) for name, figure in figures.items()}
     parts = (f"{json.dumps(name)}:{figure.to_json()}" for name, figure in plain.items())
     script, plotly = _part("report.js"), packed_plotly()
     environment = jinja2.Environment(

@@ -18,7 +18,8 @@ import plotly.graph_objects as go
 
 from interp.errors import RunError
 from interp.finding import Finding, read_finding
-from interp.plots import export, style
+from interp.plots import export
+from interp.plots.board import bare
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
 from interp.report.experiments import FINDINGS_TABLE
 from interp.report.html import render
@@ -167,7 +168,7 @@ def _figures(finding: Finding, folder: Path) -> dict[str, go.Figure]:
     try:
         found = {file.stem: go.Figure(json.loads(file.read_text("utf-8"))) for file in files}
         for figure in found.values():
-            style.bare(figure)
+            bare(figure)
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{folder / FIGURES}: a figure is damaged; run it again") from error
     return found

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from interp.errors import ConfigError
 from interp.names import Head
 from interp.runs.view import Run
 from interp.showing import HtmlTable, html_page
@@ -89,6 +90,41 @@ class HeadView:
             patterns=patterns.values,
             content_js=run.arrays["head_content_js"].values,
             attended=kept["attended"],
+        )
+
+    @classmethod
+    def read(cls, acts: xr.Dataset, head: Head, query: int) -> HeadView:
+        """What activations of `Lab.run` hold of a head on one query: patterns and tokens alone.
+
+        What was selected before counts as all there is; a `ConfigError` names it where the
+        patterns, the head or the query are not in it.
+        """
+        import numpy as np
+
+        if "pattern" not in acts or not {"layer", "key", "position"} <= {*map(str, acts.coords)}:
+            raise ConfigError('no patterns in here: read them with lab.run(..., sites=["pattern"])')
+        whole: Any = acts
+        for dim in ("condition", "query", "layer"):
+            whole = whole if dim in whole.dims else whole.expand_dims(dim)
+        layers, queries = whole["layer"].values.tolist(), whole["query"].values.tolist()
+        last = whole.sizes.get("head", 0) - 1
+        if head.layer not in layers or head.head > last:
+            where = ", ".join(map(str, layers))
+            raise ConfigError(f"no head {head}: there are heads 0 to {last} in layers {where}")
+        if query not in queries:
+            raise ConfigError(f"no query {query}: there are {', '.join(map(str, queries))}")
+        one = whole.sel(query=query)
+        length = int(one["n_tokens"])
+        patterns = one["pattern"].sel(layer=head.layer, key=[0, *range(-length, 0)])
+        cells = patterns.isel(head=head.head, position=slice(-length, None))
+        return cls(
+            head=head,
+            conditions=[str(name) for name in whole["condition"].values],
+            pairs=[],
+            tokens=[[str(token) for token in one["token"].values.ravel()[-length:]]],
+            patterns=cells.transpose("condition", "position", "key").values[:, None],
+            content_js=np.empty((0, 1)),
+            attended=[],
         )
 
     def narrowed(self, run: Run, most: int = 8) -> HeadView:

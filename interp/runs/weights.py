@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.names import Pair
 from interp.runs.modules import labelled
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 NORM, RANK, INTRUDERS = OF_UPDATES = ("relative_norm", "stable_rank", "intruder_dimensions")
 SIDES = {"left": "what is written (output space)", "right": "what is read (input space)"}
+
+PROMPT_NULLS = {
+    "implicit_rank": ("chance", "shuffled"),
+    "implicit_cosine": ("chance", "shuffled"),
+    "implicit_overlap_left": ("chance", "random"),
+    "implicit_overlap_right": ("chance",),
+}
+"""Measure of a prompt as an update of the weights -> what chance gives of it."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +110,35 @@ class Weighed:
         home = next((set(own) for own in families if self.shown[0] in own), set())
         plain = [pair for pair in pairs if not any(self.is_control(str(name)) for name in pair)]
         return [pair for pair in pairs if set(pair) <= home] or plain
+
+
+# --- prompts as updates --------------------------------------------------------------------------
+
+
+class Prompts(NamedTuple):
+    """The prompts that were weighed, that of the headline first, and the adapter they stand
+    beside."""
+
+    names: list[str]
+    adapter: str | None
+
+
+def prompts(run: Run) -> Prompts:
+    """Whose updates a run has; `NotMeasured` without any."""
+    found = run.manifest.get("weights") or {}
+    if not found.get("prompts"):
+        raise NotMeasured("no prompt was weighed as an update: use `interp weights`")
+    first = run.headline or ()
+    names = sorted(map(str, found["prompts"]), key=lambda name: name not in first)
+    known = run.table.loc[run.table["measure"] == "implicit_overlap_left", "reference"].unique()
+    adapters = sorted(map(str, known), key=lambda name: name not in first)
+    return Prompts(names, adapters[0] if adapters else None)
+
+
+def implicit_by_layer(run: Run, measure: str, prompt: str, adapter: str | None) -> pd.DataFrame:
+    """`value`, `ci_low`, `ci_high` of a measure, mean over a block's projections."""
+    own = run.table[(run.table["measure"] == measure) & (run.table["condition"] == prompt)]
+    if "overlap" in measure:
+        own = own[own["reference"] == adapter]
+    columns = ["value", "ci_low", "ci_high"]
+    return own.groupby("layer", as_index=False)[columns].mean().astype(float)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.plots.implicit import PANELS
+from interp.runs.weights import PROMPT_NULLS
 from interp.weights.measured import alike
 
 MODULES = ("attn.c_attn", "attn.c_proj", "mlp.up_proj")
@@ -53,7 +53,7 @@ def weights(
 
 def _prompts(rng: np.random.Generator, n_layers: int, adapter: str) -> Iterator[Row]:
     """Rows of prompts as updates of the MLPs."""
-    for name, (measure, nulls) in itertools.product(PROMPTS, PANELS.items()):
+    for name, (measure, nulls) in itertools.product(PROMPTS, PROMPT_NULLS.items()):
         reference = adapter if "overlap" in measure else "base"
         for layer, end in itertools.product(range(n_layers), ("", *(f"_{n}" for n in nulls))):
             value = float(rng.uniform(0.1, 0.9))

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from interp.plots.panels import Area, Drawing, beside
 from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
 from interp.plots.ablation import ablation
-from interp.plots.panels import Area, Drawing, beside
 from interp.plots.tidy import tidy
 from interp.runs.files import as_table
 from interp.runs.parts import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts

@@ -12,7 +12,7 @@ import pytest
 
 from interp.plots import Curves, curves
 from interp.plots.curves import CURVE_COLUMNS
-from interp.plots.text import label
+from interp.plots.style import label
 from interp.plots.tidy import tidy
 
 LOOK = Curves(title="Strength by budget", x="tokens", y="strength", grey=("random",))

@@ -11,14 +11,12 @@ from plots.synthetic_families import CONDITIONS, FLOORS, NULLS, ODD
 from interp import plots
 from interp.families import distances
 from interp.plots import bands
-from interp.plots.changes import head_changes
+from interp.plots.by_head import head_changes, head_divergence
+from interp.plots.by_layer import dimensions, divergence, information_by_layer, similarity
 from interp.plots.embedding import condition_embedding, condition_maps
-from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import RECIPES
-from interp.plots.geometry import dimensions, similarity
-from interp.plots.heads import head_view
+from interp.plots.head import head_view
 from interp.plots.influence import waterfall
-from interp.plots.information import information_by_layer
 from interp.plots.tidy import tidy
 from interp.runs.heads import HeadView
 from interp.runs.terms import terms

@@ -6,7 +6,7 @@ import html
 
 import pytest
 
-from interp.plots.text import label, wrapped
+from interp.plots.style import label, wrapped
 from interp.showing import number, visible
 
 TOKENS = ["<b>x</b>", "&lt;", "%{z}", "$x$", "<a href='javascript:1'>", "a&b", "שלום", "🦜"]
