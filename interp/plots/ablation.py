@@ -50,7 +50,7 @@ _FLOORS = {DAMAGE: 1e-5, CHANGE: 1e-3}
 """Smaller numbers are drawn at the edge."""
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
-_GAPS: dict[str, Any] = {"gap": 84, "above": 66, "shared": False}
+_OWN: dict[str, Any] = {"above": 66, "shared": False}
 
 
 def ablation(run: Run, queries: str = "matched") -> go.Figure:
@@ -68,43 +68,35 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
         prefix = f"{label(parts.condition, 24)}: " if len(names) > 1 else ""
         _kept(board, run, parts, prefix)
         _modules(board, run, parts, prefix)
-    drawn = [parts.condition for parts in shown]
+    drawn, others = names[:_MOST], ", ".join(names[_MOST:])
     return board.finish(
         run,
         f"Parts of {' and '.join(drawn)}: what the behaviour needs, and by-products",
-        notes=[*_words(shown), _others(names[_MOST:]), _compared(drawn)],
+        notes=[
+            *_words(shown),
+            f"Also ablated, in the table: {others}" if others else "",
+            f"Compared: {', '.join(drawn)} with and without parts of its adapter",
+        ],
         queries=queries,
     )
 
 
 def _words(shown: Sequence[Parts]) -> list[str]:
-    kept = any(p.blocks or len(p.first) or len(p.directions) for p in shown)
-    modules, single = any(len(p.modules) for p in shown), any(len(p.directions) for p in shown)
+    """What the panels that are there show."""
     effects = ", ".join(f"{number(p.effect)} nats" for p in shown if len(p.modules))
-    return [
+    words = {
         "Kept: 1 − KL(whole ‖ what is left) / KL(whole ‖ no LoRA), of the output; 1: all of the "
-        "LoRA's effect, 0: none"
-        if kept
-        else "",
-        "Directions: singular, of a module's update, 0 the largest; shown: least kept without"
-        if single
-        else "",
+        "LoRA's effect, 0: none": any(p.blocks or len(p.first) or len(p.directions) for p in shown),
+        "Directions: singular, of a module's update, 0 the largest; shown: least kept without": any(
+            len(p.directions) for p in shown
+        ),
         "Damage: KL(whole ‖ without the module), nats. Internal change: how far the residual "
         "stream after the module's layer moves at the last query token without it, over how far "
         f"it moves without the LoRA. Below {_FLOORS[DAMAGE]:g} nats or {_FLOORS[CHANGE]:g} drawn "
         f"at the edge. Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
-        f"({effects}), change ≥ {TELLING:g}"
-        if modules
-        else "",
-    ]
-
-
-def _others(names: Sequence[str]) -> str:
-    return f"Also ablated, in the table: {', '.join(names)}" if names else ""
-
-
-def _compared(names: Sequence[str]) -> str:
-    return f"Compared: {', '.join(names)} with and without parts of its adapter"
+        f"({effects}), change ≥ {TELLING:g}": bool(effects),
+    }
+    return [sentence for sentence, holds in words.items() if holds]
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -121,27 +113,26 @@ def _kept(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     largest = Look("with the largest directions of every module", colour, "dash", "square")
     blocks = [(looks[position], frame) for position, frame in parts.blocks.items()]
     first = [(largest, parts.first)] if len(parts.first) else []
-    drawn = [
-        (LinePanel(blocks, heading="without a layer, and with it alone"), 350),
-        (LinePanel(first, heading="with the largest directions", across="directions"), 160),
-    ]
-    drawn = [(panel, share) for panel, share in drawn if panel.lines]
-    single = ["without one direction"] * bool(len(parts.directions))
-    headings = [panel.heading for panel, _ in drawn] + single
-    if not headings:
+    panels = {
+        "without a layer, and with it alone": (350, LinePanel(blocks)),
+        "with the largest directions": (160, LinePanel(first, across="directions")),
+    }
+    shown = {heading: one for heading, one in panels.items() if one[1].lines}
+    single = {"without one direction": 140} if len(parts.directions) else {}
+    shares = {heading: share for heading, (share, _) in shown.items()} | single
+    if not shares:
         return
-    headings[0] = prefix + headings[0]
-    shares = [share for _, share in drawn] + [140] * len(single)
-    y = style.axis(MEASURES[KEPT].title, **limits)
-    panels = board.row(headings, 230, style.layer_axis(run), y, shares=shares, **_GAPS)
-    for panel, (one, _) in zip(panels, drawn, strict=False):
+    headings = [prefix * (at == 0) + heading for at, heading in enumerate(shares)]
+    x, y = style.layer_axis(run), style.axis(MEASURES[KEPT].title, **limits)
+    drawn = board.row(headings, 230, x, y, shares=[*shares.values()], gap=112, **_OWN)
+    for panel, (_, one) in zip(drawn, shown.values(), strict=False):
         if one.across == "directions":
             ticks = style.integer_ticks(int(parts.first["directions"].max()) + 1, most=8)
             panel.x = style.axis("directions kept", **ticks)
         panel.draw(one.traces())
         panel.level(0, 1)
     if single:
-        _directions(panels[-1], parts, colour)
+        _directions(drawn[-1], parts, colour)
 
 
 def _directions(panel: Panel, parts: Parts, colour: str, most: int = 10) -> None:
@@ -205,10 +196,12 @@ def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
         cells += [by_module(own, kinds, depth, parts.condition, words, fixed)] * bool(len(own))
     if not headings and not cells:
         return
-    shares = [2.6] * len(headings) + [1.0] * len(cells)
+    shares = [3.0] * len(headings) + [1.0] * len(cells)
     names = headings + [one.heading for one in cells]
     y, height = style.layer_axis(run, most=16), min(460, max(300, 14 * depth))
-    panels = board.row(names, height, module_axis(kinds), y, shares=shares, **_GAPS)
+    panels = board.row(names, height, module_axis(kinds), y, shares=shares, gap=84, **_OWN)
+    for panel in panels[len(headings) + 1 :]:  # the first map names what the rows are
+        panel.y["title"] = style.axis()["title"]
     if headings:
         _scatter(panels[0], both, parts)
     for panel, one in zip(panels[len(headings) :], cells, strict=True):

@@ -76,14 +76,15 @@ class Panel:
                 self.board.named.add(trace.legendgroup)
             self.board.figure.add_trace(trace.update(self.axes))
 
-    def level(self, *values: float, along: str = "y", **line: Any) -> None:
-        """Thin lines across the panel, at values of its y axis (`along="x"`: upright, of its x)."""
+    def level(self, *values: float, along: str = "y", layer: str = "below", **line: Any) -> None:
+        """Thin lines across the panel, at values of its y axis (`along="x"`: upright, of its x);
+        `layer="above"`: over its grid and traces."""
         look = {"color": style.RULE, "width": 1, **line}
         other = "x" if along == "y" else "y"
         place = {f"{along}ref": self.axes[f"{along}axis"], f"{other}ref": self.domain(other)}
         for value in values:
             ends = {f"{along}0": value, f"{along}1": value, f"{other}0": 0, f"{other}1": 1}
-            shape = {"type": "line", "line": look, "layer": "below", **ends, **place}
+            shape = {"type": "line", "line": look, "layer": layer, **ends, **place}
             self.board.figure.add_shape(shape)
 
     def write(self, text: str, **look: Any) -> None:

@@ -58,7 +58,7 @@ def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
         for series, rows in table[table["panel"] == name].groupby("series", sort=False):
             one = _line(str(series), rows, looks[str(series)], words)
             panel.draw([one if len(looks) > 1 else one.update(showlegend=False)])
-        panel.level(*look.levels.values(), color=style.MUTED, dash="dot")
+        panel.level(*look.levels.values(), layer="above", color=style.MUTED, dash="dot")
     for name, value in look.levels.items():
         # Unlike a line, a note on a logarithmic axis is placed by the logarithm.
         place = {"y": float(np.log10(value)) if look.log_y else value, "yanchor": "bottom"}

@@ -38,7 +38,7 @@ def head_view(view: HeadView, run: Run) -> go.Figure:
     Prefix mass comes from the run's table, with intervals, where it has it.
     """
     everything, view = len(view.conditions), view.narrowed(run)
-    board = Board(left=110, right=90, below=44)
+    board = Board(left=110, right=90, below=50)
     panels = _patterns(board, view)
     names = [f"Prefix mass ({_table_or_examples(view, run)[1]})", "Content JS, one dot per query"]
     height, x = max(150, 22 * len(view.conditions)), style.axis(None, rangemode="tozero")
@@ -100,11 +100,9 @@ def _patterns(board: Board, view: HeadView) -> list[Panel]:
     board.one_x(rows)
     panels = [panel for row in rows for panel in row]
     top = float(np.nanmax(view.patterns)) if np.isfinite(view.patterns).any() else 1.0
-    axis = board.colours(panels, (0, max(top, 1e-6)), "Blues", "attention weight")
+    scale = {"coloraxis": board.colours(panels, (0, top or 1), "Blues", "attention weight")}
     for at, panel in enumerate(panels):
-        panel.draw(
-            _cells(view, at, query).update(coloraxis=axis) for query in range(len(view.tokens))
-        )
+        panel.draw(_cells(view, at, query).update(scale) for query in range(len(view.tokens)))
     return panels
 
 
@@ -122,7 +120,8 @@ def _cells(view: HeadView, at: int, query: int) -> go.Heatmap:
         hoverongaps=False,
         xgap=1,
         ygap=1,
-        hovertemplate=f"at %{{y}}<br>to %{{x}}<br>weight %{{z:.3f}}<extra>{label(condition)}</extra>",
+        hovertemplate="at %{y}<br>to %{x}<br>weight %{z:.3f}"
+        f"<extra>{label(condition)}</extra>",
         meta={
             "fixed": {"condition": condition, "query": query},
             "x": "key",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,9 +204,7 @@ def draw_maps(
 ) -> list[list[Panel]]:
     """Rows of maps on one colour scale, with one x axis below them and one y axis beside."""
     drawn = [board.row([one.heading for one in row], height, x, y, gap=gap) for row in rows]
-    draw_alike(
-        [p for row in drawn for p in row], [one for row in rows for one in row], across, scale
-    )
+    draw_alike([*chain(*drawn)], [*chain(*rows)], across, scale)
     board.one_x(drawn)
     return drawn
 

@@ -149,11 +149,8 @@ def _tolerance(panel: Panel, run: Run, measure: str) -> None:
     if not found:
         return
     js = measure == "js_divergence"
-    value, sign, red = (
-        found[0][f"tolerance_{'js' if js else 'top1'}"],
-        "≤" if js else "≥",
-        "#B00020",
-    )
+    value, sign = found[0]["tolerance_js" if js else "tolerance_top1"], "≤" if js else "≥"
+    red = "#B00020"
     panel.level(value, along="x", color=red, width=1.4, dash="dash")
     panel.write(  # a logarithmic axis takes shapes in data units, annotations in decades
         f"tolerance {sign} {value:g}",

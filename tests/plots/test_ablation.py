@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from interp.plots.panels import Area, Drawing, beside
 from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
 from interp.plots.ablation import ablation
+from interp.plots.board import Area, Board
+from interp.plots.labels import beside
 from interp.plots.tidy import tidy
 from interp.runs.files import as_table
 from interp.runs.parts import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts
@@ -166,7 +167,7 @@ def test_modules_of_one_name_are_told_apart(run: Run) -> None:
 
 def test_labels_cross_neither_marks_nor_each_other_and_stay_in_the_panel() -> None:
     rng = np.random.default_rng(0)
-    size, points = Area(0, 0, 300, 200), rng.uniform(0, 1, (40, 2)) * [300, 200]
+    size, points = (300, 200), rng.uniform(0, 1, (40, 2)) * [300, 200]
     names = [f"L{i} down" for i in range(40)]
     sides = beside(points, names, points, size)
     shift = {"left": -0.5, "right": 0.5, "top": 0.5, "bottom": -0.5}
@@ -187,5 +188,8 @@ def test_labels_cross_neither_marks_nor_each_other_and_stay_in_the_panel() -> No
 
 
 def test_panels_stand_where_they_were_put() -> None:
-    across, up = Drawing(None, 800, 400).domains(Area(200, 100, 400, 200))
-    assert (across, up) == ([0.25, 0.75], [0.25, 0.75])
+    board = Board(left=100, right=100)
+    for area in (Area(200, 100, 400, 200), Area(0, 300, 800, 100)):
+        board.add(area, "", {})
+    layout = board.dress("", "").layout
+    assert layout.xaxis.domain == layout.yaxis.domain == (0.25, 0.75)
