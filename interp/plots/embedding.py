@@ -9,29 +9,21 @@ classical scaling, turned onto the one before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.families import aligned, classical_mds, distances
 from interp.names import Pair
 from interp.plots import style
 from interp.plots.board import Board
 from interp.plots.style import label
-from interp.runs.view import NotMeasured, Run
+from interp.runs.embedding import Maps, condition_maps
+from interp.runs.view import Run
 
 _OPEN = ("square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
 _FAR = 1.6
 """The frame is at most this many times wider than the other conditions need for controls."""
-
-
-class Maps(NamedTuple):
-    """Coordinates `[layer, condition, 2]` and the share of variance that the map holds."""
-
-    conditions: list[str]
-    points: np.ndarray
-    share: np.ndarray
 
 
 class _Group(NamedTuple):
@@ -87,36 +79,6 @@ def condition_embedding(
     )
 
 
-def condition_maps(run: Run, position: str, queries: str) -> Maps:
-    """The maps of all layers. Units: the layer's root mean square norm (without controls)."""
-    gram = run.arrays.get("gram_resid_post")
-    if gram is None or gram.sizes["condition"] < 3:
-        raise NotMeasured("this run has no gram_resid_post of three conditions or more")
-    gram = gram.sel(queries=queries)
-    if "position" in gram.dims:
-        gram = gram.sel(position=position)
-    g = gram.transpose("layer", "condition", "condition2").values.astype(float)
-    names = [str(name) for name in gram["condition"].values]
-    aside = set(run.nulls)
-    inner = [i for i, name in enumerate(names) if name not in aside]
-    inner = inner if len(inner) >= 3 else list(range(len(names)))
-    norms = np.sqrt(np.diagonal(g, axis1=1, axis2=2)[:, inner].mean(axis=1))
-    d = distances(g) / norms[:, None, None]
-    mds = classical_mds(d[:, inner][:, :, inner])
-    turned = aligned(mds.coordinates)
-    points = np.stack([_placed(d[x], inner, turned[x]) for x in range(len(d))])
-    return Maps(names, points, mds.share.sum(axis=-1))
-
-
-def _placed(d: np.ndarray, inner: list[int], points: np.ndarray) -> np.ndarray:
-    """All conditions on a map of some, by their distances to these (Gower 1968)."""
-    squares = d[inner][:, inner] ** 2
-    pull = squares.mean(axis=1) - d[:, inner] ** 2
-    placed = 0.5 * pull @ np.linalg.pinv(points).T
-    placed[inner] = points
-    return placed
-
-
 class _Frame(NamedTuple):
     """The square that all panels show: its centre and half its side."""
 
@@ -151,23 +113,19 @@ def _frame(run: Run, found: Maps, shown: Sequence[int]) -> _Frame:
 
 def _groups(run: Run) -> list[_Group]:
     """Controls first, families on top."""
-    manifest = run.manifest
-    families = style.family_looks(run)
+    families, base, pair = style.family_looks(run), run.base, run.headline or ()
     members = {m for names in run.families.values() for m in names}
-    controls = [n for n in run.nulls if n not in members]
-    pair = run.headline or ()
-    base = run.base
+    controls = [name for name in run.nulls if name not in members]
     sides = {side: c for (side, other), c in style.colours(run).items() if other == base}
-    found = []
-    for i, name in enumerate(controls):
-        symbol = f"{_OPEN[i % len(_OPEN)]}-open"
-        found.append(_Group(name, [name], "#8A8A8A", symbol, False))
-    for name in manifest["conditions"]:
-        if name in members or name in controls:
-            continue
-        colour = style.INK if name == base else sides.get(name, "#8A8A8A")
-        symbol = "x" if name == base else "circle" if name in pair else "cross-open"
-        found.append(_Group(name, [name], colour, symbol, False))
+    found = [
+        _Group(name, [name], "#8A8A8A", f"{_OPEN[i % len(_OPEN)]}-open", False)
+        for i, name in enumerate(controls)
+    ]
+    for name in run.manifest["conditions"]:
+        if name not in members and name not in controls:
+            colour = style.INK if name == base else sides.get(name, "#8A8A8A")
+            symbol = "x" if name == base else "circle" if name in pair else "cross-open"
+            found.append(_Group(name, [name], colour, symbol, False))
     for name, names in run.families.items():
         colour, symbol = families[name]
         found.append(_Group(f"{name} ({len(names)})", names, colour, symbol, True))
@@ -180,21 +138,17 @@ def _traces(run: Run, found: Maps, layer: int, group: _Group, frame: _Frame) -> 
     drawn = frame.pulled(true)
     pair: Pair | tuple[()] = run.headline or ()
     name = label(group.name)
+    rim = {
+        "width": [2 if m in pair else 0.8 for m in members],
+        "color": [style.INK if m in pair else group.colour for m in members],
+    }
     dots = go.Scatter(
-        x=drawn[:, 0].astype(np.float32),
-        y=drawn[:, 1].astype(np.float32),
+        x=drawn.astype(np.float32)[:, 0],
+        y=drawn.astype(np.float32)[:, 1],
         mode="markers",
         name=name,
         legendgroup=name,
-        marker={
-            "symbol": group.symbol,
-            "size": 9,
-            "color": group.colour,
-            "line": {
-                "width": [2 if m in pair else 0.8 for m in members],
-                "color": [style.INK if m in pair else group.colour for m in members],
-            },
-        },
+        marker={"symbol": group.symbol, "size": 9, "color": group.colour, "line": rim},
         text=[label(m) for m in members],
         customdata=true.astype(np.float32),
         hovertemplate="<b>%{text}</b><br>%{customdata[0]:.3g}, %{customdata[1]:.3g}"
@@ -211,12 +165,7 @@ def _traces(run: Run, found: Maps, layer: int, group: _Group, frame: _Frame) -> 
 def _spokes(points: np.ndarray, colour: str, name: str) -> go.Scatter:
     centre = points.mean(axis=0)
     path = np.concatenate([[centre, p, [np.nan, np.nan]] for p in points])
-    return go.Scatter(
-        x=path[:, 0].astype(np.float32),
-        y=path[:, 1].astype(np.float32),
-        mode="lines",
-        line={"width": 1.2, "color": style.faded(colour, 0.55)},
-        legendgroup=name,
-        showlegend=False,
-        hoverinfo="skip",
-    )
+    x, y = path.T.astype(np.float32)
+    line = {"width": 1.2, "color": style.faded(colour, 0.55)}
+    hidden: dict[str, Any] = {"legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
+    return go.Scatter(x=x, y=y, mode="lines", line=line, **hidden)

@@ -183,7 +183,8 @@ def _table_or_examples(view: HeadView, run: Run) -> tuple[list[_Mass], str]:
     frame = run.rows("prefix_mass", "pattern", position="last")
     frame = frame[(frame["layer"] == view.head.layer) & (frame["head"] == view.head.head)]
     rows = frame.set_index("condition")[["value", "ci_low", "ci_high"]].astype(float)
-    found = [(c, *map(float, rows.loc[c])) for c in view.conditions if c in rows.index]
+    known = {str(name): row.tolist() for name, row in rows.iterrows()}
+    found = [(name, *known[name]) for name in view.conditions if name in known]
     if found:
         return found, "last token"
     ends = [len(tokens) - 1 for tokens in view.tokens]

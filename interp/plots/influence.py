@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.names import OUTPUT, Pair
+from interp.names import Pair
 from interp.plots import style
 from interp.plots.board import Board
 from interp.plots.style import label
-from interp.runs.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms
+from interp.runs.terms import OTHER, TOTAL, Term, in_order, influence_pairs, terms, total
 from interp.runs.view import NotMeasured, Run
 from interp.showing import number
 
@@ -69,15 +69,8 @@ def _reach(run: Run, groups: dict[Pair, list[Term]], queries: str) -> tuple[floa
     ends = [0.0]
     for pair, parts in groups.items():
         ends += np.cumsum([t.value for t in parts if t.kind != TOTAL]).tolist()
-        ends += _total(run, pair, queries) or []
+        ends += total(run, pair, queries) or []
     return min(ends), max(ends)
-
-
-def _total(run: Run, pair: Pair, queries: str) -> list[float] | None:
-    """The total change and its interval, where it has one."""
-    rows = run.rows("influence", OUTPUT, pair, "last", queries)
-    rows = rows[rows["ci_low"].notna() & rows["ci_high"].notna()]
-    return None if rows.empty else [float(rows.iloc[0][c]) for c in ("value", "ci_low", "ci_high")]
 
 
 def _bars(
@@ -87,39 +80,34 @@ def _bars(
     starts = np.concatenate([[0.0], np.cumsum(sizes)])[: len(parts)]
     starts[[t.kind == TOTAL for t in parts]] = 0.0
     traces: list[go.Bar | go.Scatter] = [_steps(parts, starts, columns)]
+    fixed = {"measure": "influence", "condition": pair[0], "reference": pair[1], "queries": queries}
     for kind, colour in _KINDS.items():
-        at = [i for i, t in enumerate(parts) if t.kind == kind]
-        if not at:
+        own = [
+            (part, start) for part, start in zip(parts, starts, strict=True) if part.kind == kind
+        ]
+        if not own:
             continue
-        traces.append(
-            go.Bar(
-                x=[columns.index(parts[i].name) for i in at],
-                y=[parts[i].value for i in at],
-                base=starts[at],
-                width=0.82,
-                marker={"color": colour},
-                name=kind,
-                legendgroup=kind,
-                text=[parts[i].name for i in at],
-                textposition="none",
-                hovertemplate="<b>%{text}</b><br>%{y:+.4g}<extra></extra>",
-                customdata=np.array([[parts[i].value] for i in at]),
-                meta={
-                    "fixed": {
-                        "measure": "influence",
-                        "condition": pair[0],
-                        "reference": pair[1],
-                        "queries": queries,
-                    },
-                    "columns": {
-                        "term": [parts[i].name for i in at],
-                        "layer": [parts[i].layer for i in at],
-                        "start": starts[at].tolist(),
-                    },
-                    "custom": ["value"],
-                },
-            )
+        bars, begin = [part for part, _ in own], [float(start) for _, start in own]
+        names = [part.name for part in bars]
+        bar = go.Bar(
+            x=[columns.index(name) for name in names],
+            y=[part.value for part in bars],
+            base=begin,
+            width=0.82,
+            marker={"color": colour},
+            name=kind,
+            legendgroup=kind,
+            text=names,
+            textposition="none",
+            hovertemplate="<b>%{text}</b><br>%{y:+.4g}<extra></extra>",
+            customdata=np.array([[part.value] for part in bars]),
+            meta={
+                "fixed": fixed,
+                "columns": {"term": names, "layer": [p.layer for p in bars], "start": begin},
+                "custom": ["value"],
+            },
         )
+        traces.append(bar)
     return traces
 
 
@@ -137,10 +125,10 @@ def _steps(parts: list[Term], starts: np.ndarray, columns: list[str]) -> go.Scat
 
 def _whisker(run: Run, pair: Pair, columns: list[str], queries: str) -> list[go.Scatter]:
     """The interval of the total, where it has one."""
-    total = _total(run, pair, queries)
-    if total is None:
+    found = total(run, pair, queries)
+    if found is None:
         return []
-    value, low, high = np.array(total)[:, None]
+    value, low, high = np.array(found)[:, None]
     bar = go.Scatter(
         x=[columns.index(TOTAL)],
         y=value,

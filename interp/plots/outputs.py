@@ -37,9 +37,8 @@ def output(run: Run, position: str = "last") -> go.Figure:
     frame = frames["js_divergence"]
     if frame.empty:
         raise NotMeasured(f"this run has no output rows at position {position}")
-    every = _order(frame, run)
+    every = run.ordered(frame["pair"].tolist())
     pairs = every[:_MOST]
-    frames = {m: _of(part, pairs) for m, part in frames.items()}
     names = [run.role(pair) for pair in pairs]
     board = Board(left=min(330, 40 + 7 * max(map(len, map(label, names)))), right=34, above=22)
     height = max(120, (34 if len(pairs) < 10 else 27) * len(pairs))
@@ -49,7 +48,7 @@ def output(run: Run, position: str = "last") -> go.Figure:
     panels[0].x = _js_axis(frame)
     for panel, (measure, part) in zip(panels, frames.items(), strict=True):
         for queries in _SETS:
-            own = part[part["queries"] == queries]
+            own = part[(part["queries"] == queries) & part["pair"].isin(pairs)]
             panel.draw([_dots(run, own, measure, queries, pairs)])
         _tolerance(panel, run, measure)
     panels[0].draw(map(_key, _SETS))
@@ -67,46 +66,31 @@ def output(run: Run, position: str = "last") -> go.Figure:
 
 
 def _rows(run: Run, measure: str, position: str) -> pd.DataFrame:
-    parts = [run.rows(measure, OUTPUT, None, position, queries) for queries in _SETS]
+    """Rows of all pairs, with `pair`."""
     import pandas as pd
 
-    return pd.concat(parts)
-
-
-def _order(frame: pd.DataFrame, run: Run) -> list[Pair]:
-    """Headline, nulls, sides and floors first, then the rest as the table has it."""
-    pairs = zip(frame["condition"], frame["reference"], strict=True)
-    return run.ordered([(str(c), str(r)) for c, r in pairs])
-
-
-def _of(frame: pd.DataFrame, pairs: Sequence[Pair]) -> pd.DataFrame:
-    keys = zip(frame["condition"], frame["reference"], strict=True)
-    return frame[[key in pairs for key in keys]]
+    frame = pd.concat([run.rows(measure, OUTPUT, None, position, queries) for queries in _SETS])
+    return frame.assign(pair=[*zip(frame["condition"], frame["reference"], strict=True)])
 
 
 def _dots(
     run: Run, frame: pd.DataFrame, measure: str, queries: str, pairs: Sequence[Pair]
 ) -> go.Scatter:
     symbol, shift = _SETS[queries]
-    order = [pairs.index(p) for p in zip(frame["condition"], frame["reference"], strict=True)]
-    frame = frame.iloc[np.argsort(order, kind="stable")]
-    keys = list(zip(frame["condition"], frame["reference"], strict=True))
+    frame = frame.sort_values("pair", key=lambda own: own.map(pairs.index), kind="stable")
+    keys = frame["pair"].tolist()
     palette = style.colours(run, pairs)
     columns = ("value", "ci_low", "ci_high", "n")
     custom = np.stack([frame[c].to_numpy(dtype=float, na_value=np.nan) for c in columns], axis=1)
     value, low, high = (_drawn(custom[:, i], measure) for i in range(3))
     colour = [palette[key] for key in keys]
+    rim = {"width": 2, "color": colour}
     return go.Scatter(
         x=value,
         y=[pairs.index(key) + shift for key in keys],
         mode="markers",
         showlegend=False,
-        marker={
-            "symbol": symbol,
-            "size": 10,
-            "color": colour,
-            "line": {"width": 2, "color": colour},
-        },
+        marker={"symbol": symbol, "size": 10, "color": colour, "line": rim},
         error_x=style.whiskers(value, low, high, color=style.MUTED),
         text=[label(run.role(key)) for key in keys],
         customdata=custom,

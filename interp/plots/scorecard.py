@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,7 +31,7 @@ _HEADINGS = {
     True: "Weak points: right of the line, the hypothesis fails there",
     False: "Where it should hold: right of the line, it does",
 }
-_LINE = {"color": style.INK, "width": 1.2}
+_LINE: dict[str, Any] = {"color": style.INK, "width": 1.2}
 _ROW, _LEFT, _RIGHT = 54, 330, 300
 
 

@@ -169,7 +169,7 @@ def weights_overlap(run: Run) -> go.Figure:
     names = [name for name in of.conditions if name in present]
     board = Board(left=132, below=66, right=64)
     _squares(board, frames, names)
-    inside = {side: _of_family(frame, of) for side, frame in frames.items()}
+    inside = {side: _in_blocks(of.of_family(frame)) for side, frame in frames.items()}
     if all(map(len, inside.values())):
         _family_maps(run, board, inside)
     left, right = (number(float(frame["chance"].mean()), 2) for frame in frames.values())
@@ -233,13 +233,6 @@ def _square(cells: np.ndarray, names: list[str], side: str) -> go.Heatmap:
             "custom": ["chance", "matrices"],
         },
     )
-
-
-def _of_family(frame: pd.DataFrame, of: Weighed) -> pd.DataFrame:
-    """Rows of the family's pairs in the blocks."""
-    pairs = set(of.family)
-    own = [pair in pairs for pair in zip(frame["condition"], frame["reference"], strict=True)]
-    return _in_blocks(frame[np.array(own, dtype=bool)])
 
 
 def _family_maps(run: Run, board: Board, frames: dict[str, pd.DataFrame]) -> None:

@@ -80,3 +80,10 @@ def in_order(groups: Iterable[Sequence[Term]]) -> list[Term]:
         return 0, -1 if term.layer is None else term.layer, term.kind == "MLP"
 
     return sorted((term for group in groups for term in group), key=place)
+
+
+def total(run: Run, pair: Pair, queries: str) -> list[float] | None:
+    """The total change and its interval, where it has one."""
+    rows = run.rows("influence", OUTPUT, pair, "last", queries)
+    rows = rows[rows["ci_low"].notna() & rows["ci_high"].notna()]
+    return None if rows.empty else [float(rows.iloc[0][c]) for c in ("value", "ci_low", "ci_high")]

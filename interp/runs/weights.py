@@ -101,6 +101,12 @@ class Weighed:
         both = own.join(chance.rename(columns={"value": "chance"})).reset_index()
         return labelled(both[~both["site"].str.contains(":") & both["value"].notna()])
 
+    def of_family(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the family's pairs."""
+        pairs = set(self.family)
+        both = zip(frame["condition"], frame["reference"], strict=True)
+        return frame.loc[[pair in pairs for pair in both]]
+
     @property
     def family(self) -> list[Pair]:
         """The compared pairs that are of one family, that of the shown condition; without families,

@@ -13,11 +13,12 @@ from interp.families import distances
 from interp.plots import bands
 from interp.plots.by_head import head_changes, head_divergence
 from interp.plots.by_layer import dimensions, divergence, information_by_layer, similarity
-from interp.plots.embedding import condition_embedding, condition_maps
+from interp.plots.embedding import condition_embedding
 from interp.plots.gallery import RECIPES
 from interp.plots.head import head_view
 from interp.plots.influence import waterfall
 from interp.plots.tidy import tidy
+from interp.runs.embedding import condition_maps
 from interp.runs.heads import HeadView
 from interp.runs.terms import terms
 from interp.runs.view import NotMeasured, Run
