@@ -100,7 +100,7 @@ def _patterns(board: Board, view: HeadView) -> list[Panel]:
     board.one_x(rows)
     panels = [panel for row in rows for panel in row]
     top = float(np.nanmax(view.patterns)) if np.isfinite(view.patterns).any() else 1.0
-    scale = {"coloraxis": board.colours(panels, (0, top or 1), "Blues", "attention weight")}
+    scale = {"coloraxis": board.colours(rows[0], (0, top or 1), "Blues", "attention weight")}
     for at, panel in enumerate(panels):
         panel.draw(_cells(view, at, query).update(scale) for query in range(len(view.tokens)))
     return panels

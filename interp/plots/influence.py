@@ -82,12 +82,10 @@ def _bars(
     traces: list[go.Bar | go.Scatter] = [_steps(parts, starts, columns)]
     fixed = {"measure": "influence", "condition": pair[0], "reference": pair[1], "queries": queries}
     for kind, colour in _KINDS.items():
-        own = [
-            (part, start) for part, start in zip(parts, starts, strict=True) if part.kind == kind
-        ]
+        own = [at for at, part in enumerate(parts) if part.kind == kind]
         if not own:
             continue
-        bars, begin = [part for part, _ in own], [float(start) for _, start in own]
+        bars, begin = [parts[at] for at in own], starts[own].tolist()
         names = [part.name for part in bars]
         bar = go.Bar(
             x=[columns.index(name) for name in names],

@@ -74,7 +74,7 @@ def decision(finding: Finding) -> go.Figure:
     board = Board(left=24, below=46, above=24)
     [panel] = board.row([""], 36, x, y)
     panel.draw([_dot(finding, 0, float)])
-    panel.level(threshold, along="x", **_LINE)
+    panel.level(threshold, along="x", layer="above", **_LINE)
     place = {"x": threshold, "y": 1, "yanchor": "bottom", "xanchor": "center"}
     panel.write(f"threshold {threshold:g}", font={"size": 11}, **place)
     return board.dress(f"{heading(finding)}: the number that decides", finding.number)

@@ -99,6 +99,8 @@ def _lines(of: Weighed, board: Board, condition: str, kinds: list[str]) -> None:
 
 def _spectrum(rows: pd.DataFrame, condition: str, colour: str) -> go.Scatter:
     name = label(str(rows.iloc[0]["name"]))
+    place = {"site": str(rows.iloc[0]["site"]), "layer": int(rows.iloc[0]["layer"])}
+    fixed = {"measure": "singular_value", "condition": condition, **place}
     return go.Scatter(
         x=rows["position"].astype(int).to_numpy(),
         y=rows["value"].to_numpy(dtype=np.float32),
@@ -108,16 +110,7 @@ def _spectrum(rows: pd.DataFrame, condition: str, colour: str) -> go.Scatter:
         name=name,
         showlegend=False,
         hovertemplate=f"<b>{name}</b>, direction %{{x}}: %{{y:.3g}}<extra></extra>",
-        meta={
-            "fixed": {
-                "measure": "singular_value",
-                "condition": condition,
-                "site": str(rows.iloc[0]["site"]),
-                "layer": int(rows.iloc[0]["layer"]),
-            },
-            "x": "direction",
-            "y": "value",
-        },
+        meta={"fixed": fixed, "x": "direction", "y": "value"},
     )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from interp.plots.symlog import Symlog
 
 from interp import plots
 from interp.plots.gallery import RECIPES
+from interp.plots.symlog import Symlog
 from interp.plots.tidy import tidy
 from interp.runs.view import NotMeasured, Run
 
