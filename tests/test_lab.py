@@ -600,7 +600,7 @@ def test_objects_show_themselves_escaped_offline_and_short(named: Case, tmp_path
         assert not re.search(r"https?:|src=|href=|\x00", html)
         assert len(html) < 5000
     assert "prompt vs lora" in run.certificates[0]._repr_html_()
-    assert run.certificates[0].numbers in interp.plots.run.verdict().text
+    assert run.certificates[0].numbers in run.verdict().text
     assert all(name in lab._repr_html_() for name in lab.conditions)
 
 

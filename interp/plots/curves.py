@@ -51,7 +51,7 @@ def curves(table: pd.DataFrame, look: Curves, caption: str) -> go.Figure:
     names, words = list(dict.fromkeys(table["panel"])), _words(table)
     looks = _looks(list(dict.fromkeys(table["series"])), look.grey)
     headings = [label(str(name)) for name in names] if len(names) > 1 else [""]
-    board = Board(left=72, below=52, above=30)
+    board = Board(left=72, below=52)
     x = style.axis(look.x, **_x_ticks(table, look, words))
     panels = board.row(headings, look.plot, x, style.axis(look.y, **_y_look(look)), gap=28)
     for name, panel in zip(names, panels, strict=True):
