@@ -87,7 +87,7 @@ def test_a_run_without_it_says_how_to_add_it(make_folder: Callable[..., Path]) -
     write(path, browser=False)
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "<code>interp patch RUN</code> adds it" in page
-    assert "Causal:" not in page
+    assert "Activation patching:" not in page
     assert 'href="#patching"' not in page
     with pytest.raises(RunError, match="interp patch"):
         patch_table(load_run(path))
