@@ -19,6 +19,8 @@ from interp.showing import visible
 
 WIDTH = 1000
 INK, MUTED, RULE, GRID, UNDEFINED = "#222222", "#5F5F5F", "#9A9A9A", "#E7E7E7", "#B4B4B4"
+LIMIT = "#B00020"
+"""Of tolerances and goals."""
 ZERO = {"zeroline": True, "zerolinecolor": RULE, "zerolinewidth": 1}
 """An axis that shows where zero is."""
 

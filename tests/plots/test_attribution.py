@@ -7,8 +7,13 @@ import pytest
 from plots.synthetic_parts import MOVES
 
 from interp.names import Head
-from interp.plots.attribution import ESTIMATE, EXACT, attribution
-from interp.plots.attribution_maps import STRONGEST, attribution_heads
+from interp.plots.attribution import (
+    ESTIMATE,
+    EXACT,
+    STRONGEST,
+    attribution,
+    attribution_heads,
+)
 from interp.plots.tidy import tidy
 from interp.runs.view import NotMeasured, Run
 

@@ -12,7 +12,7 @@ import pytest
 
 from interp import plots
 from interp.plots.gallery import RECIPES
-from interp.plots.symlog import Symlog
+from interp.plots.scales import Symlog
 from interp.plots.tidy import tidy
 from interp.runs.view import NotMeasured, Run
 
