@@ -91,7 +91,8 @@ def _together(
     run: Run, joint: Sequence[Search], curves: Sequence[pd.DataFrame], panel: Panel
 ) -> None:
     most = max(map(len, curves))
-    panel.x = _counts(most)
+    counts = style.ticks_until(range(1, most + 1, -(-most // 12)), most + 1, "all")
+    panel.x = style.axis("heads put in", **counts, range=[0.5, most + 1.5])
     upper = int(np.argmax([frame["value"].mean() for frame in curves]))
     tight = panel.area.width / (most + 1.5) < 7 * max(len(h) for e in joint for h in e["heads"])
     for number, (entry, frame) in enumerate(zip(joint, curves, strict=True)):
@@ -103,19 +104,12 @@ def _together(
         panel.draw([outline, drawn, _all_heads(entry, look, most + 1 + 0.2 * number)])
         _head_names(panel, frame, look.colour, 1 if number == upper else -1, tight)
     marker = {"symbol": "diamond", "size": 9, "color": style.MUTED}
-    panel.draw(
-        [go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name="all heads at once")]
-    )
-    goal, first = float(joint[0]["goal"]), {"xref": panel.domain("x"), "x": 0, "xanchor": "left"}
+    key = go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name="all heads at once")
+    panel.draw([key])
+    goal = float(joint[0]["goal"])
     panel.level(goal, color=style.LIMIT, width=1.3, dash="dash")
-    font = {"size": 11, "color": style.LIMIT}
-    panel.write(f"goal {goal:g}", y=goal, yanchor="bottom", font=font, **first)
-
-
-def _counts(most: int) -> dict[str, Any]:
-    at = list(range(1, most + 1, max(1, -(-most // 12))))
-    ticks = {"tickmode": "array", "tickvals": [*at, most + 1], "ticktext": [*map(str, at), "all"]}
-    return style.axis("heads put in", **ticks, range=[0.5, most + 1.5])
+    left = {"xref": panel.domain("x"), "x": 0, "xanchor": "left", "yanchor": "bottom"}
+    panel.write(f"goal {goal:g}", y=goal, font={"size": 11, "color": style.LIMIT}, **left)
 
 
 def _all_heads(entry: Search, look: Look, at: float) -> go.Scatter:

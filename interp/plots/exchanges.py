@@ -34,6 +34,8 @@ GREY = "#8C8C8C"
 """Of random controls, and of nothing else."""
 LOWEST = -1.0
 """Recovery below this is off the axis: a control may do any harm."""
+Wanted = tuple[str, Pair, Look]
+"""A line: its measure, whose state went into whose run, and its look."""
 _NULL = "random difference (same dash and mark)"
 
 
@@ -78,7 +80,7 @@ def state_in(source: str, target: str, most: int = 18, what: str = "state") -> s
 
 
 def moved(
-    run: Run, wanted: Iterable[tuple[str, Pair, Look]], position: str = "all"
+    run: Run, wanted: Iterable[Wanted], position: str = "all"
 ) -> list[tuple[Look, pd.DataFrame]]:
     """Lines of measures of the residual stream by layer, those that have a value."""
     found = ((o, run.by_layer(m, EXCHANGED, pair, position)) for m, pair, o in wanted)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,13 +22,14 @@ from interp.plots.board import Board, Panel
 from interp.plots.exchanges import (
     GREY,
     Exchange,
+    Wanted,
     harm_words,
     mark_tolerance,
     moved,
     on_damage,
     on_recovery,
-    state_in,
     open_markers,
+    state_in,
 )
 from interp.plots.lines import Look, draw_rows, pair_look
 from interp.plots.style import label
@@ -70,11 +71,9 @@ def interchange(run: Run) -> go.Figure:
     """
     run = run.exchanged()
     of = run.interchange
-    damage = on_damage([_damage(of, *of.pair), _damage(of, *reversed(of.pair))], of.tolerance)
+    damage, recovery, distances, relative = _panels(of)
     if not all(panel.lines for panel in damage):
         raise NotMeasured("this run has no damage of an interchange by layer")
-    recovery = on_recovery([_recovery(of, source) for source in of.pair])
-    distances, relative = _distances(of), _relative(of)
     rows = [[*damage, distances], [*recovery, relative]]
     board = Board(left=72)
     above, below = draw_rows(board, rows, style.layer_axis(run), 222, shared=False, gap=66)
@@ -105,35 +104,38 @@ def interchange(run: Run) -> go.Figure:
     )
 
 
-def _damage(of: Patched, source: str, target: str) -> Exchange:
-    move = (source, target)
-    wanted = [(f"damage_{name}", move, look) for name, look in _CONTROLS.items()]
-    wanted += [("damage", (of.base, target), _base_look(of)), ("damage", move, _state(of, source))]
-    unit = "damage [nats]" if source == of.a else ""
-    return Exchange(moved(of.run, wanted), heading=state_in(*move), unit=unit)
+def _panels(of: Patched) -> tuple[list[Exchange], list[Exchange], Exchange, Exchange]:
+    """Damage and recovery, distances (base from either side, the null, the pair), relative."""
+    run, base = of.run, of.base
+    worst = Look(f"{base}'s state (positive control)", style.INK, "longdash", "diamond")
+    damage = [
+        _beside_controls(of, "damage", move, "damage [nats]", ("damage", (base, move[1]), worst))
+        for move in of.moves
+    ]
+    into_base = [
+        _beside_controls(of, "recovery", (side, base), MEASURES["recovery"].title)
+        for side in of.pair
+    ]
+    apart: list[Wanted] = [("relative_l2", (side, base), worst) for side in of.pair]
+    apart += [("relative_l2", p, pair_look(run, p)) for p in reversed(run.beside_null)]
+    shares = [("relative_damage", move, _state(of, move[0])) for move in of.moves]
+    heading = f"damage over that of {label(base)}'s state"
+    return (
+        on_damage(damage, of.tolerance),
+        on_recovery(into_base),
+        _from_zero(moved(run, apart, "last"), "relative_l2", "distance between states"),
+        _from_zero(moved(run, shares), "relative_damage", heading, 1.0),
+    )
 
 
-def _recovery(of: Patched, source: str) -> Exchange:
-    move = (source, of.base)
-    wanted = [(f"recovery_{name}", move, look) for name, look in _CONTROLS.items()]
-    wanted += [("recovery", move, _state(of, source))]
-    unit = MEASURES["recovery"].title if source == of.a else ""
-    return Exchange(moved(of.run, wanted), heading=state_in(*move), unit=unit)
-
-
-def _distances(of: Patched) -> Exchange:
-    """Base from either side, the null, and the pair."""
-    measure = "relative_l2"
-    wanted = [(measure, (side, of.base), _base_look(of)) for side in of.pair]
-    wanted += [(measure, pair, pair_look(of.run, pair)) for pair in reversed(of.run.beside_null)]
-    return _from_zero(moved(of.run, wanted, "last"), measure, "distance between states")
-
-
-def _relative(of: Patched) -> Exchange:
-    measure = "relative_damage"
-    moves = [(of.a, of.b), (of.b, of.a)]
-    lines = moved(of.run, [(measure, move, _state(of, move[0])) for move in moves])
-    return _from_zero(lines, measure, f"damage over that of {label(of.base)}'s state", 1.0)
+def _beside_controls(
+    of: Patched, measure: str, move: tuple[str, str], unit: str, *more: Wanted
+) -> Exchange:
+    """A move's line above `more`, and above the controls."""
+    wanted = [(f"{measure}_{name}", move, look) for name, look in _CONTROLS.items()]
+    wanted += [*more, (measure, move, _state(of, move[0]))]
+    shown = unit if move[0] == of.a else ""
+    return Exchange(moved(of.run, wanted), heading=state_in(*move), unit=shown)
 
 
 def _from_zero(
@@ -146,10 +148,6 @@ def _from_zero(
 
 def _state(of: Patched, source: str) -> Look:
     return Look(f"{source}'s state", style.condition_look(of.run, source)[0])
-
-
-def _base_look(of: Patched) -> Look:
-    return Look(f"{of.base}'s state (positive control)", style.INK, "longdash", "diamond")
 
 
 def _mark_depth(depth: pd.Series | None, panels: Sequence[Panel]) -> None:
@@ -202,8 +200,7 @@ def interchange_segments(run: Run) -> go.Figure:
     run = run.exchanged()
     of = run.interchange
     recovery = on_recovery([_segments(of, "recovery", (side, of.base)) for side in of.pair])
-    moves = [(of.a, of.b), (of.b, of.a)]
-    damage = on_damage([_segments(of, "damage", move) for move in moves], of.tolerance)
+    damage = on_damage([_segments(of, "damage", move) for move in of.moves], of.tolerance)
     every = [*recovery, *damage]
     if {str(f["position"].iloc[0]) for panel in every for f in panel.frames} <= {"all"}:
         raise NotMeasured("this run has no interchange by segment")
@@ -250,12 +247,13 @@ def interchange_contexts(run: Run) -> go.Figure:
     run, both directions: one layer at a time, and all at once on the right."""
     run = run.exchanged()
     of = run.interchange
-    moves = [(of.a, of.b), (of.b, of.a)]
-    panels = on_damage([_context(run, *move) for move in moves], of.tolerance)
+    panels = on_damage([_context(run, *move) for move in of.moves], of.tolerance)
     if not any(panel.lines for panel in panels):
         raise NotMeasured("this run has no exchange of contexts")
-    board = Board(left=72)
-    [drawn] = draw_rows(board, [panels], _layers_and_all(run), 330)
+    board, count = Board(left=72), run.n_layers
+    layers = range(0, count, style.integer_ticks(count, 12)["dtick"])
+    ends = {**style.ticks_until(layers, count, "all"), "range": [-0.5, count + 0.5]}
+    [drawn] = draw_rows(board, [panels], style.axis("layer (from 0)", **ends), 330)
     mark_tolerance(drawn, panels[0], of.tolerance)
     return board.finish(
         run,
@@ -284,11 +282,3 @@ def _context(run: Run, source: str, target: str) -> Exchange:
             lines += [(look._replace(**colour), part) for part in found]
     heading = state_in(source, target, 24, "context")
     return Exchange(lines, heading=heading, unit="damage [nats]", many=True)
-
-
-def _layers_and_all(run: Run) -> dict[str, Any]:
-    """Layers from 0, and all of them."""
-    count = run.n_layers
-    at = [*range(0, count, int(str(style.integer_ticks(count, 12)["dtick"]))), count]
-    ticks = {"tickmode": "array", "tickvals": at, "ticktext": [*map(str, at[:-1]), "all"]}
-    return style.axis("layer (from 0)", **ticks, range=[-0.5, count + 0.5])

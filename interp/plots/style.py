@@ -127,6 +127,12 @@ def layer_axis(run: Run, title: str = "layer (from 0)", most: int = 12, **more: 
     return axis(title, **integer_ticks(run.n_layers, most), **more)
 
 
+def ticks_until(at: Sequence[int], end: int, name: str) -> dict[str, Any]:
+    """Ticks at these numbers, and one with a name at the end of the axis."""
+    texts = [*map(str, at), name]
+    return {"tickmode": "array", "tickvals": [*at, end], "ticktext": texts}
+
+
 def named_ticks(names: Sequence[str], limit: int | None = None, room: float = 0.5) -> Any:
     """Ticks with these names at 0, 1, ..."""
     texts = [label(name, limit) for name in names]

@@ -41,6 +41,11 @@ class Patched:
         """Whose states were exchanged."""
         return self.a, self.b
 
+    @property
+    def moves(self) -> list[tuple[str, str]]:
+        """Both directions: (source, target), whose state went into whose run."""
+        return [(self.a, self.b), (self.b, self.a)]
+
     def rows(
         self,
         measure: str,

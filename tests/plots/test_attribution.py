@@ -46,7 +46,7 @@ def test_each_direction_has_a_panel_with_one_scale_and_its_diagonal(run: Run) ->
         suffix = "" if number == 1 else str(number)
         ends = figure.layout[f"xaxis{suffix}"].range
         assert tuple(line.x) == tuple(line.y) == ends == figure.layout[f"yaxis{suffix}"].range
-    headings = [a.text for a in figure.layout.annotations][: len(MOVES)]
+    headings = [a.text for a in figure.layout.annotations if a.font.size == 13]
     assert headings == [f"{source}'s state in {target}'s run" for source, target in MOVES]
 
 
