@@ -8,7 +8,9 @@ On the diagonal a head carries as much under both; on an axis it matters to one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -28,39 +30,49 @@ from interp.showing import number
 if TYPE_CHECKING:
     import pandas as pd
 
-_HEADINGS = {"lost": "lost without the head", "won": "won by the head alone"}
 _MOST = 12
 """Heads that are named and have intervals, at most: more would hide each other."""
-_COLUMNS = ["value", "ci_low", "ci_high"]
+_NUMBERS = ("value", "ci_low", "ci_high")
+_BOTH = [[f"{name}_{side}" for name in _NUMBERS] for side in ("condition", "reference")]
+_LOOKS = {
+    "neither": ("other heads", "circle", 6),
+    "both": ("strongest under both", "diamond", 11),
+    "condition": ("under {} only", "triangle-down", 10),
+    "reference": ("under {} only", "triangle-up", 10),
+}
+"""Where a head is among the strongest -> name, symbol, size."""
 
 
-class Cloud(NamedTuple):
-    """Every head's effect under both conditions: `under` is `[condition, head, 3]` with value and
-    interval; `groups`: which strongest ones are shared; `named`: those to be labelled, in order."""
+@dataclass(frozen=True)
+class Cloud:
+    """A ranking and its heads, of the table's `rows`: value and interval under the condition and
+    under the reference, `head`, where it is among the `strongest`, and what is `named` of them."""
 
     finding: dict[str, Any]
-    measure: str
-    axis: str
-    heads: list[str]
-    under: np.ndarray
-    groups: dict[str, list[int]]
+    heads: pd.DataFrame
     named: list[int]
+    unit: str
 
     @property
-    def by(self) -> str:
-        """What the heads are ranked by: `lost` or `won`."""
-        return str(self.finding["by"])
+    def lost(self) -> bool:
+        """Whether it ranks what is lost without a head, not what a head wins alone."""
+        return bool(self.finding["by"] == "lost")
 
     @property
+    def under(self) -> np.ndarray:
+        """`[condition, head, 3]`."""
+        return np.stack([self.heads[own].to_numpy(float) for own in _BOTH])
+
+    @cached_property
     def scale(self) -> Symlog:
         """Of both axes."""
-        return Symlog.of([self.under], 2 if self.measure == "damage" else 1)
+        return Symlog.of([self.under], 2 if self.lost else 1)
 
-    @property
+    @cached_property
     def limits(self) -> dict[str, Any]:
         """Ticks and range of both axes: all heads, and the intervals that are drawn."""
-        shown = self.under[:, self.named]
-        ends = np.concatenate([self.under[..., 0].ravel(), shown.ravel(), [0.0]])
+        under = self.under
+        ends = np.concatenate([under[..., 0].ravel(), under[:, self.named].ravel(), [0.0]])
         return self.scale.axis(float(np.nanmin(ends)), float(np.nanmax(ends)))
 
 
@@ -74,10 +86,10 @@ def interchange_overlap(run: Run) -> go.Figure:
     if not clouds:
         raise NotMeasured("this run has no effects of single heads under both conditions")
     board = Board(left=76)
-    headings = [_HEADINGS.get(cloud.by, cloud.by) for cloud in clouds]
+    headings = ["lost without the head" if c.lost else "won by the head alone" for c in clouds]
     panels = board.row(headings, 400, style.axis(), gap=100, shared=False)
     for panel, cloud in zip(panels, clouds, strict=True):
-        words = (f"{cloud.axis} under {condition}" for condition in of.pair)
+        words = (f"{cloud.finding['by']}{cloud.unit} under {condition}" for condition in of.pair)
         panel.x, panel.y = ({**style.axis(one), **cloud.limits} for one in words)
         panel.draw(_traces(of, cloud, panel.area))
     return board.finish(
@@ -88,56 +100,29 @@ def interchange_overlap(run: Run) -> go.Figure:
     )
 
 
-# --- the heads of a ranking ----------------------------------------------------------------------
-
-
 def _cloud(of: Patched, finding: dict[str, Any]) -> Cloud | None:
     """One ranking's heads; None where its rows are missing or undefined."""
     lost = finding["by"] == "lost"
-    measure = "damage" if lost else "recovery"
     moves = [(of.base, c) if lost else (c, of.base) for c in of.pair]
+    measure = "damage" if lost else "recovery"
     rows = [of.run.rows(measure, "z", move, "all", heads=True) for move in moves]
-    first, second = (frame.set_index(["layer", "head"])[_COLUMNS] for frame in rows)
-    both = first.join(second, rsuffix="_other", how="inner")
-    both = both.dropna(subset=["value", "value_other"])
-    if both.empty:
+    here, there = (
+        frame.set_index(["layer", "head"])[list(_NUMBERS)].set_axis(own, axis=1)
+        for frame, own in zip(rows, _BOTH, strict=True)
+    )
+    heads = here.join(there, how="inner").dropna(subset=[own[0] for own in _BOTH]).astype(float)
+    if heads.empty:
         return None
-    heads = [str(Head(int(layer), int(head))) for layer, head in both.index]
-    under = np.stack([_numbers(both, suffix) for suffix in ("", "_other")])
-    axis = f"{finding['by']}{units(rows[0])}"
-    strongest = [finding["under"][condition] for condition in of.pair]
-    return Cloud(finding, measure, axis, heads, under, *_groups(heads, *strongest))
+    first, second = (finding["under"][condition] for condition in of.pair)
+    kinds = {(True, True): "both", (True, False): "condition", (False, True): "reference"}
+    names = [str(Head(int(layer), int(head))) for layer, head in heads.index]
+    strongest = [kinds.get((name in first, name in second), "neither") for name in names]
+    turns = dict.fromkeys(h for two in zip(first, second, strict=False) for h in two)
+    named = [names.index(h) for h in turns if h in names][:_MOST]
+    return Cloud(finding, heads.assign(head=names, strongest=strongest), named, units(rows[0]))
 
 
-def _numbers(frame: pd.DataFrame, suffix: str) -> np.ndarray:
-    return frame[[f"{c}{suffix}" for c in _COLUMNS]].to_numpy(float, na_value=np.nan)
-
-
-def _groups(
-    heads: list[str], first: list[str], second: list[str]
-) -> tuple[dict[str, list[int]], list[int]]:
-    """Heads by where they are among the strongest, and the first of either list in turn."""
-    kinds = {
-        "both": [h for h in first if h in second],
-        "condition": [h for h in first if h not in second],
-        "reference": [h for h in second if h not in first],
-    }
-    place = {name: i for i, name in enumerate(heads)}
-    groups = {kind: [place[h] for h in found if h in place] for kind, found in kinds.items()}
-    rest = set(range(len(heads))) - {i for found in groups.values() for i in found}
-    turns = [h for two in zip(first, second, strict=False) for h in two]
-    named = [place[h] for h in dict.fromkeys(turns) if h in place][:_MOST]
-    return {"neither": sorted(rest), **groups}, named
-
-
-# --- their points --------------------------------------------------------------------------------
-
-
-class _Look(NamedTuple):
-    name: str
-    colour: str
-    symbol: str
-    size: int
+# --- what is drawn -------------------------------------------------------------------------------
 
 
 def _traces(of: Patched, cloud: Cloud, area: Area) -> Iterator[go.Scatter]:
@@ -146,18 +131,24 @@ def _traces(of: Patched, cloud: Cloud, area: Area) -> Iterator[go.Scatter]:
     line = {"color": style.RULE, "width": 1, "dash": "dot"}
     quiet = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
     yield go.Scatter(x=ends, y=ends, line=line, **quiet)
-    first, second = (style.condition_look(of.run, c)[0] for c in of.pair)
-    shared = style.colours(of.run)[of.pair]
-    looks = {
-        "neither": _Look("other heads", "#A6A6A6", "circle", 6),
-        "both": _Look("strongest under both", shared, "diamond", 11),
-        "condition": _Look(f"under {of.a} only", first, "triangle-down", 10),
-        "reference": _Look(f"under {of.b} only", second, "triangle-up", 10),
-    }
+    colours = {"neither": "#A6A6A6", "both": style.colours(of.run)[of.pair]}
+    sides = dict(zip(("condition", "reference"), of.pair, strict=True))
+    colours |= {kind: style.condition_look(of.run, c)[0] for kind, c in sides.items()}
     where = _label_sides(cloud, area)
-    for kind, members in cloud.groups.items():
-        if members:
-            yield _points(of, cloud, kind, looks[kind], where)
+    for kind, (name, symbol, size) in _LOOKS.items():
+        members = np.flatnonzero(cloud.heads["strongest"] == kind)
+        if len(members):
+            marker = {"symbol": symbol, "size": size if len(cloud.heads) <= 256 else 0.6 * size}
+            marker |= {"color": colours[kind], "line": {"width": 0.8, "color": "white"}}
+            known = label(name.format(sides.get(kind)))
+            told = f"<b>%{{hovertext}}</b>, {known}{_told(of)}<extra></extra>"
+            yield _points(of, cloud, members, where, colours[kind]).update(
+                name=known,
+                marker=marker,
+                legendgroup=kind,
+                legendrank=1000 + (kind == "neither"),
+                hovertemplate=told,
+            )
 
 
 def _label_sides(cloud: Cloud, area: Area) -> dict[int, str]:
@@ -165,7 +156,7 @@ def _label_sides(cloud: Cloud, area: Area) -> dict[int, str]:
     size = (area.width, area.height)
     low, high = cloud.limits["range"]
     at = (cloud.scale(cloud.under).T - low) / (high - low) * size
-    names = [cloud.heads[i] for i in cloud.named]
+    names = [cloud.heads["head"].iloc[i] for i in cloud.named]
     marks = np.concatenate([at[0], *_along(at[:, cloud.named])])
     found = beside(at[0][cloud.named], names, marks, size)
     return {i: side for i, side in zip(cloud.named, found, strict=True) if side is not None}
@@ -182,51 +173,38 @@ def _along(named: np.ndarray) -> Iterator[np.ndarray]:
             yield point + step * [0, 1]
 
 
-def _points(of: Patched, cloud: Cloud, kind: str, look: _Look, where: dict[int, str]) -> go.Scatter:
-    members = cloud.groups[kind]
-    heads = [cloud.heads[i] for i in members]
+def _points(
+    of: Patched, cloud: Cloud, members: np.ndarray, where: dict[int, str], colour: str
+) -> go.Scatter:
+    """Heads of one kind, those that are named with their intervals."""
+    heads = cloud.heads.iloc[members]
     x, y = cloud.under[:, members]
-    told = "".join(
-        f"<br>{label(c)}: %{{customdata[{i}]:.3g}}, interval %{{customdata[{i + 1}]:.3g}} "
-        f"to %{{customdata[{i + 2}]:.3g}}"
-        for i, c in zip((0, 3), of.pair, strict=True)
-    )
-    known = {"by": cloud.by, "measure": cloud.measure, "site": "z"}
-    names = {"condition": of.a, "reference": of.b, "strongest": kind}
+    shown = np.isin(members, cloud.named)
+    fixed = {"by": cloud.finding["by"], "measure": "damage" if cloud.lost else "recovery"}
+    fixed |= {"site": "z", "condition": of.a, "reference": of.b}
     return go.Scatter(
         x=cloud.scale(x[:, 0]),
         y=cloud.scale(y[:, 0]),
-        error_x=_whiskers(x, members, cloud, look.colour),
-        error_y=_whiskers(y, members, cloud, look.colour),
+        error_x=_whiskers(cloud.scale(x), shown, colour),
+        error_y=_whiskers(cloud.scale(y), shown, colour),
         mode="markers+text",
-        text=[h if i in where else "" for i, h in zip(members, heads, strict=True)],
+        text=[h if i in where else "" for i, h in zip(members, heads["head"], strict=True)],
         textposition=[where.get(i, "middle right") for i in members],
         textfont={"size": 11, "color": style.INK},
-        hovertext=heads,
-        marker={
-            "size": look.size if len(cloud.heads) <= 256 else 0.6 * look.size,
-            "color": look.colour,
-            "symbol": look.symbol,
-            "line": {"width": 0.8, "color": "white"},
-        },
-        name=label(look.name),
-        legendgroup=kind,
-        legendrank=1000 + (kind == "neither"),
+        hovertext=heads["head"].tolist(),
         customdata=np.concatenate([x, y], axis=1),
-        hovertemplate=f"<b>%{{hovertext}}</b>, {label(look.name)}{told}<extra></extra>",
         meta={
-            "fixed": {**known, **names},
-            "columns": {"head": heads},
-            "custom": [f"{c}_{role}" for role in ("condition", "reference") for c in _COLUMNS],
+            "fixed": {**fixed, "strongest": heads["strongest"].iloc[0]},
+            "columns": {"head": heads["head"].tolist()},
+            "custom": [name for own in _BOTH for name in own],
         },
     )
 
 
-def _whiskers(numbers: np.ndarray, members: list[int], cloud: Cloud, colour: str) -> dict[str, Any]:
-    """Intervals of the named heads, as lengths on the scale."""
-    value, low, high = cloud.scale(numbers).T
-    kept = np.isin(members, cloud.named)
-    up, down = (np.where(kept, np.nan_to_num(d), 0) for d in (high - value, value - low))
+def _whiskers(scaled: np.ndarray, shown: np.ndarray, colour: str) -> dict[str, Any]:
+    """Intervals, as lengths on the scale."""
+    value, low, high = scaled.T
+    up, down = (np.where(shown, np.nan_to_num(d), 0) for d in (high - value, value - low))
     look = {"thickness": 1, "width": 0, "color": style.faded(colour, 0.55)}
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **look}
 
@@ -239,9 +217,18 @@ def _words(cloud: Cloud) -> str:
     found = cloud.finding
     share = "undefined" if found["share"] is None else f"{100 * found['share']:.0f} %"
     return (
-        f"{cloud.by.capitalize()}: {share} of the {found['k']} strongest are the same "
+        f"{str(found['by']).capitalize()}: {share} of the {found['k']} strongest are the same "
         f"({_p(found['p'])}), rank correlation of all {len(cloud.heads)} "
         f"{number(found['rank_correlation'])} ({_p(found['rank_p'])})"
+    )
+
+
+def _told(of: Patched) -> str:
+    """Both effects of a head, on hovering."""
+    return "".join(
+        f"<br>{label(c)}: %{{customdata[{i}]:.3g}}, interval %{{customdata[{i + 1}]:.3g}} "
+        f"to %{{customdata[{i + 2}]:.3g}}"
+        for i, c in zip((0, 3), of.pair, strict=True)
     )
 
 
@@ -251,7 +238,7 @@ def _p(value: float | None) -> str:
 
 def _note(base: str, clouds: Sequence[Cloud]) -> str:
     named = max(len(cloud.named) for cloud in clouds)
-    strongest = max(len(set().union(*list(c.groups.values())[1:])) for c in clouds)
+    strongest = max(int((c.heads["strongest"] != "neither").sum()) for c in clouds)
     few = f". Named and with intervals: the {named} strongest of them" if strongest > named else ""
     return (
         f"p: heads permuted within their layers; single heads: {UNTESTED}. Lost: damage when "
