@@ -24,19 +24,16 @@ from interp.plots.maps import Grid, MapPanel, draw_map, position_columns, single
 from interp.plots.scales import ColourScale
 from interp.plots.style import label
 from interp.runs.largest import UNTESTED
+from interp.runs.patched import ESTIMATE, EXACT
 from interp.runs.view import NotMeasured, Run
 from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Move = tuple[str, str]
-"""(source, target): whose state is put into whose run."""
-
-ESTIMATE, EXACT = "attribution", "answer_change"
 STRONGEST = 10
 """Heads that are shown token by token."""
-_KEYS = ["condition", "reference", "site", "layer", "head", "position"]
+_PLACE = ["condition", "reference", "layer", "head", "position"]
 _LOOKS = {
     "resid_pre": ("#8C6BB1", "triangle-down"),
     "resid_mid": ("#CC79A7", "triangle-up"),
@@ -59,8 +56,8 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
     Raises `NotMeasured` without attributions of places that were patched.
     """
     run = run.exchanged()
-    frame = paired(run, queries)
-    moves = directions(run, frame)
+    frame = run.interchange.attributed(queries)
+    moves = run.interchange.directions(frame)
     if not moves:
         raise NotMeasured("this run has no attributions beside exact patches")
     board = Board(left=72)
@@ -91,26 +88,6 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
     )
 
 
-def paired(run: Run, queries: str = "matched") -> pd.DataFrame:
-    """Places that have both: `value` with its interval is exact, `estimate` first-order."""
-    table = run.table[run.table["queries"] == queries]
-    exact = table[(table["measure"] == EXACT) & table["value"].notna()]
-    first = table[(table["measure"] == ESTIMATE) & table["value"].notna()]
-    ends = {"value": "estimate", "ci_low": "estimate_low", "ci_high": "estimate_high"}
-    first = first[[*_KEYS, *ends]].rename(columns=ends)
-    return exact.merge(first, on=_KEYS, how="inner")
-
-
-def directions(run: Run, frame: pd.DataFrame) -> list[Move]:
-    """(source, target) of these rows: between the two, into base, and from base."""
-    of = run.interchange
-    (a, b), base = of.pair, of.base
-    usual = [(a, b), (b, a), (a, base), (b, base), (base, a), (base, b)]
-    pairs = frame[["condition", "reference"]].drop_duplicates().astype(str)
-    found = list(pairs.itertuples(index=False, name=None))
-    return [*(m for m in usual if m in found), *(m for m in found if m not in usual)]
-
-
 def _scatter(panel: Panel, frame: pd.DataFrame) -> None:
     numbers = frame[["value", "estimate"]].to_numpy(float)
     low, high = min(float(numbers.min()), 0.0), max(float(numbers.max()), 0.0)
@@ -127,7 +104,7 @@ def _marks(frame: pd.DataFrame, site: str) -> go.Scatter:
     colour, symbol = _LOOKS.get(site, _OTHER)
     columns = ("ci_low", "ci_high", "estimate_low", "estimate_high", "n")
     custom = np.stack([frame[c].to_numpy(float, na_value=np.nan) for c in columns], axis=1)
-    places = {name: _plain(frame[name]) for name in _KEYS if name != "site"}
+    places = {name: _plain(frame[name]) for name in _PLACE}
     names = [
         f"{site}, layer {layer}" + ("" if head is None else f", head {head}") + f", position {at}"
         for layer, head, at in zip(places["layer"], places["head"], places["position"], strict=True)
@@ -165,7 +142,7 @@ def _plain(column: pd.Series) -> list[Any]:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _agreement(panel: Panel, run: Run, move: Move, frame: pd.DataFrame) -> None:
+def _agreement(panel: Panel, run: Run, move: tuple[str, str], frame: pd.DataFrame) -> None:
     """The rank correlations of a direction, in the emptier of the two corners off the diagonal."""
     found = run.interchange.found.get("attribution") or []
     lines = [
@@ -175,10 +152,9 @@ def _agreement(panel: Panel, run: Run, move: Move, frame: pd.DataFrame) -> None:
     ]
     below = (frame["estimate"] < frame["value"]).mean() < 0.5
     across, up = ("right", "bottom") if below else ("left", "top")
-    place = {"xref": panel.domain("x"), "yref": panel.domain("y")}
-    place |= {"x": float(below), "y": float(not below), "xanchor": across, "yanchor": up}
+    place = {"xref": panel.domain("x"), "yref": panel.domain("y"), "xanchor": across, "yanchor": up}
     look = {"align": across, "font": {"size": 10}, "bgcolor": "rgba(255,255,255,0.7)"}
-    panel.write("<br>".join(lines), **place, **look)
+    panel.write("<br>".join(lines), x=float(below), y=float(not below), **place, **look)
 
 
 def _correlation(entry: dict[str, Any]) -> str:
@@ -196,13 +172,13 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
     Raises `NotMeasured` without attributions."""
     run = run.exchanged()
     frame = run.rows(ESTIMATE, "z", queries=queries, heads=True)
-    moves = directions(run, frame[frame["position"] == "all"])
+    moves = run.interchange.directions(frame[frame["position"] == "all"])
     if not moves:
         raise NotMeasured("this run has no attributions of heads")
     board = Board(right=84, below=52)
     height, columns = min(300, max(190, 10 * run.n_layers)), min(2, len(moves))
     width = (board.width - (columns - 1) * _NAMES) / columns
-    shown = []
+    shown: list[tuple[Panel, MapPanel, str]] = []
     for number, move in enumerate(moves):
         row, column = divmod(number, columns)
         place = Area(column * (width + _NAMES), row * (height + 84), width, height)
@@ -226,7 +202,7 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
 
 
 def _direction(
-    run: Run, frame: pd.DataFrame, move: Move, board: Board, place: Area
+    run: Run, frame: pd.DataFrame, move: tuple[str, str], board: Board, place: Area
 ) -> Iterator[tuple[Panel, MapPanel, str]]:
     """A direction's panels, what they show, and what their columns are."""
     whole, single = frame[frame["position"] == "all"], single_tokens(frame)
@@ -248,7 +224,7 @@ def _direction(
 
 
 def _by_token(
-    whole: pd.DataFrame, single: pd.DataFrame, move: Move
+    whole: pd.DataFrame, single: pd.DataFrame, move: tuple[str, str]
 ) -> tuple[MapPanel, dict[str, Any]]:
     """The strongest heads, the strongest on top, and the ticks of the tokens."""
     order = whole["value"].abs().sort_values(ascending=False, kind="stable").index[:STRONGEST]

@@ -21,6 +21,7 @@ from interp.plots.scales import CUT, is_cut, share_range
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.largest import UNTESTED
+from interp.runs.patched import TOGETHER
 from interp.runs.view import NotMeasured, Run
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ NULLS = {
     "function_vector_null": Look("{base}'s own vector of these heads", GREY, "dash"),
     "function_vector_random": Look("random vector of that norm", GREY, "dot"),
 }
-_TOGETHER = {"measure": "recovery", "site": "z", "position": "all", "queries": "matched"}
 Search = dict[str, Any]
 """What the manifest says of a greedy search."""
 
@@ -42,8 +42,8 @@ def carriers(run: Run) -> go.Figure:
     Raises `NotMeasured` without either.
     """
     run = run.exchanged()
-    joint = [entry for entry in run.interchange.found.get("greedy") or [] if entry["heads"]]
-    curves, vectors = [_curve(entry) for entry in joint], _vectors(run)
+    searches, vectors = run.interchange.searches, _vectors(run)
+    joint, curves = [entry for entry, _ in searches], [frame for _, frame in searches]
     if not (joint or vectors):
         raise NotMeasured("this run has no heads patched together and no function vectors")
     frames = [*curves, *(frame for _, frame in vectors)]
@@ -74,17 +74,6 @@ def carriers(run: Run) -> go.Figure:
 
 
 # --- heads together ------------------------------------------------------------------------------
-
-
-def _curve(entry: Search) -> pd.DataFrame:
-    """A greedy search as rows of recovery, by the number of `heads`; `head`: the one added."""
-    import pandas as pd
-
-    columns = {name: entry[name] for name in ("ci_low", "ci_high")}
-    frame = pd.DataFrame({"value": entry["recovery"], **columns}, dtype=float)
-    names = {"condition": entry["source"], "reference": entry["target"], "p_adjusted": np.nan}
-    count = np.arange(1, len(frame) + 1)
-    return frame.assign(heads=count, head=entry["heads"], n=entry["n"], **names, **_TOGETHER)
 
 
 def _together(
@@ -122,7 +111,7 @@ def _all_heads(entry: Search, look: Look, at: float) -> go.Scatter:
         marker={"symbol": "diamond", "size": 10, "color": look.colour},
         showlegend=False,
         hovertemplate=f"<b>{label(look.name)}</b><br>all heads at once: %{{y:.4g}}<extra></extra>",
-        meta={"fixed": {**_TOGETHER, **names}, "y": "value"},
+        meta={"fixed": {**TOGETHER, **names}, "y": "value"},
     )
 
 

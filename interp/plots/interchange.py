@@ -132,7 +132,7 @@ def _beside_controls(
     of: Patched, measure: str, move: tuple[str, str], unit: str, *more: Wanted
 ) -> Exchange:
     """A move's line above `more`, and above the controls."""
-    wanted = [(f"{measure}_{name}", move, look) for name, look in _CONTROLS.items()]
+    wanted: list[Wanted] = [(f"{measure}_{name}", move, look) for name, look in _CONTROLS.items()]
     wanted += [*more, (measure, move, _state(of, move[0]))]
     shown = unit if move[0] == of.a else ""
     return Exchange(moved(of.run, wanted), heading=state_in(*move), unit=shown)

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.names import Head
 from interp.plots import style
 from interp.plots.board import Area, Board
 from interp.plots.labels import beside
 from interp.plots.scales import Symlog
 from interp.plots.style import label
 from interp.runs.largest import UNTESTED
-from interp.runs.patched import Patched
+from interp.runs.patched import UNDER, Patched
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import units
 from interp.showing import number
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 _MOST = 12
 """Heads that are named and have intervals, at most: more would hide each other."""
-_NUMBERS = ("value", "ci_low", "ci_high")
-_BOTH = [[f"{name}_{side}" for name in _NUMBERS] for side in ("condition", "reference")]
 _LOOKS = {
     "neither": ("other heads", "circle", 6),
     "both": ("strongest under both", "diamond", 11),
@@ -61,7 +57,7 @@ class Cloud:
     @property
     def under(self) -> np.ndarray:
         """`[condition, head, 3]`."""
-        return np.stack([self.heads[own].to_numpy(float) for own in _BOTH])
+        return np.stack([self.heads[own].to_numpy(float) for own in UNDER])
 
     @cached_property
     def scale(self) -> Symlog:
@@ -82,7 +78,7 @@ def interchange_overlap(run: Run) -> go.Figure:
     run = run.exchanged()
     of = run.interchange
     found = [_cloud(of, finding) for finding in of.found.get("heads") or []]
-    clouds = [cloud for cloud in found if cloud is not None]
+    clouds = [cloud for cloud in found if len(cloud.heads)]
     if not clouds:
         raise NotMeasured("this run has no effects of single heads under both conditions")
     board = Board(left=76)
@@ -100,26 +96,13 @@ def interchange_overlap(run: Run) -> go.Figure:
     )
 
 
-def _cloud(of: Patched, finding: dict[str, Any]) -> Cloud | None:
-    """One ranking's heads; None where its rows are missing or undefined."""
-    lost = finding["by"] == "lost"
-    moves = [(of.base, c) if lost else (c, of.base) for c in of.pair]
-    measure = "damage" if lost else "recovery"
-    rows = [of.run.rows(measure, "z", move, "all", heads=True) for move in moves]
-    here, there = (
-        frame.set_index(["layer", "head"])[list(_NUMBERS)].set_axis(own, axis=1)
-        for frame, own in zip(rows, _BOTH, strict=True)
-    )
-    heads = here.join(there, how="inner").dropna(subset=[own[0] for own in _BOTH]).astype(float)
-    if heads.empty:
-        return None
-    first, second = (finding["under"][condition] for condition in of.pair)
-    kinds = {(True, True): "both", (True, False): "condition", (False, True): "reference"}
-    names = [str(Head(int(layer), int(head))) for layer, head in heads.index]
-    strongest = [kinds.get((name in first, name in second), "neither") for name in names]
-    turns = dict.fromkeys(h for two in zip(first, second, strict=False) for h in two)
-    named = [names.index(h) for h in turns if h in names][:_MOST]
-    return Cloud(finding, heads.assign(head=names, strongest=strongest), named, units(rows[0]))
+def _cloud(of: Patched, finding: dict[str, Any]) -> Cloud:
+    """One ranking's heads; the first of either list in turn are named."""
+    heads, unit = of.under_both(finding)
+    names = heads["head"].tolist()
+    lists = (finding["under"][condition] for condition in of.pair)
+    turns = dict.fromkeys(h for two in zip(*lists, strict=False) for h in two)
+    return Cloud(finding, heads, [names.index(h) for h in turns if h in names][:_MOST], unit)
 
 
 # --- what is drawn -------------------------------------------------------------------------------
@@ -135,10 +118,11 @@ def _traces(of: Patched, cloud: Cloud, area: Area) -> Iterator[go.Scatter]:
     sides = dict(zip(("condition", "reference"), of.pair, strict=True))
     colours |= {kind: style.condition_look(of.run, c)[0] for kind, c in sides.items()}
     where = _label_sides(cloud, area)
+    crowd = 1 if len(cloud.heads) <= 256 else 0.6
     for kind, (name, symbol, size) in _LOOKS.items():
         members = np.flatnonzero(cloud.heads["strongest"] == kind)
         if len(members):
-            marker = {"symbol": symbol, "size": size if len(cloud.heads) <= 256 else 0.6 * size}
+            marker: dict[str, Any] = {"symbol": symbol, "size": crowd * size}
             marker |= {"color": colours[kind], "line": {"width": 0.8, "color": "white"}}
             known = label(name.format(sides.get(kind)))
             told = f"<b>%{{hovertext}}</b>, {known}{_told(of)}<extra></extra>"
@@ -196,7 +180,7 @@ def _points(
         meta={
             "fixed": {**fixed, "strongest": heads["strongest"].iloc[0]},
             "columns": {"head": heads["head"].tolist()},
-            "custom": [name for own in _BOTH for name in own],
+            "custom": [name for own in UNDER for name in own],
         },
     )
 

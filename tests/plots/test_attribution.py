@@ -7,14 +7,9 @@ import pytest
 from plots.synthetic_parts import MOVES
 
 from interp.names import Head
-from interp.plots.attribution import (
-    ESTIMATE,
-    EXACT,
-    STRONGEST,
-    attribution,
-    attribution_heads,
-)
+from interp.plots.attribution import STRONGEST, attribution, attribution_heads
 from interp.plots.tidy import tidy
+from interp.runs.patched import ESTIMATE, EXACT
 from interp.runs.view import NotMeasured, Run
 
 KEYS = ["condition", "reference", "site", "layer", "head", "position"]
