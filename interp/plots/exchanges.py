@@ -79,7 +79,7 @@ def state_in(source: str, target: str, most: int = 18, what: str = "state") -> s
     return f"{label(source, most)}'s {what} in {label(target, most)}'s run"
 
 
-def moved(
+def exchange_lines(
     run: Run, wanted: Iterable[Wanted], position: str = "all"
 ) -> list[tuple[Look, pd.DataFrame]]:
     """Lines of measures of the residual stream by layer, those that have a value."""

@@ -23,9 +23,9 @@ from interp.plots.exchanges import (
     GREY,
     Exchange,
     Wanted,
+    exchange_lines,
     harm_words,
     mark_tolerance,
-    moved,
     on_damage,
     on_recovery,
     open_markers,
@@ -123,8 +123,8 @@ def _panels(of: Patched) -> tuple[list[Exchange], list[Exchange], Exchange, Exch
     return (
         on_damage(damage, of.tolerance),
         on_recovery(into_base),
-        _from_zero(moved(run, apart, "last"), "relative_l2", "distance between states"),
-        _from_zero(moved(run, shares), "relative_damage", heading, 1.0),
+        _from_zero(exchange_lines(run, apart, "last"), "relative_l2", "distance between states"),
+        _from_zero(exchange_lines(run, shares), "relative_damage", heading, 1.0),
     )
 
 
@@ -135,7 +135,7 @@ def _beside_controls(
     wanted: list[Wanted] = [(f"{measure}_{name}", move, look) for name, look in _CONTROLS.items()]
     wanted += [*more, (measure, move, _state(of, move[0]))]
     shown = unit if move[0] == of.a else ""
-    return Exchange(moved(of.run, wanted), heading=state_in(*move), unit=shown)
+    return Exchange(exchange_lines(of.run, wanted), heading=state_in(*move), unit=shown)
 
 
 def _from_zero(
@@ -233,7 +233,7 @@ def _segments(of: Patched, measure: str, move: Pair) -> Exchange:
         line
         for name, colour in ((control, {"colour": GREY}), (measure, {}))
         for position, look in _SEGMENTS.items()
-        for line in moved(of.run, [(name, move, look._replace(**colour))], position)
+        for line in exchange_lines(of.run, [(name, move, look._replace(**colour))], position)
     ]
     unit = {"damage": "damage [nats per answer]"}.get(measure, MEASURES[measure].title)
     return Exchange(lines, heading=state_in(move[0], str(move[1]), 24), unit=unit, many=True)

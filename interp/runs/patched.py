@@ -21,10 +21,10 @@ from interp.runs.words import units
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBERS = ("value", "ci_low", "ci_high")
+_NUMBERS = ("value", "ci_low", "ci_high")
 ESTIMATE, EXACT = "attribution", "answer_change"
 """The first-order change of the answer's log-odds, and that of the patch itself."""
-UNDER = [[f"{name}_{side}" for name in NUMBERS] for side in ("condition", "reference")]
+UNDER = [[f"{name}_{side}" for name in _NUMBERS] for side in ("condition", "reference")]
 """Columns of a head's value and interval under both conditions."""
 TOGETHER = {"measure": "recovery", "site": "z", "position": "all", "queries": "matched"}
 """What heads put in together are measured by, in words of the table."""
@@ -128,7 +128,7 @@ class Patched:
         measure = "damage" if lost else "recovery"
         rows = [self.run.rows(measure, "z", move, "all", heads=True) for move in moves]
         here, there = (
-            frame.set_index(["layer", "head"])[list(NUMBERS)].set_axis(own, axis=1)
+            frame.set_index(["layer", "head"])[list(_NUMBERS)].set_axis(own, axis=1)
             for frame, own in zip(rows, UNDER, strict=True)
         )
         heads = here.join(there, how="inner").dropna(subset=[own[0] for own in UNDER])
