@@ -65,11 +65,9 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
     axis = style.axis("", nticks=6, **style.ZERO)
     for first in range(0, len(moves), columns):
         row = moves[first : first + columns]
+        look: dict[str, Any] = {"gap": 66, "shared": False, "columns": columns}
         headings = [state_in(*move) for move in row]
-        above = 44 if first else 0
-        panels = board.row(
-            headings, 262, axis, axis, gap=66, shared=False, columns=columns, above=above
-        )
+        panels = board.row(headings, 262, axis, axis, above=44 if first else 0, **look)
         for number, (panel, move) in enumerate(zip(panels, row, strict=True), first):
             _scatter(panel, of_pair(frame, move))
             _agreement(panel, run, move, of_pair(frame, move))
@@ -183,8 +181,8 @@ def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
         row, column = divmod(number, columns)
         place = Area(column * (width + _NAMES), row * (height + 84), width, height)
         shown += _direction(run, of_pair(frame, move), move, board, place)
-    words = title(ESTIMATE, frame)
-    scale = ColourScale.linear([frame["value"].to_numpy(float)], ESTIMATE, words)
+    values = frame["value"].to_numpy(float, na_value=np.nan)
+    scale = ColourScale.linear([values], ESTIMATE, title(ESTIMATE, frame))
     axis = board.colours([p for p, *_ in shown], scale.ends, scale.colours, scale.title)
     for panel, cells, across in shown:
         draw_map(panel, cells, across, scale, axis)

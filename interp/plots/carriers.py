@@ -32,8 +32,8 @@ NULLS = {
     "function_vector_null": Look("{base}'s own vector of these heads", GREY, "dash"),
     "function_vector_random": Look("random vector of that norm", GREY, "dot"),
 }
-Search = dict[str, Any]
-"""What the manifest says of a greedy search."""
+Search = tuple[dict[str, Any], "pd.DataFrame"]
+"""What the manifest says of a greedy search, and its rows."""
 
 
 def carriers(run: Run) -> go.Figure:
@@ -43,13 +43,12 @@ def carriers(run: Run) -> go.Figure:
     """
     run = run.exchanged()
     searches, vectors = run.interchange.searches, _vectors(run)
-    joint, curves = [entry for entry, _ in searches], [frame for _, frame in searches]
-    if not (joint or vectors):
+    if not (searches or vectors):
         raise NotMeasured("this run has no heads patched together and no function vectors")
-    frames = [*curves, *(frame for _, frame in vectors)]
+    frames = [frame for _, frame in (*searches, *vectors)]
     base = label(run.interchange.base, 18)
     headings = {
-        f"heads put into {base}'s run together": joint,
+        f"heads put into {base}'s run together": searches,
         f"function vector added to {base}'s residual stream": vectors,
     }
     board = Board(left=72)
@@ -58,15 +57,15 @@ def carriers(run: Run) -> go.Figure:
     panels = board.row(shown, 330, style.layer_axis(run), y)
     for panel in panels:
         panel.level(0, 1)
-    if joint:
-        _together(run, joint, curves, panels[0])
+    if searches:
+        _together(run, searches, panels[0])
     if vectors:
         panels[-1].draw(LinePanel(vectors).traces())
     return board.finish(
         run,
         "Heads that carry the behaviour: together, and as a function vector",
         notes=[
-            *_search(joint),
+            *_search([entry for entry, _ in searches]),
             *(_chosen(run) if vectors else []),
             CUT if is_cut(frames) else "",
         ],
@@ -76,15 +75,14 @@ def carriers(run: Run) -> go.Figure:
 # --- heads together ------------------------------------------------------------------------------
 
 
-def _together(
-    run: Run, joint: Sequence[Search], curves: Sequence[pd.DataFrame], panel: Panel
-) -> None:
-    most = max(map(len, curves))
+def _together(run: Run, searches: Sequence[Search], panel: Panel) -> None:
+    most = max(len(frame) for _, frame in searches)
     counts = style.ticks_until(range(1, most + 1, -(-most // 12)), most + 1, "all")
     panel.x = style.axis("heads put in", **counts, range=[0.5, most + 1.5])
-    upper = int(np.argmax([frame["value"].mean() for frame in curves]))
-    tight = panel.area.width / (most + 1.5) < 7 * max(len(h) for e in joint for h in e["heads"])
-    for number, (entry, frame) in enumerate(zip(joint, curves, strict=True)):
+    upper = int(np.argmax([frame["value"].mean() for _, frame in searches]))
+    longest = max(frame["head"].str.len().max() for _, frame in searches)
+    tight = panel.area.width / (most + 1.5) < 7 * longest
+    for number, (entry, frame) in enumerate(searches):
         look = _look(run, entry["source"])
         outline, drawn = line(frame, look, across="heads")
         hover = drawn.hovertemplate.replace("heads %{x}", "%{x} heads, last added %{text}")
@@ -95,13 +93,13 @@ def _together(
     marker = {"symbol": "diamond", "size": 9, "color": style.MUTED}
     key = go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name="all heads at once")
     panel.draw([key])
-    goal = float(joint[0]["goal"])
+    goal = float(searches[0][0]["goal"])
     panel.level(goal, color=style.LIMIT, width=1.3, dash="dash")
     left = {"xref": panel.domain("x"), "x": 0, "xanchor": "left", "yanchor": "bottom"}
     panel.write(f"goal {goal:g}", y=goal, font={"size": 11, "color": style.LIMIT}, **left)
 
 
-def _all_heads(entry: Search, look: Look, at: float) -> go.Scatter:
+def _all_heads(entry: dict[str, Any], look: Look, at: float) -> go.Scatter:
     """What every head at once recovers, beyond the line's end."""
     names = {"condition": entry["source"], "reference": entry["target"], "head": "all"}
     return go.Scatter(
@@ -158,7 +156,7 @@ def _vectors(run: Run) -> list[tuple[Look, pd.DataFrame]]:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def _search(joint: Sequence[Search]) -> Iterator[str]:
+def _search(joint: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not joint:
         return
     first = joint[0]

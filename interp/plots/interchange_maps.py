@@ -21,7 +21,7 @@ from interp.plots.board import Board, Panel
 from interp.plots.by_head import of_pair
 from interp.plots.exchanges import EXCHANGED, state_in
 from interp.plots.maps import Grid, MapPanel, draw_maps, position_columns, single_tokens
-from interp.plots.scales import ColourScale
+from interp.plots.scales import ColourScale, finite
 from interp.plots.style import label
 from interp.runs.view import NotMeasured, Run
 from interp.runs.words import SITES, title
@@ -119,50 +119,37 @@ def _figure(
 ) -> go.Figure:
     """Rows of panels that have a defined value, one colour scale for the rows of a measure; a
     cell stands in its row's `column`."""
-    parts = [
-        (measure, {move: of_pair(frame[frame["measure"] == measure], move) for move in two}, two)
-        for measure, two in rows
-    ]
-    parts = [p for p in parts if any(f["value"].notna().any() for f in p[1].values())]
-    if not parts:
-        raise NotMeasured("this run's interchange has no defined value here")
     column, x = across
-    height = min(720 // len(parts), max(150, 17 * run.n_layers))
+    last = {int(x["tickvals"][-1]): "last"} if column == "position" else {}
+    shape = (run.n_layers, max(last, default=run.n_heads - 1) + 1)
+
+    def panel(measure: str, move: Pair, heading: str) -> MapPanel:
+        own = of_pair(frame[frame["measure"] == measure], move)
+        grid = Grid.of(move, own, own["column"], shape)
+        return MapPanel(grid, heading, {"measure": measure, "queries": "matched"}, columns=last)
+
+    panels = [(measure, [panel(measure, *one) for one in two.items()]) for measure, two in rows]
+    panels = [(m, row) for m, row in panels if len(finite([one.grid.values for one in row]))]
+    if not panels:
+        raise NotMeasured("this run's interchange has no defined value here")
+    height = min(720 // len(panels), max(150, 17 * run.n_layers))
     y = style.layer_axis(run, most=16)
     board = Board(right=96)
     drawn: list[list[Panel]] = []
-    for measure, same in groupby(parts, key=lambda part: part[0]):
-        panels = [
-            [_map(run, measure, move, own, two[move], across) for move, own in found.items()]
-            for _, found, two in same
-        ]
-        values = [panel.grid.values for row in panels for panel in row]
+    for measure, same in groupby(panels, key=lambda two: two[0]):
+        own = [row for _, row in same]
+        values = [one.grid.values for row in own for one in row]
         scale = ColourScale.symlog if measure == "damage" else ColourScale.linear
         named = title(measure, frame[frame["measure"] == measure])
-        drawn += draw_maps(board, panels, scale(values, measure, named), x, y, height, column)
+        drawn += draw_maps(board, own, scale(values, measure, named), x, y, height, column)
     board.one_x(drawn)
     return board.finish(
         run,
         words,
-        pairs=[pair for pair in (run.headline,) if pair],
+        pairs=[run.interchange.pair],
         notes=[
             note,
             "One colour scale per measure; damage: logarithmic colours, linear below a hundredth "
             "of the largest",
         ],
     )
-
-
-def _map(
-    run: Run,
-    measure: str,
-    move: Pair,
-    frame: pd.DataFrame,
-    heading: str,
-    across: tuple[str, dict[str, Any]],
-) -> MapPanel:
-    column, x = across
-    last = {int(x["tickvals"][-1]): "last"} if column == "position" else {}
-    shape = (run.n_layers, next(iter(last)) + 1 if last else run.n_heads)
-    grid = Grid.of(move, frame, frame["column"], shape)
-    return MapPanel(grid, heading, {"measure": measure, "queries": "matched"}, columns=last)
