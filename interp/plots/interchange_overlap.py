@@ -41,8 +41,8 @@ _LOOKS = {
 
 @dataclass(frozen=True)
 class Cloud:
-    """A ranking and its heads, of the table's `rows`: value and interval under the condition and
-    under the reference, `head`, where it is among the `strongest`, and what is `named` of them."""
+    """A ranking and its heads as `Patched.under_both` has them; `named`: the rows of those that
+    are labelled, in order; `unit`: of their effects."""
 
     finding: dict[str, Any]
     heads: pd.DataFrame
