@@ -1,4 +1,4 @@
-"""Attribution, the first-order estimate of a patch, beside what patching really does.
+"""Attribution, the first-order estimate of a patch: beside what patching really does, and by head.
 
     attribution(run).show()
     attribution_heads(run).show()
@@ -9,26 +9,31 @@ network's saturation speaks (a softmax, a norm), and the exact patch is right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
+from interp.names import Head
 from interp.plots import style
-from interp.plots.exchanges import sides, state_in
-from interp.plots.text import label
+from interp.plots.board import Area, Board, Panel
+from interp.plots.by_head import of_pair
+from interp.plots.exchanges import state_in
+from interp.plots.maps import Grid, MapPanel, draw_map, position_columns, single_tokens
+from interp.plots.scales import ColourScale
+from interp.plots.style import label
+from interp.runs.largest import UNTESTED
+from interp.runs.patched import ESTIMATE, EXACT
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import SITES
+from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Move = tuple[str, str]
-"""(source, target): whose state is put into whose run."""
-
-ESTIMATE, EXACT = "attribution", "answer_change"
-_KEYS = ["condition", "reference", "site", "layer", "head", "position"]
+STRONGEST = 10
+"""Heads that are shown token by token."""
+_PLACE = ["condition", "reference", "layer", "head", "position"]
 _LOOKS = {
     "resid_pre": ("#8C6BB1", "triangle-down"),
     "resid_mid": ("#CC79A7", "triangle-up"),
@@ -38,8 +43,11 @@ _LOOKS = {
     "z": ("#D55E00", "circle"),
     "pattern": ("#56B4E9", "cross"),
 }
-_OTHER = ("#9A9A9A", "x")
-_COLUMNS, _PANEL, _GAP = 3, 262, 74
+_OTHER = (style.RULE, "x")
+_COLUMNS, _NAMES = 3, 66
+
+
+# --- beside exact patches ------------------------------------------------------------------------
 
 
 def attribution(run: Run, queries: str = "matched") -> go.Figure:
@@ -48,92 +56,53 @@ def attribution(run: Run, queries: str = "matched") -> go.Figure:
     Raises `NotMeasured` without attributions of places that were patched.
     """
     run = run.exchanged()
-    frame = paired(run, queries)
-    moves = directions(run, frame)
+    frame = run.interchange.attributed(queries)
+    moves = run.interchange.directions(frame)
     if not moves:
         raise NotMeasured("this run has no attributions beside exact patches")
-    rows, columns = -(-len(moves) // _COLUMNS), min(_COLUMNS, len(moves))
-    plot = rows * _PANEL + (rows - 1) * _GAP
-    figure = make_subplots(
-        rows,
-        columns,
-        horizontal_spacing=0.075,
-        vertical_spacing=_GAP / plot if rows > 1 else 0,
-        subplot_titles=[state_in(*move) for move in moves],
-    )
-    figure.update_annotations(font={"size": 13})
-    named: set[str] = set()
-    for number_, move in enumerate(moves):
-        row, column = number_ // _COLUMNS + 1, number_ % _COLUMNS + 1
-        part = _of(frame, move)
-        _panel(figure, part, row, column, named)
-        _agreement(figure, run, move, part, row, column)
-    for column in range(1, columns + 1):
-        lowest = max(r for r in range(1, rows + 1) if (r - 1) * _COLUMNS + column <= len(moves))
-        figure.update_xaxes(title_text="exact change [nats]", row=lowest, col=column)
-    figure.update_yaxes(title_text="first-order estimate [nats]", col=1)
-    return style.finish(
-        figure,
+    board = Board(left=72)
+    columns = min(_COLUMNS, len(moves))
+    axis = style.axis("", nticks=6, **style.ZERO)
+    for first in range(0, len(moves), columns):
+        row = moves[first : first + columns]
+        look: dict[str, Any] = {"gap": 66, "shared": False, "columns": columns}
+        headings = [state_in(*move) for move in row]
+        panels = board.row(headings, 262, axis, axis, above=44 if first else 0, **look)
+        for number, (panel, move) in enumerate(zip(panels, row, strict=True), first):
+            _scatter(panel, of_pair(frame, move))
+            _agreement(panel, run, move, of_pair(frame, move))
+            if number + columns >= len(moves):
+                panel.x["title"] = style.axis("exact change [nats]")["title"]
+        panels[0].y["title"] = style.axis("first-order estimate [nats]")["title"]
+    return board.finish(
         run,
-        title="Attribution against exact patches: change of the answer's log-odds",
-        pairs=[],
+        "Attribution against exact patches: change of the answer's log-odds",
+        notes=[
+            "One mark per place whose value was replaced (all tokens, a segment, or one token); "
+            "on the diagonal the estimate is exact. ρ: Spearman's rank correlation over the places",
+            "Every panel has its own scale, the same on both axes",
+        ],
         queries=queries,
-        note="One mark per place whose value was replaced (all tokens, a segment, or one token); "
-        "on the diagonal the estimate is exact. ρ: Spearman's rank correlation over the places. "
-        "Every panel has its own scale, the same on both axes",
-        plot=plot,
-        legend=True,
-        left=72,
     )
 
 
-def paired(run: Run, queries: str = "matched") -> pd.DataFrame:
-    """Places that have both: `value` with its interval is exact, `estimate` first-order."""
-    table = run.table[run.table["queries"] == queries]
-    exact = table[(table["measure"] == EXACT) & table["value"].notna()]
-    first = table[(table["measure"] == ESTIMATE) & table["value"].notna()]
-    ends = {"value": "estimate", "ci_low": "estimate_low", "ci_high": "estimate_high"}
-    first = first[[*_KEYS, *ends]].rename(columns=ends)
-    return exact.merge(first, on=_KEYS, how="inner")
-
-
-def directions(run: Run, frame: pd.DataFrame) -> list[Move]:
-    """(source, target) of these rows: between the two, into base, and from base."""
-    a, b, base = sides(run)
-    usual = [(a, b), (b, a), (a, base), (b, base), (base, a), (base, b)]
-    pairs = frame[["condition", "reference"]].drop_duplicates().astype(str)
-    found = list(pairs.itertuples(index=False, name=None))
-    return [*(m for m in usual if m in found), *(m for m in found if m not in usual)]
-
-
-def _of(frame: pd.DataFrame, move: Move) -> pd.DataFrame:
-    return frame[(frame["condition"] == move[0]) & (frame["reference"] == move[1])]
-
-
-def _panel(figure: go.Figure, frame: pd.DataFrame, row: int, column: int, named: set[str]) -> None:
+def _scatter(panel: Panel, frame: pd.DataFrame) -> None:
     numbers = frame[["value", "estimate"]].to_numpy(float)
     low, high = min(float(numbers.min()), 0.0), max(float(numbers.max()), 0.0)
     room = 0.06 * (high - low or 1.0)
     ends = [low - room, high + room]
+    panel.x["range"] = panel.y["range"] = ends
     diagonal = {"mode": "lines", "line": {"color": style.INK, "width": 1}, "hoverinfo": "skip"}
-    figure.add_trace(go.Scatter(x=ends, y=ends, showlegend=False, **diagonal), row=row, col=column)
-    for site in frame["site"].value_counts().index:  # the most numerous lie below
-        trace = _marks(frame[frame["site"] == site], str(site))
-        known = list(_LOOKS)
-        trace.legendrank = 1000 + (known.index(site) if site in known else len(known))
-        trace.showlegend = site not in named
-        named.add(str(site))
-        figure.add_trace(trace, row=row, col=column)
-    zero = {"zeroline": True, "zerolinecolor": "#9A9A9A", "zerolinewidth": 1, "nticks": 6}
-    figure.update_xaxes(style.axis(None, range=ends, **zero), row=row, col=column)
-    figure.update_yaxes(style.axis(None, range=ends, **zero), row=row, col=column)
+    panel.draw([go.Scatter(x=ends, y=ends, showlegend=False, **diagonal)])
+    sites = frame["site"].value_counts().index  # the most numerous lie below
+    panel.draw(_marks(frame[frame["site"] == site], str(site)) for site in sites)
 
 
 def _marks(frame: pd.DataFrame, site: str) -> go.Scatter:
     colour, symbol = _LOOKS.get(site, _OTHER)
     columns = ("ci_low", "ci_high", "estimate_low", "estimate_high", "n")
     custom = np.stack([frame[c].to_numpy(float, na_value=np.nan) for c in columns], axis=1)
-    places = {name: _plain(frame[name]) for name in _KEYS if name != "site"}
+    places = {name: _plain(frame[name]) for name in _PLACE}
     names = [
         f"{site}, layer {layer}" + ("" if head is None else f", head {head}") + f", position {at}"
         for layer, head, at in zip(places["layer"], places["head"], places["position"], strict=True)
@@ -144,6 +113,7 @@ def _marks(frame: pd.DataFrame, site: str) -> go.Scatter:
         mode="markers",
         name=f"{SITES.get(site, site)} ({site})",
         legendgroup=site,
+        legendrank=1000 + ([*_LOOKS].index(site) if site in _LOOKS else len(_LOOKS)),
         marker={
             "size": 5 if len(frame) > 100 else 7,
             "color": colour,
@@ -170,32 +140,19 @@ def _plain(column: pd.Series) -> list[Any]:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _agreement(
-    figure: go.Figure, run: Run, move: Move, frame: pd.DataFrame, row: int, column: int
-) -> None:
+def _agreement(panel: Panel, run: Run, move: tuple[str, str], frame: pd.DataFrame) -> None:
     """The rank correlations of a direction, in the emptier of the two corners off the diagonal."""
-    found = [
-        e
-        for e in run.manifest["interchange"].get("attribution") or []
+    found = run.interchange.found.get("attribution") or []
+    lines = [
+        f'<span style="color:{_LOOKS.get(e["site"], _OTHER)[0]}">{_correlation(e)}</span>'
+        for e in found
         if (e["source"], e["target"]) == move
     ]
-    lines = [f'<span style="color:{_colour(e["site"])}">{_correlation(e)}</span>' for e in found]
     below = (frame["estimate"] < frame["value"]).mean() < 0.5
-    corner = ("right", "bottom") if below else ("left", "top")
-    figure.add_annotation(
-        text="<br>".join(lines),
-        xref="x domain",
-        yref="y domain",
-        x=float(below),
-        y=float(not below),
-        xanchor=corner[0],
-        yanchor=corner[1],
-        align=corner[0],
-        showarrow=False,
-        font={"size": 10},
-        row=row,
-        col=column,
-    )
+    across, up = ("right", "bottom") if below else ("left", "top")
+    place = {"xref": panel.domain("x"), "yref": panel.domain("y"), "xanchor": across, "yanchor": up}
+    look = {"align": across, "font": {"size": 10}, "bgcolor": "rgba(255,255,255,0.7)"}
+    panel.write("<br>".join(lines), x=float(below), y=float(not below), **place, **look)
 
 
 def _correlation(entry: dict[str, Any]) -> str:
@@ -204,5 +161,84 @@ def _correlation(entry: dict[str, Any]) -> str:
     return label(f"{entry['site']} by {entry['by']}: ρ {words}")
 
 
-def _colour(site: str) -> str:
-    return _LOOKS.get(site, _OTHER)[0]
+# --- by head -------------------------------------------------------------------------------------
+
+
+def attribution_heads(run: Run, queries: str = "matched") -> go.Figure:
+    """First-order change of the answer's log-odds by head: for each direction layer x head at all
+    tokens, beside it the strongest heads by query token. One diverging scale, centred at zero.
+    Raises `NotMeasured` without attributions."""
+    run = run.exchanged()
+    frame = run.rows(ESTIMATE, "z", queries=queries, heads=True)
+    moves = run.interchange.directions(frame[frame["position"] == "all"])
+    if not moves:
+        raise NotMeasured("this run has no attributions of heads")
+    board = Board(right=84, below=52)
+    height, columns = min(300, max(190, 10 * run.n_layers)), min(2, len(moves))
+    width = (board.width - (columns - 1) * _NAMES) / columns
+    shown: list[tuple[Panel, MapPanel, str]] = []
+    for number, move in enumerate(moves):
+        row, column = divmod(number, columns)
+        place = Area(column * (width + _NAMES), row * (height + 84), width, height)
+        shown += _direction(run, of_pair(frame, move), move, board, place)
+    values = frame["value"].to_numpy(float, na_value=np.nan)
+    scale = ColourScale.linear([values], ESTIMATE, title(ESTIMATE, frame))
+    axis = board.colours([p for p, *_ in shown], scale.ends, scale.colours, scale.title)
+    for panel, cells, across in shown:
+        draw_map(panel, cells, across, scale, axis)
+    return board.finish(
+        run,
+        "Attribution of head outputs (z): first-order change of the answer's log-odds",
+        notes=[
+            "Left of each pair: the head's output replaced at all tokens. Right: at single "
+            f"tokens, for the {STRONGEST} heads of the largest size ({UNTESTED}); what a pattern "
+            "or a norm would do beyond first order is left out",
+            "One colour scale for all panels",
+        ],
+        queries=queries,
+    )
+
+
+def _direction(
+    run: Run, frame: pd.DataFrame, move: tuple[str, str], board: Board, place: Area
+) -> Iterator[tuple[Panel, MapPanel, str]]:
+    """A direction's panels, what they show, and what their columns are."""
+    whole, single = frame[frame["position"] == "all"], single_tokens(frame)
+    both = place.width - _NAMES
+    left = place._replace(width=0.56 * both) if len(single) else place
+    shape = (run.n_layers, run.n_heads)
+    x = style.axis("head (from 0)", **style.integer_ticks(run.n_heads, 8))
+    y = style.layer_axis(run, "" if place.left else "layer (from 0)", 8)
+    fixed = {"measure": ESTIMATE, "site": "z", "position": "all"}
+    cells = MapPanel(Grid.of(move, whole, whole["head"], shape), "", fixed)
+    yield board.add(left, state_in(*move), x, y), cells, "head"
+    if len(single):
+        cells, ticks = _by_token(whole, single, move)
+        names = style.named_ticks(list(cells.rows.values()))
+        names |= {"range": names["range"][::-1], "tickfont": {"size": 10}}
+        right = Area(left.right + _NAMES, place.top, 0.44 * both, place.height)
+        x = style.axis("query token", **ticks)
+        yield board.add(right, "", x, style.axis(**names)), cells, "position"
+
+
+def _by_token(
+    whole: pd.DataFrame, single: pd.DataFrame, move: tuple[str, str]
+) -> tuple[MapPanel, dict[str, Any]]:
+    """The strongest heads, the strongest on top, and the ticks of the tokens."""
+    order = whole["value"].abs().sort_values(ascending=False, kind="stable").index[:STRONGEST]
+    heads = _heads(whole.loc[order])
+    row = np.array([heads.index(head) if head in heads else -1 for head in _heads(single)])
+    kept = single[row >= 0].assign(layer=row[row >= 0])
+    columns, ticks = position_columns(kept)
+    last = int(ticks["tickvals"][-1])
+    grid = Grid.of(move, kept, columns, (len(heads), last + 1))
+    fixed = {"measure": ESTIMATE, "site": "z"}
+    names = {i: str(head) for i, head in enumerate(heads)}
+    shown = MapPanel(grid, "", fixed, rows=names, columns={last: "last"}, down="strongest")
+    return shown, ticks
+
+
+def _heads(frame: pd.DataFrame) -> list[Head]:
+    return [
+        Head(int(layer), int(h)) for layer, h in zip(frame["layer"], frame["head"], strict=True)
+    ]

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from interp.plots.ablation import ablation
-from interp.plots.attribution import attribution
-from interp.plots.attribution_maps import attribution_heads
+from interp.plots.attribution import attribution, attribution_heads
 from interp.plots.by_head import (
     head_changes,
     head_divergence,
@@ -37,11 +36,13 @@ from interp.plots.embedding import condition_embedding
 from interp.plots.head import head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
-from interp.plots.interchange import interchange
-from interp.plots.interchange_contexts import interchange_contexts
+from interp.plots.interchange import (
+    interchange,
+    interchange_contexts,
+    interchange_segments,
+)
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
-from interp.plots.interchange_segments import interchange_segments
 from interp.plots.outputs import output
 from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView

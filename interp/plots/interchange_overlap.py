@@ -7,177 +7,142 @@ On the diagonal a head carries as much under both; on an axis it matters to one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from interp.names import Head, Pair
 from interp.plots import style
-from interp.plots.exchanges import sides
-from interp.plots.panels import Area, beside
-from interp.plots.symlog import Symlog
-from interp.plots.text import label
+from interp.plots.board import Area, Board
+from interp.plots.labels import beside
+from interp.plots.scales import Symlog
+from interp.plots.style import label
 from interp.runs.largest import UNTESTED
+from interp.runs.patched import UNDER, Patched
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import units
 from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SIDE = 400
 _MOST = 12
 """Heads that are named and have intervals, at most: more would hide each other."""
-_COLUMNS = ("value", "ci_low", "ci_high")
+_LOOKS = {
+    "neither": ("other heads", "circle", 6),
+    "both": ("strongest under both", "diamond", 11),
+    "condition": ("under {} only", "triangle-down", 10),
+    "reference": ("under {} only", "triangle-up", 10),
+}
+"""Where a head is among the strongest -> name, symbol, size."""
 
 
-class Cloud(NamedTuple):
-    """Every head's effect under both conditions: `under` is `[condition, head, 3]` with value and
-    interval; `groups`: which strongest ones are shared; `named`: those to be labelled, in order."""
+@dataclass(frozen=True)
+class Cloud:
+    """A ranking and its heads as `Patched.under_both` has them; `named`: the rows of those that
+    are labelled, in order; `unit`: of their effects."""
 
     finding: dict[str, Any]
-    measure: str
-    axis: str
-    heads: list[Head]
-    under: np.ndarray
-    groups: dict[str, list[int]]
+    heads: pd.DataFrame
     named: list[int]
+    unit: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ranks what is lost without a head, not what a head wins alone."""
+        return bool(self.finding["by"] == "lost")
+
+    @property
+    def under(self) -> np.ndarray:
+        """`[condition, head, 3]`."""
+        return np.stack([self.heads[own].to_numpy(float) for own in UNDER])
+
+    @cached_property
+    def scale(self) -> Symlog:
+        """Of both axes."""
+        return Symlog.of([self.under], 2 if self.lost else 1)
+
+    @cached_property
+    def limits(self) -> dict[str, Any]:
+        """Ticks and range of both axes: all heads, and the intervals that are drawn."""
+        under = self.under
+        ends = np.concatenate([under[..., 0].ravel(), under[:, self.named].ravel(), [0.0]])
+        return self.scale.axis(float(np.nanmin(ends)), float(np.nanmax(ends)))
 
 
 def interchange_overlap(run: Run) -> go.Figure:
     """Heads by what is lost without them and by what they win alone, one condition against the
     other, the strongest marked. Raises `NotMeasured` without heads of an interchange."""
     run = run.exchanged()
-    a, b, base = sides(run)
-    clouds = [
-        cloud
-        for finding in run.manifest["interchange"].get("heads") or []
-        if (cloud := _cloud(run, finding, (a, b), base)) is not None
-    ]
+    of = run.interchange
+    found = [_cloud(of, finding) for finding in of.found.get("heads") or []]
+    clouds = [cloud for cloud in found if len(cloud.heads)]
     if not clouds:
         raise NotMeasured("this run has no effects of single heads under both conditions")
-    figure = make_subplots(
-        1, len(clouds), horizontal_spacing=0.11, subplot_titles=[_heading(c) for c in clouds]
-    )
-    figure.update_annotations(font={"size": 13})
-    for column, cloud in enumerate(clouds, 1):
-        _panel(figure, run, cloud, column)
-    return style.finish(
-        figure,
+    board = Board(left=76)
+    headings = ["lost without the head" if c.lost else "won by the head alone" for c in clouds]
+    panels = board.row(headings, 400, style.axis(), gap=100, shared=False)
+    for panel, cloud in zip(panels, clouds, strict=True):
+        words = (f"{cloud.finding['by']}{cloud.unit} under {condition}" for condition in of.pair)
+        panel.x, panel.y = ({**style.axis(one), **cloud.limits} for one in words)
+        panel.draw(_traces(of, cloud, panel.area))
+    return board.finish(
         run,
-        title=f"Heads that carry the behaviour: {a} against {b}",
-        pairs=[(a, b)],
-        note=". ".join([*map(_words, clouds), _note(base, clouds)]),
-        plot=_SIDE,
-        legend=True,
-        left=76,
+        f"Heads that carry the behaviour: {of.a} against {of.b}",
+        pairs=[of.pair],
+        notes=[*map(_words, clouds), _note(of.base, clouds)],
     )
 
 
-def _cloud(run: Run, finding: dict[str, Any], pair: Pair, base: str) -> Cloud | None:
-    """One ranking's heads; None where its rows are missing or undefined."""
-    measure = "damage" if finding["by"] == "lost" else "recovery"
-    frames = []
-    for condition in pair:
-        move = (base, condition) if finding["by"] == "lost" else (condition, base)
-        frame = run.rows(measure, "z", (str(move[0]), str(move[1])), "all")
-        frames.append(
-            frame[frame["head"].notna()].set_index(["layer", "head"])[[*_COLUMNS, "units"]]
-        )
-    both = (
-        frames[0]
-        .join(frames[1], rsuffix="_other", how="inner")
-        .dropna(subset=["value", "value_other"])
-    )
-    if both.empty:
-        return None
-    heads = [Head(int(layer), int(head)) for layer, head in both.index]
-    under = np.stack([_numbers(both, suffix) for suffix in ("", "_other")])
-    axis = f"{finding['by']}{units(frames[0])}"
-    groups, named = _groups(finding, [str(h) for h in heads], pair)
-    return Cloud(finding, measure, axis, heads, under, groups, named)
+def _cloud(of: Patched, finding: dict[str, Any]) -> Cloud:
+    """One ranking's heads; the first of either list in turn are named."""
+    heads, unit = of.under_both(finding)
+    names = heads["head"].tolist()
+    lists = (finding["under"][condition] for condition in of.pair)
+    turns = dict.fromkeys(h for two in zip(*lists, strict=False) for h in two)
+    return Cloud(finding, heads, [names.index(h) for h in turns if h in names][:_MOST], unit)
 
 
-def _numbers(frame: pd.DataFrame, suffix: str) -> np.ndarray:
-    return frame[[f"{c}{suffix}" for c in _COLUMNS]].to_numpy(float, na_value=np.nan)
+# --- what is drawn -------------------------------------------------------------------------------
 
 
-def _groups(
-    finding: dict[str, Any], names: list[str], pair: Pair
-) -> tuple[dict[str, list[int]], list[int]]:
-    """Heads by where they are among the strongest, and the first of either list in turn."""
-    first, second = (finding["under"][condition] for condition in pair)
-    kinds = {
-        "both": [h for h in first if h in second],
-        "condition": [h for h in first if h not in second],
-        "reference": [h for h in second if h not in first],
-    }
-    place = {name: i for i, name in enumerate(names)}
-    groups = {kind: [place[h] for h in found if h in place] for kind, found in kinds.items()}
-    rest = set(range(len(names))) - {i for found in groups.values() for i in found}
-    turns = [h for two in zip(first, second, strict=False) for h in two]
-    named = [place[h] for h in dict.fromkeys(turns) if h in place][:_MOST]
-    return {"neither": sorted(rest), **groups}, named
+def _traces(of: Patched, cloud: Cloud, area: Area) -> Iterator[go.Scatter]:
+    """The diagonal, then the heads, the strongest above."""
+    ends = cloud.limits["range"]
+    line = {"color": style.RULE, "width": 1, "dash": "dot"}
+    quiet = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
+    yield go.Scatter(x=ends, y=ends, line=line, **quiet)
+    colours = {"neither": "#A6A6A6", "both": style.colours(of.run)[of.pair]}
+    sides = dict(zip(("condition", "reference"), of.pair, strict=True))
+    colours |= {kind: style.condition_look(of.run, c)[0] for kind, c in sides.items()}
+    where = _label_sides(cloud, area)
+    crowd = 1 if len(cloud.heads) <= 256 else 0.6
+    for kind, (name, symbol, size) in _LOOKS.items():
+        members = np.flatnonzero(cloud.heads["strongest"] == kind)
+        if len(members):
+            marker: dict[str, Any] = {"symbol": symbol, "size": crowd * size}
+            marker |= {"color": colours[kind], "line": {"width": 0.8, "color": "white"}}
+            known = label(name.format(sides.get(kind)))
+            told = f"<b>%{{hovertext}}</b>, {known}{_told(of)}<extra></extra>"
+            yield _points(of, cloud, members, where, colours[kind]).update(
+                name=known,
+                marker=marker,
+                legendgroup=kind,
+                legendrank=1000 + (kind == "neither"),
+                hovertemplate=told,
+            )
 
 
-def _heading(cloud: Cloud) -> str:
-    what = {"lost": "lost without the head", "won": "won by the head alone"}
-    return what.get(cloud.finding["by"], str(cloud.finding["by"]))
-
-
-def _panel(figure: go.Figure, run: Run, cloud: Cloud, column: int) -> None:
-    pair = sides(run)[:2]
-    scale = Symlog.of([cloud.under], 2 if cloud.measure == "damage" else 1)
-    shown = cloud.under[:, cloud.named] if cloud.named else cloud.under[:, :, :1]
-    ends = np.concatenate([cloud.under[..., 0].ravel(), shown.ravel(), [0.0]])
-    axis = scale.axis(float(np.nanmin(ends)), float(np.nanmax(ends)))
-    diagonal = {"color": "#9A9A9A", "width": 1, "dash": "dot"}
-    figure.add_trace(
-        go.Scatter(
-            x=axis["range"],
-            y=axis["range"],
-            mode="lines",
-            line=diagonal,
-            showlegend=False,
-            hoverinfo="skip",
-        ),
-        row=1,
-        col=column,
-    )
-    looks = _looks(run, pair)
-    sides_of = _label_sides(cloud, scale, axis["range"])
-    for kind, members in cloud.groups.items():
-        if members:
-            trace = _points(cloud, kind, members, scale, looks[kind], sides_of, pair)
-            trace.showlegend = all(t.legendgroup != kind for t in figure.data)
-            trace.legendrank = 1000 + (kind == "neither")
-            figure.add_trace(trace, row=1, col=column)
-    for update, condition in ((figure.update_xaxes, pair[0]), (figure.update_yaxes, pair[1])):
-        words = f"{cloud.axis} under {condition}"
-        update({**style.axis(words), **axis}, row=1, col=column)
-
-
-def _looks(run: Run, pair: tuple[str, str]) -> dict[str, tuple[str, str, str, int]]:
-    """Group -> name, colour, symbol, size."""
-    a, b = (style.condition_look(run, c)[0] for c in pair)
-    shared = style.colours(run)[pair]
-    return {
-        "neither": ("other heads", "#A6A6A6", "circle", 6),
-        "both": ("strongest under both", shared, "diamond", 11),
-        "condition": (f"under {pair[0]} only", a, "triangle-down", 10),
-        "reference": (f"under {pair[1]} only", b, "triangle-up", 10),
-    }
-
-
-def _label_sides(cloud: Cloud, scale: Symlog, ends: list[float]) -> dict[int, str]:
+def _label_sides(cloud: Cloud, area: Area) -> dict[int, str]:
     """Named head -> at which side of its point the label stands."""
-    at = (scale(cloud.under).T - ends[0]) / (ends[1] - ends[0]) * _SIDE
-    names = [str(cloud.heads[i]) for i in cloud.named]
+    size = (area.width, area.height)
+    low, high = cloud.limits["range"]
+    at = (cloud.scale(cloud.under).T - low) / (high - low) * size
+    names = [cloud.heads["head"].iloc[i] for i in cloud.named]
     marks = np.concatenate([at[0], *_along(at[:, cloud.named])])
-    found = beside(at[0][cloud.named], names, marks, Area(0, 0, _SIDE, _SIDE)) if names else []
+    found = beside(at[0][cloud.named], names, marks, size)
     return {i: side for i, side in zip(cloud.named, found, strict=True) if side is not None}
 
 
@@ -193,66 +158,42 @@ def _along(named: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _points(
-    cloud: Cloud,
-    kind: str,
-    members: list[int],
-    scale: Symlog,
-    look: tuple[str, str, str, int],
-    sides_of: dict[int, str],
-    pair: tuple[str, str],
+    of: Patched, cloud: Cloud, members: np.ndarray, where: dict[int, str], colour: str
 ) -> go.Scatter:
-    name, colour, symbol, size = look
-    heads = [str(cloud.heads[i]) for i in members]
+    """Heads of one kind, those that are named with their intervals."""
+    heads = cloud.heads.iloc[members]
     x, y = cloud.under[:, members]
-    told = "".join(
-        f"<br>{label(c)}: %{{customdata[{3 * i}]:.3g}}, interval %{{customdata[{3 * i + 1}]:.3g}} "
-        f"to %{{customdata[{3 * i + 2}]:.3g}}"
-        for i, c in enumerate(pair)
-    )
+    shown = np.isin(members, cloud.named)
+    fixed = {"by": cloud.finding["by"], "measure": "damage" if cloud.lost else "recovery"}
+    fixed |= {"site": "z", "condition": of.a, "reference": of.b}
     return go.Scatter(
-        x=scale(x[:, 0]),
-        y=scale(y[:, 0]),
-        error_x=_whiskers(x, members, cloud.named, scale, colour),
-        error_y=_whiskers(y, members, cloud.named, scale, colour),
+        x=cloud.scale(x[:, 0]),
+        y=cloud.scale(y[:, 0]),
+        error_x=_whiskers(cloud.scale(x), shown, colour),
+        error_y=_whiskers(cloud.scale(y), shown, colour),
         mode="markers+text",
-        text=[h if i in sides_of else "" for i, h in zip(members, heads, strict=True)],
-        textposition=[sides_of.get(i, "middle right") for i in members],
+        text=[h if i in where else "" for i, h in zip(members, heads["head"], strict=True)],
+        textposition=[where.get(i, "middle right") for i in members],
         textfont={"size": 11, "color": style.INK},
-        hovertext=heads,
-        marker={
-            "size": size if len(cloud.heads) <= 256 else 0.6 * size,
-            "color": colour,
-            "symbol": symbol,
-            "line": {"width": 0.8, "color": "white"},
-        },
-        name=label(name),
-        legendgroup=kind,
+        hovertext=heads["head"].tolist(),
         customdata=np.concatenate([x, y], axis=1),
-        hovertemplate=f"<b>%{{hovertext}}</b>, {label(name)}{told}<extra></extra>",
         meta={
-            "fixed": {
-                "by": cloud.finding["by"],
-                "measure": cloud.measure,
-                "site": "z",
-                "condition": pair[0],
-                "reference": pair[1],
-                "strongest": kind,
-            },
-            "columns": {"head": heads},
-            "custom": [f"{c}_{role}" for role in ("condition", "reference") for c in _COLUMNS],
+            "fixed": {**fixed, "strongest": heads["strongest"].iloc[0]},
+            "columns": {"head": heads["head"].tolist()},
+            "custom": [name for own in UNDER for name in own],
         },
     )
 
 
-def _whiskers(
-    numbers: np.ndarray, members: list[int], named: list[int], scale: Symlog, colour: str
-) -> dict[str, Any]:
-    """Intervals of the named heads, as lengths on the scale."""
-    value, low, high = scale(numbers).T
-    kept = np.isin(members, named)
-    up, down = (np.where(kept, np.nan_to_num(d), 0) for d in (high - value, value - low))
+def _whiskers(scaled: np.ndarray, shown: np.ndarray, colour: str) -> dict[str, Any]:
+    """Intervals, as lengths on the scale."""
+    value, low, high = scaled.T
+    up, down = (np.where(shown, np.nan_to_num(d), 0) for d in (high - value, value - low))
     look = {"thickness": 1, "width": 0, "color": style.faded(colour, 0.55)}
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, **look}
+
+
+# --- words ---------------------------------------------------------------------------------------
 
 
 def _words(cloud: Cloud) -> str:
@@ -266,13 +207,22 @@ def _words(cloud: Cloud) -> str:
     )
 
 
+def _told(of: Patched) -> str:
+    """Both effects of a head, on hovering."""
+    return "".join(
+        f"<br>{label(c)}: %{{customdata[{i}]:.3g}}, interval %{{customdata[{i + 1}]:.3g}} "
+        f"to %{{customdata[{i + 2}]:.3g}}"
+        for i, c in zip((0, 3), of.pair, strict=True)
+    )
+
+
 def _p(value: float | None) -> str:
     return "p undefined" if value is None else f"p = {value:.2g}"
 
 
-def _note(base: str, clouds: list[Cloud]) -> str:
+def _note(base: str, clouds: Sequence[Cloud]) -> str:
     named = max(len(cloud.named) for cloud in clouds)
-    strongest = max(len(set().union(*list(c.groups.values())[1:])) for c in clouds)
+    strongest = max(int((c.heads["strongest"] != "neither").sum()) for c in clouds)
     few = f". Named and with intervals: the {named} strongest of them" if strongest > named else ""
     return (
         f"p: heads permuted within their layers; single heads: {UNTESTED}. Lost: damage when "

@@ -247,5 +247,4 @@ def position_columns(frame: pd.DataFrame) -> tuple[pd.Series, dict[str, Any]]:
     columns = frame["position"].map(lambda p: last if p == "last" else int(p))
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if length / s <= 10)
     at = [p for p in range(0, length, step) if last - p > 2 * step or step == 1]
-    ticks = {"tickmode": "array", "tickvals": [*at, last], "ticktext": [*map(str, at), "last"]}
-    return columns, {**ticks, "range": [-0.5, last + 0.5]}
+    return columns, {**style.ticks_until(at, last, "last"), "range": [-0.5, last + 0.5]}

@@ -21,6 +21,8 @@ from interp.showing import visible
 
 WIDTH = 1000
 INK, MUTED, RULE, GRID, UNDEFINED = "#222222", "#5F5F5F", "#9A9A9A", "#E7E7E7", "#B4B4B4"
+LIMIT = "#B00020"
+"""Of tolerances and goals."""
 ZERO = {"zeroline": True, "zerolinecolor": RULE, "zerolinewidth": 1}
 """An axis that shows where zero is."""
 
@@ -125,6 +127,12 @@ def integer_ticks(count: int, most: int = 16) -> dict[str, Any]:
 def layer_axis(run: Run, title: str = "layer (from 0)", most: int = 12, **more: Any) -> Any:
     """An axis of the model's layers."""
     return axis(title, **integer_ticks(run.n_layers, most), **more)
+
+
+def ticks_until(at: Sequence[int], end: int, name: str) -> dict[str, Any]:
+    """Ticks at these numbers, and one with a name at the end of the axis."""
+    texts = [*map(str, at), name]
+    return {"tickmode": "array", "tickvals": [*at, end], "ticktext": texts}
 
 
 def named_ticks(

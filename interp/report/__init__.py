@@ -9,7 +9,7 @@
 The report is a view: run `write` again after changing nothing and its bytes are the same.
 """
 
-from interp.report.causal_lines import patch_table
+from interp.report.patching_lines import patch_table
 from interp.report.terminal import probe_table, text_table
 from interp.report.weights import weights_table
 from interp.report.writing import write, write_probe

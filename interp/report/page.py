@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from interp.certificates import Certificate
 from interp.names import pair_name
-from interp.report import battery, chats, interchange, lora_parts, tables, weights
+from interp.report import battery, chats, lora_parts, patching, tables, weights
 from interp.report.html import render
 from interp.runs.heads import HeadView
 from interp.runs.view import Run
@@ -23,7 +23,7 @@ from interp.showing import number, visible
 def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
     failed = run.verdict().passed is False
-    parts = {"causal": _causal(run), "weights": weights.weights_section(run)}
+    parts = {"patching": _patching(run), "weights": weights.weights_section(run)}
     parts["chats"] = chats.chat_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)
@@ -110,7 +110,7 @@ def _tables(run: Run) -> dict[str, Any]:
     return found
 
 
-def _causal(run: Run) -> dict[str, Any] | None:
+def _patching(run: Run) -> dict[str, Any] | None:
     """What the section on the interchange shows; None without one."""
     if not run.manifest.get("interchange"):
         return None
@@ -119,17 +119,17 @@ def _causal(run: Run) -> dict[str, Any] | None:
     return {
         "verdict": visible(str(of.found["verdict"])),
         "certificate": visible(run.verdict(of.pair).text) if other else "",
-        "checks": f"{interchange.depth_words(of)} {interchange.no_op(of)}".strip(),
+        "checks": f"{patching.depth_words(of)} {patching.no_op(of)}".strip(),
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
-        "layers": interchange.interchange_table(of),
-        "best": interchange.best_layers(of),
-        "segments": interchange.segment_table(of),
-        "contexts": interchange.contexts(of),
-        "heads": interchange.head_table(of),
-        "overlaps": interchange.head_overlap_table(of),
-        "greedy": interchange.greedy(of),
-        "vectors": interchange.function_vectors(of),
-        "attribution": interchange.attribution_table(of),
+        "layers": patching.interchange_table(of),
+        "best": patching.best_layers(of),
+        "segments": patching.segment_table(of),
+        "contexts": patching.contexts(of),
+        "heads": patching.head_table(of),
+        "overlaps": patching.head_overlap_table(of),
+        "greedy": patching.greedy(of),
+        "vectors": patching.function_vectors(of),
+        "attribution": patching.attribution_table(of),
         "ablation": lora_parts.ablation_table(of),
         "products": lora_parts.by_products(of),
         "few": lora_parts.few_directions(of),

@@ -12,10 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from interp.names import Head
 from interp.runs.view import NotMeasured, Run
+from interp.runs.words import units
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NUMBERS = ("value", "ci_low", "ci_high")
+ESTIMATE, EXACT = "attribution", "answer_change"
+"""The first-order change of the answer's log-odds, and that of the patch itself."""
+UNDER = [[f"{name}_{side}" for name in _NUMBERS] for side in ("condition", "reference")]
+"""Columns of a head's value and interval under both conditions."""
+TOGETHER = {"measure": "recovery", "site": "z", "position": "all", "queries": "matched"}
+"""What heads put in together are measured by, in words of the table."""
+_PLACE = ["condition", "reference", "site", "layer", "head", "position"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,11 @@ class Patched:
     def pair(self) -> tuple[str, str]:
         """Whose states were exchanged."""
         return self.a, self.b
+
+    @property
+    def moves(self) -> list[tuple[str, str]]:
+        """Both directions: (source, target), whose state went into whose run."""
+        return [(self.a, self.b), (self.b, self.a)]
 
     def rows(
         self,
@@ -73,3 +91,65 @@ class Patched:
         """The row of the state-equivalence depth, where it was measured."""
         frame = self.rows("state_equivalence_depth", *self.pair)
         return None if frame.empty else frame.iloc[0]
+
+    # --- first order beside exact ----------------------------------------------------------------
+
+    def attributed(self, queries: str = "matched") -> pd.DataFrame:
+        """Places that have both: `value` with its interval is exact, `estimate` first-order."""
+        table = self.run.table
+        table = table[(table["queries"] == queries) & table["value"].notna()]
+        ends = {"value": "estimate", "ci_low": "estimate_low", "ci_high": "estimate_high"}
+        first = table.loc[table["measure"] == ESTIMATE, [*_PLACE, *ends]].rename(columns=ends)
+        return table[table["measure"] == EXACT].merge(first, on=_PLACE, how="inner")
+
+    def directions(self, frame: pd.DataFrame) -> list[tuple[str, str]]:
+        """(source, target) of these rows: between the two, into base, and from base."""
+        into = [(side, self.base) for side in self.pair]
+        usual = [*self.moves, *into, *((base, side) for side, base in into)]
+        pairs = frame[["condition", "reference"]].drop_duplicates().astype(str)
+        found = list(pairs.itertuples(index=False, name=None))
+        return [*(m for m in usual if m in found), *(m for m in found if m not in usual)]
+
+    # --- single heads ----------------------------------------------------------------------------
+
+    @property
+    def searches(self) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+        """Greedy searches that put heads in, each with its rows of recovery: by the number of
+        `heads`, with the `head` added last."""
+        entries = [entry for entry in self.found.get("greedy") or [] if entry["heads"]]
+        return [(entry, _rows_of(entry)) for entry in entries]
+
+    def under_both(self, finding: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
+        """Heads of a ranking that have an effect under both conditions (columns `UNDER`; whether
+        `head` is among the `strongest` of both, the condition, the reference, neither), and the
+        unit of these effects."""
+        lost = finding["by"] == "lost"
+        moves = [(self.base, c) if lost else (c, self.base) for c in self.pair]
+        measure = "damage" if lost else "recovery"
+        rows = [self.run.rows(measure, "z", move, "all", heads=True) for move in moves]
+        here, there = (
+            frame.set_index(["layer", "head"])[list(_NUMBERS)].set_axis(own, axis=1)
+            for frame, own in zip(rows, UNDER, strict=True)
+        )
+        heads = here.join(there, how="inner").dropna(subset=[own[0] for own in UNDER])
+        first, second = (finding["under"][condition] for condition in self.pair)
+        kinds = {(True, True): "both", (True, False): "condition", (False, True): "reference"}
+        names = [str(Head(int(layer), int(head))) for layer, head in heads.index]
+        strongest = [kinds.get((name in first, name in second), "neither") for name in names]
+        return heads.astype(float).assign(head=names, strongest=strongest), units(rows[0])
+
+
+def _rows_of(entry: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    numbers = {"value": "recovery", "ci_low": "ci_low", "ci_high": "ci_high"}
+    frame = pd.DataFrame({name: entry[key] for name, key in numbers.items()}, dtype=float)
+    return frame.assign(
+        heads=np.arange(1, len(frame) + 1),
+        head=entry["heads"],
+        n=entry["n"],
+        p_adjusted=np.nan,
+        **TOGETHER,
+        condition=entry["source"],
+        reference=entry["target"],
+    )

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import Experiment, Patching, Run, diverge, load_run, patch, plots
 from interp.conditions import Base, Lora, Prefix, Prompt
 from interp.patching.contexts import EXCHANGED_PARTS, Contexts
-from interp.report.causal_lines import patch_table
+from interp.report.patching_lines import patch_table
 from interp.runs.view import NotMeasured
 from interp.subject import Subject, load
 

@@ -7,9 +7,9 @@ import pytest
 from plots.synthetic_parts import MOVES
 
 from interp.names import Head
-from interp.plots.attribution import ESTIMATE, EXACT, attribution
-from interp.plots.attribution_maps import STRONGEST, attribution_heads
+from interp.plots.attribution import STRONGEST, attribution, attribution_heads
 from interp.plots.tidy import tidy
+from interp.runs.patched import ESTIMATE, EXACT
 from interp.runs.view import NotMeasured, Run
 
 KEYS = ["condition", "reference", "site", "layer", "head", "position"]
@@ -41,7 +41,7 @@ def test_each_direction_has_a_panel_with_one_scale_and_its_diagonal(run: Run) ->
         suffix = "" if number == 1 else str(number)
         ends = figure.layout[f"xaxis{suffix}"].range
         assert tuple(line.x) == tuple(line.y) == ends == figure.layout[f"yaxis{suffix}"].range
-    headings = [a.text for a in figure.layout.annotations][: len(MOVES)]
+    headings = [a.text for a in figure.layout.annotations if a.font.size == 13]
     assert headings == [f"{source}'s state in {target}'s run" for source, target in MOVES]
 
 

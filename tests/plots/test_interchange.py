@@ -12,7 +12,7 @@ import pytest
 
 from interp import plots
 from interp.plots.gallery import RECIPES
-from interp.plots.symlog import Symlog
+from interp.plots.scales import Symlog
 from interp.plots.tidy import tidy
 from interp.runs.view import NotMeasured, Run
 
@@ -127,7 +127,7 @@ def test_p_values_open_markers(by_layer: go.Figure) -> None:
 
 
 def test_harm_beyond_the_axis_is_said(run: Run, by_layer: go.Figure) -> None:
-    low = next(by_layer.select_yaxes(row=2, col=1)).range[0]
+    low = by_layer.layout.yaxis4.range[0]  # the first of the second row of three
     assert low == pytest.approx(-1.06)
     assert "Recovery below −1 is off the axis" in by_layer.layout.meta["caption"]
     table = run.table.copy()
@@ -177,9 +177,8 @@ def test_segments_differ_in_colour_dash_and_mark_and_rows_share_their_scale(segm
     coloured = [look for look in looks if look[0] != "#8C8C8C"]
     for part in zip(*coloured, strict=True):
         assert len(set(part)) == 4
-    for row in (1, 2):
-        left, right = (next(figure.select_yaxes(row=row, col=c)) for c in (1, 2))
-        assert left.range == right.range
+    for left, right in (("yaxis", "yaxis2"), ("yaxis3", "yaxis4")):
+        assert figure.layout[left].range == figure.layout[right].range
     assert {t.name for t in shown if t.line.color == "#8C8C8C"} == {
         "random difference (same dash and mark)"
     }

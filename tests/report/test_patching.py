@@ -14,8 +14,8 @@ from report import synthetic_patching
 from rich.console import Console
 
 from interp.errors import RunError
-from interp.report import interchange, lora_parts, patch_table, write
-from interp.report.causal_lines import MOST_LAYERS, short, shown_layers
+from interp.report import lora_parts, patch_table, patching, write
+from interp.report.patching_lines import MOST_LAYERS, short, shown_layers
 from interp.runs.files import INTERCHANGE
 from interp.runs.patched import Patched
 from interp.runs.view import Run, load_run
@@ -62,7 +62,7 @@ def section(path: Path) -> str:
     """The markup of the section in the run's report, written anew."""
     write(path, browser=False)
     page = (path / "report.html").read_text(encoding="utf-8")
-    found = re.search(r'<h2 id="causal">.*?(?=<h2 )', page, re.S)
+    found = re.search(r'<h2 id="patching">.*?(?=<h2 )', page, re.S)
     assert found, "no section"
     return found[0]
 
@@ -87,8 +87,8 @@ def test_a_run_without_it_says_how_to_add_it(make_folder: Callable[..., Path]) -
     write(path, browser=False)
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "<code>interp patch RUN</code> adds it" in page
-    assert "Causal:" not in page
-    assert 'href="#causal"' not in page
+    assert "Activation patching:" not in page
+    assert 'href="#patching"' not in page
     with pytest.raises(RunError, match="interp patch"):
         patch_table(load_run(path))
 
@@ -97,7 +97,7 @@ def test_the_section_opens_with_the_verdict(make: Callable[..., Path]) -> None:
     path = make()
     markup = section(path)
     assert markup.split("</h2>")[1].lstrip().startswith('<p class="found">prompt&#39;s state works')
-    assert 'href="#causal"' in (path / "report.html").read_text(encoding="utf-8")
+    assert 'href="#patching"' in (path / "report.html").read_text(encoding="utf-8")
     for title in (
         "Segments",
         "Heads",
@@ -129,7 +129,7 @@ def test_what_was_not_asked_for_is_not_there(make: Callable[..., Path]) -> None:
 
 
 def test_the_layers_numbers_are_the_tables(run: Run, of: Patched) -> None:
-    shown = interchange.interchange_table(of)
+    shown = patching.interchange_table(of)
     wanted = [
         ("damage", "prompt", "lora"),
         ("damage", "lora", "prompt"),
@@ -152,7 +152,7 @@ def test_the_layers_numbers_are_the_tables(run: Run, of: Patched) -> None:
 
 
 def test_the_heads_numbers_are_the_tables(run: Run, of: Patched) -> None:
-    table = interchange.head_table(of)
+    table = patching.head_table(of)
     assert [row[0].text for row in table.rows] == ["L1H0", "L2H1", "L0H0", "L0H2", "L3H1"]
     at = {"site": "z", "layer": 2, "head": 1}
     lost = exactly(run, measure="damage", condition="base", reference="lora", **at)
@@ -161,7 +161,7 @@ def test_the_heads_numbers_are_the_tables(run: Run, of: Patched) -> None:
 
 
 def test_a_segment_stands_beside_the_others_of_its_move(of: Patched) -> None:
-    rows = [[cell.text for cell in row] for row in interchange.segment_table(of).rows]
+    rows = [[cell.text for cell in row] for row in patching.segment_table(of).rows]
     assert rows == [
         ["prompt → base", "query", "1", "0.250", "27"],
         ["prompt → base", "answer", "1", "0.750", "27"],
@@ -171,13 +171,13 @@ def test_a_segment_stands_beside_the_others_of_its_move(of: Patched) -> None:
 
 
 def test_a_ranking_that_is_undefined_is_not_compared(of: Patched) -> None:
-    assert [row[0].text for row in interchange.head_overlap_table(of).rows] == ["lost"]
+    assert [row[0].text for row in patching.head_overlap_table(of).rows] == ["lost"]
 
 
 def test_a_function_vector_stands_at_its_best_layer_beside_its_controls(
     run: Run, of: Patched
 ) -> None:
-    _, heads, layer, *values = interchange.function_vectors(of).rows[0]
+    _, heads, layer, *values = patching.function_vectors(of).rows[0]
     at = {"condition": "prompt", "position": "last", "layer": 1}
     controls = [exactly(run, measure=f"function_vector_{c}", **at) for c in ("null", "random")]
     assert (heads.text, layer.text) == ("L1H0, L2H1, L0H0", "1")
@@ -185,7 +185,7 @@ def test_a_function_vector_stands_at_its_best_layer_beside_its_controls(
 
 
 def test_greedy_steps_stand_side_by_side_and_end(of: Patched) -> None:
-    rows = [[cell.text for cell in row] for row in interchange.greedy(of).rows]
+    rows = [[cell.text for cell in row] for row in patching.greedy(of).rows]
     assert rows == [
         ["1", "L1H0", "0.610", "L1H0", "0.310"],
         ["2", "L2H1", "0.930", "", ""],
@@ -194,7 +194,7 @@ def test_greedy_steps_stand_side_by_side_and_end(of: Patched) -> None:
 
 
 def test_attribution_stands_by_site_and_move(of: Patched) -> None:
-    table = interchange.attribution_table(of)
+    table = patching.attribution_table(of)
     assert table.columns[2:] == ["prompt → lora", "lora → prompt", "prompt → base"]
     rows = [[cell.text for cell in row] for row in table.rows]
     assert rows == [
@@ -275,7 +275,7 @@ def test_many_layers_are_thinned_and_the_last_stays(make: Callable[..., Path]) -
     assert len(shown_layers(of)) <= MOST_LAYERS + 1
     assert (shown_layers(of)[0], shown_layers(of)[-1]) == (0, 29)
     assert "not every layer is shown" in re.sub(r"\n *", " ", terminal(of.run))
-    assert len(interchange.interchange_table(of).rows) == 30
+    assert len(patching.interchange_table(of).rows) == 30
 
 
 def test_what_is_undefined_is_never_a_number(make: Callable[..., Path]) -> None:
@@ -327,7 +327,7 @@ def test_a_run_made_anew_has_no_interchange(make: Callable[..., Path]) -> None:
     section(path)
     synthetic.write(path, families=False, patched=False)
     write(path, browser=False)
-    assert 'id="causal">Whether' in (path / "report.html").read_text(encoding="utf-8")
+    assert 'id="patching">Whether' in (path / "report.html").read_text(encoding="utf-8")
     assert not (path / INTERCHANGE).exists()
     assert not (load_run(path).table["measure"] == "damage").any()
 

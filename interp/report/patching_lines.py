@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from interp.errors import RunError
-from interp.report import interchange, lora_parts
+from interp.report import lora_parts, patching
 from interp.report.tables import Cell, Table, estimate
 from interp.report.terminal import verdict_style
 from interp.runs.largest import UNTESTED
@@ -74,7 +74,7 @@ def _by_layer(of: Patched) -> RenderableType:
         grid.add_column(Text(heading), justify="right", no_wrap=True)
     for layer in shown_layers(of):
         a_b, b_a, control, random, won_a, won_b = (
-            of.whole(c.measure, c.source, c.target, layer) for c in interchange.columns(of)[:6]
+            of.whole(c.measure, c.source, c.target, layer) for c in patching.columns(of)[:6]
         )
         cells = [_with_interval(a_b), _with_interval(b_a), _value(control), _value(random)]
         grid.add_row(str(layer), *cells, _share(won_a), _share(won_b))
@@ -139,7 +139,7 @@ def _share(frame: pd.DataFrame) -> str:
 
 def _lines(of: Patched) -> Iterator[str]:
     """One line per finding; what was not measured has none."""
-    yield f"{interchange.depth_words(of)} {interchange.no_op(of)}".strip()
+    yield f"{patching.depth_words(of)} {patching.no_op(of)}".strip()
     yield from _best(of)
     yield from _segments(of)
     yield from _contexts(of)
@@ -157,7 +157,7 @@ def _joined(title: str, table: Table, say: Callable[[list[Cell]], str], most: in
 
 
 def _best(of: Patched) -> Iterator[str]:
-    table = interchange.best_layers(of)
+    table = patching.best_layers(of)
     if table.rows:
         n = table.rows[0][4].text
         yield _joined(
@@ -190,7 +190,7 @@ def _segments(of: Patched) -> Iterator[str]:
 
 def _contexts(of: Patched) -> Iterator[str]:
     """What the exchange of keys, values and both costs, one line per direction."""
-    table = interchange.contexts(of)
+    table = patching.contexts(of)
     for move in dict.fromkeys(row[0].text for row in table.rows):
         own = [row for row in table.rows if row[0].text == move]
         said = ", ".join(f"{row[1].text} {_full(row[2])}" for row in own)
@@ -234,7 +234,7 @@ def _greedy(of: Patched, most: int = 6) -> Iterator[str]:
 
 
 def _function_vectors(of: Patched) -> Iterator[str]:
-    table = interchange.function_vectors(of)
+    table = patching.function_vectors(of)
     if table.rows:
         yield _joined(
             f"Function vectors (recovery in {of.base} at its best layer, {UNTESTED})",
@@ -248,7 +248,7 @@ def _function_vectors(of: Patched) -> Iterator[str]:
 
 def _attribution(of: Patched) -> Iterator[str]:
     said = []
-    for one in interchange.agreements(of):
+    for one in patching.agreements(of):
         known = [x for x in one.spearman.values() if x is not None]
         if known:
             ends = (
