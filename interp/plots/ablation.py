@@ -83,20 +83,25 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
 
 def _words(shown: Sequence[Parts]) -> list[str]:
     """What the panels that are there show."""
+    kept = any(p.blocks or len(p.first) or len(p.directions) for p in shown)
+    single = any(len(p.directions) for p in shown)
     effects = ", ".join(f"{number(p.effect)} nats" for p in shown if len(p.modules))
-    words = {
+    of_layers = (
         "Kept: 1 − KL(whole ‖ what is left) / KL(whole ‖ no LoRA), of the output; 1: all of the "
-        "LoRA's effect, 0: none": any(p.blocks or len(p.first) or len(p.directions) for p in shown),
-        "Directions: singular, of a module's update, 0 the largest; shown: least kept without": any(
-            len(p.directions) for p in shown
-        ),
+        "LoRA's effect, 0: none"
+    )
+    of_directions = (
+        "Directions: singular, of a module's update, 0 the largest; shown: least kept without"
+    )
+    of_modules = (
         "Damage: KL(whole ‖ without the module), nats. Internal change: how far the residual "
         "stream after the module's layer moves at the last query token without it, over how far "
         f"it moves without the LoRA. Below {_FLOORS[DAMAGE]:g} nats or {_FLOORS[CHANGE]:g} drawn "
         f"at the edge. Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
-        f"({effects}), change ≥ {TELLING:g}": bool(effects),
-    }
-    return [sentence for sentence, holds in words.items() if holds]
+        f"({effects}), change ≥ {TELLING:g}"
+    )
+    said = {of_layers: kept, of_directions: single, of_modules: bool(effects)}
+    return [words for words, holds in said.items() if holds]
 
 
 # --- what is kept --------------------------------------------------------------------------------
