@@ -14,25 +14,23 @@ from interp.plots.ablation import ablation
 from interp.plots.attribution import attribution, attribution_heads
 from interp.plots.by_head import (
     head_changes,
-    head_divergence,
     head_map,
     influence_heads,
     layer_position,
     score_changes,
 )
 from interp.plots.by_layer import (
-    dimensions,
-    divergence,
     information_by_layer,
     layers,
     routing,
-    similarity,
 )
 from interp.plots.carriers import carriers
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
+from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import figures
+from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import attention, head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall

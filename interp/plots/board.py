@@ -11,8 +11,6 @@ where colour bars stand is decided here, once for all figures.
 
 from __future__ import annotations
 
-import copy
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,16 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.names import Pair, pair_name
+from interp.names import Pair
 from interp.plots import style
-from interp.plots.style import label, text_lines, wrapped
+from interp.plots.frame import Margins, caption, framed
+from interp.plots.style import label
 from interp.runs.view import Run
 
 HEADING = 30
 """Room above a panel for its heading."""
-
-_TITLE_LINE, _CAPTION_LINE, _LEGEND, _LEGEND_LINE = 24, 15, 30, 21
-_CAPTION_WIDTH, _TITLE_WIDTH = 185, 100
 
 
 class Area(NamedTuple):
@@ -231,40 +227,9 @@ class Board:
             self._place(panel)
         for name, look, beside in self.bars:
             self.figure.layout[name].colorbar = {**self.bar(beside), **look}
-        legend = any(t.name and t.showlegend is not False for t in self.figure.data)
-        top = max(self.above, HEADING * any(p.heading for p in self.panels)) + legend * (
-            _LEGEND + _LEGEND_LINE * (_legend_rows(self.figure) - 1)
-        )
-        heading = 14 + _TITLE_LINE * len(text_lines(title, _TITLE_WIDTH))
-        footer = 12 + _CAPTION_LINE * len(text_lines(words, _CAPTION_WIDTH))
-        height = heading + top + round(self.height) + self.below + footer
-        self.figure.update_layout(
-            template="none",
-            width=style.WIDTH,
-            height=height,
-            margin={
-                "l": self.left,
-                "r": self.right,
-                "t": heading + top,
-                "b": self.below + footer,
-            },
-            font={"family": style.FONT, "size": 12, "color": style.INK},
-            title=_title(title, failed),
-            showlegend=legend,
-            legend=_legend(heading / height),
-            hoverlabel={"align": "left", "font": {"family": style.FONT, "size": 12}},
-            paper_bgcolor="white",
-            plot_bgcolor="white",
-            meta={
-                "title": title,
-                "caption": words,
-                "heading": heading,
-                "footer": footer,
-                "top": top,
-            },
-        )
-        self.figure.add_annotation(_footnote(words, self.left, self.below))
-        return self.figure
+        above = max(self.above, HEADING * any(panel.heading for panel in self.panels))
+        around = Margins(self.left, self.right, above, self.below)
+        return framed(self.figure, title, words, around, round(self.height), failed)
 
     def _place(self, panel: Panel) -> None:
         """Axes and heading, now that the board has its height."""
@@ -286,107 +251,3 @@ class Board:
                 showarrow=False,
                 font={"size": 13},
             )
-
-
-def undefined_key() -> go.Scatter:
-    """The legend's entry for undefined cells."""
-    marker = {"symbol": "square", "size": 11, "color": style.UNDEFINED}
-    look: dict[str, Any] = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
-    return go.Scatter(x=[None], y=[None], name="undefined", legendgroup="undefined", **look)
-
-
-def caption(run: Run, pairs: Sequence[Pair], queries: str, note: str = "") -> str:
-    """Model, conditions, n, interval, seed and certificate, in one paragraph."""
-    model = run.manifest.get("model", {})
-    shape = f"{model.get('n_layers', '?')} layers × {model.get('n_heads', '?')} heads"
-    count = run.manifest.get("queries", {}).get(queries)
-    parts = [
-        note,
-        f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
-        _listed(pairs),
-        f"n = {'?' if count is None else count} {queries} queries",
-        run.interval,
-        f"Seed {run.manifest.get('seed', '?')}",
-        f"Match certificate: {run.verdict().text}",
-    ]
-    return ". ".join(part.rstrip(".") for part in parts if part) + "."
-
-
-def _listed(pairs: Sequence[Pair], most: int = 6) -> str:
-    more = f"; and {len(pairs) - most} further pairs" if len(pairs) > most else ""
-    return f"Compared: {'; '.join(map(pair_name, pairs[:most]))}{more}" if pairs else ""
-
-
-def _legend_rows(figure: go.Figure) -> int:
-    """How many lines the legend takes, from the lengths of its names."""
-    names = [t.name or "" for t in figure.data if t.showlegend is not False]
-    rows, used = 1, 0.0
-    for name in names:
-        width = 50 + 6.1 * len(html.unescape(name))
-        rows, used = (rows + 1, width) if used + width > style.WIDTH - 40 else (rows, used + width)
-    return rows
-
-
-def _title(title: str, failed: bool) -> dict[str, object]:
-    more = len(text_lines(title, _TITLE_WIDTH)) - 1  # plotly hangs a title by its middle line
-    return {
-        "text": wrapped(title, _TITLE_WIDTH),
-        "font": {"size": 17, "color": "#B00020" if failed else style.INK},
-        "x": 0,
-        "xref": "container",
-        "xanchor": "left",
-        "pad": {"l": 12, "t": 10 + more * _TITLE_LINE // 2},
-        "y": 1,
-        "yref": "container",
-        "yanchor": "top",
-    }
-
-
-def _legend(drop: float) -> dict[str, object]:
-    return {
-        "x": 0.01,
-        "xref": "container",
-        "xanchor": "left",
-        "y": 1 - drop,
-        "yref": "container",
-        "yanchor": "top",
-        "orientation": "h",
-        "font": {"size": 12},
-        "bgcolor": "rgba(0,0,0,0)",
-        "itemsizing": "trace",
-        "tracegroupgap": 0,
-    }
-
-
-def _footnote(words: str, left: int, below: int) -> dict[str, object]:
-    return {
-        "name": "caption",
-        "text": wrapped(words, _CAPTION_WIDTH),
-        "showarrow": False,
-        "align": "left",
-        "font": {"size": 11, "color": style.MUTED},
-        "xref": "paper",
-        "yref": "paper",
-        "x": 0,
-        "y": 0,
-        "xanchor": "left",
-        "yanchor": "top",
-        "xshift": 12 - left,
-        "yshift": -below,
-    }
-
-
-def bare(figure: go.Figure) -> go.Figure:
-    """A copy without title and caption, and of free width: the page around it shows both."""
-    plain = copy.deepcopy(figure)
-    meta = figure.layout.meta
-    margin, height = plain.layout.margin, plain.layout.height
-    plain.layout.annotations = [a for a in plain.layout.annotations if a.name != "caption"]
-    plain.layout.title = None
-    plain.layout.width = None
-    plain.layout.autosize = True
-    plain.layout.height = height - meta["heading"] - meta["footer"]
-    plain.layout.margin.t = margin.t - meta["heading"]
-    plain.layout.margin.b = margin.b - meta["footer"]
-    plain.layout.legend.y = 1
-    return plain

@@ -3,7 +3,6 @@
     head_map(run, "content_js").show()
     layer_position(run, "relative_l2", "resid_post").show()
     head_changes(run).show()                # what a head's change from base is made of
-    head_divergence(run, "z").show()        # between families over within them
 
 All raise `NotMeasured` where the run has none of their rows.
 """
@@ -19,16 +18,14 @@ import plotly.graph_objects as go
 from interp.names import Pair, pair_name
 from interp.plots import style
 from interp.plots.board import Board
-from interp.plots.by_layer import DIVERGENCE, DIVERGENCE_WORDS, pair_words, sizes
 from interp.plots.maps import Grid, MapPanel, draw_maps, position_columns, single_tokens
 from interp.plots.scales import ColourScale, finite
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.terms import influence_pairs
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import SITES, title
+from interp.runs.words import title
 from interp.showing import number
-from interp.significance import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,44 +230,3 @@ def _shares(values: Sequence[np.ndarray]) -> tuple[ColourScale, float | None]:
     top = max(1.0, float(np.quantile(flat, 0.95)) if flat.size else 1.0)
     scale = ColourScale((-top, top), style.DIVERGING, "share of the change")
     return scale, top if largest > top else None
-
-
-# --- families ------------------------------------------------------------------------------------
-
-
-def head_divergence(
-    run: Run, site: str = "z", position: str = "last", queries: str = "matched", most: int = 3
-) -> go.Figure:
-    """Layer by head, pairs of families side by side, centred at 1 on a log scale.
-
-    A dot marks cells whose corrected p is above 0.05.
-    """
-    frame = run.rows(DIVERGENCE, site, position=position, queries=queries, heads=True)
-    parts = [(pair, of_pair(frame, pair)) for pair in run.family_pairs]
-    parts = [(pair, part) for pair, part in parts if len(part)]
-    if not parts:
-        raise NotMeasured(f"this run has no {DIVERGENCE} by head at {site}, {position}")
-    fixed = {"measure": DIVERGENCE, "site": site, "position": position, "queries": queries}
-    shape = (run.n_layers, run.n_heads)
-    panels = [
-        MapPanel(
-            Grid.of(pair, part, part["head"], shape), label(pair_words(pair)), fixed, dotted=True
-        )
-        for pair, part in parts[:most]
-    ]
-    words = f"{MEASURES[DIVERGENCE].title} (log scale)"
-    scale = ColourScale.ratio([panel.grid.values for panel in panels], words)
-    board = Board(right=_RIGHT)
-    x = style.axis("head (from 0)", **style.integer_ticks(shape[1]))
-    height = min(560, max(190, 18 * shape[0]))
-    draw_maps(board, [panels], scale, x, style.layer_axis(run, most=16), height, "head")
-    more = f"{len(parts) - most} further pairs are in the table. " if len(parts) > most else ""
-    return board.finish(
-        run,
-        f"Divergence index of families at {SITES[site]} ({site}), layer by head",
-        notes=[
-            f"{DIVERGENCE_WORDS}; a dot: p > {ALPHA:g}",
-            f"Families: {sizes(run)}. {more}Position: {position}",
-        ],
-        queries=queries,
-    )

@@ -1,10 +1,8 @@
-"""Measures against depth: whole layers, segments, routers, information, geometry, families.
+"""Measures against depth: whole layers, segments, tokens of the answer, routers, information.
 
     layers(run).show()
     segments(run).show()            # a column per segment
     information_by_layer(run).show()
-    similarity(run).show()
-    divergence(run).show()          # between families over within them
 
 All raise `NotMeasured` where the run has none of their rows.
 """
@@ -14,30 +12,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
 from interp.names import OUTPUT, Pair
 from interp.plots import lines, style
-from interp.plots.bands import band_words, envelope
 from interp.plots.board import Board
 from interp.plots.lines import LinePanel, Look, draw_rows, line_notes, measured
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.view import NotMeasured, Run
 from interp.runs.words import SITES, units
-from interp.significance import ALPHA
 from interp.statistics import SEGMENTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SITE_COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
-SIMILARITIES = ("linear_cka", "procrustes_distance", "mutual_knn", "probe_transfer")
-DIMENSIONS = ("intrinsic_dimension", "gride_2", "gride_4", "gride_8")
-DIVERGENCE = "divergence_index"
 
 _RESID = "resid_post"
 _SEGMENT_WORDS = {
@@ -45,10 +38,6 @@ _SEGMENT_WORDS = {
     "template": "the template after it",
     "answer": "the rows that predict the answer",
 }
-DIVERGENCE_WORDS = (
-    "1: no further apart between families than within. p: labels of the conditions permuted, "
-    "corrected over the map"
-)
 
 
 # --- whole layers --------------------------------------------------------------------------------
@@ -193,7 +182,7 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
         read = (
             lines.compared(run, measure, _RESID, run.main_pairs, "last", queries)
             if measure == "lens_js"
-            else lines.single(run, measure, _RESID, run.main_conditions, "last", queries)
+            else lines.conditions_by_layer(run, measure, _RESID, run.main_conditions, "last", queries)
         )
         if read.lines:
             unit = units(read.frames[0]).strip(" []")
@@ -248,123 +237,3 @@ def _decision_depth(run: Run, look: Look, frame: pd.DataFrame) -> list[go.Scatte
         },
     )
     return [star]
-
-
-# --- the shape of many queries' states -----------------------------------------------------------
-
-
-def similarity(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """Similarity of the point clouds of two conditions beside chance, a column per measure."""
-    pairs = run.main_pairs
-    panels = [lines.compared(run, m, _RESID, pairs, position, queries) for m in SIMILARITIES]
-    title = "Similarity of the queries' states between conditions, by layer"
-    return _shapes(run, panels, "similarity", title, position, queries)
-
-
-def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """Intrinsic dimension of the headline's two, base and the null's control, by scale."""
-    conditions = run.main_conditions
-    panels = [lines.single(run, m, _RESID, conditions, position, queries) for m in DIMENSIONS]
-    title = "Intrinsic dimension of the queries' states, by layer"
-    return _shapes(run, panels, "intrinsic dimension", title, position, queries)
-
-
-def _shapes(
-    run: Run, panels: list[LinePanel], what: str, title: str, position: str, queries: str
-) -> go.Figure:
-    """Similarities have an axis each, dimensions one; chance is the same measure with the pairing
-    of queries (or the coordinates) permuted."""
-    kept = measured(panels, f"{what} at position {position}")
-    own_axis = what == "similarity"
-    unit = units(kept[0].frames[0]).strip(" []")
-    words = "" if own_axis else f"{what} [{unit}]" if unit else what
-    kept = [replace(_with_chance(run, panel, position, queries), unit=words) for panel in kept]
-    board = Board()
-    gap = 50 if own_axis else 24
-    draw_rows(board, [kept], style.layer_axis(run), 270, shared=not own_axis, gap=gap)
-    states = run.arrays.get("states_resid_post")
-    sampled = states is not None and "query" in states.dims
-    drawn = {pair for panel in kept for pair in panel.pairs}
-    tested = lines.tested([frame for panel in kept for frame in panel.frames])
-    return board.finish(
-        run,
-        title,
-        pairs=[pair for pair in run.main_pairs if pair in drawn],
-        notes=[
-            "Blue hatching: chance, the central 95 % over permutations",
-            band_words(run, [band for panel in kept for band in panel.bands]),
-            f"Open markers: p > {ALPHA:g} (permutation, corrected over layers)" if tested else "",
-            f"On a sample of {states.sizes['query']} queries" if sampled else "",
-            f"Residual stream, position: {position}",
-        ],
-        queries=queries,
-    )
-
-
-def _with_chance(run: Run, panel: LinePanel, position: str, queries: str) -> LinePanel:
-    """The central 95 % of the permutations, over the pairs (or conditions) drawn as lines."""
-    measure = str(panel.frames[0]["measure"].iloc[0])
-    pairs = [pair for pair in panel.pairs if pair == run.headline] or panel.pairs
-    names = ("chance", "chance")
-    name = f"{measure}_chance"
-    band = envelope(run, names, pairs, name, _RESID, position, queries, intervals=True)
-    bands = [*panel.bands, *([band] if band else [])]
-    return replace(panel, bands=bands, heading=label(MEASURES[measure].title))
-
-
-# --- families ------------------------------------------------------------------------------------
-
-
-def divergence(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
-    """Between families over within them, one line per pair of families, one column per site; 1: no
-    further apart between the families than within."""
-    palette = style.family_pair_looks(run)
-    symbols = ("circle", "square", "diamond", "triangle-up", "star")
-    looks = {
-        pair: Look(pair_words(pair), colour, symbol=symbols[at % len(symbols)])
-        for at, (pair, colour) in enumerate(palette.items())
-    }
-    panels = []
-    for site in SITE_COLUMNS:
-        found = (
-            (look, run.by_layer(DIVERGENCE, site, pair, position, queries))
-            for pair, look in looks.items()
-        )
-        drawn = [(look, frame) for look, frame in found if len(frame)]
-        panels.append(LinePanel(drawn, [], f"{SITES[site]} ({site})"))
-    panels = measured(panels, f"{DIVERGENCE} by layer at position {position}")
-    look, unit = _around_one([frame for panel in panels for frame in panel.frames])
-    panels = [replace(panel, limits=look, unit=unit) for panel in panels]
-    board = Board(left=72)
-    for panel in draw_rows(board, [panels], style.layer_axis(run), 300)[0]:
-        panel.level(1, color=style.INK, width=1.2, dash="dash")
-    return board.finish(
-        run,
-        f"Divergence index of families by layer, {lines.where(position)}",
-        notes=[
-            DIVERGENCE_WORDS,
-            f"Filled: p ≤ {ALPHA:g}, open: above. Bands: intervals over queries, for these members",
-            f"Families: {sizes(run)}. Position: {position}",
-        ],
-        queries=queries,
-    )
-
-
-def _around_one(frames: list[pd.DataFrame]) -> tuple[dict[str, Any], str]:
-    """The y axis, logarithmic where the largest index is many times 1, and its title."""
-    top = max(np.nanmax(f[["value", "ci_high"]].to_numpy(float)) for f in frames)
-    low = min(np.nanmin(f[["value", "ci_low"]].to_numpy(float)) for f in frames)
-    if top <= 8 or low <= 0:
-        return {"range": [0, 1.08 * max(top, 1.2)]}, "between / within"
-    ends = [np.log10(min(low, 0.8)) - 0.05, np.log10(top) + 0.08]
-    return {"type": "log", "dtick": "D2", "range": ends}, "between / within (log scale)"
-
-
-def pair_words(pair: Pair) -> str:
-    """Two families, in words."""
-    return f"{pair[0]} – {pair[1]}"
-
-
-def sizes(run: Run) -> str:
-    """The families and how many members each has."""
-    return ", ".join(f"{f} ({len(m)})" for f, m in run.families.items())

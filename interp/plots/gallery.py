@@ -15,7 +15,6 @@ from interp.plots.ablation import ablation
 from interp.plots.attribution import attribution, attribution_heads
 from interp.plots.by_head import (
     head_changes,
-    head_divergence,
     head_map,
     influence_heads,
     layer_position,
@@ -23,16 +22,15 @@ from interp.plots.by_head import (
 )
 from interp.plots.by_layer import (
     answer_tokens,
-    dimensions,
-    divergence,
     information_by_layer,
     layers,
     routing,
     segments,
-    similarity,
 )
 from interp.plots.carriers import carriers
 from interp.plots.embedding import condition_embedding
+from interp.plots.families import divergence, head_divergence
+from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall

@@ -168,7 +168,7 @@ def compared(
     return LinePanel(found, behind, heading)
 
 
-def single(
+def conditions_by_layer(
     run: Run,
     measure: str,
     site: str,

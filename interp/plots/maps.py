@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 
 from interp.names import Pair
 from interp.plots import style
-from interp.plots.board import Board, Panel, undefined_key
+from interp.plots.board import Board, Panel
 from interp.plots.scales import ColourScale
 
 if TYPE_CHECKING:
@@ -170,6 +170,13 @@ def _where(grid: Grid) -> dict[str, Any]:
     down, across = grid.measured.shape
     gaps = {"xgap": int(across <= 40), "ygap": int(down <= 40)}
     return {"x": list(range(across)), "y": list(range(down)), "hoverongaps": False, **gaps}
+
+
+def undefined_key() -> go.Scatter:
+    """The legend's entry for undefined cells."""
+    marker = {"symbol": "square", "size": 11, "color": style.UNDEFINED}
+    look: dict[str, Any] = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+    return go.Scatter(x=[None], y=[None], name="undefined", legendgroup="undefined", **look)
 
 
 def draw_map(panel: Panel, cells: MapPanel, across: str, scale: ColourScale, axis: str) -> None:

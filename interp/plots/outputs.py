@@ -134,7 +134,7 @@ def _tolerance(panel: Panel, run: Run, measure: str) -> None:
         return
     js = measure == "js_divergence"
     value, sign = found[0]["tolerance_js" if js else "tolerance_top1"], "≤" if js else "≥"
-    red = "#B00020"
+    red = style.LIMIT
     panel.level(value, along="x", color=red, width=1.4, dash="dash")
     panel.write(  # a logarithmic axis takes shapes in data units, annotations in decades
         f"tolerance {sign} {value:g}",

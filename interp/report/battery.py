@@ -11,7 +11,8 @@ from math import comb
 from typing import TYPE_CHECKING, NamedTuple
 
 from interp.names import OUTPUT, Head, Pair, pair_name
-from interp.plots.by_layer import DIMENSIONS, DIVERGENCE, SIMILARITIES, pair_words
+from interp.plots.families import DIVERGENCE, pair_words
+from interp.plots.geometry import DIMENSIONS, SIMILARITIES
 from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
 from interp.runs.largest import UNTESTED, Largest, at_least

@@ -17,7 +17,7 @@ import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from interp.plots.board import bare
+from interp.plots.frame import bare
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
 
 

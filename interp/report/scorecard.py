@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from interp.errors import RunError
 from interp.finding import Finding, read_finding
 from interp.plots import export
-from interp.plots.board import bare
+from interp.plots.frame import bare
 from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
 from interp.report.experiments import FINDINGS_TABLE
 from interp.report.html import render

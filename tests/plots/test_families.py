@@ -12,9 +12,11 @@ from interp import plots
 from interp.families import distances
 from interp.plots import bands
 from interp.plots.by_head import head_changes, head_divergence
-from interp.plots.by_layer import dimensions, divergence, information_by_layer, similarity
+from interp.plots.by_layer import information_by_layer
 from interp.plots.embedding import condition_embedding
+from interp.plots.families import divergence
 from interp.plots.gallery import RECIPES
+from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import head_view
 from interp.plots.influence import waterfall
 from interp.plots.tidy import tidy
