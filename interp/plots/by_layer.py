@@ -182,7 +182,7 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
         read = (
             lines.compared(run, measure, _RESID, run.main_pairs, "last", queries)
             if measure == "lens_js"
-            else lines.conditions_by_layer(run, measure, _RESID, run.main_conditions, "last", queries)
+            else lines.each_condition(run, measure, _RESID, run.main_conditions, "last", queries)
         )
         if read.lines:
             unit = units(read.frames[0]).strip(" []")

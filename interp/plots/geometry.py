@@ -39,7 +39,9 @@ def similarity(run: Run, position: str = "last", queries: str = "matched") -> go
 def dimensions(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
     """Intrinsic dimension of the headline's two, base and the null's control, by scale."""
     conditions = run.main_conditions
-    panels = [lines.conditions_by_layer(run, m, _RESID, conditions, position, queries) for m in DIMENSIONS]
+    panels = [
+        lines.each_condition(run, m, _RESID, conditions, position, queries) for m in DIMENSIONS
+    ]
     title = "Intrinsic dimension of the queries' states, by layer"
     return _shapes(run, panels, "intrinsic dimension", title, position, queries)
 

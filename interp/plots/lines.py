@@ -168,7 +168,7 @@ def compared(
     return LinePanel(found, behind, heading)
 
 
-def conditions_by_layer(
+def each_condition(
     run: Run,
     measure: str,
     site: str,
