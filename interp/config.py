@@ -18,10 +18,12 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from interp import conditions as conditions_room
 from interp import organism
 from interp.conditions import (
+    CONDITION_KINDS,
+    REFERENCES,
     Base,
+    Composed,
     Condition,
     EmptySystem,
     FittedBias,
@@ -33,7 +35,6 @@ from interp.conditions import (
     Shifted,
     ShuffledLabels,
     ShuffledTokens,
-    kind,
     located,
 )
 from interp.contrast import Contrast, is_few_shot, is_plain_lora, is_prompt, is_text
@@ -248,7 +249,7 @@ class Experiment(Framing):
         contrast, others = Contrast.of(built[a], built[b]), built.values()
         reference = a if b == BASE else b
         seeds = itertools.count(self.seed)  # two random LoRAs of a side are not the same one
-        biased = bool(compared) or kind(built[reference]) == "weights"
+        biased = bool(compared) or built[reference].role == "weights"
         possible: dict[str, Condition | None] = {
             "neutral": contrast.replaced(is_prompt, lambda p: Neutral(like=p)),
             "empty_system": EmptySystem() if self.framed.chat else None,
@@ -270,8 +271,8 @@ class Experiment(Framing):
 
 def _firsts(built: Mapping[str, Condition]) -> tuple[str, str]:
     """The first prompt and the first weights of a run without a headline, or base for either."""
-    kinds = {kind(condition): name for name, condition in reversed(list(built.items()))}
-    return kinds.get("prompt", BASE), kinds.get("weights", BASE)
+    roles = {condition.role: name for name, condition in reversed(list(built.items()))}
+    return roles.get("prompt", BASE), roles.get("weights", BASE)
 
 
 def bundled(out: Path) -> dict[str, Any]:
@@ -399,29 +400,6 @@ def _named(name: str, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
     return [(f"{name}_{index}", value) for index, value in enumerate(values)]
 
 
-CONDITION_KINDS: dict[str, type[Condition]] = {
-    re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind
-    for kind in (
-        conditions_room.Base,
-        conditions_room.Prompt,
-        conditions_room.SoftPrompt,
-        conditions_room.Prefix,
-        conditions_room.Lora,
-        conditions_room.FineTuned,
-        conditions_room.Steering,
-        conditions_room.LogitBias,
-        conditions_room.FittedBias,
-        conditions_room.Neutral,
-        conditions_room.EmptySystem,
-        conditions_room.ShuffledTokens,
-        conditions_room.ShuffledLabels,
-        conditions_room.Shifted,
-        conditions_room.RandomLora,
-        conditions_room.Untrained,
-    )
-}
-
-
 def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Condition:
     """`{kind: {field: value}}`, or a list of them (composed); `like`, `of`, `by` name others."""
     if isinstance(spec, list) and spec:
@@ -441,7 +419,7 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
     if not isinstance(given, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
     values = dict(given or {})
-    for reference in {"like", "of", "by"} & values.keys():
+    for reference in REFERENCES & values.keys():
         if not isinstance(values[reference], str) or values[reference] not in known:
             raise ConfigError(f"condition {name}: {reference} names no condition above it")
         values[reference] = known[values[reference]]
@@ -458,18 +436,17 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
 
 def write_condition(name: str, condition: Condition, known: Mapping[str, Condition]) -> Any:
     """A condition as `parse_condition` reads it; what it refers to must be among those `known`."""
-    if isinstance(condition, conditions_room.Composed):
+    if isinstance(condition, Composed):
         return [write_condition(name, part, known) for part in condition.conditions]
-    kinds = {own: kind for kind, own in CONDITION_KINDS.items()}
-    if type(condition) not in kinds or not is_dataclass(condition):
+    if not is_dataclass(condition):
         raise ConfigError(f"condition {name}: an experiment has no {type(condition).__name__}")
     values = {field.name: getattr(condition, field.name) for field in fields(condition)}
-    for reference in {"like", "of", "by"} & values.keys():
+    for reference in REFERENCES & values.keys():
         named = (other for other, own in known.items() if own == values[reference])
         if (found := next(named, name)) == name:
             raise ConfigError(f"condition {name}: give what it is {reference} a name of its own")
         values[reference] = found
-    return {kinds[type(condition)]: {key: v for key, v in values.items() if v not in (None, ())}}
+    return {condition.tag: {key: v for key, v in values.items() if v not in (None, ())}}
 
 
 def from_yaml(path: Path) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from interp.conditions import (
     FittedBias,
     Lora,
     Prompt,
-    describe,
     located,
     simple_parts,
 )
@@ -161,7 +160,7 @@ class Lab:
         subject = self.subject
         shape = f"{subject.n_layers} layers × {subject.n_heads} heads, {subject.dtype}"
         rows = [
-            (name, describe(condition), subject.settings[name].n_prefix, f"{difference:.1e}")
+            (name, condition.describe(), subject.settings[name].n_prefix, f"{difference:.1e}")
             for (name, condition), difference in zip(
                 self.conditions.items(), subject.parity.values(), strict=True
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from interp.answers import encode_again
-from interp.conditions import Condition, FittedBias, LogitBias
+from interp.conditions import Condition
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.patching.interchange import Sweep, rows_within
@@ -121,7 +121,7 @@ def _pair(
             )
         if name not in built:
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
-        if isinstance(built[name], FittedBias | LogitBias):
+        if built[name].only_logits:
             raise ConfigError(f"{name} only moves logits: it has no internal state of its own")
         found.append(name)
     a, b = found

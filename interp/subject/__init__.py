@@ -27,13 +27,11 @@ from interp.batch import Batch
 from interp.conditions import (
     RAW,
     Condition,
-    FineTuned,
     Frame,
     Setting,
     Untrained,
     located,
     resolve,
-    simple_parts,
 )
 from interp.errors import QueryError, SubjectError
 from interp.names import Site
@@ -456,8 +454,8 @@ def _check_architectures(
 ) -> None:
     """Fine-tuned models have the parameters of the base, which their configurations tell before
     any weights are read."""
-    every = [part for condition in conditions.values() for part in simple_parts(condition)]
-    if others := dict.fromkeys(part.model for part in every if isinstance(part, FineTuned)):
+    read = [file for condition in conditions.values() for file in condition.files()]
+    if others := dict.fromkeys(model for what, model in read if what == "model"):
         theirs = hub | {"gguf_file": None}
         with quiet():
             hf = model.hf if isinstance(model, Held) else without_weights(model, hub)

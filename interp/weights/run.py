@@ -16,15 +16,11 @@ import pandas as pd
 from interp.answers import encode_again
 from interp.conditions import (
     Condition,
-    FineTuned,
-    Lora,
     Neutral,
     Prefix,
     Prompt,
-    RandomLora,
     ShuffledTokens,
     SoftPrompt,
-    Untrained,
     simple_parts,
 )
 from interp.design import BASE
@@ -109,12 +105,7 @@ def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     """The conditions that change the weights, as far as they were asked for."""
-    kinds = Lora | RandomLora | FineTuned | Untrained
-    changing = [
-        name
-        for name, condition in built.items()
-        if any(isinstance(part, kinds) for part in simple_parts(condition))
-    ]
+    changing = [name for name, condition in built.items() if condition.reweights]
     asked = list(dict.fromkeys(settings.compare)) or changing
     if unknown := [name for name in asked if name not in changing]:
         raise ConfigError(
