@@ -40,7 +40,7 @@ def describe_run(
         "versions": versions(experiment),
         "model": {
             "name": short_name(experiment.model),
-            "architecture": type(subject.bridge.original_model).__name__,
+            "architecture": type(subject.hf_model).__name__,
             "n_layers": subject.n_layers,
             "n_heads": subject.n_heads,
             "d_model": subject.d_model,

@@ -113,7 +113,7 @@ def lens(
     states give identical lenses.
     """
     with torch.no_grad(), subject.weights.of(setting):
-        logits = subject.unembed(subject.bridge.ln_final(states))
+        logits = subject.unembed(subject.final_norm(states))
     logits = _capped(logits, subject.cap)
     if tokens is not None:
         for token, amount in tokens.bias(setting):
@@ -175,7 +175,7 @@ class Influence:
 def present(subject: Subject) -> set[str]:
     """The terms that some condition of this model can have; the others are 0 in all of them."""
     settings = subject.settings.values()
-    blocks = [subject.bridge.blocks[layer] for layer in subject.anatomy.layers("z")]
+    blocks = [subject.blocks[layer] for layer in subject.anatomy.layers("z")]
     projections = [block.attn.o.original_component for block in blocks]
     optional = {
         "z": bool(blocks),
@@ -213,12 +213,12 @@ def influence(
     with subject.weights.of(setting):
         end = last.resid_post[:, -1]
         raw, direction, bias = _unembedded(subject, end, target, against)
-        final = Frozen.at(subject.bridge.ln_final, end)
+        final = Frozen.at(subject.final_norm, end)
         pulled = final.pull(direction)
         heads, biases = [], []
         for layer, z in last.z.items():
             reaching = pulled * anatomy.reaching(layer, "z")
-            by_head, by_bias = _attention(subject.bridge.blocks[layer], z, reaching)
+            by_head, by_bias = _attention(subject.blocks[layer], z, reaching)
             heads.append(by_head)
             biases.append(by_bias)
     written: dict[str, list[Tensor]] = {name: [] for name in _WRITES}
@@ -317,7 +317,7 @@ def _unembedded(
     """Of the chosen tokens: logits before the soft-cap `[token, 1 or 2]`; the direction
     `[token, d_model]` that the unembedding gives (a lead's: the difference); its bias."""
     with torch.no_grad():
-        normed = subject.bridge.ln_final(end)
+        normed = subject.final_norm(end)
     with torch.enable_grad():
         rows = torch.cat([normed, torch.zeros_like(normed[:1])]).requires_grad_()
         logits = subject.unembed(rows)

@@ -37,9 +37,10 @@ from interp.lab.experiments import experiment_of
 from interp.lab.patching import patching
 from interp.names import short_name
 from interp.organism.language import NEUTRAL_PASSAGE
+from interp.progress import Progress
 from interp.queries import Encoded, Query
 from interp.showing import HtmlTable, html_page
-from interp.subject import Held, Progress, Subject
+from interp.subject import Held, Subject
 from interp.subject import load as load_subject
 from interp.subject.aligning import encode_groups
 from interp.subject.held import parted

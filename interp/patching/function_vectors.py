@@ -47,7 +47,7 @@ def written_to_stream(
     norm's scale frozen at what the whole layer writes."""
     total = torch.zeros(())
     for layer in sorted({head.layer for head in heads}):
-        block, values = subject.bridge.blocks[layer], z[layer]
+        block, values = subject.blocks[layer], z[layer]
         chosen = [head.head for head in heads if head.layer == layer]
         masked = torch.zeros_like(values)
         masked[:, chosen] = values[:, chosen]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import interp.patching.interchange
 import interp.readout
-import interp.subject
+import interp.subject.opening
 from interp import cli, edits
 from interp.geometry import linear_cka
 from interp.names import Site
@@ -79,7 +79,7 @@ def test_measures_are_their_definitions(check: str) -> None:
 def test_stale_fused_projections_fail_parity(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     (only,) = running.of_model(model(architecture), architecture, ())
     assert only.check == "parity"
     assert not only.passed
@@ -91,7 +91,7 @@ def test_stale_fused_projections_hide_what_is_planted(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second line of defence: with parity blinded, adapters on fused parts are not found."""
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     monkeypatch.setattr(parity, "verify", lambda *_: 0.0)
     (only,) = running.of_model(model(architecture), architecture, ("planted",))
     assert not only.passed
@@ -112,7 +112,7 @@ def transposed(bridge: Any) -> None:
 def test_an_output_projection_of_the_wrong_orientation_fails_parity(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", transposed)
+    monkeypatch.setattr(interp.subject.opening, "mend", transposed)
     (only,) = running.of_model(model(architecture), architecture, ())
     assert (only.check, only.passed) == ("parity", False)
 
@@ -297,7 +297,7 @@ def test_a_broken_subject_exits_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     with pytest.raises(SystemExit) as left:
         cli.main(["validate", "--model", model("gpt2"), "--device", "cpu"])
     assert left.value.code == 1
