@@ -199,14 +199,17 @@ def probe_run(folder: Path, name: str) -> HeadView:
         return head_view(subject, head, plan.pairs, queries, plan.batch_size)
 
 
-def reopen(folder: Path) -> tuple[Experiment, dict[str, Condition]]:
-    """What a finished run was made from; a `RunError` where an input has changed since."""
+def reopen(folder: Path, device: str | None = None) -> tuple[Experiment, dict[str, Condition]]:
+    """What a finished run was made from, on another `device` where one is given; a `RunError`
+    where an input has changed since."""
     manifest = read_manifest(folder)
     experiment = Experiment.model_validate(manifest["config"])
     built = {n: c for n, c in experiment.build().items() if n in manifest["conditions"]}
     now = fingerprints(experiment, built)
     if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
+    if device is not None:
+        experiment = experiment.model_copy(update={"device": device})
     return experiment, built
 
 

@@ -46,12 +46,9 @@ def prepare_patching(
     settings: Patching, manifest: Mapping[str, Any], progress: Progress = no_progress
 ) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
-    experiment, built = reopen(settings.run)
+    experiment, built = reopen(settings.run, settings.device)
     limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    changes: dict[str, Any] = {"limit": min(limits, default=None)}
-    if settings.device is not None:
-        changes["device"] = settings.device
-    experiment = experiment.model_copy(update=changes)
+    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
     a, b = _pair(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}

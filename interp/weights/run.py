@@ -83,9 +83,7 @@ class _Job(NamedTuple):
 
 def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
-    experiment, built = reopen(settings.run)
-    if settings.device is not None:
-        experiment = experiment.model_copy(update={"device": settings.device})
+    experiment, built = reopen(settings.run, settings.device)
     names = _changing(settings, built)
     before = Prompt | Neutral | ShuffledTokens | SoftPrompt | Prefix
     ahead = [
