@@ -58,13 +58,13 @@ from interp.results import (
     write_run,
 )
 from interp.statistics import SEGMENTS, position_labels
-from interp.store import Store
+from interp.store import SHARD, Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
 from interp.subject.loading import threads_for
 from interp.subject.quantization import saved_method
 from interp.subject.tokenizers import open_tokenizer
-from interp.sweep import SHARD, kept_labels, sweep
+from interp.sweep import kept_labels, sweep
 from interp.tabulate import (
     by_model_layer,
     certificate_entries,

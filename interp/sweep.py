@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from torch import Tensor
 
 from interp import readout
 from interp.batch import Batch, Tokens
-from interp.capture import chunks
 from interp.measures import output, tally
 from interp.measures.certificate import in_columns
 from interp.measures.output import Between
@@ -35,9 +35,6 @@ from interp.statistics import POOLED, Maximum, PerQuery, poisson_weights, positi
 from interp.store import Store
 from interp.subject import Subject
 
-SHARD = 64
-"""Queries per shard: what is lost at most when a run is killed."""
-
 
 def sweep(
     subject: Subject,
@@ -48,24 +45,19 @@ def sweep(
     progress: Progress,
 ) -> Tally:
     """Measure all queries of a group; finished shards of an earlier attempt are not done again."""
-    caches: dict[str, Any] = {}
-    total: Tally = {}
-    for number, shard in enumerate(chunks(queries, SHARD)):
-        name = f"{group}-{number:05d}"
-        done = store.get(name)
-        if done is None:
-            if not caches:
-                caches = {n: subject.prefill(s) for n, s in subject.settings.items()}
-            done = {}
-            for start, chunk in enumerate(chunks(shard, plan.batch_size)):
-                first = number * SHARD + start * plan.batch_size
-                tally.absorb_(done, measure_chunk(subject, plan, chunk, first, caches))
-                progress(group, len(chunk), len(queries))
-            store.put(name, done)
-        else:
-            progress(group, len(shard), len(queries))
-        tally.absorb_(total, done)
-    return total
+
+    @cache
+    def caches() -> dict[str, Any]:
+        return {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+
+    def compute(numbers: Sequence[int]) -> Tally:
+        chunk = [queries[i] for i in numbers]
+        return measure_chunk(subject, plan, chunk, numbers[0], caches())
+
+    def done(newly: int) -> None:
+        progress(group, newly, len(queries))
+
+    return store.sharded(group, len(queries), compute, plan.batch_size, done)
 
 
 def measure_chunk(

@@ -44,7 +44,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
     set_day(1)
-    monkeypatch.setattr(sweep, "SHARD", 2)
+    monkeypatch.setattr("interp.store.SHARD", 2)
     return set_day
 
 

@@ -217,9 +217,9 @@ KILLED_IN_A_SHARD = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from interp import study, sweep
+from interp import store, study
 from interp.config import Experiment
-sweep.SHARD = 2
+store.SHARD = 2
 calls = []
 def progress(group, done, total):
     if group == "matched":
@@ -266,7 +266,7 @@ def base_experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "SHARD", 2)
+    monkeypatch.setattr("interp.store.SHARD", 2)
 
 
 def into(experiment: Experiment, out: Path, **fields: Any) -> Experiment:
@@ -282,7 +282,7 @@ def whole(base_experiment: Experiment, tmp_path_factory: pytest.TempPathFactory)
     """The folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "SHARD", 2)
+        patch.setattr("interp.store.SHARD", 2)
         study.run_study(into(base_experiment, out))
     assert load_run(out).manifest["queries"] == {"matched": len(QUERIES)}
     assert not (out / FOLDER).exists()

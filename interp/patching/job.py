@@ -16,9 +16,9 @@ from interp.patching.settings import Patching
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.statistics import position_labels
+from interp.store import SHARD
 from interp.study import open_subject, present_segments, read_groups, reopen
 from interp.subject import Batch, Subject
-from interp.sweep import SHARD
 
 
 class Job(NamedTuple):
