@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from interp.conditions import Condition
+from interp.conditions import Condition, Setting
 from interp.config import Experiment
 from interp.design import Design
 from interp.names import short_name
@@ -50,13 +50,7 @@ def describe_run(
             or "",
         },
         "conditions": {
-            name: {
-                "description": condition.describe(),
-                "kind": condition.role,
-                "family": design.family(name),
-                "n_prefix": subject.settings[name].n_prefix,
-                "token_ids": token_hash(subject.settings[name].prefix),
-            }
+            name: _described(condition, subject.settings[name], design.family(name))
             for name, condition in built.items()
         },
         "families": {family: list(members) for family, members in design.families.items()},
@@ -85,6 +79,16 @@ def describe_run(
             "against": [[list(pair), list(other)] for pair, other in design.controls.items()],
         },
         "notes": subject.notes,
+    }
+
+
+def _described(condition: Condition, setting: Setting, family: str | None) -> dict[str, Any]:
+    return {
+        "description": condition.describe(),
+        "kind": condition.role,
+        "family": family,
+        "n_prefix": setting.n_prefix,
+        "token_ids": token_hash(setting.prefix),
     }
 
 

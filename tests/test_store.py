@@ -433,7 +433,7 @@ def test_resuming_a_run_with_other_settings_is_refused_before_the_model_is_loade
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         study.run_study(into(base_experiment, tmp_path), interrupt_after(3))
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     with pytest.raises(RunError, match="other settings") as caught:
         study.run_study(into(base_experiment, tmp_path, resume=True, **fields))
     assert all(name in str(caught.value) for name in named)
@@ -449,7 +449,7 @@ def test_resuming_with_a_changed_file_is_refused(
     with pytest.raises(KeyboardInterrupt):
         study.run_study(experiment, interrupt_after(3))
     prompt.write_text("the weather was wild")
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     with pytest.raises(RunError, match=r"other settings.*sha256 of condition prompt"):
         study.run_study(into(experiment, tmp_path / "run", resume=True))
 
@@ -479,7 +479,7 @@ def test_a_run_that_could_not_begin_can_be_run_once_mended(
 def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(
     base_experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         study.run_study(into(base_experiment, tmp_path / "file" / "run"))

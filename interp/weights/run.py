@@ -26,11 +26,11 @@ from interp.conditions import (
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.measures import DTYPE_NOISE
+from interp.preparing import open_subject, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.results import TABLE, add_weights, as_table, load_run
 from interp.store import Store
-from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
 from interp.subject.loading import threads_for
 from interp.weights import prompted

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+import interp.influence
 import interp.patching.interchange
-import interp.readout
 import interp.subject.opening
 from interp import cli, edits
 from interp.geometry import linear_cka
@@ -126,7 +126,7 @@ def test_reading_heads_with_the_wrong_orientation_leaves_a_sum_open(
         back = (pulled @ weight.T).unflatten(-1, z.shape[1:])
         return (back * z).sum(-1), torch.zeros(len(z), dtype=torch.float64)
 
-    monkeypatch.setattr(interp.readout, "_attention", wrong)
+    monkeypatch.setattr(interp.influence, "_attention", wrong)
     assert identities.influence_sum(specimen).value > 0.01
 
 
