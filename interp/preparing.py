@@ -13,19 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interp.answers import (
-    WrittenAnswers,
-    forced,
-    write_answers,
-)
+from interp.answers import WrittenAnswers, forced, write_answers
 from interp.capabilities import find
 from interp.capture import chunk_size
-from interp.conditions import (
-    Condition,
-    FittedBias,
-    simple_parts,
-    token_id,
-)
+from interp.conditions import Condition, FittedBias, simple_parts, token_id
 from interp.config import Experiment
 from interp.design import BASE, Design
 from interp.errors import RunError
@@ -38,9 +29,7 @@ from interp.measures.plan import KEYS_VALUES, STATE_SITES, Plan
 from interp.names import HOOKS
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
-from interp.results import (
-    read_manifest,
-)
+from interp.results import read_manifest
 from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load

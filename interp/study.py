@@ -14,17 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from interp.answers import (
-    answer_table,
-    encode_again,
-    own_rows,
-    query_table,
-)
+from interp.answers import answer_table, encode_again, own_rows, query_table
 from interp.capabilities import measures, open_sum
-from interp.conditions import (
-    Condition,
-    resolve,
-)
+from interp.conditions import Condition, resolve
 from interp.config import Experiment
 from interp.design import Design
 from interp.manifest import describe_run, fingerprints, versions
@@ -45,14 +37,7 @@ from interp.preparing import (
 )
 from interp.probe import head_view
 from interp.progress import Progress, no_progress
-from interp.results import (
-    ANSWERS,
-    QUERIES,
-    HeadView,
-    as_table,
-    token_hash,
-    write_run,
-)
+from interp.results import ANSWERS, QUERIES, HeadView, as_table, token_hash, write_run
 from interp.store import SHARD, Store
 from interp.subject import Subject
 from interp.subject.loading import threads_for

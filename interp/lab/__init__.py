@@ -20,15 +20,7 @@ from peft import PeftModel
 from pydantic import ValidationError
 from torch import Tensor
 
-from interp.conditions import (
-    Base,
-    Condition,
-    FittedBias,
-    Lora,
-    Prompt,
-    located,
-    simple_parts,
-)
+from interp.conditions import Base, Condition, FittedBias, Lora, Prompt, located, simple_parts
 from interp.config import CONDITION_NAME, Experiment, Framing, Loading, explain
 from interp.design import BASE
 from interp.errors import ConfigError, QueryError

@@ -14,15 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from interp.answers import encode_again
-from interp.conditions import (
-    Condition,
-    Neutral,
-    Prefix,
-    Prompt,
-    ShuffledTokens,
-    SoftPrompt,
-    simple_parts,
-)
+from interp.conditions import Condition, Neutral, ShuffledTokens, simple_parts
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.measures import DTYPE_NOISE
@@ -85,13 +77,10 @@ def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
     experiment, built = reopen(settings.run, settings.device)
     names = _changing(settings, built)
-    before = Prompt | Neutral | ShuffledTokens | SoftPrompt | Prefix
     ahead = [
         name
         for name, condition in built.items()
-        if settings.implicit
-        and name != BASE
-        and all(isinstance(p, before) for p in simple_parts(condition))
+        if settings.implicit and name != BASE and all(map(_precedes, simple_parts(condition)))
     ]
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
@@ -99,6 +88,11 @@ def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     few = {"matched": matched[: settings.implicit]} if ahead else {}
     queries = encode_again(settings.run, subject, kept, few)
     return _Job(subject, names, ahead, queries.get("matched", []))
+
+
+def _precedes(part: Condition) -> bool:
+    """Whether a part is tokens before the query, a prompt's or as many as a prompt's."""
+    return part.role == "prompt" or isinstance(part, Neutral | ShuffledTokens)
 
 
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
