@@ -28,7 +28,6 @@ from interp.cli import guarded
 from interp.cli.child import run_child
 from interp.cli.flags import as_flags, read_flags
 from interp.cli.progress import console
-from interp.conditions import describe
 from interp.errors import ConfigError, RunError
 from interp.finding import FILE, read_finding
 from interp.matching.settings import Emulation, bundled_emulation
@@ -66,7 +65,7 @@ def main(config: Config) -> None:
     """Run the experiments, print and write the scorecard of those that were not lost."""
     if unknown := set(config.only) - set(NAMES):
         raise ConfigError(f"no experiment {min(unknown)!r}; there are {', '.join(NAMES)}")
-    said = f"{describe(config.target)}, {len(read_queries(config.queries, config.limit))} queries"
+    said = f"{config.target.describe()}, {len(read_queries(config.queries, config.limit))} queries"
     say(f"target: {said}")  # and what would fail everywhere fails here, at once
     chosen = [name for name in NAMES if name in (config.only or NAMES)]
     failed = run_all(config, chosen)

@@ -34,12 +34,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from interp.conditions import Base, Condition, Lora, Prompt
+from interp.influence import influence
 from interp.measures.attention import CHANGES, content_js, sim_am, sim_am_delta
+from interp.measures.plan import Observed
 from interp.measures.state import gram, relative_l2
-from interp.measures.tally import Observed
 from interp.observe import observe
 from interp.queries import Encoded, Query, encode
-from interp.readout import influence
 from interp.subject import Batch, Subject, load
 from interp.subject.loading import quiet
 from interp.validation import tiny

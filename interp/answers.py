@@ -11,31 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from interp.capture import chunks
 from interp.conditions import Condition
 from interp.errors import RunError
 from interp.generating import Sampling, generate
-from interp.measures.tally import Key
+from interp.measures.tally import Key, Tally
 from interp.names import OUTPUT
 from interp.progress import Progress
 from interp.queries import Encoded, Groups, Query
 from interp.registry import MEASURES
 from interp.runs.files import QUERIES, read_manifest, token_hash
 from interp.statistics import PerQuery, pooled
-from interp.store import Store
+from interp.store import SHARD, Store
 from interp.subject import Subject
 from interp.subject.aligning import check_lengths, encode_groups
 
 WrittenAnswers = Mapping[str, Mapping[str, Sequence[tuple[int, ...]]]]
 """Group -> condition -> the token ids of every query's answer."""
 
-_SHARD = 64
 _NOTHING = -1
 """Fills rows of answers that are shorter than the longest that is allowed."""
 
@@ -52,20 +51,34 @@ def write_answers(
     written: dict[str, dict[str, list[tuple[int, ...]]]] = {}
     for group, queries in groups.items():
         total = len(queries) * len(subject.settings)
-        for name, setting in subject.settings.items():
-            own = written.setdefault(group, {}).setdefault(name, [])
-            for number, some in enumerate(chunks(queries, _SHARD)):
-                place = f"answers-{group}-{name}-{number:05d}"
-                if (done := store.get(place)) is None:
-                    found = generate(subject, setting, some, n_tokens, sampling)
-                    done = {_key(name): PerQuery.of(range(len(some)), _padded(found, n_tokens))}
-                    store.put(place, done)
-                kept = done[_key(name)]
-                assert isinstance(kept, PerQuery)
-                rows = kept.compute().astype(int).tolist()
-                own += [tuple(i for i in row if i != _NOTHING) for row in rows]
-                progress(f"{group} answers", len(some), total)
+        done = partial(_written, progress, f"{group} answers", total)
+        for name in subject.settings:
+            answer = partial(_answers, subject, name, queries, n_tokens, sampling)
+            found = store.sharded(f"answers-{group}-{name}", len(queries), answer, SHARD, done)
+            kept = found[_key(name)]
+            assert isinstance(kept, PerQuery)
+            rows = kept.compute().astype(int).tolist()
+            own = [tuple(i for i in row if i != _NOTHING) for row in rows]
+            written.setdefault(group, {})[name] = own
     return written
+
+
+def _written(progress: Progress, what: str, total: int, newly: int) -> None:
+    progress(what, newly, total)
+
+
+def _answers(
+    subject: Subject,
+    name: str,
+    queries: Sequence[Encoded],
+    n_tokens: int,
+    sampling: Sampling,
+    numbers: Sequence[int],
+) -> Tally:
+    """What a condition answers to the queries of these numbers."""
+    some = [queries[i] for i in numbers]
+    found = generate(subject, subject.settings[name], some, n_tokens, sampling)
+    return {_key(name): PerQuery.of(numbers, _padded(found, n_tokens))}
 
 
 def _key(name: str) -> Key:

@@ -20,11 +20,12 @@ from interp.batch import Batch, Tokens
 from interp.capture import capture, keep
 from interp.edits import Edit, replace
 from interp.errors import SubjectError
+from interp.influence import closing_error, influence
 from interp.measures import DTYPE_NOISE, wide
-from interp.measures.tally import Observed
+from interp.measures.plan import Observed
 from interp.observe import observe
 from interp.queries import Encoded
-from interp.readout import LastStates, closing_error, influence, lens, lens_error
+from interp.readout import LastStates, lens, lens_error
 from interp.registry import MEASURES, grouped
 from interp.subject import Subject
 

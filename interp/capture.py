@@ -88,12 +88,11 @@ def chunk_size(subject: Subject, longest: int, budget: float) -> int:
     Counts logits, residual-sized states, patterns with their prefix, and the repeated key/value
     cache; the transient working set of a forward pass is taken to be as large again.
     """
-    cfg = subject.bridge.cfg
     n_conditions = len(subject.settings)
     prefix = max(setting.n_prefix for setting in subject.settings.values())
     states = 6 * subject.n_layers * longest * subject.d_model
     patterns = 4 * subject.n_layers * subject.n_heads * longest * longest
-    outputs = longest * int(cfg.d_vocab)
+    outputs = longest * subject.d_vocab
     cache = 2 * subject.n_layers * subject.d_model * (prefix + longest)
     rows = 2 * subject.n_heads * longest * (prefix + longest)
     numbers = n_conditions * (states + 2 * patterns + outputs) + 2 * (cache + rows + outputs)

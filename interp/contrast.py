@@ -14,21 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from interp.conditions import (
-    STAND_INS,
     Base,
     Composed,
     Condition,
-    FittedBias,
     Lora,
-    Neutral,
     Prompt,
-    RandomLora,
-    Shifted,
-    ShuffledLabels,
-    ShuffledTokens,
     Untrained,
     beyond_lora,
-    kind,
     read_config,
     simple_parts,
 )
@@ -72,7 +64,7 @@ class Contrast:
         """The sides (0, 1) that have such a part of their own: first one that has nothing else of
         its own, so that its control differs from it by that part alone."""
         found = [place for place, own in enumerate(self.own) if any(map(wanted, own))]
-        return sorted(found, key=lambda place: len({kind(part) for part in self.own[place]}))
+        return sorted(found, key=lambda place: len({part.role for part in self.own[place]}))
 
     def replaced(
         self,
@@ -90,7 +82,7 @@ class Contrast:
             return _composed(make(p) if p in own else p for p in self.sides[place])
         for other in filter(wanted, others):
             alone = [side[0] for side in self.own if len(side) == 1 and side in self.sides]
-            return make(other) if kind(other) in map(kind, alone) else None
+            return make(other) if other.role in {part.role for part in alone} else None
         return None
 
     def untrained(self, seed: int) -> Condition | None:
@@ -107,13 +99,13 @@ class Contrast:
         for one that has such parts of its own. What only moves logits stands for the first side: it
         has the output of the second, and base's states.
         """
-        made = [part for part in simple_parts(control) if isinstance(part, STAND_INS)]
-        if not made or any(isinstance(part, FittedBias) for part in made):
+        made = [part for part in simple_parts(control) if part.stands_in]
+        if not made or any(part.only_logits for part in made):
             return 0
-        weights = [part for part in made if isinstance(part, RandomLora | Untrained)]
+        weights = [part for part in made if part.reweights]
         if weights and len(weights) < len(made):
             return None  # of text and weights at once
-        like = [part for one in made for part in simple_parts(_likeness(one))]
+        like = [part for one in made for other in one.made_of for part in simple_parts(other)]
         fitting = [
             p for p in self.places(_is_weights if weights else is_prompt) if self.fits(p, control)
         ]
@@ -124,7 +116,7 @@ class Contrast:
     def fits(self, place: int, control: Condition) -> bool:
         """Whether the rest of a control is what both sides share and, at most, the rest of its
         side. Untrained weights take the place of all weights."""
-        rest = [part for part in simple_parts(control) if not isinstance(part, STAND_INS)]
+        rest = [part for part in simple_parts(control) if not part.stands_in]
         bare = any(isinstance(part, Untrained) for part in simple_parts(control))
         kept = [part for part in self.shared if not (bare and _is_weights(part))]
         return not _without(kept, rest) and not _without(rest, self.sides[place])
@@ -132,12 +124,12 @@ class Contrast:
 
 def is_prompt(part: Condition) -> bool:
     """Whether a part stands before the query and is no control."""
-    return kind(part) == "prompt"
+    return part.role == "prompt"
 
 
 def _is_weights(part: Condition) -> bool:
     """Whether a part changes the weights and is no control."""
-    return kind(part) == "weights"
+    return part.role == "weights"
 
 
 def is_text(part: Condition) -> bool:
@@ -158,19 +150,6 @@ def is_plain_lora(part: Condition) -> bool:
         return beyond_lora(read_config(part.adapter)) is None
     except ConditionError:
         return True
-
-
-def _likeness(control: Condition) -> Condition:
-    """The condition that a control is like; base where there is none."""
-    match control:
-        case Neutral(like=like) | RandomLora(like=like) | FittedBias(like=like):
-            return like
-        case ShuffledTokens(of=of) | ShuffledLabels(of=of):
-            return of
-        case Shifted(by=by):
-            return by
-        case _:
-            return Base()
 
 
 def _composed(members: Iterable[Condition]) -> Condition:

@@ -15,16 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from interp.conditions import (
-    Condition,
-    FineTuned,
-    Lora,
-    Neutral,
-    RandomLora,
-    Untrained,
-    kind,
-    simple_parts,
-)
+from interp.conditions import Condition, Neutral, RandomLora, simple_parts
 from interp.contrast import Contrast
 from interp.errors import ConfigError
 
@@ -127,12 +118,6 @@ def families_of(
     return {family: tuple(members) for family, members in found.items() if len(members) > 1}
 
 
-def reweighted(condition: Condition) -> bool:
-    """Whether a condition has weights of its own."""
-    own = (Lora, FineTuned, RandomLora, Untrained)
-    return any(isinstance(part, own) for part in simple_parts(condition))
-
-
 def headline_of(
     built: Mapping[str, Condition], compare: ConditionPair | None = None
 ) -> ConditionPair | None:
@@ -149,31 +134,31 @@ def headline_of(
             raise ConfigError(f"compare: {a!r} with itself; name two of {', '.join(built)}")
         return (b, a) if a == BASE else (a, b)
     prompts, weights = (
-        [name for name, condition in built.items() if kind(condition) == wanted]
+        [name for name, condition in built.items() if condition.role == wanted]
         for wanted in ("prompt", "weights")
     )
     if prompts and weights:
         return prompts[0], weights[0]
-    others = [name for name in built if kind(built[name]) not in ("base", "control")]
+    others = [name for name in built if built[name].role not in ("base", "control")]
     return (others[0], others[1]) if len(others) == 2 else None
 
 
 def _cross(built: Mapping[str, Condition], names: Sequence[str]) -> list[ConditionPair]:
     """What has base's weights against what has its own, but not control against control."""
-    own = [name for name in names if reweighted(built[name])]
+    own = [name for name in names if built[name].reweights]
     return [
         (name, other)
         for name in names
         if name not in own
         for other in own
-        if kind(built[name]) != "control" or kind(built[other]) != "control"
+        if built[name].role != "control" or built[other].role != "control"
     ]
 
 
 def _between(
     built: Mapping[str, Condition], names: Sequence[str], first: str, second: str
 ) -> list[ConditionPair]:
-    a, b = ([n for n in names if kind(built[n]) == wanted] for wanted in (first, second))
+    a, b = ([n for n in names if built[n].role == wanted] for wanted in (first, second))
     return [(name, other) for name in a for other in b]
 
 
@@ -187,7 +172,7 @@ def _nulls(
     contrast = Contrast.of(built[a], built[b])
     found: dict[str, ConditionPair] = {}
     for name in names:
-        if kind(built[name]) == "control" and name not in headline:
+        if built[name].role == "control" and name not in headline:
             place = contrast.place(built[name])
             if place is not None:
                 found[name] = (name, b) if place == 0 else (a, name)

@@ -96,7 +96,7 @@ def _write(
     draws: Sequence[TokenDraw],
 ) -> list[tuple[int, ...]]:
     """The answers of queries of one length."""
-    stop = ends(subject.bridge.original_model)
+    stop = ends(subject.hf_model)
     answers: list[list[int]] = [[] for _ in draws]
     cache = _repeated(subject, cache, len(draws))
     step, start = batch, 0
@@ -119,7 +119,7 @@ def _repeated(subject: Subject, cache: Any, size: int) -> Any:
     if cache is None:
         from transformers import DynamicCache
 
-        return DynamicCache(config=subject.bridge.original_model.config.get_text_config())
+        return DynamicCache(config=subject.text_config)
     cache = copy.deepcopy(cache)
     cache.batch_repeat_interleave(size)
     return cache

@@ -9,22 +9,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from interp import conditions as conditions_room
-from interp.conditions import (
-    Condition,
-    FineTuned,
-    Lora,
-    Prefix,
-    RandomLora,
-    SoftPrompt,
-    Steering,
-    simple_parts,
-)
+from interp.conditions import Condition, Setting
 from interp.config import Experiment
 from interp.design import Design
 from interp.names import short_name
@@ -50,7 +40,7 @@ def describe_run(
         "versions": versions(experiment),
         "model": {
             "name": short_name(experiment.model),
-            "architecture": type(subject.bridge.original_model).__name__,
+            "architecture": type(subject.hf_model).__name__,
             "n_layers": subject.n_layers,
             "n_heads": subject.n_heads,
             "d_model": subject.d_model,
@@ -60,13 +50,7 @@ def describe_run(
             or "",
         },
         "conditions": {
-            name: {
-                "description": conditions_room.describe(condition),
-                "kind": conditions_room.kind(condition),
-                "family": design.family(name),
-                "n_prefix": subject.settings[name].n_prefix,
-                "token_ids": token_hash(subject.settings[name].prefix),
-            }
+            name: _described(condition, subject.settings[name], design.family(name))
             for name, condition in built.items()
         },
         "families": {family: list(members) for family, members in design.families.items()},
@@ -98,6 +82,16 @@ def describe_run(
     }
 
 
+def _described(condition: Condition, setting: Setting, family: str | None) -> dict[str, Any]:
+    return {
+        "description": condition.describe(),
+        "kind": condition.role,
+        "family": family,
+        "n_prefix": setting.n_prefix,
+        "token_ids": token_hash(setting.prefix),
+    }
+
+
 def _pair(pair: tuple[str, str] | None) -> dict[str, str] | None:
     return dict(zip(("condition", "reference"), pair, strict=True)) if pair else None
 
@@ -110,7 +104,7 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
     if experiment.tokenizer is not None:
         files["tokenizer"] = experiment.tokenizer
     for name, condition in built.items():
-        for what, file in _read(condition):
+        for what, file in condition.files():
             role = f"{what} of {name}"
             earlier = sum(known == role or known.startswith(f"{role}, ") for known in files)
             files[f"{role}, {earlier + 1}" if earlier else role] = file
@@ -118,20 +112,6 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
     for name, condition in built.items():
         hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
     return hashes
-
-
-def _read(condition: Condition) -> Iterator[tuple[str, str]]:
-    """What a condition's parts read from disk: what it is, and where."""
-    for part in simple_parts(condition):
-        match part:
-            case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
-                yield "adapter", folder
-            case RandomLora(like=lora):
-                yield "adapter", lora.adapter
-            case FineTuned(model=folder):
-                yield "model", folder
-            case Steering(vector=file):
-                yield "vector", file
 
 
 def versions(experiment: Experiment) -> dict[str, str]:

@@ -32,9 +32,9 @@ from interp.measures.attention import (
     read_rows,
     read_scores,
 )
+from interp.measures.plan import STATE_SITES, Observed
 from interp.measures.routing import Routing
 from interp.measures.scores import PLAYERS, Coalition, coalitions, split_scores
-from interp.measures.tally import STATE_SITES, Observed
 from interp.names import Site
 from interp.readout import READ_SITES, LastStates
 from interp.subject import Batch, Subject

@@ -240,10 +240,11 @@ def _order_statistic(values: ndarray, count: ndarray, q: float) -> ndarray:
 
 @dataclass(frozen=True)
 class PerQuery:
-    """One row of numbers per query (a certificate needs a percentile, which no sum gives)."""
+    """A number, or a row of them, per query (a certificate needs a percentile, which no sum
+    gives)."""
 
     index: Int[ndarray, "query"]
-    values: Float[ndarray, "query column"]
+    values: Float[ndarray, "query ..."]
 
     @classmethod
     def empty(cls) -> PerQuery:
@@ -251,7 +252,7 @@ class PerQuery:
         return cls(np.zeros(0, np.int64), np.zeros((0, 0)))
 
     @classmethod
-    def of(cls, index: Sequence[int], values: Float[ndarray, "query column"]) -> PerQuery:
+    def of(cls, index: Sequence[int], values: Float[ndarray, "query ..."]) -> PerQuery:
         """Rows of some queries, by their number in the query file."""
         return cls(np.asarray(index, np.int64), values)
 
@@ -265,7 +266,7 @@ class PerQuery:
         order = np.argsort(index)
         return PerQuery(index[order], np.concatenate([self.values, other.values])[order])
 
-    def compute(self) -> Float[ndarray, "query column"]:
+    def compute(self) -> Float[ndarray, "query ..."]:
         """The rows, in the order of the query file."""
         if not len(self.index):
             raise ValueError("nothing was accumulated: no queries")

@@ -1,8 +1,7 @@
 """Shards of an unfinished run: content-addressed, atomic, and refused when the settings changed.
 
     with Store.open(out, settings, resume=True) as store:
-        tally = store.get("matched-00000")      # None where absent or damaged
-        store.put("matched-00000", tally)
+        tally = store.sharded("matched", len(queries), measure, 16, print)
         store.finish()
 
 They lie in `OUT/.unfinished/` and go when the run is written. A shard's name ends in the sha256 of
@@ -15,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from interp.capture import chunks
 from interp.errors import RunError
-from interp.measures.tally import Key, Tally, from_arrays
+from interp.measures.tally import Key, Tally, absorb_, from_arrays
 from interp.runs.files import MANIFEST, write_atomic
+
+SHARD = 64
+"""Queries per shard: what is lost at most when a run is killed."""
 
 FOLDER, _SETTINGS, _LOCK, _SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
 
@@ -82,6 +85,34 @@ class Store:
         for leftover in self.folder.glob(".tmp-*"):
             leftover.unlink()
         write_atomic(file, json.dumps(settings, indent=1, sort_keys=True).encode())
+
+    def sharded(
+        self,
+        name: str,
+        count: int,
+        compute: Callable[[Sequence[int]], Tally],
+        size: int,
+        progress: Callable[[int], None],
+    ) -> Tally:
+        """What `compute` makes of the numbers of `count` queries, at most `size` at a time. Shards
+        that an earlier attempt finished are not done again; `progress` is told how many newly are.
+
+        Shards are merged in their order, so a resumed run has the same bits.
+        """
+        total: Tally = {}
+        for number, shard in enumerate(chunks(range(count), SHARD)):
+            place = f"{name}-{number:05d}"
+            done = self.get(place)
+            if done is None:
+                done = {}
+                for part in chunks(shard, size):
+                    absorb_(done, compute(part))
+                    progress(len(part))
+                self.put(place, done)
+            else:
+                progress(len(shard))
+            absorb_(total, done)
+        return total
 
     def get(self, shard: str) -> Tally | None:
         """A finished shard, or None."""

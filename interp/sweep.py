@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from interp import readout
 from interp.batch import Batch, Tokens
-from interp.capture import chunks
-from interp.measures import output, tally
+from interp.influence import closing_error, influence, present_terms
+from interp.measures import output
 from interp.measures.certificate import in_columns
+from interp.measures.measuring import Values, collect, measure
 from interp.measures.output import Between
+from interp.measures.plan import Observed, OutputDistances, Plan, Scale
 from interp.measures.readout import answer_information, decision_depth, lens_kl
-from interp.measures.tally import Key, Observed, OutputDistances, Plan, Scale, Tally, Values
+from interp.measures.tally import Key, Tally
 from interp.names import OUTPUT
 from interp.observe import observe
 from interp.progress import Progress
@@ -34,9 +37,6 @@ from interp.significance import sign_vectors
 from interp.statistics import POOLED, Maximum, PerQuery, poisson_weights, position_weights
 from interp.store import Store
 from interp.subject import Subject
-
-SHARD = 64
-"""Queries per shard: what is lost at most when a run is killed."""
 
 
 def sweep(
@@ -48,24 +48,19 @@ def sweep(
     progress: Progress,
 ) -> Tally:
     """Measure all queries of a group; finished shards of an earlier attempt are not done again."""
-    caches: dict[str, Any] = {}
-    total: Tally = {}
-    for number, shard in enumerate(chunks(queries, SHARD)):
-        name = f"{group}-{number:05d}"
-        done = store.get(name)
-        if done is None:
-            if not caches:
-                caches = {n: subject.prefill(s) for n, s in subject.settings.items()}
-            done = {}
-            for start, chunk in enumerate(chunks(shard, plan.batch_size)):
-                first = number * SHARD + start * plan.batch_size
-                tally.absorb_(done, measure_chunk(subject, plan, chunk, first, caches))
-                progress(group, len(chunk), len(queries))
-            store.put(name, done)
-        else:
-            progress(group, len(shard), len(queries))
-        tally.absorb_(total, done)
-    return total
+
+    @cache
+    def caches() -> dict[str, Any]:
+        return {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+
+    def compute(numbers: Sequence[int]) -> Tally:
+        chunk = [queries[i] for i in numbers]
+        return measure_chunk(subject, plan, chunk, numbers[0], caches())
+
+    def done(newly: int) -> None:
+        progress(group, newly, len(queries))
+
+    return store.sharded(group, len(queries), compute, plan.batch_size, done)
 
 
 def measure_chunk(
@@ -81,7 +76,7 @@ def measure_chunk(
     observed, last = observe(subject, batch, caches, plan.base, plan.unread, plan.sites)
     logits = {name: seen.logits for name, seen in observed.items()}
     apart = output.between(logits, (*plan.pairs, *plan.certified))
-    measured = tally.measure(observed, apart, plan, scale)
+    measured = measure(observed, apart, plan, scale)
     said = last[plan.speaker].logits.argmax(-1)
     read = Readouts(
         subject, plan, scale.answers, last, scale.targets.where(scale.targets >= 0, said)
@@ -89,7 +84,7 @@ def measure_chunk(
     lenses = _lenses(read, measured) if "lens" not in plan.unread else ()
     terms = _influences(read, measured) if "influence" not in plan.unread else ()
     for found in (lenses, terms):
-        tally.collect(found, plan, scale.at_answer(), measured)
+        collect(found, plan, scale.at_answer(), measured)
     _keep(measured, plan, observed, apart, scale, range(first, first + len(chunk)))
     return measured
 
@@ -178,18 +173,18 @@ def _influences(read: Readouts, measured: Tally) -> Iterator[Values]:
     subject, plan, tokens = read.subject, read.plan, read.tokens
     against = None if plan.against is None else torch.full_like(read.targets, plan.against)
     parts = {
-        name: readout.influence(subject, subject.settings[name], tokens, own, read.targets, against)
+        name: influence(subject, subject.settings[name], tokens, own, read.targets, against)
         for name, own in read.last.items()
     }
     for name, part in parts.items():
-        error = readout.closing_error(part)
+        error = closing_error(part)
         measured[Key("closing_error", name, "", "influence")] = Maximum.of([error])
-    present = readout.present(subject)
+    there = present_terms(subject)
     for a, b in plan.pairs:
         change = parts[a] - parts[b]
         yield Key("influence", a, b, OUTPUT), tokens.spread(change.total), 1.0
         for site, term in change.terms().items():
-            if site in present:
+            if site in there:
                 yield Key("influence", a, b, site), tokens.spread(term), 1.0
 
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_models import MODULES, save_adapter, save_model
 from transformers import AutoTokenizer
 
-from interp import answers, study, sweep
+from interp import answers, preparing, study, sweep
 from interp.config import Experiment
 from interp.errors import RunError
 from interp.queries import Encoded, encode
@@ -45,7 +45,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
     set_day(1)
-    monkeypatch.setattr(sweep, "SHARD", 2)
+    monkeypatch.setattr("interp.store.SHARD", 2)
     return set_day
 
 
@@ -90,9 +90,9 @@ def run(asked: Experiment, tmp_path: Path) -> Path:
 
 def again(folder: Path) -> dict[str, list[Encoded]]:
     """A finished run's queries, from its model."""
-    experiment, built = study.reopen(folder)
-    groups = study.read_groups(experiment)
-    subject = study.open_subject(experiment, built, groups["matched"])
+    experiment, built = preparing.reopen(folder)
+    groups = preparing.read_groups(experiment)
+    subject = preparing.open_subject(experiment, built, groups["matched"])
     return answers.encode_again(folder, subject, built, groups)
 
 
@@ -113,8 +113,8 @@ def test_a_run_keeps_every_token_and_gives_it_back(run: Path, asked: Experiment)
     assert kept["label"].tolist() == [text[:1] for texts in ASKED.values() for text in texts]
 
     found = again(run)
-    experiment, _ = study.reopen(run)
-    for group, queries in study.read_groups(experiment).items():
+    experiment, _ = preparing.reopen(run)
+    for group, queries in preparing.read_groups(experiment).items():
         fresh = encode(queries, words, group, experiment.framed)
         rows = kept[kept["queries"] == group]
         for query, own, row in zip(found[group], fresh, rows.itertuples(), strict=True):
@@ -140,9 +140,9 @@ def test_answers_that_queries_bring_are_reported_without_any_written(
 
 def test_the_first_queries_alone_have_their_own_answers(run: Path) -> None:
     everyone = again(run)["matched"]
-    experiment, built = study.reopen(run)
-    some = {"matched": study.read_groups(experiment)["matched"][:2]}
-    subject = study.open_subject(experiment, built, some["matched"])
+    experiment, built = preparing.reopen(run)
+    some = {"matched": preparing.read_groups(experiment)["matched"][:2]}
+    subject = preparing.open_subject(experiment, built, some["matched"])
     assert answers.encode_again(run, subject, built, some)["matched"] == everyone[:2]
 
 

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from tiny_models import tokenizer
 
 from interp.conditions import (
+    CONDITION_KINDS,
     Base,
     Composed,
     Condition,
+    EmptySystem,
     FineTuned,
+    FittedBias,
     Frame,
     LogitBias,
     Lora,
@@ -32,8 +35,6 @@ from interp.conditions import (
     Steering,
     Untrained,
     Virtual,
-    describe,
-    kind,
     leading_specials,
     place,
     prefix_body,
@@ -43,7 +44,7 @@ from interp.conditions import (
     token_id,
     user,
 )
-from interp.config import from_yaml, parse_condition
+from interp.config import from_yaml, parse_condition, write_condition
 from interp.errors import ConditionError, ConfigError
 
 TOKENIZERS = {convention: tokenizer(convention) for convention in ("gpt2", "llama")}
@@ -370,6 +371,40 @@ def test_every_kind_is_read_from_yaml(tmp_path: Path) -> None:
     }
 
 
+LORA = Lora("adapter")
+EVERY_KIND: dict[str, Condition] = {
+    "base": Base(),
+    "prompt": Prompt(text=""),
+    "system": Prompt(system="x"),
+    "messages": Prompt(messages=({"role": "assistant", "content": "x"},)),
+    "few": Prompt(pairs=(("hot", "cold"),), template="{query}{answer}"),
+    "lora": LORA,
+    "soft": SoftPrompt("soft"),
+    "prefix": Prefix("prefix"),
+    "tuned": FineTuned("tuned"),
+    "steered": Steering("v.safetensors", 2, 0.0),
+    "biased": LogitBias({"a": 1.0}, (0, -1)),
+    "fitted": FittedBias(like=LORA),
+    "neutral": Neutral(like=Prompt(text="")),
+    "empty": EmptySystem(),
+    "tokens": ShuffledTokens(of=Prompt(text=""), seed=3),
+    "labels": ShuffledLabels(of=Prompt(pairs=(("hot", "cold"),), template="{query}{answer}")),
+    "shifted": Shifted(by=Prompt(text="")),
+    "random": RandomLora(like=LORA, seed=2, scale=0.5),
+    "untrained": Untrained(seed=5),
+    "all": Prompt(text="a") + Lora("adapter", 0.0) + Steering("v", 0),
+}
+
+
+def test_every_condition_is_written_as_it_is_read() -> None:
+    assert {type(one) for one in EVERY_KIND.values()} >= set(CONDITION_KINDS.values())
+    known: dict[str, Condition] = {}
+    for name, condition in EVERY_KIND.items():
+        spec = write_condition(name, condition, EVERY_KIND)
+        known[name] = parse_condition(name, spec, known)
+        assert known[name] == condition
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
@@ -405,7 +440,7 @@ def test_a_wrong_description_is_one_line(spec: Any, reason: str) -> None:
     ],
 )  # fmt: skip
 def test_how_a_condition_is_described(condition: Condition, expected: str) -> None:
-    assert describe(condition) == expected
+    assert condition.describe() == expected
 
 
 # Composition ------------------------------------------------------------------------------------
@@ -473,7 +508,7 @@ def test_what_is_no_condition_is_refused() -> None:
     ],
 )
 def test_how_a_reader_groups_conditions(condition: Condition, expected: str) -> None:
-    assert kind(condition) == expected
+    assert condition.role == expected
 
 
 def test_conditions_are_values() -> None:

@@ -203,7 +203,7 @@ def test_settings_are_strict_and_frozen(model: type[Experiment] | type[Distillat
 def test_the_first_fault_is_explained_with_its_field() -> None:
     with pytest.raises(ValidationError) as caught:
         experiment(seed="x", limit="y")
-    assert explain(caught.value).startswith("seed: ")
+    assert explain(caught.value).startswith("limit: ")
 
 
 # Conditions -------------------------------------------------------------------------------------

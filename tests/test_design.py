@@ -22,11 +22,10 @@ from interp.conditions import (
     ShuffledLabels,
     ShuffledTokens,
     Untrained,
-    kind,
     simple_parts,
 )
 from interp.config import Experiment, bundled_families, parse_condition
-from interp.design import Design, families_of, headline_of, reweighted
+from interp.design import Design, families_of, headline_of
 from interp.errors import ConfigError
 
 PROMPT, LORA = Prompt(text="opposite :"), Lora("adapter")
@@ -100,10 +99,10 @@ def test_laws_of_a_design(prompts: int, loras: int) -> None:
     named = {*design.floors, *design.nulls.values(), design.headline}
     for a, b in design.pairs:
         if b != "base" and (a, b) not in named:
-            assert reweighted(built[b])
-            assert not reweighted(built[a])
-            assert "control" not in (kind(built[a]), kind(built[b])) or (
-                kind(built[a]) != kind(built[b])
+            assert built[b].reweights
+            assert not built[a].reweights
+            assert "control" not in (built[a].role, built[b].role) or (
+                built[a].role != built[b].role
             )
     alone = 2 in (prompts, loras) and 0 in (prompts, loras)  # two of a kind and nothing else
     assert (design.headline is None) == ((prompts == 0 or loras == 0) and not alone)
@@ -277,11 +276,11 @@ def test_a_null_is_the_headline_but_for_one_side(a: list[str], b: list[str]) -> 
     shared = [parse_condition(x, PARTS[x], {}) for x in a if x in b]
     assert set(design.nulls) == set(controls)
     for name, pair in design.nulls.items():
-        assert kind(controls[name]) == "control"
+        assert controls[name].role == "control"
         assert sum(x == y for x, y in zip(pair, design.headline, strict=True)) == 1
         assert name in pair
         if name == "untrained":
-            assert set(simple_parts(controls[name])) >= {s for s in shared if kind(s) == "prompt"}
+            assert set(simple_parts(controls[name])) >= {s for s in shared if s.role == "prompt"}
         elif name != "logit_bias":
             assert set(simple_parts(controls[name])) >= set(shared)
     assert len(design.pairs) == len({frozenset(pair) for pair in design.pairs})

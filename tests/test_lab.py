@@ -35,7 +35,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import interp
 from interp import Lab, Lora, Prompt
-from interp.config import CONDITION_KINDS, parse_condition, write_condition
 from interp.subject.plain import parameter_fingerprints
 from interp.validation import architectures
 
@@ -397,42 +396,6 @@ def test_queries_of_another_run_are_not_overwritten(named: Case, tmp_path: Path)
     named.lab.experiment(TEXTS, tmp_path / "run")
     with pytest.raises(interp.InterpError, match="holds other queries"):
         named.lab.experiment(TEXTS[:1], tmp_path / "run")
-
-
-LORA = Lora("adapter")
-EVERY_KIND: dict[str, interp.Base | Any] = {
-    "base": interp.Base(),
-    "prompt": Prompt(text=""),
-    "system": Prompt(system="x"),
-    "messages": Prompt(messages=({"role": "assistant", "content": "x"},)),
-    "few": Prompt(pairs=(("hot", "cold"),), template="{query}{answer}"),
-    "lora": LORA,
-    "soft": interp.SoftPrompt("soft"),
-    "prefix": interp.Prefix("prefix"),
-    "tuned": interp.FineTuned("tuned"),
-    "steered": interp.Steering("v.safetensors", 2, 0.0),
-    "biased": interp.LogitBias({"a": 1.0}, (0, -1)),
-    "fitted": interp.FittedBias(like=LORA),
-    "neutral": interp.Neutral(like=Prompt(text="")),
-    "empty": interp.EmptySystem(),
-    "tokens": interp.ShuffledTokens(of=Prompt(text=""), seed=3),
-    "labels": interp.ShuffledLabels(
-        of=Prompt(pairs=(("hot", "cold"),), template="{query}{answer}")
-    ),
-    "shifted": interp.Shifted(by=Prompt(text="")),
-    "random": interp.RandomLora(like=LORA, seed=2, scale=0.5),
-    "untrained": interp.Untrained(seed=5),
-    "all": Prompt(text="a") + Lora("adapter", 0.0) + interp.Steering("v", 0),
-}
-
-
-def test_every_condition_is_written_as_it_is_read() -> None:
-    assert {type(one) for one in EVERY_KIND.values()} >= set(CONDITION_KINDS.values())
-    known: dict[str, Any] = {}
-    for name, condition in EVERY_KIND.items():
-        spec = write_condition(name, condition, EVERY_KIND)
-        known[name] = parse_condition(name, spec, known)
-        assert known[name] == condition
 
 
 # Other architectures ----------------------------------------------------------------------------

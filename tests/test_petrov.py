@@ -28,7 +28,7 @@ from interp.conditions import (
     Steering,
 )
 from interp.measures.attention import CHANGES, content_js
-from interp.measures.tally import Observed
+from interp.measures.plan import Observed
 from interp.observe import observe
 from interp.queries import Query, encode
 from interp.subject import Batch, load

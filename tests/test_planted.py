@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import interp.subject
+import interp.subject.opening
 from interp.capture import capture, keep
 from interp.conditions import Base, FineTuned, Lora, Prompt, Shifted
 from interp.config import Experiment
@@ -419,7 +419,7 @@ def test_weights_do_not_leak_after_an_error(
 def test_stale_slices_of_a_fused_projection_are_refused(
     saved: Callable[[str], Path], architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     folder = saved(architecture)
     conditions = {"base": Base(), "planted": Lora(str(folder / "qkv"))}
     with pytest.raises(SubjectError, match="condition planted"):

@@ -39,18 +39,10 @@ from interp.conditions import (
     SoftPrompt,
     Steering,
 )
+from interp.influence import Frozen, Influence, closing_error, influence
 from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.queries import Query, encode
-from interp.readout import (
-    Frozen,
-    Influence,
-    LastStates,
-    closing_error,
-    influence,
-    lens,
-    lens_error,
-    sites,
-)
+from interp.readout import LastStates, lens, lens_error, sites
 from interp.subject import Batch, Subject, load
 
 ARCHITECTURES = tuple(tiny_models.CONFIGS)

@@ -218,9 +218,9 @@ KILLED_IN_A_SHARD = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from interp import study, sweep
+from interp import store, study
 from interp.config import Experiment
-sweep.SHARD = 2
+store.SHARD = 2
 calls = []
 def progress(group, done, total):
     if group == "matched":
@@ -267,7 +267,7 @@ def base_experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "SHARD", 2)
+    monkeypatch.setattr("interp.store.SHARD", 2)
 
 
 def into(experiment: Experiment, out: Path, **fields: Any) -> Experiment:
@@ -283,7 +283,7 @@ def whole(base_experiment: Experiment, tmp_path_factory: pytest.TempPathFactory)
     """The folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "SHARD", 2)
+        patch.setattr("interp.store.SHARD", 2)
         study.run_study(into(base_experiment, out))
     assert load_run(out).manifest["queries"] == {"matched": len(QUERIES)}
     assert not (out / FOLDER).exists()
@@ -434,7 +434,7 @@ def test_resuming_a_run_with_other_settings_is_refused_before_the_model_is_loade
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         study.run_study(into(base_experiment, tmp_path), interrupt_after(3))
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     with pytest.raises(RunError, match="other settings") as caught:
         study.run_study(into(base_experiment, tmp_path, resume=True, **fields))
     assert all(name in str(caught.value) for name in named)
@@ -450,7 +450,7 @@ def test_resuming_with_a_changed_file_is_refused(
     with pytest.raises(KeyboardInterrupt):
         study.run_study(experiment, interrupt_after(3))
     prompt.write_text("the weather was wild")
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     with pytest.raises(RunError, match=r"other settings.*sha256 of condition prompt"):
         study.run_study(into(experiment, tmp_path / "run", resume=True))
 
@@ -480,7 +480,7 @@ def test_a_run_that_could_not_begin_can_be_run_once_mended(
 def test_an_output_that_cannot_be_written_fails_before_the_model_is_loaded(
     base_experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "load", None)
+    monkeypatch.setattr("interp.preparing.load", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         study.run_study(into(base_experiment, tmp_path / "file" / "run"))

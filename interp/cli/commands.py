@@ -10,7 +10,6 @@ import tyro
 
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
-from interp.conditions import describe
 from interp.config import (
     Distillation,
     Experiment,
@@ -222,7 +221,7 @@ def match_invert_command(words: Sequence[str]) -> None:
             f"sequence KL {shown['sequence_kl']} nats on {score['n']} queries "
             f"({score['tokens']} answer tokens)"
         )
-    print(f"emulation: {describe(parse_condition('emulation', log['condition'], {}))}")
+    print(f"emulation: {parse_condition('emulation', log['condition'], {}).describe()}")
     print(f"go on with: interp diverge {settings.out / EXPERIMENT} --out RUN")
 
 

@@ -14,6 +14,24 @@ virtual tokens), the query's first position, the state of the weights, and what 
 residual stream and to the logits. Torch-free.
 """
 
+from interp.conditions.condition import (
+    CONDITION_KINDS,
+    REFERENCES,
+    Composed,
+    Condition,
+    simple_parts,
+)
+from interp.conditions.controls import (
+    EmptySystem,
+    FittedBias,
+    Neutral,
+    RandomLora,
+    Shifted,
+    ShuffledLabels,
+    ShuffledTokens,
+    Untrained,
+    deranged,
+)
 from interp.conditions.folders import (
     CONFIG,
     REWRITING,
@@ -25,51 +43,26 @@ from interp.conditions.folders import (
 )
 from interp.conditions.frames import PROBE, RAW, Frame, Message, user
 from interp.conditions.kinds import (
-    CONTROL_CONDITIONS,
-    STAND_INS,
     Base,
-    Composed,
-    Condition,
-    EmptySystem,
     FineTuned,
-    FittedBias,
     LogitBias,
     Lora,
-    Neutral,
     Prefix,
     Prompt,
-    RandomLora,
-    Shifted,
-    ShuffledLabels,
-    ShuffledTokens,
     SoftPrompt,
     Steering,
-    Untrained,
-    deranged,
-    describe,
-    kind,
-    simple_parts,
 )
-from interp.conditions.placing import PlacedQuery, leading_specials, place, prefix_ids
-from interp.conditions.resolving import (
-    Added,
-    Randomised,
-    Setting,
-    prefix_body,
-    prefix_length,
-    resolve,
-    token_id,
-)
-from interp.conditions.virtual import PEFT_TYPES, Virtual, virtual_tokens
+from interp.conditions.placing import PlacedQuery, leading_specials, place, prefix_ids, token_id
+from interp.conditions.resolving import prefix_body, prefix_length, resolve
+from interp.conditions.setting import Added, Randomised, Setting, Virtual
 
 __all__ = [
+    "CONDITION_KINDS",
     "CONFIG",
-    "CONTROL_CONDITIONS",
-    "PEFT_TYPES",
     "PROBE",
     "RAW",
+    "REFERENCES",
     "REWRITING",
-    "STAND_INS",
     "Added",
     "Base",
     "Composed",
@@ -97,9 +90,7 @@ __all__ = [
     "Virtual",
     "beyond_lora",
     "deranged",
-    "describe",
     "hub_name",
-    "kind",
     "leading_specials",
     "local_folder",
     "located",
@@ -112,5 +103,4 @@ __all__ = [
     "simple_parts",
     "token_id",
     "user",
-    "virtual_tokens",
 ]

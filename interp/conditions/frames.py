@@ -10,22 +10,12 @@ it into token ids. Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from interp.conditions.kinds import (
-    Condition,
-    EmptySystem,
-    Neutral,
-    Prompt,
-    ShuffledLabels,
-    ShuffledTokens,
-    describe,
-    simple_parts,
-)
-from interp.conditions.virtual import virtual_length
+from interp.conditions.condition import Condition, simple_parts
 from interp.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -46,12 +36,10 @@ PROBE = "Hello"
 
 @dataclass(frozen=True, eq=False)
 class Fill:
-    """What takes the place of a prompt's tokens: the passage `text`, over and over, or (None) the
-    prompt's own tokens in the random order of `seed`. As many as it has itself (`own`), and so many
-    `extra`."""
+    """What takes the place of a prompt's tokens: `tokens(own, length, tokenizer)`. As many as the
+    prompt has itself (`own`), and so many `extra`."""
 
-    text: str | None
-    seed: int = 0
+    tokens: Callable[[list[int], int, PreTrainedTokenizerBase], list[int]]
     extra: int = 0
     own: bool = True
 
@@ -144,56 +132,14 @@ class Frame:
     def stretches(self, condition: Condition, tokenizer: PreTrainedTokenizerBase) -> list[Stretch]:
         """What a condition puts before a query, in the order in which a conversation has it: the
         system message, earlier turns, text before the query's own."""
-        found = [s for part in simple_parts(condition) for s in self._stretches(part, tokenizer)]
+        found = [s for part in simple_parts(condition) for s in part.stretches(self, tokenizer)]
         if sum(s.role == "system" for s in found) > 1:
-            raise ConditionError(f"two system messages at once: {describe(condition)}")
+            raise ConditionError(f"two system messages at once: {condition.describe()}")
         if not self.chat and any(s.role for s in found):
             raise ConditionError(
-                f"{describe(condition)}: messages are whole turns and need the chat frame (--chat)"
+                f"{condition.describe()}: messages are whole turns and need the chat frame (--chat)"
             )
         return sorted(found, key=lambda s: {"system": 0, "": 2}.get(s.role, 1))
-
-    def _stretches(self, part: Condition, tokenizer: PreTrainedTokenizerBase) -> Iterator[Stretch]:
-        match part:
-            case EmptySystem():
-                yield Stretch("system", "")
-            case Prompt():
-                yield from self._prompt(part)
-            case ShuffledLabels():
-                yield from self._prompt(part.prompt)
-            case Neutral(like=like, text=text):
-                yield from self._neutral(like, text, tokenizer)
-            case ShuffledTokens(of=prompt, seed=seed):
-                if virtual_length(prompt):
-                    raise ConditionError(f"no tokens to shuffle: {describe(prompt)} is virtual")
-                fill = Fill(None, seed)
-                own = self.stretches(prompt, tokenizer)
-                yield from (stretch._replace(fill=fill) for stretch in own)
-
-    def _prompt(self, prompt: Prompt) -> Iterator[Stretch]:
-        if prompt.system is not None:
-            yield Stretch("system", prompt.system)
-        elif prompt.messages:
-            yield from (Stretch(m["role"], m["content"]) for m in prompt.messages)
-        elif prompt.pairs and self.chat:
-            for query, answer in prompt.pairs:
-                yield from (Stretch("user", query), Stretch("assistant", answer))
-        else:
-            yield Stretch("", prompt.as_text())
-
-    def _neutral(
-        self, like: Condition, text: str, tokenizer: PreTrainedTokenizerBase
-    ) -> Iterator[Stretch]:
-        """As many tokens of the passage as `like` has, virtual ones included."""
-        virtual = virtual_length(like)
-        own = self.stretches(like, tokenizer)
-        if own:
-            fill = Fill(text, extra=virtual)
-            yield from (stretch._replace(fill=fill) for stretch in own)
-        elif virtual and self.takes_system(tokenizer):
-            yield Stretch("system", text, Fill(text, extra=virtual, own=False))
-        elif virtual:
-            yield Stretch("", "", Fill(text, extra=virtual))
 
     def takes_system(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether the frame is a chat whose template takes a system message."""

@@ -1,35 +1,37 @@
-"""What can differ between runs: the frozen descriptions that conditions are made of.
+"""What can differ between runs: prompts, weights, steering and biases.
 
     Prompt(text="opposite :") + Lora("adapters/opposite", scale=0.5)
-    describe(Neutral(like=Prompt(text="opposite :")))
+    Steering("truth.safetensors", layer=3).describe()
 
 A description holds no weights and no token ids.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from interp.conditions.folders import adapter_name, type_of
+from interp.conditions.condition import Condition
+from interp.conditions.folders import adapter_name, read_config, type_of
+from interp.conditions.frames import Frame, Message, Stretch
+from interp.conditions.placing import token_id
+from interp.conditions.setting import Added, Setting, Virtual
 from interp.errors import ConditionError
-from interp.organism.language import NEUTRAL_PASSAGE
 
-
-class Condition:
-    """Anything that can precede a query or change the weights; `a + b` composes."""
-
-    __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
-
-    def __add__(self, other: Condition) -> Composed:
-        return Composed((*simple_parts(self), *simple_parts(other)))
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Base(Condition):
     """The model as it is: nothing but the tokenizer's own special tokens precedes the query."""
+
+    role = "base"
+
+    def describe(self) -> str:
+        return "the model as it is"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Prompt(Condition):
     template: str = "{query} {answer}\n"
     separator: str = "\n"
     system: str | None = None
+
+    role = "prompt"
 
     def __post_init__(self) -> None:
         given = [self.text is not None, bool(self.messages), bool(self.pairs)]
@@ -69,20 +73,81 @@ class Prompt(Condition):
         shots = (self.template.format(query=query, answer=answer) for query, answer in self.pairs)
         return "".join(shots) if self.pairs else f"{self.text}{self.separator}"
 
+    def describe(self) -> str:
+        if self.messages:
+            last = _short(self.messages[-1]["content"])
+            return f"{len(self.messages)} chat messages, the last: {last}"
+        if self.pairs:
+            first = _short(" ".join(self.pairs[0]))
+            return f"{len(self.pairs)} demonstrations, the first: {first}"
+        if self.system is not None:
+            return f"system message {_short(self.system)}"
+        return _short(str(self.text))
+
+    def stretches(self, frame: Frame, tokenizer: PreTrainedTokenizerBase) -> Iterable[Stretch]:
+        if self.system is not None:
+            yield Stretch("system", self.system)
+        elif self.messages:
+            yield from (Stretch(m["role"], m["content"]) for m in self.messages)
+        elif self.pairs and frame.chat:
+            for query, answer in self.pairs:
+                yield from (Stretch("user", query), Stretch("assistant", answer))
+        else:
+            yield Stretch("", self.as_text())
+
 
 @dataclass(frozen=True)
-class SoftPrompt(Condition):
+class _VirtualPrompt(Condition, tagged=False):
+    """Virtual tokens of a peft folder, which stand before everything."""
+
+    adapter: str
+
+    role = "prompt"
+    peft_types: ClassVar[tuple[str, ...]]
+
+    @property
+    def _virtual(self) -> Virtual:
+        """The folder's virtual tokens, from its configuration alone."""
+        config = read_config(self.adapter)
+        if (found := config.get("peft_type")) not in self.peft_types:
+            wanted = " or ".join(self.peft_types)
+            raise ConditionError(f"adapter {self.adapter} is of type {found}, not {wanted}")
+        length = config.get("num_virtual_tokens")
+        if type(length) is not int or length < 1:
+            raise ConditionError(
+                f"adapter {self.adapter}: num_virtual_tokens is {length!r}, not a positive number"
+            )
+        return Virtual(self.adapter, length, isinstance(self, Prefix))
+
+    @property
+    def n_virtual(self) -> int:
+        return self._virtual.length
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return [("adapter", self.adapter)]
+
+    def setting(
+        self, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
+    ) -> Setting:
+        return Setting(virtual=self._virtual)
+
+
+@dataclass(frozen=True)
+class SoftPrompt(_VirtualPrompt):
     """A peft prompt-tuning folder (PROMPT_TUNING or P_TUNING): virtual token embeddings.
 
     As in peft they stand before everything, the tokenizer's BOS included, wherever the soft prompt
     is written in a composition. At most one `SoftPrompt` or `Prefix` per condition.
     """
 
-    adapter: str
+    peft_types = ("PROMPT_TUNING", "P_TUNING")
+
+    def describe(self) -> str:
+        return f"soft prompt {adapter_name(self.adapter)}"
 
 
 @dataclass(frozen=True)
-class Prefix(Condition):
+class Prefix(_VirtualPrompt):
     """A peft prefix folder (PREFIX_TUNING or CARTRIDGE): keys and values of virtual tokens, per
     layer.
 
@@ -90,7 +155,10 @@ class Prefix(Condition):
     the same under any weights.
     """
 
-    adapter: str
+    peft_types = ("PREFIX_TUNING", "CARTRIDGE")
+
+    def describe(self) -> str:
+        return f"prefix {adapter_name(self.adapter)}"
 
 
 @dataclass(frozen=True)
@@ -101,12 +169,40 @@ class Lora(Condition):
     adapter: str
     scale: float = 1.0
 
+    role = "weights"
+    reweights = True
+
+    def describe(self) -> str:
+        return f"{type_of(self.adapter)} {adapter_name(self.adapter)}{scaled(self.scale)}"
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return [("adapter", self.adapter)]
+
+    def setting(
+        self, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
+    ) -> Setting:
+        return Setting(adapters=((self.adapter, self.scale),))
+
 
 @dataclass(frozen=True)
 class FineTuned(Condition):
     """Other weights of the same architecture (full fine-tune, RLHF, DPO): a model folder or id."""
 
     model: str
+
+    role = "weights"
+    reweights = True
+
+    def describe(self) -> str:
+        return f"the weights of {Path(self.model).name}"
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return [("model", self.model)]
+
+    def setting(
+        self, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
+    ) -> Setting:
+        return Setting(model=self.model)
 
 
 @dataclass(frozen=True)
@@ -121,6 +217,20 @@ class Steering(Condition):
     layer: int
     scale: float = 1.0
 
+    role = "steering"
+
+    def describe(self) -> str:
+        after = f"after layer {self.layer}{scaled(self.scale)}"
+        return f"steering by {Path(self.vector).stem} {after}"
+
+    def files(self) -> Iterable[tuple[str, str]]:
+        return [("vector", self.vector)]
+
+    def setting(
+        self, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
+    ) -> Setting:
+        return Setting(steering=(Added(self.vector, self.layer, self.scale),))
+
 
 @dataclass(frozen=True)
 class LogitBias(Condition):
@@ -130,202 +240,28 @@ class LogitBias(Condition):
     bias: Mapping[str, float]
     positions: tuple[int, ...] | None = None
 
+    role = "control"
+    only_logits = True
+
     def __hash__(self) -> int:
         return hash((tuple(self.bias.items()), self.positions))
 
+    def describe(self) -> str:
+        where = "" if self.positions is None else f" at positions {list(self.positions)}"
+        return f"logit bias on {len(self.bias)} token{'s' * (len(self.bias) != 1)}{where}"
 
-@dataclass(frozen=True)
-class FittedBias(Condition):
-    """A control: base, its logits tilted so that its mean next-token distribution over the queries
-    is that of `like`. The output follows the other condition as far as one constant tilt can, and
-    no state moves. Fitted to the matched queries when a study begins
-    (`interp.matching.tilt.fit_bias`)."""
-
-    like: Condition
-
-
-@dataclass(frozen=True)
-class Neutral(Condition):
-    """A control: as many tokens as the prompt `like`, of ordinary text that asks for nothing."""
-
-    like: Condition
-    text: str = NEUTRAL_PASSAGE
+    def setting(
+        self, tokenizer: PreTrainedTokenizerBase, frame: Frame, query: Sequence[Message]
+    ) -> Setting:
+        bias = ((token_id(t, tokenizer), float(v), self.positions) for t, v in self.bias.items())
+        return Setting(bias=tuple(bias))
 
 
-@dataclass(frozen=True)
-class EmptySystem(Condition):
-    """A control: an empty system message, where the chat template writes its own into base."""
-
-
-@dataclass(frozen=True)
-class ShuffledTokens(Condition):
-    """A control: the prompt's own tokens in a random order (leading special tokens stay)."""
-
-    of: Condition
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Shifted(Condition):
-    """A control: no prompt, but the query stands at the positions it has after the prompt `by`."""
-
-    by: Condition
-
-
-@dataclass(frozen=True)
-class ShuffledLabels(Condition):
-    """A control: the few-shot prompt `of` with its answers given to other demonstrations.
-
-    The answers are permuted so that as few demonstrations as possible keep the answer they had
-    (none, unless one answer makes up more than half of them; two answers are then swapped).
-    """
-
-    of: Prompt
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.of, Prompt) and self.of.pairs):
-            raise ConditionError("shuffled labels need a few-shot prompt: a Prompt with pairs")
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt that this is."""
-        labels = deranged([answer for _, answer in self.of.pairs], random.Random(self.seed))
-        queries = [query for query, _ in self.of.pairs]
-        return replace(self.of, pairs=tuple(zip(queries, labels, strict=True)))
-
-
-@dataclass(frozen=True)
-class RandomLora(Condition):
-    """A control: a random adapter of the size of `like`.
-
-    The same modules, ranks and scaling; A and B are Gaussian, and every module's update has the
-    Frobenius norm that it has in `like`. `scale` multiplies `like`'s own. See
-    `interp.subject.controls.random_like`.
-    """
-
-    like: Lora
-    seed: int = 0
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.like, Lora):
-            raise ConditionError("a random LoRA needs the LoRA that it is like")
-
-
-@dataclass(frozen=True)
-class Untrained(Condition):
-    """A control: the same architecture, freshly initialised, which has learned nothing."""
-
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Composed(Condition):
-    """Several conditions at once, their prefixes in this order."""
-
-    conditions: tuple[Condition, ...]
-
-
-def simple_parts(condition: Condition) -> tuple[Condition, ...]:
-    """The simple conditions that a condition is composed of."""
-    return condition.conditions if isinstance(condition, Composed) else (condition,)
-
-
-CONTROL_CONDITIONS = (
-    Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, LogitBias,
-    FittedBias, Untrained,
-)  # fmt: skip
-STAND_INS = tuple(control for control in CONTROL_CONDITIONS if control is not LogitBias)
-"""Controls that are made of another condition. A logit bias that one writes is a control by itself,
-and a part like any other in a composition."""
-
-
-def kind(condition: Condition) -> str:
-    """How a reader groups conditions: `base`, `control`, `prompt`, `weights`, `steering` or
-    `composed`. A composition with a stand-in in it is a control."""
-    if isinstance(condition, Composed):
-        stands_in = any(isinstance(part, STAND_INS) for part in condition.conditions)
-        return "control" if stands_in else "composed"
-    if isinstance(condition, Base):
-        return "base"
-    if isinstance(condition, CONTROL_CONDITIONS):
-        return "control"
-    if isinstance(condition, Steering):
-        return "steering"
-    return "prompt" if isinstance(condition, Prompt | SoftPrompt | Prefix) else "weights"
-
-
-def describe(condition: Condition) -> str:
-    """A condition in one short line, for people."""
-    match condition:
-        case Prompt(messages=messages) if messages:
-            text = f"{len(messages)} chat messages, the last: {_short(messages[-1]['content'])}"
-        case Prompt(pairs=pairs) if pairs:
-            text = f"{len(pairs)} demonstrations, the first: {_short(' '.join(pairs[0]))}"
-        case Prompt(system=words) if words is not None:
-            text = f"system message {_short(words)}"
-        case Prompt(text=words):
-            text = _short(str(words))
-        case EmptySystem():
-            text = "an empty system message"
-        case Lora(adapter=adapter, scale=scale):
-            text = f"{type_of(adapter)} {adapter_name(adapter)}{_scaled(scale)}"
-        case SoftPrompt(adapter=adapter):
-            text = f"soft prompt {adapter_name(adapter)}"
-        case Prefix(adapter=adapter):
-            text = f"prefix {adapter_name(adapter)}"
-        case Steering(vector=vector, layer=layer, scale=scale):
-            text = f"steering by {Path(vector).stem} after layer {layer}{_scaled(scale)}"
-        case FineTuned(model=model):
-            text = f"the weights of {Path(model).name}"
-        case LogitBias(bias=bias, positions=positions):
-            where = "" if positions is None else f" at positions {list(positions)}"
-            text = f"logit bias on {len(bias)} token{'s' * (len(bias) != 1)}{where}"
-        case FittedBias(like=like):
-            text = f"logit bias fitted to the outputs of: {describe(like)}"
-        case Neutral(like=like):
-            text = f"neutral text, as many tokens as: {describe(like)}"
-        case ShuffledTokens(of=prompt):
-            text = f"the tokens in random order of: {describe(prompt)}"
-        case ShuffledLabels(of=prompt):
-            text = f"the answers in random order of: {describe(prompt)}"
-        case RandomLora(like=lora, scale=scale):
-            text = f"a random LoRA of the size of: {describe(lora)}{_scaled(scale)}"
-        case Untrained():
-            text = "the same architecture, untrained"
-        case Shifted(by=prompt):
-            text = f"no prompt, positions as after: {describe(prompt)}"
-        case Composed(conditions=members):
-            text = " + ".join(map(describe, members))
-        case _:
-            text = "the model as it is"
-    return text
-
-
-def _scaled(scale: float) -> str:
+def scaled(scale: float) -> str:
+    """A scale in a description; nothing where it is 1."""
     return "" if scale == 1 else f", scale {scale:g}"
 
 
 def _short(text: str, width: int = 70) -> str:
     flat = " ".join(text.split())
     return f"“{flat}”" if len(flat) <= width else f"“{flat[: width - 1]}…”"
-
-
-def deranged(values: Sequence[str], generator: random.Random) -> list[str]:
-    """The values in another order, as few as possible where an equal one was.
-
-    Sorted by value (places of equal values in random order), every place gets the value that
-    stands `m` places further round, where `m` is the commonest value's count. No group of equals
-    is longer than `m`, so a value comes to lie on its equal only where 2m exceeds the total, and
-    then 2m - n times, which is the least possible.
-    """
-    places = list(range(len(values)))
-    generator.shuffle(places)
-    labels = list(dict.fromkeys(values[place] for place in places))
-    places.sort(key=lambda place: labels.index(values[place]))
-    most = max((values.count(label) for label in labels), default=0)
-    result = list(values)
-    for rank, place in enumerate(places):
-        result[place] = values[places[(rank + most) % len(places)]]
-    return result

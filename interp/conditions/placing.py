@@ -10,15 +10,14 @@ refuses what is not. Torch-free.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from interp.conditions.condition import Condition
 from interp.conditions.frames import (
     PROBE,
     RAW,
-    Fill,
     Frame,
     FramedText,
     Message,
@@ -26,7 +25,6 @@ from interp.conditions.frames import (
     Stretch,
     user,
 )
-from interp.conditions.kinds import Condition
 from interp.errors import ConditionError
 
 if TYPE_CHECKING:
@@ -100,6 +98,17 @@ def tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int],
     return list(found["input_ids"]), list(found["offset_mapping"])
 
 
+def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of a text that is a single token."""
+    if token in tokenizer.get_vocab():
+        return tokenizer.get_vocab()[token]
+    ids = tokenised(token, tokenizer)[0]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        pieces = tokenizer.convert_ids_to_tokens(ids)
+        raise ConditionError(f"{token!r} is not one token of this model but {pieces}")
+    return ids[0]
+
+
 def _bare(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text without the special tokens that the tokenizer itself puts before every text: words
     that a template has rendered bring their own."""
@@ -169,7 +178,7 @@ def _filled(
     for fill in dict.fromkeys(s.fill for s in stretches if s.fill):
         numbers = [n for n, s in enumerate(stretches) if s.fill is fill]
         own = [ids[i] for n in numbers for i in spans[n]] if fill.own else []
-        tokens = _tokens(fill, own, tokenizer)
+        tokens = fill.tokens(own, len(own) + fill.extra, tokenizer)
         for n in numbers:
             count = len(spans[n]) * fill.own + (fill.extra if n == numbers[0] else 0)
             new[n], tokens = tokens[:count], tokens[count:]
@@ -190,23 +199,3 @@ def _tokens_of(span: Span, text: str, offsets: _Offsets) -> range:
     ]
     start = inside[0] if inside else sum(begin < a for begin, _ in offsets)
     return range(start, start + len(inside))
-
-
-def _tokens(fill: Fill, own: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """As many tokens as a control has in the place of its prompt's `own`."""
-    if fill.text is None:
-        return _shuffled(own, random.Random(fill.seed))
-    length = len(own) + fill.extra
-    passage = tokenised(fill.text, tokenizer)[0]
-    if tokenizer.unk_token_id in passage:
-        raise ConditionError("the neutral text has words this tokenizer does not know")
-    return (passage * (length // max(1, len(passage)) + 1))[:length]
-
-
-def _shuffled(tokens: list[int], generator: random.Random) -> list[int]:
-    """The tokens in another order, wherever there is another."""
-    shuffled = list(tokens)
-    while True:
-        generator.shuffle(shuffled)
-        if shuffled != tokens or len(set(tokens)) < 2:
-            return shuffled

@@ -20,16 +20,7 @@ from peft import PeftModel
 from pydantic import ValidationError
 from torch import Tensor
 
-from interp.conditions import (
-    Base,
-    Condition,
-    FittedBias,
-    Lora,
-    Prompt,
-    describe,
-    located,
-    simple_parts,
-)
+from interp.conditions import Base, Condition, FittedBias, Lora, Prompt, located, simple_parts
 from interp.config import CONDITION_NAME, Experiment, Framing, Loading, explain
 from interp.design import BASE
 from interp.errors import ConfigError, QueryError
@@ -38,9 +29,10 @@ from interp.lab.experiments import experiment_of
 from interp.lab.patching import patching
 from interp.names import short_name
 from interp.organism.language import NEUTRAL_PASSAGE
+from interp.progress import Progress
 from interp.queries import Encoded, Query
 from interp.showing import HtmlTable, html_page
-from interp.subject import Held, Progress, Subject
+from interp.subject import Held, Subject
 from interp.subject import load as load_subject
 from interp.subject.aligning import encode_groups
 from interp.subject.held import parted
@@ -161,7 +153,7 @@ class Lab:
         subject = self.subject
         shape = f"{subject.n_layers} layers × {subject.n_heads} heads, {subject.dtype}"
         rows = [
-            (name, describe(condition), subject.settings[name].n_prefix, f"{difference:.1e}")
+            (name, condition.describe(), subject.settings[name].n_prefix, f"{difference:.1e}")
             for (name, condition), difference in zip(
                 self.conditions.items(), subject.parity.values(), strict=True
             )

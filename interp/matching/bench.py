@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.conditions import RAW, Base, Condition, Frame, Lora, Setting, describe
+from interp.conditions import RAW, Base, Condition, Frame, Lora, Setting
 from interp.design import BASE
 from interp.matching.examples import Examples, examples
 from interp.matching.settings import Emulation
@@ -99,7 +99,7 @@ class Bench:
         parts = [
             note,
             f"Model: {self.settings.model_name}",
-            f"Target: {describe(self.settings.target)}",
+            f"Target: {self.settings.target.describe()}",
             f"n = {counts} queries",
             f"95 % interval, Poisson bootstrap over queries, {self.settings.bootstrap} replicates",
             f"Seed {self.settings.seed}",

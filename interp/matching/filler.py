@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from interp.conditions import Prompt, ShuffledLabels, prefix_body
-from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.matching.bench import Bench
 from interp.matching.settings import read_demonstrations
+from interp.organism.language import NEUTRAL_PASSAGE
 
 _Place = Literal["after", "around", "before"]
 """Where filler stands: the instruction is first, in the middle, last."""

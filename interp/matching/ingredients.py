@@ -21,7 +21,6 @@ from torch import Tensor
 
 from interp.capture import capture, chunks, keep
 from interp.conditions import Added, Setting
-from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
 from interp.matching.bench import TARGET, Bench
@@ -29,6 +28,7 @@ from interp.matching.fits import fit_shots
 from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
 from interp.matching.wording import ids_of
+from interp.organism.language import NEUTRAL_PASSAGE
 from interp.statistics import generator_of
 from interp.subject import Batch
 

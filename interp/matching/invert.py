@@ -26,7 +26,7 @@ from interp.conditions import (
     SoftPrompt,
     simple_parts,
 )
-from interp.config import CONDITION_KINDS, Framing
+from interp.config import Framing
 from interp.design import BASE
 from interp.errors import ConfigError, RunError
 from interp.generating import Sampling, generate
@@ -259,12 +259,11 @@ def _experiment(settings: Inversion, log: dict[str, Any]) -> dict[str, Any]:
 
 def _spec(condition: Condition) -> Any:
     """A condition as an experiment file has it."""
-    kinds = {kind: name for name, kind in CONDITION_KINDS.items()}
     found = []
     for part in simple_parts(condition):
         written: dict[str, Any] = asdict(part)  # type: ignore[call-overload]
         fields = {k: _plain(v) for k, v in written.items() if v not in (None, ())}
-        found.append({kinds[type(part)]: fields})
+        found.append({part.tag: fields})
     return found[0] if len(found) == 1 else found
 
 

@@ -6,11 +6,11 @@ scores = neutral_scores(bench, tokens=4, draws=3)          # as `carrying.carrie
 from __future__ import annotations
 
 from interp.conditions import Neutral, Prompt, prefix_body
-from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.matching.bench import FLOOR_PREFIX, Bench
 from interp.matching.carrying import Scores, carried, everything, scored
 from interp.matching.fits import FitPlan, Fitted, spelled
 from interp.matching.wording import slot_of
+from interp.organism.language import NEUTRAL_PASSAGE
 from interp.statistics import generator_of
 
 OTHER_LORA_SEEDS = "other LoRA seeds"

@@ -86,7 +86,7 @@ class Scorer:
     def slopes(self, prefix: TokenIds) -> Float[Tensor, "pos d_vocab"]:
         """The derivative of the mean KL by how much of every token stands at every position (the
         one-hot gradient of Zou et al. 2307.15043, sec. 2.2)."""
-        embed = self.subject.bridge.original_model.get_input_embeddings()
+        embed = self.subject.input_embeddings
         ids = (*self.setting.prefix, *prefix, *self.tail)
         whole = torch.tensor(ids, device=self.subject.device)
         with self.subject.weights.of(self.setting):  # a LoRA may sit on the embedding

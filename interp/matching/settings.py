@@ -12,7 +12,7 @@ from pydantic import Field
 
 from interp import organism
 from interp.conditions import Condition, FineTuned, Lora, Prompt
-from interp.config import Framing, Loading, read_prompt
+from interp.config import Bootstrapped, Framing, Matched, read_prompt
 from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
@@ -20,11 +20,9 @@ from interp.queries import read_queries
 EmulationKind = Literal["soft_prompt", "prefix", "text", "few_shot"]
 
 
-class Emulation(Loading):
+class Emulation(Matched, Bootstrapped):
     """The target of an emulation, and the queries on which it is emulated."""
 
-    model: str
-    """Model folder or hub id."""
     queries: Path
     """JSONL file of the queries on which the emulation must give the target's outputs."""
     out: Path
@@ -49,14 +47,6 @@ class Emulation(Loading):
     """Queries per batch."""
     seed: int = 0
     """Seed of all random starts and draws."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first queries of each file."""
-    bootstrap: int = Field(default=200, ge=0)
-    """Bootstrap replicates behind every interval."""
-    tolerance_js: float = Field(default=0.02, ge=0)
-    """Largest mean JS divergence (nats) at which outputs count as matched."""
-    tolerance_top1: float = Field(default=0.95, ge=0, le=1)
-    """Smallest share of queries with the same top-1 token at which outputs count as matched."""
     resume: bool = False
     """Go on with an interrupted attempt in `out`."""
     overwrite: bool = False

@@ -213,7 +213,7 @@ def initial(subject: Subject, setting: Setting, tuning: Tuning) -> Tensor:
     generator = generator_of(f"virtual:{tuning.seed}")
     drawn = generator.integers(0, subject.n_words, tuning.tokens).tolist()
     if tuning.kind == "soft_prompt":
-        embed = subject.bridge.original_model.get_input_embeddings()
+        embed = subject.input_embeddings
         with subject.weights.of(setting):  # a LoRA may sit on the embedding
             return embed(torch.tensor(drawn, device=subject.device)).detach().float()
     unbounded = VirtualTokens(cache=DynamicCache())  # a model's own drops what leaves a window

@@ -21,13 +21,13 @@ from interp import edits
 from interp.capture import chunks
 from interp.conditions import Setting
 from interp.edits import Edit
+from interp.influence import Frozen
 from interp.names import Head, Site
 from interp.patching.effects import Resampling
 from interp.patching.interchange import ConditionRun, PatchMove, read_conditions
 from interp.patching.joint import approach, divided
 from interp.patching.patched import Patch
 from interp.queries import Encoded
-from interp.readout import Frozen
 from interp.registry import MEASURES
 from interp.statistics import generator_of
 from interp.subject import Batch, Subject
@@ -47,7 +47,7 @@ def written_to_stream(
     norm's scale frozen at what the whole layer writes."""
     total = torch.zeros(())
     for layer in sorted({head.layer for head in heads}):
-        block, values = subject.bridge.blocks[layer], z[layer]
+        block, values = subject.blocks[layer], z[layer]
         chosen = [head.head for head in heads if head.layer == layer]
         masked = torch.zeros_like(values)
         masked[:, chosen] = values[:, chosen]

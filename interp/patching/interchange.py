@@ -114,8 +114,7 @@ class Sweep:
 
 def n_heads(subject: Subject, site: str) -> int:
     """How many heads a site has: grouped-query models have fewer keys and values."""
-    fewer = getattr(subject.bridge.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
-    return int(fewer or subject.n_heads)
+    return subject.n_key_value_heads if site in ("k", "v") else subject.n_heads
 
 
 def partners(keys: Sequence[object], seed: int | str) -> list[int]:
@@ -337,11 +336,10 @@ def rows_within(
 ) -> int:
     """How many queries of a patched run fit a budget of bytes: the repeated prefix, one block's
     activations, logits. `longest`, `answer`: tokens of the longest query and of its answer."""
-    cfg = subject.bridge.cfg
     prefix = max(subject.settings[name].n_prefix for name in names)
-    kv = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads) * int(cfg.d_head)
+    kv = subject.n_key_value_heads * subject.d_head
     cache = 4 * subject.n_layers * kv * (prefix + longest)
     attention = 3 * subject.n_heads * longest * (prefix + longest)
-    states = longest * (8 * subject.d_model + 3 * int(cfg.d_mlp or 4 * subject.d_model))
-    logits = 4 * answer * int(cfg.d_vocab)
+    states = longest * (8 * subject.d_model + 3 * subject.d_mlp)
+    logits = 4 * answer * subject.d_vocab
     return max(1, int(budget / (4 * (cache + attention + states + logits))))

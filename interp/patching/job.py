@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from interp.answers import encode_again
-from interp.conditions import Condition, FittedBias, LogitBias
+from interp.conditions import Condition
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.patching.interchange import Sweep, rows_within
 from interp.patching.patched import moves_output
 from interp.patching.settings import Patching
+from interp.preparing import open_subject, present_segments, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.statistics import position_labels
-from interp.study import open_subject, present_segments, read_groups, reopen
+from interp.store import SHARD
 from interp.subject import Batch, Subject
-from interp.sweep import SHARD
 
 
 class Job(NamedTuple):
@@ -46,12 +46,9 @@ def prepare_patching(
     settings: Patching, manifest: Mapping[str, Any], progress: Progress = no_progress
 ) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
-    experiment, built = reopen(settings.run)
+    experiment, built = reopen(settings.run, settings.device)
     limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    changes: dict[str, Any] = {"limit": min(limits, default=None)}
-    if settings.device is not None:
-        changes["device"] = settings.device
-    experiment = experiment.model_copy(update=changes)
+    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
     a, b = _pair(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}
@@ -121,7 +118,7 @@ def _pair(
             )
         if name not in built:
             raise ConfigError(f"no condition {name!r} to patch in {settings.run}: it has {others}")
-        if isinstance(built[name], FittedBias | LogitBias):
+        if built[name].only_logits:
             raise ConfigError(f"{name} only moves logits: it has no internal state of its own")
         found.append(name)
     a, b = found

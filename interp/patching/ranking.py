@@ -21,7 +21,7 @@ from interp.errors import ConfigError
 from interp.names import Head
 from interp.noise import settled
 from interp.patching.effects import Effects, Resampling, matched
-from interp.significance import TIE
+from interp.significance import TIE, permutation_p
 from interp.statistics import generator_of
 
 _FEWEST = 3
@@ -127,7 +127,8 @@ def ranking_overlap(
 
 
 def _p(found: Float[ndarray, " arrangement"]) -> float:
-    return float((found >= found[0] - TIE * (1 + abs(found[0]))).mean())
+    """Share of the arrangements, the own one first, that reach it."""
+    return float(permutation_p(found[0:1], [found[:, None]])[0][0])
 
 
 def _within(layers: Int[ndarray, " head"], generator: np.random.Generator) -> Int[ndarray, " head"]:

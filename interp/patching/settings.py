@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from interp.config import Bootstrapped, OfRun
 
 
-class Patching(BaseModel):
+class Patching(OfRun, Bootstrapped):
     """Patch one condition's internal states into the other's run: where are they as good?"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    run: Path
-    """Folder of a finished run; its model and inputs are read again and must not have changed."""
     condition: str | None = None
     """First condition of the pair (none: that of the run's headline)."""
     reference: str | None = None
@@ -58,13 +55,9 @@ class Patching(BaseModel):
     """Use only the first matched queries."""
     tolerance: float = Field(default=0.02, ge=0)
     """Largest mean damage (nats per answer) of a state that counts as interchangeable."""
-    bootstrap: int = Field(default=200, ge=0)
-    """Bootstrap replicates behind every interval."""
     permutations: int = Field(default=999, ge=0)
     """Permutations behind every p-value."""
     memory: float = Field(default=0.25, gt=0)
     """Memory in GB for one forward pass; it sets the number of rows."""
-    device: str | None = None
-    """Device: cpu, cuda, ... (none: that of the run)."""
     resume: bool = False
     """Go on with an unfinished `interp patch` of this run."""

@@ -197,14 +197,14 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
     asked = ("resid_pre", "resid_post", *_WRITES, "v", "z", "pattern", "router")
     hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
     returned: list[Any] = []
-    handle = subject.bridge.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
+    handle = subject.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
     try:
         logits = subject.run(bare, batch, hooks=hooks)
     finally:
         handle.remove()
     end = values[Site("resid_post", subject.n_layers - 1)]
     with torch.no_grad(), subject.weights.of(bare):
-        said = subject.unembed(subject.bridge.ln_final(end))
+        said = subject.unembed(subject.final_norm(end))
     if subject.cap is not None:
         logits = subject.cap * torch.atanh(logits / subject.cap)
     stream: list[float] = []
@@ -216,7 +216,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         stream.append(first)
         written |= {site: by for site, by in zip(adding, rest, strict=True) if by != 1}
     for layer in anatomy.layers("z"):
-        block = subject.bridge.blocks[layer]
+        block = subject.blocks[layer]
         if getattr(block, "ln1_post", None) is None:
             with torch.no_grad(), subject.weights.of(bare):
                 out = block.attn.o.original_component(_flat(values[Site("z", layer)]))

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from interp.conditions import PEFT_TYPES, Added, Prefix, Setting, SoftPrompt, Virtual
+from interp.conditions import Added, Prefix, Setting, SoftPrompt, Virtual
 from interp.errors import SubjectError
 from interp.subject.adapter_files import read_adapter
 
@@ -114,7 +114,7 @@ def _key_value_shape(hf: Any) -> tuple[int, int]:
 def _check_file(virtual: Virtual, hf: Any, base_name: str, allow_other_base: bool) -> None:
     """The file holds one finite tensor of the shape that this model needs."""
     folder = virtual.adapter
-    types = PEFT_TYPES[Prefix if virtual.cached else SoftPrompt]
+    types = (Prefix if virtual.cached else SoftPrompt).peft_types
     config, tensors = read_adapter(folder, base_name, allow_other_base, types)
     if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
         raise SubjectError(f"adapter {folder} is for the task {task}, not CAUSAL_LM")

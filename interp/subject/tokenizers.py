@@ -17,15 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from interp.conditions import (
-    Condition,
-    FineTuned,
-    Lora,
-    Prefix,
-    RandomLora,
-    SoftPrompt,
-    simple_parts,
-)
+from interp.conditions import Condition
 from interp.errors import SubjectError
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.subject.kinds import check_kind
@@ -73,14 +65,7 @@ def check_brought(
 def _folders(conditions: Iterable[Condition]) -> Iterator[str]:
     """The adapters and fine-tuned models of conditions."""
     for condition in conditions:
-        for part in simple_parts(condition):
-            match part:
-                case Lora(adapter=folder) | SoftPrompt(adapter=folder) | Prefix(adapter=folder):
-                    yield folder
-                case RandomLora(like=lora):
-                    yield lora.adapter
-                case FineTuned(model=folder):
-                    yield folder
+        yield from (folder for what, folder in condition.files() if what != "vector")
 
 
 def _brought(folder: str, **hub: Any) -> PreTrainedTokenizerBase | str | None:

@@ -14,7 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from interp.measures.certificate import Tolerance, certificate
-from interp.measures.tally import Key, Plan, Tally, test_of
+from interp.measures.plan import Plan
+from interp.measures.tally import Key, Tally, test_of
 from interp.names import Head
 from interp.noise import floor
 from interp.queries import Encoded

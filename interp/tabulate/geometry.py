@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from interp.design import BASE, Design
 from interp.geometry import Result, paired_similarity, probe_pair, single
-from interp.measures.tally import Plan
+from interp.measures.plan import Plan
 from interp.noise import floor
 from interp.queries import Encoded
 from interp.registry import MEASURES

@@ -15,7 +15,7 @@ from typing import Any
 
 from interp.capabilities import find
 from interp.conditions import Base, Condition, Lora, Prompt
-from interp.measures.tally import Observed
+from interp.measures.plan import Observed
 from interp.observe import observe
 from interp.queries import Encoded, Query, encode
 from interp.readout import LastStates

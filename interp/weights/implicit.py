@@ -54,7 +54,7 @@ def projections(subject: Subject) -> list[_Projections]:
     for name, parameter in subject.weights.parameters.items():
         known.setdefault(id(parameter), name.removesuffix(".weight"))
     found = []
-    for number, block in enumerate(subject.bridge.blocks):
+    for number, block in enumerate(subject.blocks):
         mlp = block.mlp
         if not (hasattr(mlp, "in") and hasattr(mlp, "out")):
             raise SubjectError(

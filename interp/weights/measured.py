@@ -49,7 +49,7 @@ def measure_updates(
         if updates and not _whole(matrix.weight, settings):
             large.add(module)
         shape = (matrix.weight.shape[0], matrix.weight.shape[1])
-        heads = heads_of_module(subject.bridge.original_model, module)
+        heads = heads_of_module(subject.hf_model, module)
         for piece in pieces(heads, module, shape, settings.heads) if updates else ():
             rows += _of_piece(matrix, piece, updates, settings)
         progress("weights", 1, len(known))

@@ -14,28 +14,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from interp.answers import encode_again
-from interp.conditions import (
-    Condition,
-    FineTuned,
-    Lora,
-    Neutral,
-    Prefix,
-    Prompt,
-    RandomLora,
-    ShuffledTokens,
-    SoftPrompt,
-    Untrained,
-    simple_parts,
-)
+from interp.conditions import Condition, Neutral, ShuffledTokens, simple_parts
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.measures import DTYPE_NOISE
+from interp.preparing import open_subject, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.runs.files import TABLE, add_weights, as_table
 from interp.runs.view import load_run
 from interp.store import Store
-from interp.study import open_subject, read_groups, reopen
 from interp.subject import Subject
 from interp.subject.loading import threads_for
 from interp.weights import prompted
@@ -88,17 +76,12 @@ class _Job(NamedTuple):
 
 def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     """The model of a run, under base, the conditions that change the weights, and prompts."""
-    experiment, built = reopen(settings.run)
-    if settings.device is not None:
-        experiment = experiment.model_copy(update={"device": settings.device})
+    experiment, built = reopen(settings.run, settings.device)
     names = _changing(settings, built)
-    before = Prompt | Neutral | ShuffledTokens | SoftPrompt | Prefix
     ahead = [
         name
         for name, condition in built.items()
-        if settings.implicit
-        and name != BASE
-        and all(isinstance(p, before) for p in simple_parts(condition))
+        if settings.implicit and name != BASE and all(map(_precedes, simple_parts(condition)))
     ]
     kept = {name: built[name] for name in (BASE, *names, *ahead)}
     matched = read_groups(experiment)["matched"]
@@ -108,14 +91,14 @@ def _prepare(settings: Weighing, progress: Progress = no_progress) -> _Job:
     return _Job(subject, names, ahead, queries.get("matched", []))
 
 
+def _precedes(part: Condition) -> bool:
+    """Whether a part is tokens before the query, a prompt's or as many as a prompt's."""
+    return part.role == "prompt" or isinstance(part, Neutral | ShuffledTokens)
+
+
 def _changing(settings: Weighing, built: Mapping[str, Condition]) -> list[str]:
     """The conditions that change the weights, as far as they were asked for."""
-    kinds = Lora | RandomLora | FineTuned | Untrained
-    changing = [
-        name
-        for name, condition in built.items()
-        if any(isinstance(part, kinds) for part in simple_parts(condition))
-    ]
+    changing = [name for name, condition in built.items() if condition.reweights]
     asked = list(dict.fromkeys(settings.compare)) or changing
     if unknown := [name for name in asked if name not in changing]:
         raise ConfigError(

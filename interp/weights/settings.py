@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
+from interp.config import OfRun
 
 
-class Weighing(BaseModel):
+class Weighing(OfRun):
     """How do a run's adapters change the weights, how alike are they, and what does a prompt do?"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    run: Path
-    """Folder of a finished run; its model and inputs are read again and must not have changed."""
     compare: tuple[str, ...] = ()
     """Conditions to compare (none: all that change the weights)."""
     heads: bool = True
@@ -37,7 +33,5 @@ class Weighing(BaseModel):
     """Random draws behind every chance level of implicit updates."""
     seed: int = 0
     """Seed of the random draws."""
-    device: str | None = None
-    """Device: cpu, cuda, ... (none: that of the run)."""
     resume: bool = False
     """Go on with an unfinished `interp weights` of this run."""

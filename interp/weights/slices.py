@@ -1,7 +1,7 @@
 """Which rows and columns of a module's matrix belong to q, k, v, o, gate, up and to their heads.
 
     module = "transformer.h.0.attn.c_attn"
-    for piece in pieces(heads_of_module(subject.bridge.original_model, module), module, (96, 32)):
+    for piece in pieces(heads_of_module(subject.hf_model, module), module, (96, 32)):
         update.part(piece.rows, piece.columns)
 
 Queries are split by head (with its gate, where it has one), keys and values by key/value head

@@ -109,7 +109,7 @@ class Matrix(NamedTuple):
 def weight_matrices(subject: Subject) -> dict[str, Matrix]:
     """Module -> its matrix, of every module that has one, in the model's order."""
     owners: dict[int, list[nn.Module]] = {}
-    for owner in subject.bridge.original_model.modules():
+    for owner in subject.hf_model.modules():
         for parameter in owner.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(owner)
     found = {}

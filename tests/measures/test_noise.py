@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.conditions import Base, Lora, Prompt
-from interp.measures import DTYPE_NOISE, noise, tally
+from interp.measures import DTYPE_NOISE, measuring, noise, tally
 from interp.measures.output import between
-from interp.measures.tally import Key, Plan
+from interp.measures.plan import Plan
+from interp.measures.tally import Key
 from interp.noise import floor, settled, zero
 from interp.observe import observe
 from interp.queries import Encoded, Query, encode
@@ -90,13 +91,13 @@ def measured(subject: Subject, queries: Sequence[Encoded], size: int) -> Values:
 
 def _values(
     subject: Subject, plan: Plan, chunk: Sequence[Encoded], batch: Batch, caches: dict[str, object]
-) -> Iterator[tally.Values]:
+) -> Iterator[measuring.Values]:
     scale = scale_of(plan, chunk, batch)
     observed, last = observe(subject, batch, caches, "base")
     read = Readouts(subject, plan, scale.answers, last, scale.targets)
     apart = between({name: seen.logits for name, seen in observed.items()}, plan.pairs)
-    grams = dict(tally.site_grams(observed))
-    values = tally.values(observed, apart, grams, plan)
+    grams = dict(measuring.site_grams(observed))
+    values = measuring.values(observed, apart, grams, plan)
     return chain(values, _lenses(read, {}), _influences(read, {}))
 
 

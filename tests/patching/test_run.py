@@ -228,7 +228,7 @@ def pressed_at(call: int) -> Callable[[str, int, int], None]:
 @pytest.fixture
 def interrupted(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose patching was broken off in its second shard of three queries."""
-    monkeypatch.setattr(stages, "SHARD", 3)
+    monkeypatch.setattr("interp.store.SHARD", 3)
     with pytest.raises(Interrupted):
         patch(Patching(run=run, **QUICK), pressed_at(2))
     return run

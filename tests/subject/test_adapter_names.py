@@ -22,7 +22,6 @@ from interp.conditions import (
     Prompt,
     RandomLora,
     SoftPrompt,
-    describe,
     local_folder,
     located,
 )
@@ -92,13 +91,13 @@ def test_another_revision_is_one_line(model: str) -> None:
 
 
 def test_hub_ids_are_named_so_to_people(hub: Path) -> None:
-    assert describe(Lora(str(hub))) == "LoRA org/name"
+    assert Lora(str(hub)).describe() == "LoRA org/name"
     assert (
-        describe(Lora(str(hub / "checkpoint-5"), scale=2)) == "LoRA org/name:checkpoint-5, scale 2"
+        Lora(str(hub / "checkpoint-5"), scale=2).describe() == "LoRA org/name:checkpoint-5, scale 2"
     )
-    assert describe(Lora("runs/lora_0")) == "LoRA lora_0"
+    assert Lora("runs/lora_0").describe() == "LoRA lora_0"
     edit_config(hub, peft_type="IA3")
-    assert describe(Lora(str(hub))) == "IA3 org/name"
+    assert Lora(str(hub)).describe() == "IA3 org/name"
 
 
 def test_names_are_located_wherever_they_stand(hub: Path) -> None:

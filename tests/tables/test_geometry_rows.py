@@ -21,7 +21,7 @@ from interp.geometry import (
     probe_pair,
     single,
 )
-from interp.measures.tally import Plan
+from interp.measures.plan import Plan
 from interp.queries import Encoded
 from interp.registry import MEASURES
 from interp.tabulate.geometry import geometry_rows

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from interp.measures.tally import Key, Plan, Tally
+from interp.measures.plan import Plan
+from interp.measures.tally import Key, Tally
 from interp.registry import MEASURES
 from interp.significance import SignFlip, sign_vectors
 from interp.statistics import Maximum, PerQuery, Ratio, position_weights

@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+import interp.influence
 import interp.patching.interchange
-import interp.readout
-import interp.subject
+import interp.subject.opening
 from interp import cli, edits
 from interp.geometry import linear_cka
 from interp.names import Site
@@ -79,7 +79,7 @@ def test_measures_are_their_definitions(check: str) -> None:
 def test_stale_fused_projections_fail_parity(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     (only,) = running.of_model(model(architecture), architecture, ())
     assert only.check == "parity"
     assert not only.passed
@@ -91,7 +91,7 @@ def test_stale_fused_projections_hide_what_is_planted(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second line of defence: with parity blinded, adapters on fused parts are not found."""
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     monkeypatch.setattr(parity, "verify", lambda *_: 0.0)
     (only,) = running.of_model(model(architecture), architecture, ("planted",))
     assert not only.passed
@@ -112,7 +112,7 @@ def transposed(bridge: Any) -> None:
 def test_an_output_projection_of_the_wrong_orientation_fails_parity(
     architecture: str, model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", transposed)
+    monkeypatch.setattr(interp.subject.opening, "mend", transposed)
     (only,) = running.of_model(model(architecture), architecture, ())
     assert (only.check, only.passed) == ("parity", False)
 
@@ -126,7 +126,7 @@ def test_reading_heads_with_the_wrong_orientation_leaves_a_sum_open(
         back = (pulled @ weight.T).unflatten(-1, z.shape[1:])
         return (back * z).sum(-1), torch.zeros(len(z), dtype=torch.float64)
 
-    monkeypatch.setattr(interp.readout, "_attention", wrong)
+    monkeypatch.setattr(interp.influence, "_attention", wrong)
     assert identities.influence_sum(specimen).value > 0.01
 
 
@@ -297,7 +297,7 @@ def test_a_broken_subject_exits_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(interp.subject, "mend", lambda bridge: None)
+    monkeypatch.setattr(interp.subject.opening, "mend", lambda bridge: None)
     with pytest.raises(SystemExit) as left:
         cli.main(["validate", "--model", model("gpt2"), "--device", "cpu"])
     assert left.value.code == 1

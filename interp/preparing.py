@@ -1,0 +1,209 @@
+"""What a study runs on: the model under its conditions, its queries, and what is compared.
+
+experiment, built = reopen("RUN")                    # or experiment.build()
+asked = read_groups(experiment)
+subject = open_subject(experiment, built, asked["matched"])
+prepared = prepare(experiment, subject, built, asked, store)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interp.answers import WrittenAnswers, forced, write_answers
+from interp.capabilities import find
+from interp.capture import chunk_size
+from interp.conditions import Condition, FittedBias, simple_parts, token_id
+from interp.config import Experiment
+from interp.design import BASE, Design
+from interp.errors import RunError
+from interp.generating import Sampling
+from interp.geometry import sample
+from interp.manifest import fingerprints
+from interp.matching.tilt import fit_bias
+from interp.measures import DTYPE_NOISE
+from interp.measures.plan import KEYS_VALUES, STATE_SITES, Plan
+from interp.names import HOOKS
+from interp.progress import Progress, no_progress
+from interp.queries import Encoded, Query, read_queries
+from interp.results import read_manifest
+from interp.statistics import SEGMENTS, position_labels
+from interp.store import Store
+from interp.subject import Subject, load
+from interp.subject.aligning import encode_groups
+from interp.subject.quantization import saved_method
+
+FIT_BATCH = 8
+"""Queries per forward pass of such a fit, where no batch size is given."""
+
+FITTED = 256
+"""Matched queries that a logit bias is fitted to."""
+
+
+def reopen(folder: Path, device: str | None = None) -> tuple[Experiment, dict[str, Condition]]:
+    """What a finished run was made from, on another `device` where one is given; a `RunError`
+    where an input has changed since."""
+    manifest = read_manifest(folder)
+    experiment = Experiment.model_validate(manifest["config"])
+    built = {n: c for n, c in experiment.build().items() if n in manifest["conditions"]}
+    now = fingerprints(experiment, built)
+    if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
+        raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
+    if device is not None:
+        experiment = experiment.model_copy(update={"device": device})
+    return experiment, built
+
+
+def applicable(
+    experiment: Experiment, built: Mapping[str, Condition], tokenizer: Any
+) -> dict[str, Condition]:
+    """The conditions of an experiment as far as its model has a use for them: an empty system
+    message is a control where the template writes one of its own, and untrained weights where the
+    model's are not packed."""
+    useless = set()
+    if not experiment.framed.writes_default(tokenizer):
+        useless.add("empty_system")
+    if experiment.quantization or saved_method(experiment.model, **experiment.hub):
+        useless.add("untrained")
+    useless -= experiment.conditions.keys()
+    return {name: c for name, c in built.items() if name not in useless}
+
+
+def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
+    """The queries as written: `matched`, and `heldout` where given."""
+    groups = {"matched": read_queries(experiment.queries, experiment.limit)}
+    if experiment.heldout is not None:
+        groups["heldout"] = read_queries(experiment.heldout, experiment.limit)
+    return groups
+
+
+class Prepared(NamedTuple):
+    """What a study runs on: the model, the token ids of its queries with the answers that are
+    forced on all conditions, what these wrote themselves, the plan and its design."""
+
+    subject: Subject
+    groups: dict[str, list[Encoded]]
+    written: WrittenAnswers
+    plan: Plan
+    design: Design
+
+
+def prepare(
+    experiment: Experiment,
+    subject: Subject,
+    built: Mapping[str, Condition],
+    asked: Mapping[str, Sequence[Query]],
+    store: Store,
+    progress: Progress = no_progress,
+) -> Prepared:
+    """Check everything that can be wrong before the first measurement; write the answers."""
+    design = Design.of(built, experiment.families, experiment.compare)
+    groups = encode_groups(subject, built, asked)
+    by_length = sorted(groups["matched"], key=lambda query: len(query.ids))
+    withheld = find(subject, [by_length[0], by_length[-1]], BASE, experiment.unasked)
+    fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
+    written: WrittenAnswers = {}
+    if experiment.answer_tokens:
+        sampling = Sampling(experiment.temperature, experiment.seed)
+        n_tokens = experiment.answer_tokens
+        written = write_answers(subject, groups, n_tokens, sampling, store, progress)
+        if experiment.answers_from is not None:
+            groups = forced(subject, groups, written, experiment.answers_from)
+    plan = make_plan(experiment, subject, design, groups, withheld)
+    return Prepared(subject, groups, written, plan, design)
+
+
+def fit_biases(
+    subject: Subject, built: Mapping[str, Condition], queries: Sequence[Encoded], batch_size: int
+) -> None:
+    """A fitted bias is known once the model has spoken."""
+    for name, condition in built.items():
+        for part in simple_parts(condition):
+            if isinstance(part, FittedBias):
+                own = subject.settings[name]
+                like = next(subject.settings[n] for n, c in built.items() if c == part.like)
+                bias = fit_bias(subject, queries[:FITTED], own, like, batch_size)
+                subject.settings[name] = replace(own, bias=own.bias + bias)
+
+
+def open_subject(
+    experiment: Experiment,
+    built: Mapping[str, Condition],
+    queries: Sequence[Query],
+    progress: Progress = no_progress,
+) -> Subject:
+    """The parity-checked model of an experiment, probed with its shortest and longest query."""
+    by_length = sorted(queries, key=lambda query: len(query.text))
+    return load(
+        experiment.model,
+        built,
+        [by_length[0], by_length[-1]],
+        frame=experiment.framed,
+        progress=progress,
+        **experiment.loading,
+    )
+
+
+def make_plan(
+    experiment: Experiment,
+    subject: Subject,
+    design: Design,
+    groups: Mapping[str, Sequence[Encoded]],
+    withheld: Mapping[str, str],
+) -> Plan:
+    """Pairs, positions, samples and batch size of an experiment."""
+    everyone = [query for queries in groups.values() for query in queries]
+    longest = max(len(query.ids) for query in everyone)
+    answer = max(len(query.answer_ids) for query in everyone)
+    present = present_segments(experiment, everyone)
+    read = max(len(query.forced) for query in everyone)
+    fitting = chunk_size(subject, read, experiment.memory * 1e9)
+    keys = [query.key for query in groups["matched"]]
+    compared = [*(design.headline or subject.settings), *design.nulls, BASE]
+    return Plan(
+        base=BASE,
+        pairs=design.pairs,
+        certified=design.certified,
+        controls=design.controls if experiment.permutations else {},
+        members=design.members if len(design.families) > 1 else (),
+        kept=tuple(name for name in subject.settings if name in compared),
+        sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
+        speaker=_speaker(design),
+        against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
+        bos=bool(subject.settings[BASE].n_prefix),
+        labels=tuple(
+            position_labels(longest, experiment.max_positions, present, answer if present else 0)
+        ),
+        longest_answer=max(1, answer),
+        sites=(*STATE_SITES, *(KEYS_VALUES if experiment.keys_values else ())),
+        replicates=experiment.bootstrap,
+        permutations=experiment.permutations,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size or fitting,
+        noise=DTYPE_NOISE[subject.dtype],
+        withheld=withheld,
+        unasked=experiment.unasked,
+        layers=layers_of(subject),
+    )
+
+
+def layers_of(subject: Subject) -> dict[str, tuple[int, ...]]:
+    """The layers of every site in tables: a bias stands where its head does."""
+    layers = {name: subject.anatomy.layers(name) for name in HOOKS}
+    return {**layers, "attn_bias": layers["z"]}
+
+
+def present_segments(experiment: Experiment, queries: Sequence[Encoded]) -> list[str]:
+    """The segments that have rows; none where a query is raw text and its answer one token."""
+    if not (experiment.framed.chat or any(len(query.answer_ids) > 1 for query in queries)):
+        return []
+    return [name for name in SEGMENTS if any(len(query.segments[name]) for query in queries)]
+
+
+def _speaker(design: Design) -> str:
+    """The condition whose top token is a query's target: the headline's reference, but not base."""
+    a, b = design.headline or design.pairs[0]
+    return b if design.headline and b != BASE else a
