@@ -34,7 +34,7 @@ from interp.config import from_yaml
 from interp.design import BASE
 from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import TARGET, Bench
-from interp.matching.examples import Examples
+from interp.matching.examples import Examples, fit_answers
 from interp.matching.inside import (
     OTHER_SEEDS,
     Apart,
@@ -48,7 +48,6 @@ from interp.matching.inside import (
 )
 from interp.matching.invert import EXPERIMENT, invert
 from interp.matching.settings import Emulation, Inversion, bundled_emulation
-from interp.matching.tilt import fit_answers
 from interp.plots.curves import Curves, curves
 from interp.report.experiments import conclude, finished
 from interp.results import Run

@@ -38,8 +38,8 @@ from interp.design import BASE, Design
 from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
+from interp.logit_bias import fit_bias
 from interp.manifest import describe_run, fingerprints, versions
-from interp.matching.tilt import fit_bias
 from interp.measures import DTYPE_NOISE
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import KEYS_VALUES, STATE_SITES, Plan, Tally

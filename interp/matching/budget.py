@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interp.matching.bench import Bench
 from interp.matching.carrying import FIT_GROUP, HELDOUT, Scores, drawn_queries, scored
-from interp.matching.examples import Examples
+from interp.matching.examples import Examples, fit_answers
 from interp.matching.fits import FitPlan, Fitted, fit_plan, fit_shots, spelled
 from interp.matching.nulls import OTHER_LORA_SEEDS, equals
 from interp.matching.strength import ScoredFit, Strength, over_draws
-from interp.matching.tilt import fit_answers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,8 +25,8 @@ from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
 from interp.matching.bench import TARGET, Bench
+from interp.matching.examples import fit_answers
 from interp.matching.fits import fit_shots
-from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
 from interp.matching.wording import ids_of
 from interp.statistics import generator_of

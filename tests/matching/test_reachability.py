@@ -15,10 +15,10 @@ from interp import organism
 from interp.conditions import Prompt
 from interp.design import BASE
 from interp.matching.bench import TARGET, Bench
+from interp.matching.examples import fit_answers
 from interp.matching.inside import OTHER_SEEDS, all_apart, apart, inside, over
 from interp.matching.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.tilt import fit_answers
 from interp.statistics import poisson_weights
 
 PROMPT = "opposite :"
