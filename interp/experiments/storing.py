@@ -25,10 +25,10 @@ from numpy import ndarray
 from interp.capture import chunks
 from interp.conditions import Base, Lora, Prompt, Setting, prefix_body, resolve
 from interp.errors import ConfigError
+from interp.experiments.recall import answered_right, certain, taught
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
 from interp.matching.plain import open_plain_model
-from interp.matching.recall import answered_right, certain, taught
 from interp.matching.settings import Emulation
 from interp.matching.virtual import Tuning, VirtualKind, after_virtual, as_virtual, initial, tune
 from interp.queries import Encoded, Query, encode

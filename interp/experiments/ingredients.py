@@ -1,9 +1,10 @@
 """What can be given to a model beside a query: an anchor, demonstrations, an intent, a bias.
 
     texts = anchored_demonstrations(bench, [0, 2], {"none": ()})   # (shots, anchor) -> ids
-    vector = steered(bench, setting)                # a steering vector added to the residual stream
-    soft = _softened(bench, setting, Tuning("soft_prompt", 1, 60))         # a token that is no word
-    tilted(bench, soft)                             # a logit bias, the same for every query
+    vector, random = steered(bench, setting)        # steering vectors added to the residual stream
+    biased(vector)                                  # a logit bias, the same for every query
+    found, controls = factorial(bench, texts, Tuning("soft_prompt", 1, 60))
+    found[Combination(2, "none", "steering vector", "constant")]["heldout"]  # KL of every query
 
 All are fitted to the matched queries, an intent to what the text before it leaves to do, the bias
 to what both leave.
@@ -11,12 +12,13 @@ to what both leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
 from interp.capture import capture, chunks, keep
@@ -24,20 +26,15 @@ from interp.conditions import Added, Setting
 from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
+from interp.experiments.fits import fit_shots, spelled
 from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import fit_answers
-from interp.matching.fits import fit_shots
 from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
-from interp.matching.wording import ids_of
 from interp.statistics import generator_of
 from interp.subject import Batch
 
-NONE, STEERING_VECTOR, RANDOM_VECTOR, SOFT_TOKEN = (
-    "none",
-    "steering vector",
-    "random vector",
-    "soft token",
-)
+NONE, STEERING_VECTOR, RANDOM_VECTOR = "none", "steering vector", "random vector"
+SOFT_TOKEN, CONSTANT, NEUTRAL_TEXT = "soft token", "constant", "neutral text"
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,8 @@ def anchored_demonstrations(
 
 def neutral_text(bench: Bench, length: int) -> TokenIds:
     """So many tokens of ordinary text that asks for nothing."""
-    passage = ids_of(bench.subject, NEUTRAL_PASSAGE)
+    tokenizer = bench.subject.tokenizer
+    passage = tuple(tokenizer(NEUTRAL_PASSAGE, add_special_tokens=False)["input_ids"])
     return (passage * (length // len(passage) + 1))[:length]
 
 
@@ -143,7 +141,7 @@ def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
     return Given(bench, setting, cache)
 
 
-def tilted(given: Given) -> Given:
+def biased(given: Given) -> Given:
     """The same with a constant logit bias."""
     bench, own = given.bench, given.setting
     size = bench.settings.batch_size
@@ -160,3 +158,57 @@ def own_bias(given: Given, group: str) -> float:
     bias = torch.zeros_like(logits)
     bias[wanted.rows, wanted.columns] = wanted.logits.log_softmax(-1) - own
     return float(wanted.kl(logits + bias).max())
+
+
+# --- all combinations of them ---------------------------------------------------------------------
+
+
+class Combination(NamedTuple):
+    """One cell: how many demonstrations, which anchor before them, what is done to the states, and
+    what to the logits."""
+
+    shots: int
+    anchor: str
+    intent: str
+    bias: str
+
+    def __str__(self) -> str:
+        shots = f"{self.shots} demonstration{'s' * (self.shots != 1)}" if self.shots else ""
+        bias = "" if self.bias == NONE else f"{self.bias} bias"
+        words = [word for word in (self.anchor, shots, self.intent, bias) if word not in ("", NONE)]
+        return " + ".join(words) or "nothing"
+
+
+_Divergences = dict[str, Float[ndarray, " query"]]
+Factorial = dict[Combination, _Divergences]
+"""`KL(target ‖ combination)` of every query by group, nats."""
+
+
+def factorial(
+    bench: Bench,
+    texts: Mapping[tuple[int, str], TokenIds],
+    tuning: Tuning,
+    done: Callable[[], None] = lambda: None,
+) -> tuple[Factorial, Factorial]:
+    """Every text with every intent, without and with a constant bias. Apart from these, the
+    controls: random vectors, and neutral text as long as demonstrations without an anchor."""
+    found: Factorial = {}
+    controls: Factorial = {}
+    for (shots, anchor), ids in texts.items():
+        own = spelled(bench, ids).setting
+        for intent, given in intents(bench, own, tuning):
+            cell = Combination(shots, anchor, intent, NONE)
+            kept = controls if intent == RANDOM_VECTOR else found
+            kept[cell] = _scores(given)
+            if intent != RANDOM_VECTOR:
+                found[cell._replace(bias=CONSTANT)] = _scores(biased(given))
+        if anchor == NONE:
+            plain = spelled(bench, neutral_text(bench, len(ids))).setting
+            controls[Combination(shots, NEUTRAL_TEXT, NONE, NONE)] = _scores(Given.of(bench, plain))
+        done()
+    return found, controls
+
+
+def _scores(given: Given) -> _Divergences:
+    """On every group of queries."""
+    return {group: given.kl(group) for group in given.bench.queries}

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import organism
 from interp.conditions import Prompt
 from interp.design import BASE
+from interp.experiments.internal_distance import OTHER_SEEDS, all_apart, apart, inside, over
+from interp.experiments.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
 from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import fit_answers
-from interp.matching.inside import OTHER_SEEDS, all_apart, apart, inside, over
-from interp.matching.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.statistics import poisson_weights
 

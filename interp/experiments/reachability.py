@@ -18,9 +18,9 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from interp.design import BASE
+from interp.experiments.internal_distance import Apart, apart, over, point
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples
-from interp.matching.inside import Apart, apart, over, point
 from interp.matching.virtual import Tuned, Tuning, VirtualKind, after_virtual, as_virtual, tune
 from interp.statistics import Estimate
 

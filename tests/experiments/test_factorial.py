@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from interp.design import BASE
-from interp.matching.bench import TARGET, Bench
-from interp.matching.factorial import Combination, best_combination, each_its_own
-from interp.matching.ingredient_effects import WAYS, effects
-from interp.matching.ingredients import (
+from interp.experiments.golden_zone import WAYS, best_combination, each_its_own, effects
+from interp.experiments.ingredients import (
+    Combination,
     Given,
     anchored_demonstrations,
+    biased,
     last_states,
     neutral_text,
     own_bias,
     steered,
-    tilted,
 )
+from interp.matching.bench import TARGET, Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.names import Site
 from interp.subject import Batch
@@ -55,7 +55,7 @@ def test_a_vector_is_the_mean_difference_of_states_and_is_added_to_every_token(
 
 def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(bench: Bench) -> None:
     given = Given.of(bench, bench.subject.settings[BASE])
-    assert tilted(given).kl("matched").mean() < given.kl("matched").mean()
+    assert biased(given).kl("matched").mean() < given.kl("matched").mean()
     assert 0 <= own_bias(given, "heldout") + 1e-12 < 1e-6
 
 
