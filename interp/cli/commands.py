@@ -185,8 +185,9 @@ def experiment_command(words: Sequence[str]) -> None:
     name, *rest = words or ["--help"]
     if name in ("-h", "--help"):
         listed = {**QUESTIONS, "all": "all but the last, one after another, and a scorecard"}
-        print("\n".join(f"  interp experiment {one:<22}{what}" for one, what in listed.items()))
-        print("\ninterp experiment NAME --help lists an experiment's flags.")
+        lines = [f"  {one:<22}{what}" for one, what in listed.items()]
+        print("\n".join(["Experiments: interp experiment NAME", "", *lines, ""]))
+        print("interp experiment NAME --help lists an experiment's flags.")
         raise SystemExit(0)
     if name == "all":
         fields, about = bundled_emulation(series.ALL_OUT), series.__doc__

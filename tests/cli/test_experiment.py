@@ -43,7 +43,7 @@ class Stubs:
     """Experiments that note with what they run, and fail as they are told."""
 
     ran: list[tuple[str, Emulation]] = field(default_factory=list)
-    fails: dict[str, BaseException] = field(default_factory=dict)
+    fails: dict[str, Callable[[], BaseException]] = field(default_factory=dict)
     held: list[weakref.ref] = field(default_factory=list)
 
     def trial(self, name: str, among: tuple[str, ...]) -> Trial:
@@ -59,7 +59,7 @@ class Stubs:
             self.ran.append((name, settings))
             print("half done", file=sys.stderr, flush=True)
             if name in self.fails:
-                raise self.fails[name]
+                raise self.fails[name]()
             figures = {name: curves(synthetic.table(), Curves(name, "tokens", "strength"), "c")}
             seen = (found.sentence, found.contrast, found.n)
             return Measurement(*seen, synthetic.table(), figures)
@@ -100,8 +100,8 @@ def test_without_a_name_they_are_listed_with_their_questions(
     assert left.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 100 for line in lines)
-    for (name, question), line in zip(QUESTIONS.items(), lines, strict=False):
-        assert line.split() == ["interp", "experiment", name, *question.split()]
+    for name, question in QUESTIONS.items():
+        assert f"  {name:<22}{question}" in lines
 
 
 def test_a_typo_is_one_line_with_the_names_that_there_are(
@@ -123,7 +123,7 @@ def test_each_has_its_own_flags_and_its_question(
     trial = trial_named(name)
     assert trial.name == name
     for flag in trial.settings.model_fields:
-        assert f"--{flag.replace('_', '-')} " in shown
+        assert f"--{flag.replace('_', '-')}" in shown
     assert f"interp experiment {name}" in shown
     assert trial.settings(**trial.fields()).out == Path("runs") / name
 
@@ -157,8 +157,8 @@ def test_all_run_in_order_with_progress_flags_and_one_report(
 def test_a_failing_one_is_a_line_and_the_others_go_on(
     tmp_path: Path, stubs: Stubs, run: Callable[..., Done]
 ) -> None:
-    stubs.fails["generalisation"] = ConfigError("no queries; give --queries")
-    stubs.fails["golden_zone"] = KeyError(1)
+    stubs.fails["generalisation"] = lambda: ConfigError("no queries; give --queries")
+    stubs.fails["golden_zone"] = lambda: KeyError(1)
     code, _, stderr = run()
     assert code == 2
     assert "generalisation: FAILED: no queries; give --queries, " in stderr
@@ -184,7 +184,7 @@ def test_a_failing_one_is_a_line_and_the_others_go_on(
 
 
 def test_an_interruption_says_how_to_go_on(stubs: Stubs, run: Callable[..., Done]) -> None:
-    stubs.fails["context_distortion"] = KeyboardInterrupt()
+    stubs.fails["context_distortion"] = KeyboardInterrupt
     code, stdout, stderr = run("--limit", "5")
     assert code == 130
     assert "report" not in stdout
