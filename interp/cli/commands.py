@@ -194,8 +194,8 @@ def experiment_command(words: Sequence[str]) -> None:
         series.conduct_all(read_flags(AllTrials, rest, "interp experiment all", fields, about))
         return
     trial = trial_named(name)
-    prog = f"interp experiment {name}"
-    series.conduct(trial, read_flags(trial.settings, rest, prog, trial.fields(), trial.question))
+    prog, fields = f"interp experiment {name}", trial.bundled_fields()
+    series.conduct(read_flags(trial, rest, prog, fields, trial.question()))
 
 
 def match_distil_command(words: Sequence[str]) -> None:

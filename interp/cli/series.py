@@ -41,16 +41,16 @@ _SAME = ("model", "adapter", "fine_tuned", "prompt_file")
 _OUTPUT = "output.txt"
 
 
-def conduct(trial: Trial, settings: Emulation) -> None:
+def conduct(trial: Trial) -> None:
     """Run one experiment with its progress shown, and leave its finding; one that is finished and
     to be resumed prints its verdict."""
     from interp.report.experiments import finished
 
-    if finished(settings):
+    if finished(trial):
         return
     with counting(trial.unit) as counter:
-        outcome = trial.measure(settings, counter.add)
-    trial.conclude(settings, outcome)
+        measured = trial.measure(counter.add)
+    trial.conclude(measured)
 
 
 def conduct_all(config: AllTrials) -> None:
@@ -58,11 +58,11 @@ def conduct_all(config: AllTrials) -> None:
 
     Raises `RunError` after all of them where some failed."""
     trials = [trial_named(name, SCORED) for name in config.only or SCORED]
-    trials.sort(key=lambda trial: SCORED.index(trial.name))
+    trials.sort(key=lambda trial: SCORED.index(trial.name()))
     target = f"{describe(config.target)}, {len(read_queries(config.queries, config.limit))} queries"
     _say(f"target: {target}")  # and what would fail everywhere fails here, at once
     failed = _each(trials, config)
-    chosen = [trial.name for trial in trials]
+    chosen = [trial.name() for trial in trials]
     kept = [name for name in SCORED if name not in failed and _known(config, name, chosen)]
     if kept:
         _scorecard(config.out, kept, [f"{name} failed: {line}" for name, line in failed.items()])
@@ -71,20 +71,20 @@ def conduct_all(config: AllTrials) -> None:
         raise RunError(f"{what}; what they said is in {config.out}/NAME/{_OUTPUT}")
 
 
-def _each(trials: Sequence[Trial], config: AllTrials) -> dict[str, str]:
+def _each(trials: Sequence[type[Trial]], config: AllTrials) -> dict[str, str]:
     """Run one after another; what failed, and why."""
     failed, start, common = {}, time.monotonic(), _common(config)
     for done, trial in enumerate(trials):
         spent = time.monotonic() - start
         left = f", about {spent / done * (len(trials) - done) / 60:.0f} min left" if done else ""
-        _say(f"[{done + 1}/{len(trials)}] {trial.name} ({spent / 60:.1f} min so far{left})")
-        began, out = time.monotonic(), config.out / trial.name
-        line = _failure(trial, trial.settings(**trial.fields(out) | common))
-        if line:
-            failed[trial.name] = line
+        name = trial.name()
+        _say(f"[{done + 1}/{len(trials)}] {name} ({spent / 60:.1f} min so far{left})")
+        began = time.monotonic()
+        if line := _failure(trial(**trial.bundled_fields(config.out / name) | common)):
+            failed[name] = line
         _release()
         took = time.monotonic() - began
-        _say(f"  {trial.name}: {f'FAILED: {line}' if line else 'done'}, {took:.0f} s")
+        _say(f"  {name}: {f'FAILED: {line}' if line else 'done'}, {took:.0f} s")
     return failed
 
 
@@ -96,16 +96,16 @@ def _common(config: AllTrials) -> dict[str, Any]:
     return changed | {"resume": config.resume}
 
 
-def _failure(trial: Trial, settings: Emulation) -> str | None:
+def _failure(trial: Trial) -> str | None:
     """Run one, its words kept in `output.txt` and its progress passed on; the line that says why
     it failed, or None."""
-    file = settings.out / _OUTPUT
+    file = trial.out / _OUTPUT
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8") as log:
         passed_on = _PassedOn(log, console().file)
         try:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(passed_on):
-                conduct(trial, settings)
+                conduct(trial)
         except InterpError as error:
             print(f"interp: {error}", file=log)
             return str(error)

@@ -1,8 +1,8 @@
 """Experiments on the hypothesis that a prompt can emulate a LoRA: one file each, run by name.
 
-    trial = trial_named("golden_zone")
-    settings = trial.settings(**trial.fields())         # of the bundled model
-    trial.conclude(settings, trial.measure(settings, no_progress))
+    GoldenZone = trial_named("golden_zone")
+    trial = GoldenZone(**GoldenZone.bundled_fields())   # with the settings of the bundled model
+    trial.conclude(trial.measure(no_progress))
 
 Each file opens with its question and with what each answer would mean. This one is torch-free.
 """
@@ -43,9 +43,11 @@ class AllTrials(Emulation):
     and target."""
 
 
-def trial_named(name: str, among: tuple[str, ...] = tuple(QUESTIONS)) -> Trial:
+def trial_named(name: str, among: tuple[str, ...] = tuple(QUESTIONS)) -> type[Trial]:
     """An experiment; a `ConfigError` with the names that there are where it is none of them."""
     if name not in among:
         raise ConfigError(f"no experiment {name!r}; there are {', '.join(among)}")
-    trial: Trial = getattr(import_module(f"interp.experiments.{name}"), name.upper())
+    trial: type[Trial] = getattr(
+        import_module(f"interp.experiments.{name}"), name.title().replace("_", "")
+    )
     return trial

@@ -45,7 +45,6 @@ from interp.experiments.storing import (
 )
 from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
-from interp.matching.settings import Emulation
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 from interp.queries import Encoded, Query, read_queries
@@ -62,9 +61,13 @@ _Examined = dict[tuple[str, str], _Right]
 """(condition, task) of the toy -> 1 for every held-out input whose output is right, else 0."""
 
 
-class ArchitecturalLimits(Emulation):
+class ArchitecturalLimits(Trial):
     """Store facts that the model never learned, and examine the separating toy. The target, the
     queries and the pool of the other experiments play no part."""
+
+    point = 4
+    claim = "No prompt adds an ability that the model lacks."
+    unit = "trainings"
 
     facts: Path = organism.QUERIES / "left_out.jsonl"
     """JSONL file of facts that the model never learned; the label is the relation."""
@@ -83,33 +86,34 @@ class ArchitecturalLimits(Emulation):
     threshold: float = 0.5
     """Share of inputs (or facts) by which the LoRA must be ahead of the prompt."""
 
-
-def _measure(config: ArchitecturalLimits, progress: Progress) -> Measurement:
-    """Facts stored in several ways, the toy examined, and the verdict."""
-    facts = shuffled_facts(read_queries(config.facts, config.limit), config.seed)
-    counts = tuple(sorted({min(count, len(facts)) for count in config.counts}))
-    if not counts or not config.ranks or counts[0] < 1:
-        raise ConfigError("give --counts of 1 fact or more, and --ranks")
-    budget = StorageBudget(counts, config.ranks, config.steps, config.rate, config.learning_rate)
-    found = store(config, facts, budget, partial(progress, "limits", 1, ways(budget)))
-    asked = config.examples if toy.LORA.is_dir() else 0  # without the toy the facts decide
-    seen = examined(asked, config.seed) if asked else {}
-    table = _by_count(found, chance(facts), config)
-    note = f"Model: {config.model_name}, which never learned these {len(facts)} facts"
-    look = Curves("Where can new facts be stored?", "facts stored", _RECALL, log_x=True, grey=_GREY)
-    figures = {"architectural_limits": curves(table, look, _caption(note, config))}
-    if seen:
-        rows = _by_task(seen, config)
-        note = f"The separating toy, {config.examples} held-out inputs for each task"
-        look = Curves("Can a prefix add a computation?", "task", _EXACT, grey=_GREY)
-        figures["separating_toy"] = curves(rows, look, _caption(note, config))
-        table = pd.concat([table, rows])
-    sentence, what, ahead = _compared(found, seen, facts, config.ranks[0])
-    got = _share(ahead, config)
-    ends = (got["value"], got["ci_low"], got["ci_high"])
-    contrast = DecidingEstimate(what, *ends, config.threshold)
-    toy_name = {"figure": "separating_toy", "model": toy.MODEL.parent.name} if seen else {}
-    return Measurement(sentence, contrast, len(ahead), table, figures, **toy_name)
+    def measure(self, progress: Progress) -> Measurement:
+        """Facts stored in several ways, the toy examined, and the verdict."""
+        facts = shuffled_facts(read_queries(self.facts, self.limit), self.seed)
+        counts = tuple(sorted({min(count, len(facts)) for count in self.counts}))
+        if not counts or not self.ranks or counts[0] < 1:
+            raise ConfigError("give --counts of 1 fact or more, and --ranks")
+        budget = StorageBudget(counts, self.ranks, self.steps, self.rate, self.learning_rate)
+        found = store(self, facts, budget, partial(progress, "limits", 1, ways(budget)))
+        asked = self.examples if toy.LORA.is_dir() else 0  # without the toy the facts decide
+        seen = examined(asked, self.seed) if asked else {}
+        table = _by_count(found, chance(facts), self)
+        note = f"Model: {self.model_name}, which never learned these {len(facts)} facts"
+        look = Curves(
+            "Where can new facts be stored?", "facts stored", _RECALL, log_x=True, grey=_GREY
+        )
+        figures = {"architectural_limits": curves(table, look, _caption(note, self))}
+        if seen:
+            rows = _by_task(seen, self)
+            note = f"The separating toy, {self.examples} held-out inputs for each task"
+            look = Curves("Can a prefix add a computation?", "task", _EXACT, grey=_GREY)
+            figures["separating_toy"] = curves(rows, look, _caption(note, self))
+            table = pd.concat([table, rows])
+        sentence, what, ahead = _compared(found, seen, facts, self.ranks[0])
+        got = _share(ahead, self)
+        ends = (got["value"], got["ci_low"], got["ci_high"])
+        contrast = DecidingEstimate(what, *ends, self.threshold)
+        toy_name = {"figure": "separating_toy", "model": toy.MODEL.parent.name} if seen else {}
+        return Measurement(sentence, contrast, len(ahead), table, figures, **toy_name)
 
 
 def _by_count(found: list[Stored], guess: _Right, config: ArchitecturalLimits) -> pd.DataFrame:
@@ -233,14 +237,3 @@ def _queries(size: int, seed: int, task: str) -> list[Encoded]:
         Encoded(f"{task}:{i}", "", tuple(row[1:end]), tuple(row[end:]))
         for i, row in enumerate(toy.exam(seed, size, task, told=False).tolist())
     ]
-
-
-ARCHITECTURAL_LIMITS = Trial(
-    name="architectural_limits",
-    point=4,
-    claim="No prompt adds an ability that the model lacks.",
-    question=__doc__,
-    settings=ArchitecturalLimits,
-    measure=_measure,
-    unit="trainings",
-)

@@ -36,7 +36,7 @@ from interp.experiments.internal_distance import (
     over,
     rewired,
 )
-from interp.experiments.trial import Measurement, Trial, open_bench
+from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
 from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import Examples, fit_answers
@@ -55,8 +55,12 @@ _Found = dict[str, dict[str, Apart]]
 """Condition -> group of queries -> how far it is from the target."""
 
 
-class BeyondTokens(Emulation):
+class BeyondTokens(Trial):
     """Emulate a LoRA's outputs in several ways, and look inside."""
+
+    point = 2
+    claim = "What says the same as the LoRA differs from it in its states and its attention."
+    unit = "steps"
 
     tokens: int = Field(default=1, ge=1)
     """Tokens of the text."""
@@ -71,31 +75,32 @@ class BeyondTokens(Emulation):
     threshold: float = 2.0
     """A state is another one if its distance is this many times that of other seeds."""
 
-
-def _measure(config: BeyondTokens, progress: Progress) -> Measurement:
-    """Every emulation, how far inside it is from the target, and the verdict."""
-    experiment = Experiment(**_conditions(config, progress))
-    run = load_run(run_study(experiment))
-    built = {
-        name: c for name, c in experiment.build().items() if name in (*_PROMPTS, _BIASED, _NEUTRAL)
-    }
-    with open_bench(config, built) as bench:
-        found = _apart_of_all(bench, list(built))
-    table = pd.DataFrame(
-        {"condition": name}
-        | internal_summary(bench, group, one)
-        | {"petrov_residual": rewired(run.table, "floor_0" if name == OTHER_SEEDS else name)}
-        for name, groups in found.items()
-        for group, one in groups.items()
-    )
-    figures = {
-        "beyond_tokens": _drawn(found, bench, "relative_l2", "residual stream: relative L2"),
-        "patterns": _drawn(
-            found, bench, "content_js", "attention: content JS [nats], mean of heads"
-        ),
-    }
-    sentence, contrast, n = _verdict(found, table, bench, run, config.threshold)
-    return Measurement(sentence, contrast, n, table, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """Every emulation, how far inside it is from the target, and the verdict."""
+        experiment = Experiment(**_conditions(self, progress))
+        run = load_run(run_study(experiment))
+        built = {
+            name: c
+            for name, c in experiment.build().items()
+            if name in (*_PROMPTS, _BIASED, _NEUTRAL)
+        }
+        with self.bench(built) as bench:
+            found = _apart_of_all(bench, list(built))
+        table = pd.DataFrame(
+            {"condition": name}
+            | internal_summary(bench, group, one)
+            | {"petrov_residual": rewired(run.table, "floor_0" if name == OTHER_SEEDS else name)}
+            for name, groups in found.items()
+            for group, one in groups.items()
+        )
+        figures = {
+            "beyond_tokens": _drawn(found, bench, "relative_l2", "residual stream: relative L2"),
+            "patterns": _drawn(
+                found, bench, "content_js", "attention: content JS [nats], mean of heads"
+            ),
+        }
+        sentence, contrast, n = _verdict(found, table, bench, run, self.threshold)
+        return Measurement(sentence, contrast, n, table, figures)
 
 
 def _conditions(config: BeyondTokens, progress: Progress) -> dict[str, Any]:
@@ -203,14 +208,3 @@ def _verdict(
     )
     what = f"distance of residual streams from the LoRA's, {best} over other seeds"
     return sentence, DecidingEstimate(what, value, low, high, threshold), int(prompt["n"])
-
-
-BEYOND_TOKENS = Trial(
-    name="beyond_tokens",
-    point=2,
-    claim="What says the same as the LoRA differs from it in its states and its attention.",
-    question=__doc__,
-    settings=BeyondTokens,
-    measure=_measure,
-    unit="steps",
-)

@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,11 +41,10 @@ from interp.design import BASE
 from interp.experiments.filler import NEUTRAL_FILLER, PLACES, fillers, lengths_that_fit, placed
 from interp.experiments.fits import FitPlan, fit_plan
 from interp.experiments.recall import answered_right
-from interp.experiments.trial import Measurement, Trial, open_bench
+from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
-from interp.matching.settings import Emulation
 from interp.measures import wide
 from interp.measures.attention import entropy, read_rows
 from interp.names import Site
@@ -68,8 +67,13 @@ _Lost = dict[tuple[str, int], tuple[float, float, float, int]]
 """(kind of filler, tokens of it) -> strength lost: value, interval, queries."""
 
 
-class ContextDistortion(Emulation):
+class ContextDistortion(Trial):
     """Make a prompt long and see what becomes of its effect."""
+
+    point = 3
+    claim = "A huge prompt blurs the query."
+    unit = "prompts"
+    bundled: ClassVar = {"rival": organism.QUERIES / "rival.jsonl"}
 
     instruction: Path | None = None
     """Text file of the instruction (none: the target if it is a prompt, the bundled model's
@@ -83,35 +87,34 @@ class ContextDistortion(Emulation):
     threshold: float = 0.1
     """A long prompt blurs the query if it loses at least this strength."""
 
-
-def _measure(config: ContextDistortion, progress: Progress) -> Measurement:
-    """Every filler at every place and length, what it takes away, and the verdict."""
-    with open_bench(config) as bench:
-        instruction = _instruction(bench, config)
-        kinds = fillers(bench, config.rival)
-        lengths = lengths_that_fit(bench, instruction, config.lengths)
-        done = partial(progress, "distortion", 1, len(kinds) * len(lengths) * (len(PLACES) + 1))
-        found = sweep_fillers(bench, instruction, kinds, lengths, done)
-        loss = {
-            (kind, length): strength_lost_to_filler(found, bench, kind, length)
-            for kind, length in product(kinds, lengths)
-        }
-        table = distortion_table(found, bench)
-    text = str(bench.subject.tokenizer.decode(list(instruction))).strip()
-    caption = bench.caption(f"Instruction: “{text}”. Grey: as much filler without it")
-    figures = {}
-    for measure, rows in table.groupby("measure", sort=False):
-        look = Curves(
-            "Does filler blur the query?", "tokens of filler", _AXES[str(measure)], grey=[ALONE]
-        )
-        name = "context_distortion" if measure == "strength" else str(measure)
-        figures[name] = curves(rows, look, caption)
-    most = max(lengths)
-    value, low, high, n = loss[NEUTRAL_FILLER, most]
-    what = f"strength lost to {most} tokens of neutral filler"
-    contrast = DecidingEstimate(what, value, low, high, config.threshold)
-    main_table = table[table["measure"] == "strength"]  # the others lie beside their figures
-    return Measurement(_sentence(table, loss, most, config), contrast, n, main_table, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """Every filler at every place and length, what it takes away, and the verdict."""
+        with self.bench() as bench:
+            instruction = _instruction(bench, self)
+            kinds = fillers(bench, self.rival)
+            lengths = lengths_that_fit(bench, instruction, self.lengths)
+            done = partial(progress, "distortion", 1, len(kinds) * len(lengths) * (len(PLACES) + 1))
+            found = sweep_fillers(bench, instruction, kinds, lengths, done)
+            loss = {
+                (kind, length): strength_lost_to_filler(found, bench, kind, length)
+                for kind, length in product(kinds, lengths)
+            }
+            table = distortion_table(found, bench)
+        text = str(bench.subject.tokenizer.decode(list(instruction))).strip()
+        caption = bench.caption(f"Instruction: “{text}”. Grey: as much filler without it")
+        figures = {}
+        for measure, rows in table.groupby("measure", sort=False):
+            look = Curves(
+                "Does filler blur the query?", "tokens of filler", _AXES[str(measure)], grey=[ALONE]
+            )
+            name = "context_distortion" if measure == "strength" else str(measure)
+            figures[name] = curves(rows, look, caption)
+        most = max(lengths)
+        value, low, high, n = loss[NEUTRAL_FILLER, most]
+        what = f"strength lost to {most} tokens of neutral filler"
+        contrast = DecidingEstimate(what, value, low, high, self.threshold)
+        main_table = table[table["measure"] == "strength"]  # the others lie beside their figures
+        return Measurement(_sentence(table, loss, most, self), contrast, n, main_table, figures)
 
 
 def _instruction(bench: Bench, config: ContextDistortion) -> TokenIds:
@@ -275,15 +278,3 @@ def _within(loss: _Lost, config: ContextDistortion) -> str:
 def _words(loss: tuple[float, float, float, int]) -> str:
     """Value and interval."""
     return "{:.2f} [{:.2f}, {:.2f}]".format(*loss)
-
-
-CONTEXT_DISTORTION = Trial(
-    name="context_distortion",
-    point=3,
-    claim="A huge prompt blurs the query.",
-    question=__doc__,
-    settings=ContextDistortion,
-    measure=_measure,
-    unit="prompts",
-    bundled={"rival": organism.QUERIES / "rival.jsonl"},
-)

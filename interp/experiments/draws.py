@@ -25,8 +25,7 @@ from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.experiments.fits import FitPlan, Fitted, fit_plan, spelled
-from interp.experiments.trial import check_heldout
-from interp.matching.bench import FLOOR_PREFIX, Bench, read_emulation_groups
+from interp.matching.bench import Bench, read_emulation_groups
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength
 from interp.matching.wording import slot_of
@@ -51,10 +50,10 @@ Scores = dict[str, list[ScoredFit]]
 """Group of queries -> how every fit does on it; `reworded` is all wordings together."""
 
 
-def asked(settings: Emulation, wordings: Path | None) -> dict[str, list[Query]]:
-    """The groups of queries; a file of wordings has the held-out queries in their order, once or
+def asked(settings: Emulation, wordings: Path | None = None) -> dict[str, list[Query]]:
+    """The groups of queries, held-out ones too; a file of wordings has these in their order, once or
     several times over, and every wording's name (or none) as `label`."""
-    heldout, groups = check_heldout(settings), read_emulation_groups(settings)
+    heldout, groups = settings.unseen, read_emulation_groups(settings)
     if wordings is None:
         return groups
     whole, written = len(read_queries(heldout)), read_queries(wordings)
@@ -100,7 +99,7 @@ def scored(bench: Bench, fits: Iterable[Fitted], chosen: Sequence[Sequence[int]]
     ceiling = {group: bench.kl(BASE, group) for group in bench.queries}
     for one, some in zip(fits, chosen, strict=True):
         for group, base in ceiling.items():
-            kl = bench.kl(one.setting, group, one.cache)
+            kl = one.kl(group)
             if group == "matched":
                 keys = [bench.queries[group][i].key for i in some]
                 found.setdefault(FIT_GROUP, []).append(ScoredFit(keys, kl[some], base[some]))
@@ -143,9 +142,7 @@ def _keys_of(bench: Bench, group: str) -> list[str]:
 
 def equal_scores(bench: Bench) -> Scores:
     """The target's equals (other seeds): how far the target itself is a matter of chance."""
-    names = [name for name in bench.subject.settings if name.startswith(FLOOR_PREFIX)]
-    settings = [bench.subject.settings[name] for name in names]
-    fits = [Fitted(s, bench.subject.prefill(s), 0, 0.0) for s in settings]
+    fits = [Fitted.of(bench, bench.subject.settings[name]) for name in bench.equal_names]
     return scored(bench, fits, [_everything(bench)] * len(fits))
 
 

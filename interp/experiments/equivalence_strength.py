@@ -20,7 +20,6 @@ written down, not what is needed to find it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -34,6 +33,7 @@ from interp.experiments.draws import (
     OTHER_LORA_SEEDS,
     ScoredFit,
     Scores,
+    asked,
     drawn_queries,
     equal_scores,
     over_draws,
@@ -41,11 +41,9 @@ from interp.experiments.draws import (
     strength_of,
 )
 from interp.experiments.fits import FitPlan, Fitted, fit_plan, fit_shots, spelled
-from interp.experiments.trial import Measurement, Trial, check_heldout, open_bench
-from interp.finding import DecidingEstimate
+from interp.experiments.trial import Measurement, Trial
 from interp.matching.bench import Bench
-from interp.matching.examples import Examples, fit_answers
-from interp.matching.settings import Emulation
+from interp.matching.examples import Examples
 from interp.matching.strength import Strength
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
@@ -53,8 +51,6 @@ from interp.progress import Progress
 _X, _Y = "bits of the prompt", "1 - strength"
 _NOTE = "Share of the LoRA's effect that is missing. Lower is nearer to it. Grey: controls"
 _BIAS = "logit bias alone"
-_NUMBER = 32
-"""Bits of a logit bias's number."""
 
 
 class FitBudget(NamedTuple):
@@ -77,8 +73,12 @@ class _Reached(NamedTuple):
 BudgetScores = dict[FitBudget, _Reached]
 
 
-class EquivalenceStrength(Emulation):
+class EquivalenceStrength(Trial):
     """Fit prompts of growing size to one query and to all, and score them on others."""
+
+    point = 0
+    claim = "A prompt can be found that emulates the LoRA, on unseen queries too."
+    unit = "fits"
 
     virtual: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of virtual tokens of the soft prompts and prefixes."""
@@ -110,37 +110,36 @@ class EquivalenceStrength(Emulation):
             *([("demonstrations", FitPlan("few_shot", self.shots))] if self.pool else []),
         ]
 
-
-def _measure(config: EquivalenceStrength, progress: Progress) -> Measurement:
-    """Fits of every size, scored, and the verdict on what fits all queries best."""
-    check_heldout(config)
-    with open_bench(config) as bench:
-        most = len(bench.queries["matched"])
-        done = partial(progress, "equivalence strength", 1)
-        found = sweep_budgets(bench, config.plans, sorted({1, most}), config.draws, done)
-        points = budget_table(found, bench)
-        biased = points["biased"].eq(True)
-        drawn = {
-            "equivalence_strength": (points[~biased | points["series"].eq(_BIAS)], _X),
-            "with_logit_bias": (
-                points[biased | points["series"].eq(OTHER_LORA_SEEDS)],
-                f"{_X}, bias not counted",
-            ),
-        }
-        caption = bench.caption(f"{_NOTE}. {config.draws} single queries, one at a time")
-        figures, grey = {}, [OTHER_LORA_SEEDS, _BIAS]
-        for name, (rows, x) in drawn.items():
-            title = "How strong is the best prompt-equivalent?"
-            title += " With a fitted logit bias" if name == "with_logit_bias" else ""
-            look = Curves(title, x, _Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=grey)
-            figures[name] = curves(rows, look, caption)
-        best = best_budget(found, bench, most)
-        there = strength_of(found[best].scores, HELDOUT, bench)
-        ends = (there.strength, there.ci_low, there.ci_high)
-        what = f"strength on unseen queries of what fits {most} best ({budget_name(best, found)})"
-        contrast = DecidingEstimate(what, *ends, config.threshold)
-        sentence = " ".join(_sentences(found, bench, config.threshold))
-        return Measurement(sentence, contrast, len(bench.queries[HELDOUT]), points, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """Fits of every size, scored, and the verdict on what fits all queries best."""
+        with self.bench(asked=asked(self)) as bench:
+            most = len(bench.queries["matched"])
+            done = partial(progress, "equivalence strength", 1)
+            found = sweep_budgets(bench, self.plans, sorted({1, most}), self.draws, done)
+            points = budget_table(found, bench)
+            biased = points["biased"].eq(True)
+            drawn = {
+                "equivalence_strength": (points[~biased | points["series"].eq(_BIAS)], _X),
+                "with_logit_bias": (
+                    points[biased | points["series"].eq(OTHER_LORA_SEEDS)],
+                    f"{_X}, bias not counted",
+                ),
+            }
+            caption = bench.caption(f"{_NOTE}. {self.draws} single queries, one at a time")
+            figures, grey = {}, [OTHER_LORA_SEEDS, _BIAS]
+            for name, (rows, x) in drawn.items():
+                title = "How strong is the best prompt-equivalent?"
+                title += " With a fitted logit bias" if name == "with_logit_bias" else ""
+                look = Curves(title, x, _Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=grey)
+                figures[name] = curves(rows, look, caption)
+            best = best_budget(found, bench, most)
+            there = strength_of(found[best].scores, HELDOUT, bench)
+            what = (
+                f"strength on unseen queries of what fits {most} best ({budget_name(best, found)})"
+            )
+            contrast = there.against(self.threshold, what)
+            sentence = " ".join(_sentences(found, bench, self.threshold))
+            return Measurement(sentence, contrast, len(bench.queries[HELDOUT]), points, figures)
 
 
 def sweep_budgets(
@@ -161,12 +160,12 @@ def sweep_budgets(
         wanted = bench.wanted["matched"].of(chosen)
         for one in _fits(bench, wanted, plan._replace(seed=bench.settings.seed + number)):
             for biased in (False, True):
-                fitted = _biased(bench, wanted, one) if biased else one
+                fitted = one.biased(wanted) if biased else one
                 _note(found, FitBudget(kind, one.size, count, biased), bench, fitted, chosen)
         done(len(rounds) * len(plans))
     for count, number in rounds:
         chosen = drawn_queries(bench, count, number)
-        alone = _biased(bench, bench.wanted["matched"].of(chosen), spelled(bench, ()))
+        alone = spelled(bench, ()).biased(bench.wanted["matched"].of(chosen))
         _note(found, FitBudget(_BIAS, 0, count, True), bench, alone, chosen)
     return found
 
@@ -177,14 +176,6 @@ def _fits(bench: Bench, wanted: Examples, plan: FitPlan) -> Iterator[Fitted]:
         yield from fit_shots(bench, wanted, plan.size)
     else:
         yield fit_plan(bench, wanted, plan)
-
-
-def _biased(bench: Bench, wanted: Examples, fitted: Fitted) -> Fitted:
-    """The same with the logit bias that brings it nearest to the examples."""
-    size = bench.settings.batch_size
-    bias = fit_answers(bench.subject, wanted, fitted.setting, size, fitted.cache)
-    setting = replace(fitted.setting, bias=bias)
-    return replace(fitted, setting=setting, bits=fitted.bits + _NUMBER * len(bias))
 
 
 def _note(
@@ -262,14 +253,3 @@ def _sentences(found: BudgetScores, bench: Bench, threshold: float) -> Iterator[
     if seeds := equal_scores(bench):
         level = strength_of(seeds, HELDOUT, bench).strength
         yield f"Other seeds of the LoRA have {level:.4f} on unseen queries."
-
-
-EQUIVALENCE_STRENGTH = Trial(
-    name="equivalence_strength",
-    point=0,
-    claim="A prompt can be found that emulates the LoRA, on unseen queries too.",
-    question=__doc__,
-    settings=EquivalenceStrength,
-    measure=_measure,
-    unit="fits",
-)

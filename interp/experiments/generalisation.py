@@ -43,10 +43,9 @@ from interp.experiments.draws import (
     wordings,
 )
 from interp.experiments.fits import FitPlan
-from interp.experiments.trial import Measurement, Trial, open_bench
+from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
-from interp.matching.settings import Emulation
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 
@@ -59,8 +58,12 @@ ScoresByCount = dict[tuple[str, int], Scores]
 """(kind or control, how many queries it was fitted to) -> its scores."""
 
 
-class Generalisation(Emulation):
+class Generalisation(Trial):
     """Fit prompts to few and to many queries, and score them on others."""
+
+    point = 1
+    claim = "A prompt that emulates the LoRA on some queries does not carry to others."
+    unit = "fits"
 
     wordings: Path | None = None
     """JSONL file of the held-out queries in other words, in the same order, once per wording;
@@ -100,39 +103,41 @@ class Generalisation(Emulation):
             **({"demonstrations": FitPlan("few_shot", self.shots)} if self.pool else {}),
         }
 
-
-def _measure(config: Generalisation, progress: Progress) -> Measurement:
-    """Fits to few and to many queries, what they lose on others, and the verdict."""
-    with open_bench(config, asked=asked(config, config.reworded)) as bench:
-        most = len(bench.queries["matched"])
-        counts = [*sorted({count for count in config.counts if count < most}), most]
-        done = partial(progress, "generalisation", 1)
-        found = _fitted(bench, config.plans, counts, config.draws, done)
-        table, words = _by_count(found, bench), _by_wording(found, bench)
-        some = replace(bench, queries={g: bench.queries[g] for g in ("matched", HELDOUT)})
-        grey = [name for name in _CONTROLS if name in set(table["series"])]
-        note = f"{_NOTE}. {config.draws} draws of queries and starts"
-        x = "queries that a prompt is fitted to"
-        look = Curves("Do prompts carry to other queries?", x, _Y, log_x=True, grey=grey)
-        figures = {"generalisation": curves(table, look, some.caption(note))}
-        if len(words):
-            shares = (
-                f"{target_accuracy(bench, g):.2f} {_shown(g)}" for g in (HELDOUT, *wordings(bench))
+    def measure(self, progress: Progress) -> Measurement:
+        """Fits to few and to many queries, what they lose on others, and the verdict."""
+        with self.bench(asked=asked(self, self.reworded)) as bench:
+            most = len(bench.queries["matched"])
+            counts = [*sorted({count for count in self.counts if count < most}), most]
+            done = partial(progress, "generalisation", 1)
+            found = _fitted(bench, self.plans, counts, self.draws, done)
+            table, words = _by_count(found, bench), _by_wording(found, bench)
+            some = replace(bench, queries={g: bench.queries[g] for g in ("matched", HELDOUT)})
+            grey = [name for name in _CONTROLS if name in set(table["series"])]
+            note = f"{_NOTE}. {self.draws} draws of queries and starts"
+            x = "queries that a prompt is fitted to"
+            look = Curves("Do prompts carry to other queries?", x, _Y, log_x=True, grey=grey)
+            figures = {"generalisation": curves(table, look, some.caption(note))}
+            if len(words):
+                shares = (
+                    f"{target_accuracy(bench, g):.2f} {_shown(g)}"
+                    for g in (HELDOUT, *wordings(bench))
+                )
+                note = f"{_NOTE}. Answers that the LoRA itself gets right: {', '.join(shares)}"
+                look = Curves(
+                    "And to other wordings?", "wording of the unseen queries", _Y, grey=grey
+                )
+                figures["wordings"] = curves(words, look, some.caption(note))
+            few, many = (_losses(found, n, bench, self.threshold) for n in (min(counts), most))
+            best, alone = next(iter(few.items()))
+            sentence = (
+                f"Fitted to {most}, prompts lose {_between(many)} of their strength on unseen "
+                f"queries; fitted to {min(counts)}, they lose {_between(few)}, and what fits best "
+                f"there ({best}) {alone.estimate}: {alone.verdict}."
             )
-            note = f"{_NOTE}. Answers that the LoRA itself gets right: {', '.join(shares)}"
-            look = Curves("And to other wordings?", "wording of the unseen queries", _Y, grey=grey)
-            figures["wordings"] = curves(words, look, some.caption(note))
-        few, many = (_losses(found, n, bench, config.threshold) for n in (min(counts), most))
-        best, alone = next(iter(few.items()))
-        sentence = (
-            f"Fitted to {most}, prompts lose {_between(many)} of their strength on unseen "
-            f"queries; fitted to {min(counts)}, they lose {_between(few)}, and what fits best "
-            f"there ({best}) {alone.estimate}: {alone.verdict}."
-        )
-        if wordings(bench):
-            sentence += _in_other_words(found, most, bench, config.threshold)
-        contrast, n = next(iter(many.values())), len(bench.queries[HELDOUT])
-        return Measurement(sentence, contrast, n, pd.concat([table, words]), figures)
+            if wordings(bench):
+                sentence += _in_other_words(found, most, bench, self.threshold)
+            contrast, n = next(iter(many.values())), len(bench.queries[HELDOUT])
+            return Measurement(sentence, contrast, n, pd.concat([table, words]), figures)
 
 
 def _fitted(
@@ -222,14 +227,3 @@ def _between(losses: dict[str, DecidingEstimate]) -> str:
     """The smallest and the largest loss, by kind."""
     low, high = (pick(losses, key=lambda kind: losses[kind].value) for pick in (min, max))
     return f"{losses[low].value:.2g} ({low}) to {losses[high].value:.2g} ({high})"
-
-
-GENERALISATION = Trial(
-    name="generalisation",
-    point=1,
-    claim="A prompt that emulates the LoRA on some queries does not carry to others.",
-    question=__doc__,
-    settings=Generalisation,
-    measure=_measure,
-    unit="fits",
-)

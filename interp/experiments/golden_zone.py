@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,8 @@ from interp.conditions import Prompt, prefix_body
 from interp.conditions.placing import TokenIds
 from interp.config import read_prompt
 from interp.design import BASE
-from interp.experiments.draws import HELDOUT
-from interp.experiments.fits import FitPlan, fit_plan
+from interp.experiments.draws import HELDOUT, asked
+from interp.experiments.fits import FitPlan, Fitted, fit_plan
 from interp.experiments.ingredients import (
     CONSTANT,
     NEUTRAL_TEXT,
@@ -44,15 +44,12 @@ from interp.experiments.ingredients import (
     STEERING_VECTOR,
     Combination,
     Factorial,
-    Given,
     anchored_demonstrations,
     factorial,
     own_bias,
 )
-from interp.experiments.trial import Measurement, Trial, check_heldout, open_bench
-from interp.finding import DecidingEstimate
+from interp.experiments.trial import Measurement, Trial
 from interp.matching.bench import Bench
-from interp.matching.settings import Emulation
 from interp.matching.strength import Strength
 from interp.matching.virtual import Tuning
 from interp.plots.curves import Curves, curves
@@ -62,8 +59,16 @@ from interp.queries import check_alignment
 _INSTRUCTION, _TOKEN = "instruction", "one token"
 
 
-class GoldenZone(Emulation):
+class GoldenZone(Trial):
     """Combine demonstrations, an anchor, an intent and a bias; score single queries."""
+
+    point = 0
+    claim = (
+        "On single queries inside what the model knows, a combination of demonstrations, anchor, "
+        "intent and constant bias gives the LoRA's output."
+    )
+    unit = "texts"
+    bundled: ClassVar = {"anchor": organism.PROMPTS / "instruction_0.txt"}
 
     anchor: Path | None = None
     """Text file of an instruction at the start of the prompt."""
@@ -78,43 +83,40 @@ class GoldenZone(Emulation):
     threshold: float = 0.95
     """Strength above which a combination counts as equal to the LoRA."""
 
-
-def _measure(config: GoldenZone, progress: Progress) -> Measurement:
-    """All combinations, what each ingredient is worth, and the verdict."""
-    check_heldout(config)
-    with open_bench(config) as bench:
-        anchors, token = _anchors(bench, config)
-        texts = anchored_demonstrations(bench, config.shots, anchors)
-        tuning = Tuning("soft_prompt", 1, config.steps, config.rate, config.batch_size)
-        done = partial(progress, "golden zone", 1, len(texts))
-        found, controls = factorial(bench, texts, tuning, done)
-        table, worth = _strengths(found | controls, bench), effects(found, bench, HELDOUT)
-        seeds = bench.equals(HELDOUT)
-        look = Curves(
-            "What is left between the LoRA and every combination",
-            "demonstrations",
-            "distance left, as a share of base's",
-            log_y=True,
-            grey=[NEUTRAL_TEXT, RANDOM_VECTOR],
-            levels={
-                f"strength {config.threshold:g}": 1 - config.threshold,
-                **({"other LoRA seeds": 1 - seeds.strength} if seeds else {}),
-            },
-        )
-        gains = Curves("What each ingredient is worth", "", "gain in strength")
-        note = f"Scored on the held-out queries, fitted to the matched ones. One token: {token}"
-        caption = bench.caption(note)
-        figures = {
-            "golden_zone": curves(_left(table[table["queries"] == HELDOUT]), look, caption),
-            "gains": curves(_gained(worth), gains, caption).update_traces(mode="markers"),
-        }
-        best = best_combination(found)
-        there = bench.strength(found[best][HELDOUT], HELDOUT)
-        what = "strength on held-out queries of the best combination without a bias by query"
-        ends = (there.strength, there.ci_low, there.ci_high)
-        contrast = DecidingEstimate(what, *ends, config.threshold)
-        sentence = _sentence(found, best, worth, bench, config.threshold)
-        return Measurement(sentence, contrast, there.n, table, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """All combinations, what each ingredient is worth, and the verdict."""
+        with self.bench(asked=asked(self)) as bench:
+            anchors, token = _anchors(bench, self)
+            texts = anchored_demonstrations(bench, self.shots, anchors)
+            tuning = Tuning("soft_prompt", 1, self.steps, self.rate, self.batch_size)
+            done = partial(progress, "golden zone", 1, len(texts))
+            found, controls = factorial(bench, texts, tuning, done)
+            table, worth = _strengths(found | controls, bench), effects(found, bench, HELDOUT)
+            seeds = bench.equals(HELDOUT)
+            look = Curves(
+                "What is left between the LoRA and every combination",
+                "demonstrations",
+                "distance left, as a share of base's",
+                log_y=True,
+                grey=[NEUTRAL_TEXT, RANDOM_VECTOR],
+                levels={
+                    f"strength {self.threshold:g}": 1 - self.threshold,
+                    **({"other LoRA seeds": 1 - seeds.strength} if seeds else {}),
+                },
+            )
+            gains = Curves("What each ingredient is worth", "", "gain in strength")
+            note = f"Scored on the held-out queries, fitted to the matched ones. One token: {token}"
+            caption = bench.caption(note)
+            figures = {
+                "golden_zone": curves(_left(table[table["queries"] == HELDOUT]), look, caption),
+                "gains": curves(_gained(worth), gains, caption).update_traces(mode="markers"),
+            }
+            best = best_combination(found)
+            there = bench.strength(found[best][HELDOUT], HELDOUT)
+            what = "strength on held-out queries of the best combination without a bias by query"
+            contrast = there.against(self.threshold, what)
+            sentence = _sentence(found, best, worth, bench, self.threshold)
+            return Measurement(sentence, contrast, there.n, table, figures)
 
 
 def _anchors(bench: Bench, config: GoldenZone) -> tuple[dict[str, TokenIds], str]:
@@ -149,7 +151,7 @@ def _sentence(
         if seeds
         else ""
     )
-    bare = Given.of(bench, bench.subject.settings[BASE])
+    bare = Fitted.of(bench, bench.subject.settings[BASE])
     return (
         f"Of {len(found)} combinations the best on the matched queries is {best}: strength "
         f"{there.strength:.4g} on held-out queries, at least {threshold:g} on {near:.0%} of "
@@ -254,16 +256,3 @@ def _gained(worth: Worth) -> pd.DataFrame:
         for way, strength in ways.items()
     ]
     return pd.DataFrame(rows)
-
-
-GOLDEN_ZONE = Trial(
-    name="golden_zone",
-    point=0,
-    claim="On single queries inside what the model knows, a combination of demonstrations, anchor, "
-    "intent and constant bias gives the LoRA's output.",
-    question=__doc__,
-    settings=GoldenZone,
-    measure=_measure,
-    unit="texts",
-    bundled={"anchor": organism.PROMPTS / "instruction_0.txt"},
-)

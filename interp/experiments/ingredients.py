@@ -2,7 +2,7 @@
 
     texts = anchored_demonstrations(bench, [0, 2], {"none": ()})   # (shots, anchor) -> ids
     vector, random = steered(bench, setting)        # steering vectors added to the residual stream
-    biased(vector)                                  # a logit bias, the same for every query
+    vector.biased(bench.wanted["matched"])          # a logit bias, the same for every query
     found, controls = factorial(bench, texts, Tuning("soft_prompt", 1, 60))
     found[Combination(2, "none", "steering vector", "constant")]["heldout"]  # KL of every query
 
@@ -13,8 +13,8 @@ to what both leave.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,35 +26,14 @@ from interp.conditions import Added, Setting
 from interp.conditions.kinds import NEUTRAL_PASSAGE
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
-from interp.experiments.fits import fit_shots, spelled
+from interp.experiments.fits import Fitted, fit_shots, spelled
 from interp.matching.bench import TARGET, Bench
-from interp.matching.examples import fit_answers
-from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuning, tune
 from interp.statistics import generator_of
 from interp.subject import Batch
 
 NONE, STEERING_VECTOR, RANDOM_VECTOR = "none", "steering vector", "random vector"
 SOFT_TOKEN, CONSTANT, NEUTRAL_TEXT = "soft token", "constant", "neutral text"
-
-
-@dataclass(frozen=True)
-class Given:
-    """A setting, the bench whose model knows its vectors, and the cache of what precedes a query;
-    `note` says what was found."""
-
-    bench: Bench
-    setting: Setting
-    cache: Any
-    note: str = ""
-
-    @classmethod
-    def of(cls, bench: Bench, setting: Setting, note: str = "") -> Given:
-        """A setting without virtual tokens."""
-        return cls(bench, setting, bench.subject.prefill(setting), note)
-
-    def kl(self, group: str) -> Any:
-        """`KL(target ‖ given)` of every query of a group, nats."""
-        return self.bench.kl(self.setting, group, self.cache)
 
 
 def anchored_demonstrations(
@@ -98,17 +77,17 @@ def last_states(
     return torch.cat(found)
 
 
-def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[str, Given]]:
+def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[str, Fitted]]:
     """Nothing, a steering vector, a random one of its length at its layer (the control), a soft
     token."""
-    yield NONE, Given.of(bench, setting)
+    yield NONE, Fitted.of(bench, setting)
     vector, random = steered(bench, setting)
     yield STEERING_VECTOR, vector
     yield RANDOM_VECTOR, random
     yield SOFT_TOKEN, _softened(bench, setting, tuning)
 
 
-def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
+def steered(bench: Bench, own: Setting) -> tuple[Fitted, Fitted]:
     """The target's mean state less the setting's own, at the queries' last token, added at every
     query token after the layer where it helps most (Turner et al. 2308.10248; Panickssery et al.
     2312.06681, of conditions in place of answers); and a random vector as long as it."""
@@ -124,32 +103,22 @@ def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
     return tried[best], _adding(bench, own, best, random)
 
 
-def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Given:
+def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Fitted:
     """A vector that is in no file."""
     name, subject = f"after layer {layer}", bench.subject
     vectors = {**subject.insertions.vectors, name: vector.to(subject.dtype)}
     known = replace(subject, insertions=replace(subject.insertions, vectors=vectors))
     setting = replace(own, steering=(*own.steering, Added(name, layer, 1.0)))
-    return Given.of(replace(bench, subject=known), setting, name)
+    return Fitted.of(replace(bench, subject=known), setting)
 
 
-def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
+def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Fitted:
     """Virtual tokens before everything, by gradient."""
     tuned = tune(bench.subject, own, bench.wanted["matched"], tuning)
-    setting = after_virtual(own, tuning.kind, tuning.tokens)
-    cache = bench.subject.prefill(setting, as_virtual(tuning.kind, tuned.values))
-    return Given(bench, setting, cache)
+    return Fitted(bench, *tuned.before(bench.subject, own))
 
 
-def biased(given: Given) -> Given:
-    """The same with a constant logit bias."""
-    bench, own = given.bench, given.setting
-    size = bench.settings.batch_size
-    bias = fit_answers(bench.subject, bench.wanted["matched"], own, size, given.cache)
-    return replace(given, setting=replace(own, bias=(*own.bias, *bias)))
-
-
-def own_bias(given: Given, group: str) -> float:
+def own_bias(given: Fitted, group: str) -> float:
     """The largest divergence (nats) that a bias of its own for every query and matched position
     leaves: `log p_target - log p`, which is the answer itself; rounding."""
     bench, wanted = given.bench, given.bench.wanted[group]
@@ -201,14 +170,16 @@ def factorial(
             kept = controls if intent == RANDOM_VECTOR else found
             kept[cell] = _scores(given)
             if intent != RANDOM_VECTOR:
-                found[cell._replace(bias=CONSTANT)] = _scores(biased(given))
+                found[cell._replace(bias=CONSTANT)] = _scores(given.biased(bench.wanted["matched"]))
         if anchor == NONE:
             plain = spelled(bench, neutral_text(bench, len(ids))).setting
-            controls[Combination(shots, NEUTRAL_TEXT, NONE, NONE)] = _scores(Given.of(bench, plain))
+            controls[Combination(shots, NEUTRAL_TEXT, NONE, NONE)] = _scores(
+                Fitted.of(bench, plain)
+            )
         done()
     return found, controls
 
 
-def _scores(given: Given) -> _Divergences:
+def _scores(given: Fitted) -> _Divergences:
     """On every group of queries."""
     return {group: given.kl(group) for group in given.bench.queries}

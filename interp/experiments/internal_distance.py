@@ -20,7 +20,7 @@ from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.design import BASE
-from interp.matching.bench import FLOOR_PREFIX, TARGET, Bench
+from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
@@ -106,7 +106,7 @@ def all_apart(
         return {g: apart(bench.subject, settings[name], t, size) for g, t in targets.items()}
 
     found = {name: groups(name) for name in names}
-    equals = [groups(name) for name in settings if name.startswith(FLOOR_PREFIX)]
+    equals = [groups(name) for name in bench.equal_names]
     if equals:
         found[OTHER_SEEDS] = {
             group: Apart(

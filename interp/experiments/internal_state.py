@@ -51,7 +51,7 @@ from interp.experiments.reachability import (
     nearest_kind,
     reach,
 )
-from interp.experiments.trial import Measurement, Trial, open_bench
+from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
 from interp.matching.settings import Emulation
@@ -71,8 +71,12 @@ _Levels = dict[str, dict[str, Apart]]
 """Seeds, prompt and base: how far they are from the LoRA, by group of queries."""
 
 
-class InternalState(Emulation):
+class InternalState(Trial):
     """Compare a LoRA with prompts that say the same, and try to reach its state by prompts."""
+
+    point = 5
+    claim = "No prompt of this size reaches the LoRA's internal state on unseen queries."
+    unit = "steps"
 
     prompts: tuple[Path, ...] = ()
     """Text files of prompts with the LoRA's outputs; the LoRA was distilled from the first (none:
@@ -98,43 +102,42 @@ class InternalState(Emulation):
             tuple(sorted(organism.PROMPTS.glob("instruction_*"))) if own else ()
         )
 
-
-def _measure(config: InternalState, progress: Progress) -> Measurement:
-    """Virtual tokens tuned to the state, the study with its interchange, and the verdict."""
-    plan = Reach(
-        config.budgets,
-        steps=config.steps,
-        longest=config.longest,
-        rate=config.rate,
-        inside=config.weight,
-        seed=config.seed,
-    )
-    with open_bench(config, _prompts(config)) as bench:
-        targets = {group: inside(bench, group) for group in bench.queries}
-        names = [name for name in (_PROMPT, BASE) if name in bench.subject.settings]
-        known = all_apart(bench, names, targets)
-        total = sum(steps for *_, steps in plan.searches())
-        found = list(reach(bench, plan, targets, partial(progress, "virtual tokens", 1, total)))
-    save_virtual_tokens(nearest_kind(found).tuned, config.out / _VIRTUAL, bench.subject)
-    run = _compared(config, nearest_kind(found).kind)
-    notes = (
-        headline.distances_by_layer(run).to_string(float_format="{:.3f}".format),
-        headline.verdict_words(run),
-        run.manifest["interchange"]["verdict"],
-    )
-    every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
-        ({"what": o.kind, "to": o.goal, "tokens": o.tuned.tokens}, o.apart) for o in found
-    ]
-    every += [({"what": name}, groups) for name, groups in known.items()]
-    table = pd.DataFrame(
-        about | internal_summary(bench, group, one)
-        for about, groups in every
-        for group, one in groups.items()
-    )
-    figures = {**_drawn(bench, found, known), "layers": layers(run)}
-    sentence, contrast = _verdict(bench, found, known, run, config.threshold)
-    n = len(bench.queries[_unseen(bench)])
-    return Measurement(sentence, contrast, n, table, figures, "reachability", notes=notes)
+    def measure(self, progress: Progress) -> Measurement:
+        """Virtual tokens tuned to the state, the study with its interchange, and the verdict."""
+        plan = Reach(
+            self.budgets,
+            steps=self.steps,
+            longest=self.longest,
+            rate=self.rate,
+            inside=self.weight,
+            seed=self.seed,
+        )
+        with self.bench(_prompts(self)) as bench:
+            targets = {group: inside(bench, group) for group in bench.queries}
+            names = [name for name in (_PROMPT, BASE) if name in bench.subject.settings]
+            known = all_apart(bench, names, targets)
+            total = sum(steps for *_, steps in plan.searches())
+            found = list(reach(bench, plan, targets, partial(progress, "virtual tokens", 1, total)))
+        save_virtual_tokens(nearest_kind(found).tuned, self.out / _VIRTUAL, bench.subject)
+        run = _compared(self, nearest_kind(found).kind)
+        notes = (
+            headline.distances_by_layer(run).to_string(float_format="{:.3f}".format),
+            headline.verdict_words(run),
+            run.manifest["interchange"]["verdict"],
+        )
+        every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
+            ({"what": o.kind, "to": o.goal, "tokens": o.tuned.tokens}, o.apart) for o in found
+        ]
+        every += [({"what": name}, groups) for name, groups in known.items()]
+        table = pd.DataFrame(
+            about | internal_summary(bench, group, one)
+            for about, groups in every
+            for group, one in groups.items()
+        )
+        figures = {**_drawn(bench, found, known), "layers": layers(run)}
+        sentence, contrast = _verdict(bench, found, known, run, self.threshold)
+        n = len(bench.queries[_unseen(bench)])
+        return Measurement(sentence, contrast, n, table, figures, "reachability", notes=notes)
 
 
 def _prompts(config: InternalState) -> dict[str, Condition]:
@@ -247,14 +250,3 @@ def _verdict(
     )
     words = [sentence, *headline.family_words(run), headline.exchange_words(run)]
     return " ".join(words), contrast
-
-
-INTERNAL_STATE = Trial(
-    name="internal_state",
-    point=5,
-    claim="No prompt of this size reaches the LoRA's internal state on unseen queries.",
-    question=__doc__,
-    settings=InternalState,
-    measure=_measure,
-    unit="steps",
-)

@@ -83,10 +83,7 @@ def build(
         wanted = bench.wanted[MATCHED].of(chosen)
         prompts.append(fit_plan(bench, wanted, plan._replace(seed=plan.seed + cluster)))
         done()
-    kl = {
-        group: np.stack([bench.kl(prompt.setting, group, prompt.cache) for prompt in prompts])
-        for group in bench.queries
-    }
+    kl = {group: np.stack([prompt.kl(group) for prompt in prompts]) for group in bench.queries}
     centroids = {NEAREST: means.cluster_centers_, SERVED: served(states[MATCHED], kl[MATCHED])}
     routes = {
         router: {group: nearest_centroid(some, places) for group, some in states.items()}

@@ -16,7 +16,7 @@ LoRA that gradient descent distilled from the prompt?
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -46,8 +46,15 @@ _SHARED -= {"adapter", "prompt_file", "heldout", "out", "overwrite", "resume"}
 _STATIC, _DISTILLED = "fitted to the implicit updates", "distilled LoRA"
 
 
-class PromptAsWeights(Emulation):
+class PromptAsWeights(Trial):
     """Turn a prompt into updates of the weights; compare them with the LoRA distilled from it."""
+
+    point = 0
+    claim = (
+        "A prompt has an update of the weights that does not depend on the query: one low-rank "
+        "adapter fitted to its implicit updates gives its output on unseen queries."
+    )
+    bundled: ClassVar = {"prompt_file": organism.PROMPTS / "instruction_0.txt"}
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Ranks of the adapters that are fitted to the updates."""
@@ -56,37 +63,38 @@ class PromptAsWeights(Emulation):
     threshold: float = 0.95
     """Strength above which an adapter counts as equal to the prompt."""
 
-
-def _measure(config: PromptAsWeights, progress: Progress) -> Measurement:
-    """The prompt weighed, adapters fitted to its updates and scored, and the verdict."""
-    if config.heldout is None or config.prompt_file is None or config.adapter is None:
-        raise ConfigError("give --prompt-file, the LoRA that it is compared with, and --heldout")
-    run = _weighed(config)
-    table, ridge = _strengths(config)
-    look = Curves(
-        "How much of the prompt does one adapter carry that does not look at the query?",
-        "rank",
-        "share of the prompt's effect",
-        log_x=True,
-        grey=[_DISTILLED],
-        levels={f"threshold {config.threshold:g}": config.threshold},
-    )
-    caption = (
-        f"Model: {config.model_name}. Adapters of every MLP, block by block, ridge {ridge:g}. 95 % "
-        f"interval, Poisson bootstrap over queries, {config.bootstrap} replicates."
-    )
-    figures = {"implicit": implicit(run), "prompt_as_weights": curves(table, look, caption)}
-    unseen = table[table["panel"] == "unseen queries"].set_index(["series", "x"])
-    best, values = unseen.loc[(_STATIC, max(config.ranks))], unseen["value"]
-    by_rank = "; ".join(f"{rank}: {values[_STATIC, rank]:.3g}" for rank in config.ranks)
-    sentence = (
-        f"{_alike(run)} One adapter fitted to them carries on unseen queries, by rank, {by_rank} "
-        f"of the prompt's effect; the distilled LoRA {values[_DISTILLED, config.ranks[0]]:.3g}."
-    )
-    ends = (float(best["value"]), float(best["ci_low"]), float(best["ci_high"]))
-    what = "strength on unseen queries of the largest one"
-    contrast = DecidingEstimate(what, *ends, config.threshold)
-    return Measurement(sentence, contrast, int(best["n"]), table, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """The prompt weighed, adapters fitted to its updates and scored, and the verdict."""
+        if self.heldout is None or self.prompt_file is None or self.adapter is None:
+            raise ConfigError(
+                "give --prompt-file, the LoRA that it is compared with, and --heldout"
+            )
+        run = _weighed(self)
+        table, ridge = _strengths(self)
+        look = Curves(
+            "How much of the prompt does one adapter carry that does not look at the query?",
+            "rank",
+            "share of the prompt's effect",
+            log_x=True,
+            grey=[_DISTILLED],
+            levels={f"threshold {self.threshold:g}": self.threshold},
+        )
+        caption = (
+            f"Model: {self.model_name}. Adapters of every MLP, block by block, ridge {ridge:g}. "
+            f"95 % interval, Poisson bootstrap over queries, {self.bootstrap} replicates."
+        )
+        figures = {"implicit": implicit(run), "prompt_as_weights": curves(table, look, caption)}
+        unseen = table[table["panel"] == "unseen queries"].set_index(["series", "x"])
+        best, values = unseen.loc[(_STATIC, max(self.ranks))], unseen["value"]
+        by_rank = "; ".join(f"{rank}: {values[_STATIC, rank]:.3g}" for rank in self.ranks)
+        sentence = (
+            f"{_alike(run)} One adapter fitted to them carries on unseen queries, by rank, "
+            f"{by_rank} of the prompt's effect; the distilled LoRA {values[_DISTILLED, self.ranks[0]]:.3g}."
+        )
+        ends = (float(best["value"]), float(best["ci_low"]), float(best["ci_high"]))
+        what = "strength on unseen queries of the largest one"
+        contrast = DecidingEstimate(what, *ends, self.threshold)
+        return Measurement(sentence, contrast, int(best["n"]), table, figures)
 
 
 def _weighed(config: PromptAsWeights) -> Run:
@@ -158,15 +166,3 @@ def _alike(run: Run) -> str:
         f"weights by {mean('implicit_overlap_left_random'):.2g}, random spaces by "
         f"{mean('implicit_overlap_left_chance'):.2g}."
     )
-
-
-PROMPT_AS_WEIGHTS = Trial(
-    name="prompt_as_weights",
-    point=0,
-    claim="A prompt has an update of the weights that does not depend on the query: one low-rank "
-    "adapter fitted to its implicit updates gives its output on unseen queries.",
-    question=__doc__,
-    settings=PromptAsWeights,
-    measure=_measure,
-    bundled={"prompt_file": organism.PROMPTS / "instruction_0.txt"},
-)

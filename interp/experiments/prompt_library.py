@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 from pydantic import Field
@@ -45,17 +45,23 @@ from interp.experiments.library import (
     states_of,
 )
 from interp.experiments.mixture import RECIPE, labels_of, trained
-from interp.experiments.trial import Measurement, Trial, check_heldout
-from interp.finding import DecidingEstimate
+from interp.experiments.trial import Measurement, Trial
 from interp.matching.bench import Bench
-from interp.matching.settings import Emulation
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 from interp.subject.loading import threads_for
 
 
-class PromptLibrary(Emulation):
+class PromptLibrary(Trial):
     """Fit prompts to clusters of queries, and pick one for every unseen query."""
+
+    point = 6
+    claim = "A library of prompts with a router gives the target's output on unseen queries."
+    unit = "prompts"
+    bundled: ClassVar = {
+        "mixture": organism.QUERIES / "mixture.jsonl",
+        "mixture_heldout": organism.QUERIES / "mixture_heldout.jsonl",
+    }
 
     mixture: Path | None = None
     """JSONL file of a second target: queries whose `label` is the instruction to base."""
@@ -78,30 +84,28 @@ class PromptLibrary(Emulation):
     threshold: float = 0.95
     """Strength above which a library counts as equal to the weights."""
 
-
-def _measure(config: PromptLibrary, progress: Progress) -> Measurement:
-    """Libraries of every size for both targets, and the verdict on the worse one."""
-    tasks = [_task(name, bench, config, progress) for name, bench in _targets(config)]
-    table = pd.DataFrame(library_rows(tasks))
-    shown = table[table["queries"] == HELDOUT]
-    ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
-    look = Curves(
-        "What is left between a library of prompts and the weights",
-        "prompts in the library",
-        "distance left, as a share of base's",
-        log_x=True,
-        log_y=True,
-        grey=[RANDOM_ROUTER, BEST_SINGLE],
-        levels={f"strength {config.threshold:g}": 1 - config.threshold},
-    )
-    left = shown.assign(**{a: 1 - shown[b] for a, b in ends.items()})
-    figures = {"prompt_library": curves(left, look, _caption(*tasks))}
-    worst = min(tasks, key=lambda task: task.strength(*task.chosen).strength)
-    there = worst.strength(*worst.chosen)
-    what = f"strength of the library on held-out queries, {worst.name}"
-    interval = (there.strength, there.ci_low, there.ci_high)
-    contrast = DecidingEstimate(what, *interval, config.threshold)
-    return Measurement(_sentence(tasks), contrast, there.n, table, figures)
+    def measure(self, progress: Progress) -> Measurement:
+        """Libraries of every size for both targets, and the verdict on the worse one."""
+        tasks = [_task(name, bench, self, progress) for name, bench in _targets(self)]
+        table = pd.DataFrame(library_rows(tasks))
+        shown = table[table["queries"] == HELDOUT]
+        ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
+        look = Curves(
+            "What is left between a library of prompts and the weights",
+            "prompts in the library",
+            "distance left, as a share of base's",
+            log_x=True,
+            log_y=True,
+            grey=[RANDOM_ROUTER, BEST_SINGLE],
+            levels={f"strength {self.threshold:g}": 1 - self.threshold},
+        )
+        left = shown.assign(**{a: 1 - shown[b] for a, b in ends.items()})
+        figures = {"prompt_library": curves(left, look, _caption(*tasks))}
+        worst = min(tasks, key=lambda task: task.strength(*task.chosen).strength)
+        there = worst.strength(*worst.chosen)
+        what = f"strength of the library on held-out queries, {worst.name}"
+        contrast = there.against(self.threshold, what)
+        return Measurement(_sentence(tasks), contrast, there.n, table, figures)
 
 
 def _task(name: str, bench: Bench, config: PromptLibrary, progress: Progress) -> Task:
@@ -118,7 +122,7 @@ def _task(name: str, bench: Bench, config: PromptLibrary, progress: Progress) ->
 
 def _targets(config: PromptLibrary) -> Iterator[tuple[str, Bench]]:
     """The LoRA; and the mixture with LoRAs trained on it."""
-    asked = read_split(config.queries, check_heldout(config), config.limit)
+    asked = read_split(config.queries, config.unseen, config.limit)
     yield "one task", Bench.open(config, asked=asked)
     if config.mixture is not None and config.mixture_heldout is not None:
         asked = read_split(config.mixture, config.mixture_heldout, config.limit)
@@ -172,18 +176,3 @@ def _told(task: Task) -> str:
         f"{sentence} LoRAs reach {task.weights.strength:.4g} [{task.weights.ci_low:.4g}, "
         f"{task.weights.ci_high:.4g}]; so does the library at {', '.join(near) or 'no k'}."
     )
-
-
-PROMPT_LIBRARY = Trial(
-    name="prompt_library",
-    point=6,
-    claim="A library of prompts with a router gives the target's output on unseen queries.",
-    question=__doc__,
-    settings=PromptLibrary,
-    measure=_measure,
-    unit="prompts",
-    bundled={
-        "mixture": organism.QUERIES / "mixture.jsonl",
-        "mixture_heldout": organism.QUERIES / "mixture_heldout.jsonl",
-    },
-)

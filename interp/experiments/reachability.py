@@ -21,7 +21,7 @@ from interp.design import BASE
 from interp.experiments.internal_distance import Apart, apart, over, point
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples
-from interp.matching.virtual import Tuned, Tuning, VirtualKind, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuned, Tuning, VirtualKind, tune
 from interp.statistics import Estimate
 
 _Goal = Literal["outputs", "states", "patterns"]
@@ -82,8 +82,7 @@ def reach(
         weight = plan.inside if wanted.inside else 0.0
         tuning = Tuning(kind, tokens, steps, plan.rate, size, weight, steps, plan.seed)
         tuned = tune(subject, base, wanted, tuning, lambda *_: progress())
-        own = after_virtual(base, kind, tokens)
-        cache = subject.prefill(own, as_virtual(kind, tuned.values))
+        own, cache = tuned.before(subject, base)
         found = {group: apart(subject, own, t, size, cache) for group, t in targets.items()}
         yield Reached(kind, goal, tuned, found)
 

@@ -30,7 +30,7 @@ from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
 from interp.matching.plain import open_plain_model
 from interp.matching.settings import Emulation
-from interp.matching.virtual import Tuning, VirtualKind, after_virtual, as_virtual, initial, tune
+from interp.matching.virtual import Tuning, VirtualKind, initial, tune
 from interp.queries import Encoded, Query, encode
 from interp.statistics import generator_of
 from interp.subject import Subject, load
@@ -235,7 +235,5 @@ class _Desk:
         tuning = tuning._replace(tokens=tokens)
         with threads_for(self.subject.n_parameters):
             tuned = tune(self.subject, base, self.told.of(range(count)), tuning)
-            setting = after_virtual(base, kind, tokens)
-            cache = self.subject.prefill(setting, as_virtual(kind, tuned.values))
-            got = self.recalled(setting, cache)
+            got = self.recalled(*tuned.before(self.subject, base))
         return Stored(way, count, rank, tokens, tuned.parameters, got)

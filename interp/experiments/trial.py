@@ -1,8 +1,12 @@
-"""One experiment: its claim, its settings, how it is measured; and what all of them share.
+"""What all experiments share: a claim, the settings of an emulation, how it ends.
 
-    GOLDEN_ZONE = Trial("golden_zone", 0, "...", __doc__, GoldenZone, measure, unit="texts")
-    settings = GoldenZone(**GOLDEN_ZONE.fields())       # of the bundled model
-    GOLDEN_ZONE.conclude(settings, GOLDEN_ZONE.measure(settings, no_progress))
+    class GoldenZone(Trial):
+        point, claim, unit = 0, "A prompt gives the LoRA's output.", "texts"
+        ...
+        def measure(self, progress): ...
+
+    trial = GoldenZone(**GoldenZone.bundled_fields())
+    trial.conclude(trial.measure(no_progress))
 
 `measure` opens the models, and gives numbers, figures and a sentence; `conclude` writes and prints
 them, with the verdict.
@@ -10,17 +14,17 @@ them, with the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.conditions import Condition
-from interp.errors import ConfigError
 from interp.finding import DecidingEstimate, Finding
 from interp.matching.bench import Bench
 from interp.matching.settings import Emulation, bundled_emulation
@@ -46,60 +50,60 @@ class Measurement(NamedTuple):
     notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Trial:
-    """An experiment on one claim.
+class Trial(Emulation):
+    """An experiment on one claim, with its settings."""
 
-    `point`: number of the weak point that is tested, as in `Finding`. `claim`: what would have to
-    be so. `question`: what is asked, and what each answer would mean. `settings`: its settings;
-    `measure` makes the outcome from them. `unit`: what its progress counts. `bundled`: its own
-    fields for the bundled model, beside those of every emulation.
-    """
+    point: ClassVar[int]
+    """Number of the weak point that is tested, as in `Finding`."""
+    claim: ClassVar[str]
+    """What would have to be so."""
+    unit: ClassVar[str] = ""
+    """What its progress counts."""
+    bundled: ClassVar[Mapping[str, Any]] = {}
+    """Fields of its own for the bundled model, beside those of every emulation."""
 
-    name: str
-    point: int
-    claim: str
-    question: str | None
-    settings: type[Emulation]
-    measure: Callable[[Any, Progress], Measurement]
-    unit: str = ""
-    bundled: Mapping[str, Any] = field(default_factory=dict)
+    @classmethod
+    def name(cls) -> str:
+        """Its name: that of its file."""
+        return cls.__module__.rpartition(".")[2]
 
-    def fields(self, out: Path | None = None) -> dict[str, Any]:
-        """The fields of its settings for the bundled model; `out` is the folder of the result."""
-        return bundled_emulation(out or Path("runs") / self.name) | dict(self.bundled)
+    @classmethod
+    def question(cls) -> str | None:
+        """What is asked, and what each answer would mean: the head of its file."""
+        return sys.modules[cls.__module__].__doc__
 
-    def conclude(self, settings: Emulation, outcome: Measurement) -> None:
+    @classmethod
+    def bundled_fields(cls, out: Path | None = None) -> dict[str, Any]:
+        """The fields for the bundled model; `out` is the folder of the result."""
+        return bundled_emulation(out or Path("runs") / cls.name()) | dict(cls.bundled)
+
+    @abstractmethod
+    def measure(self, progress: Progress) -> Measurement:
+        """Numbers, figures and a sentence, from the settings."""
+
+    @contextmanager
+    def bench(
+        self,
+        conditions: Mapping[str, Condition] | None = None,
+        asked: Mapping[str, Sequence[Query]] | None = None,
+    ) -> Iterator[Bench]:
+        """What `Bench.open` gives, with as many threads as its model needs while inside."""
+        bench = Bench.open(self, conditions, asked)
+        with threads_for(bench.subject.n_parameters):
+            yield bench
+
+    def conclude(self, measured: Measurement) -> None:
         """Write the finding, the table and the figures into `out`; print table and verdict."""
-        for note in outcome.notes:
+        for note in measured.notes:
             print(note)
         finding = Finding(
             point=self.point,
-            name=self.name,
+            name=self.name(),
             claim=self.claim,
-            sentence=outcome.sentence,
-            contrast=outcome.contrast,
-            n=outcome.n,
-            figure=outcome.figure or self.name,
-            model=outcome.model or settings.model_name,
+            sentence=measured.sentence,
+            contrast=measured.contrast,
+            n=measured.n,
+            figure=measured.figure or self.name(),
+            model=measured.model or self.model_name,
         )
-        conclude(settings, finding, outcome.table, outcome.figures)
-
-
-@contextmanager
-def open_bench(
-    settings: Emulation,
-    conditions: Mapping[str, Condition] | None = None,
-    asked: Mapping[str, Sequence[Query]] | None = None,
-) -> Iterator[Bench]:
-    """A bench, as `Bench.open` makes it, with as many threads as its model needs while inside."""
-    bench = Bench.open(settings, conditions, asked)
-    with threads_for(bench.subject.n_parameters):
-        yield bench
-
-
-def check_heldout(settings: Emulation) -> Path:
-    """The file of queries to which nothing is fitted; a `ConfigError` where there is none."""
-    if settings.heldout is None:
-        raise ConfigError("unseen queries are asked for: give --heldout")
-    return settings.heldout
+        conclude(self, finding, measured.table, measured.figures)

@@ -106,15 +106,19 @@ class Bench:
         ]
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
+    @property
+    def equal_names(self) -> list[str]:
+        """The conditions that are the target's equals."""
+        return [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
+
     def floor(self, group: str) -> float | None:
         """The mean divergence of the target's equals; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
-        return float(np.mean([self.kl(name, group).mean() for name in names])) if names else None
+        found = [self.kl(name, group).mean() for name in self.equal_names]
+        return float(np.mean(found)) if found else None
 
     def equals(self, group: str) -> Strength | None:
         """The strength of the target's equals, their mean by query; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
-        each = [self.kl(name, group) for name in names]
+        each = [self.kl(name, group) for name in self.equal_names]
         return self.strength(np.mean(each, axis=0), group) if each else None
 
     def certificate(self, condition: str, group: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from interp.finding import DecidingEstimate
 from interp.statistics import Ratio, poisson_weights
 
 
@@ -31,6 +32,10 @@ class Strength(NamedTuple):
         """A row of an experiment's table (`interp.plots.curves`)."""
         ends = {"ci_low": self.ci_low, "ci_high": self.ci_high, "n": self.n, "kl": self.kl}
         return {"panel": panel, "series": series, "x": x, "value": self.strength, **ends}
+
+    def against(self, threshold: float, what: str) -> DecidingEstimate:
+        """The number that decides, in words `what`, beside how much counts."""
+        return DecidingEstimate(what, self.strength, self.ci_low, self.ci_high, threshold)
 
 
 def strength(

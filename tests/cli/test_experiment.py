@@ -23,7 +23,6 @@ from interp.cli import series
 from interp.errors import ConfigError
 from interp.experiments import QUESTIONS, SCORED, trial_named
 from interp.experiments.trial import Measurement, Trial
-from interp.matching.settings import Emulation
 from interp.plots import Curves, curves, exporting
 
 SCRIPT = Path(__file__).resolve().parents[2] / "analyses" / "weak_points.py"
@@ -42,29 +41,37 @@ class Done(NamedTuple):
 class Stubs:
     """Experiments that note with what they run, and fail as they are told."""
 
-    ran: list[tuple[str, Emulation]] = field(default_factory=list)
+    ran: list[tuple[str, Trial]] = field(default_factory=list)
     fails: dict[str, Callable[[], BaseException]] = field(default_factory=dict)
     held: list[weakref.ref] = field(default_factory=list)
 
-    def trial(self, name: str, among: tuple[str, ...]) -> Trial:
+    def trial(self, name: str, among: tuple[str, ...]) -> type[Trial]:
         if name not in NAMES:
             return trial_named(name, among)
-        (found,) = (one for one in synthetic.FINDINGS if one.name == name)
+        stubs, (found,) = self, (one for one in synthetic.FINDINGS if one.name == name)
 
-        def measure(settings: Emulation, _: Any) -> Measurement:
-            assert [one() for one in self.held] == [None] * len(self.held)
-            model: Any = type("Model", (), {})()
-            model.itself = model  # only a collection of garbage frees it
-            self.held.append(weakref.ref(model))
-            self.ran.append((name, settings))
-            print("half done", file=sys.stderr, flush=True)
-            if name in self.fails:
-                raise self.fails[name]()
-            figures = {name: curves(synthetic.table(), Curves(name, "tokens", "strength"), "c")}
-            seen = (found.sentence, found.contrast, found.n)
-            return Measurement(*seen, synthetic.table(), figures)
+        class Stub(Trial):
+            point, claim = found.point, found.claim
+            __module__ = name
 
-        return Trial(name, found.point, found.claim, None, Emulation, measure)
+            def measure(self, _: Any) -> Measurement:
+                stubs.begin(self)
+                figures = {name: curves(synthetic.table(), Curves(name, "tokens", "strength"), "c")}
+                seen = (found.sentence, found.contrast, found.n)
+                return Measurement(*seen, synthetic.table(), figures)
+
+        return Stub
+
+    def begin(self, trial: Trial) -> None:
+        """Note it, and fail if told so; what the one before held must be free."""
+        assert [one() for one in self.held] == [None] * len(self.held)
+        model: Any = type("Model", (), {})()
+        model.itself = model  # only a collection of garbage frees it
+        self.held.append(weakref.ref(model))
+        self.ran.append((trial.name(), trial))
+        print("half done", file=sys.stderr, flush=True)
+        if trial.name() in self.fails:
+            raise self.fails[trial.name()]()
 
     @property
     def names(self) -> list[str]:
@@ -121,11 +128,11 @@ def test_each_has_its_own_flags_and_its_question(
     assert left.value.code == 0
     shown = capsys.readouterr().out
     trial = trial_named(name)
-    assert trial.name == name
-    for flag in trial.settings.model_fields:
+    assert trial.name() == name
+    for flag in trial.model_fields:
         assert f"--{flag.replace('_', '-')}" in shown
     assert f"interp experiment {name}" in shown
-    assert trial.settings(**trial.fields()).out == Path("runs") / name
+    assert trial(**trial.bundled_fields()).out == Path("runs") / name
 
 
 def test_all_run_in_order_with_progress_flags_and_one_report(

@@ -24,7 +24,7 @@ SCRIPTS = sorted(
     for path in ANALYSES.rglob("*.py")
     if "(BaseModel)" in path.read_text() or "class Config(" in path.read_text()
 )
-TRIALS = [trial_named(name).settings for name in QUESTIONS]
+TRIALS = [trial_named(name) for name in QUESTIONS]
 COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, *TRIALS]
 
 

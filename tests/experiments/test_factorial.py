@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from interp.design import BASE
+from interp.experiments.fits import Fitted
 from interp.experiments.golden_zone import WAYS, best_combination, each_its_own, effects
 from interp.experiments.ingredients import (
     Combination,
-    Given,
     anchored_demonstrations,
-    biased,
     last_states,
     neutral_text,
     own_bias,
@@ -54,8 +53,8 @@ def test_a_vector_is_the_mean_difference_of_states_and_is_added_to_every_token(
 
 
 def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(bench: Bench) -> None:
-    given = Given.of(bench, bench.subject.settings[BASE])
-    assert biased(given).kl("matched").mean() < given.kl("matched").mean()
+    given = Fitted.of(bench, bench.subject.settings[BASE])
+    assert given.biased(bench.wanted["matched"]).kl("matched").mean() < given.kl("matched").mean()
     assert 0 <= own_bias(given, "heldout") + 1e-12 < 1e-6
 
 
