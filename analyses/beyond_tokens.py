@@ -10,5 +10,4 @@ import sys
 
 from interp.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main(["experiment", "beyond_tokens", *sys.argv[1:]]))
+sys.exit(main(["experiment", "beyond_tokens", *sys.argv[1:]]))

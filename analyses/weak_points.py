@@ -11,5 +11,4 @@ import sys
 
 from interp.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main(["experiment", "all", *sys.argv[1:]]))
+sys.exit(main(["experiment", "all", *sys.argv[1:]]))

@@ -32,23 +32,14 @@ from interp import organism, toy
 from interp.capture import chunks
 from interp.conditions import Base, Condition, Lora, Prefix
 from interp.errors import ConfigError
+from interp.experiments import storing
 from interp.experiments.recall import answered_right
-from interp.experiments.storing import (
-    LORA_LABEL,
-    PREFIX_LABEL,
-    StorageBudget,
-    Stored,
-    chance,
-    shuffled_facts,
-    store,
-    ways,
-)
-from interp.experiments.trial import Measurement, Trial
+from interp.experiments.trial import Measurement, Trial, point
 from interp.finding import DecidingEstimate
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 from interp.queries import Encoded, Query, read_queries
-from interp.statistics import pooled
+from interp.statistics import Estimate, pooled
 from interp.subject import Batch, load
 from interp.subject.loading import threads_for
 
@@ -87,16 +78,20 @@ class ArchitecturalLimits(Trial):
     """Share of inputs (or facts) by which the LoRA must be ahead of the prompt."""
 
     def measure(self, progress: Progress) -> Measurement:
-        """Facts stored in several ways, the toy examined, and the verdict."""
-        facts = shuffled_facts(read_queries(self.facts, self.limit), self.seed)
+        """Facts stored in several storing.ways, the toy examined, and the verdict."""
+        facts = storing.shuffled_facts(read_queries(self.facts, self.limit), self.seed)
         counts = tuple(sorted({min(count, len(facts)) for count in self.counts}))
         if not counts or not self.ranks or counts[0] < 1:
             raise ConfigError("give --counts of 1 fact or more, and --ranks")
-        budget = StorageBudget(counts, self.ranks, self.steps, self.rate, self.learning_rate)
-        found = store(self, facts, budget, partial(progress, "limits", 1, ways(budget)))
+        budget = storing.StorageBudget(
+            counts, self.ranks, self.steps, self.rate, self.learning_rate
+        )
+        found = storing.store(
+            self, facts, budget, partial(progress, "limits", 1, storing.ways(budget))
+        )
         asked = self.examples if toy.LORA.is_dir() else 0  # without the toy the facts decide
         seen = examined(asked, self.seed) if asked else {}
-        table = _by_count(found, chance(facts), self)
+        table = _by_count(found, storing.chance(facts), self)
         note = f"Model: {self.model_name}, which never learned these {len(facts)} facts"
         look = Curves(
             "Where can new facts be stored?", "facts stored", _RECALL, log_x=True, grey=_GREY
@@ -109,21 +104,22 @@ class ArchitecturalLimits(Trial):
             figures["separating_toy"] = curves(rows, look, _caption(note, self))
             table = pd.concat([table, rows])
         sentence, what, ahead = _compared(found, seen, facts, self.ranks[0])
-        got = _share(ahead, self)
-        ends = (got["value"], got["ci_low"], got["ci_high"])
-        contrast = DecidingEstimate(what, *ends, self.threshold)
+        value, low, high, n = (float(number) for number in _share(ahead, self))
+        contrast = DecidingEstimate(what, value, low, high, self.threshold)
         toy_name = {"figure": "separating_toy", "model": toy.MODEL.parent.name} if seen else {}
-        return Measurement(sentence, contrast, len(ahead), table, figures, **toy_name)
+        return Measurement(sentence, contrast, int(n), table, figures, **toy_name)
 
 
-def _by_count(found: list[Stored], guess: _Right, config: ArchitecturalLimits) -> pd.DataFrame:
+def _by_count(
+    found: list[storing.Stored], guess: _Right, config: ArchitecturalLimits
+) -> pd.DataFrame:
     """Recall of the facts that were stored and of the others, by way and by how many."""
     base, *stored = found
     shown = [(one.way + one.budget, one, one.right) for one in stored]
     for one in {one.count: one for one in stored}.values():
         shown += [(_NOTHING, one, base.right), (_GUESS, one, guess)]
     return pd.DataFrame(
-        {"panel": panel, "series": series, "x": one.count, **_share(part, config)}
+        point(panel, series, one.count, _share(part, config))
         | ({"parameters": one.parameters} if series not in _GREY else {})
         for panel, stored_ones in ((_GIVEN, True), (_OTHERS, False))
         for series, one, right in shown
@@ -135,42 +131,43 @@ def _by_task(seen: _Examined, config: ArchitecturalLimits) -> pd.DataFrame:
     """Whole outputs right in the separating toy, by task and by what was added."""
     names = {
         "base": _NOTHING,
-        "old_prefix": PREFIX_LABEL,
-        "prefix": PREFIX_LABEL,
-        "lora": LORA_LABEL,
+        "old_prefix": storing.PREFIX_LABEL,
+        "prefix": storing.PREFIX_LABEL,
+        "lora": storing.LORA_LABEL,
     }
     tasks = {toy.OLD_TASK: "one of its four (sorting)", toy.NEW_TASK: "new (double histogram)"}
     return pd.DataFrame(
-        {"panel": "toy", "series": names[name], "x": words, **_share(right, config)}
+        point("toy", names[name], words, _share(right, config))
         for task, words in tasks.items()
         for (name, asked), right in seen.items()
         if asked == task
     )
 
 
-def _share(right: _Right, config: ArchitecturalLimits) -> dict[str, float]:
+def _share(right: _Right, config: ArchitecturalLimits) -> Estimate:
     """The mean with its interval."""
     keys = [str(i) for i in range(len(right))]
-    got = pooled(right, 1.0, keys, config.bootstrap, config.seed)
-    return dict(zip(("value", "ci_low", "ci_high", "n"), map(float, got), strict=True))
+    return pooled(right, 1.0, keys, config.bootstrap, config.seed)
 
 
 def _compared(
-    found: list[Stored], seen: _Examined, facts: list[Query], rank: int
+    found: list[storing.Stored], seen: _Examined, facts: list[Query], rank: int
 ) -> tuple[str, str, _Right]:
     """The sentence; and by how much the LoRA is ahead, in words and of every input of the toy where
     it was examined, else of every fact."""
     base, *stored = found
     most = max(one.count for one in stored)
     last = [one for one in stored if one.count == most and one.rank in (0, rank)]
-    lora = next(one for one in last if one.way == LORA_LABEL)
-    prompt = max((one for one in last if one.way != LORA_LABEL), key=lambda one: one.given.mean())
+    lora = next(one for one in last if one.way == storing.LORA_LABEL)
+    prompt = max(
+        (one for one in last if one.way != storing.LORA_LABEL), key=lambda one: one.given.mean()
+    )
     recall = ", ".join(f"{one.given.mean():.2f} ({one.way}{one.budget})" for one in last)
     others = max((one.others.mean() for one in stored if len(one.others)), default=float("nan"))
     sentence = (
         f"Facts (base knows {base.right.mean():.2f} of {len(facts)}): of {most} that were stored, "
         f"recalled are {recall}; of those that were not, at most {others:.2f} (a guess: "
-        f"{chance(facts).mean():.2f})."
+        f"{storing.chance(facts).mean():.2f})."
     )
     ahead, what = lora.given - prompt.given, f"recall of {most} facts, LoRA minus best prompt"
     if seen:

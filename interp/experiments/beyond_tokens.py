@@ -33,7 +33,6 @@ from interp.experiments.internal_distance import (
     inside,
     internal_distance_rows,
     internal_summary,
-    over,
     rewired,
 )
 from interp.experiments.trial import Measurement, Trial
@@ -190,7 +189,7 @@ def _verdict(
     value, low, high = float("nan"), None, None
     if OTHER_SEEDS in found and prompt["passed"]:
         streams = [found[name]["matched"].relative_l2.mean(1) for name in (best, OTHER_SEEDS)]
-        value, low, high, _ = (x.item() for x in over(bench, "matched", *streams))
+        value, low, high, _ = (x.item() for x in bench.mean("matched", *streams))
     biased = run.table[run.table["condition"].eq(_ONE_BIAS) & run.table["reference"].eq(BASE)]
     moved = biased.query("measure == 'relative_l2'")["value"].max()
     floor = (

@@ -41,7 +41,7 @@ from interp.design import BASE
 from interp.experiments.filler import NEUTRAL_FILLER, PLACES, fillers, lengths_that_fit, placed
 from interp.experiments.fits import FitPlan, fit_plan
 from interp.experiments.recall import answered_right
-from interp.experiments.trial import Measurement, Trial
+from interp.experiments.trial import Measurement, Trial, point
 from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
@@ -50,7 +50,6 @@ from interp.measures.attention import entropy, read_rows
 from interp.names import Site
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
-from interp.statistics import pooled
 
 _AXES = {
     "strength": "strength: share of the target's effect",
@@ -214,10 +213,10 @@ def distortion_table(found: _Found, bench: Bench) -> pd.DataFrame:
         above = base - got.kl if strong else getattr(got, name)
         if np.isnan(above).all():
             continue
-        value, low, high, n = _over_queries(bench, above, base if strong else 1.0)
-        series = _SERIES.get(place, place)
-        at = {"measure": name, "panel": kind, "series": series, "x": str(length)}
-        rows.append(at | {"value": value, "ci_low": low, "ci_high": high, "n": n})
+        estimate = bench.mean(_GROUP, above, base if strong else 1.0)
+        rows.append(
+            {"measure": name, **point(kind, _SERIES.get(place, place), str(length), estimate)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -227,16 +226,8 @@ def strength_lost_to_filler(
     """Strength lost to so much filler of a kind, the mean of the places where it may stand: value,
     interval, queries."""
     after = np.mean([found[kind, place, length].kl for place in PLACES], axis=0)
-    return _over_queries(bench, after - found[kind, PLACES[0], 0].kl, bench.kl(BASE, _GROUP))
-
-
-def _over_queries(
-    bench: Bench, above: Float[ndarray, " query"], below: Float[ndarray, " query"] | float
-) -> tuple[float, float, float, int]:
-    """Sum over sum (a mean where `below` is 1): value, interval, queries."""
-    keys = [query.key for query in bench.queries[_GROUP]]
-    total = pooled(above, below, keys, bench.settings.bootstrap, bench.settings.seed)
-    value, low, high, n = (float(number) for number in total)
+    lost = bench.mean(_GROUP, after - found[kind, PLACES[0], 0].kl, bench.kl(BASE, _GROUP))
+    value, low, high, n = (float(number) for number in lost)
     return value, low, high, int(n)
 
 

@@ -51,8 +51,8 @@ Scores = dict[str, list[ScoredFit]]
 
 
 def asked(settings: Emulation, wordings: Path | None = None) -> dict[str, list[Query]]:
-    """The groups of queries, held-out ones too; a file of wordings has these in their order, once or
-    several times over, and every wording's name (or none) as `label`."""
+    """The groups of queries, held-out ones too; a file of wordings has these in their order, once
+    or several times over, and every wording's name (or none) as `label`."""
     heldout, groups = settings.unseen, read_emulation_groups(settings)
     if wordings is None:
         return groups

@@ -40,7 +40,6 @@ from interp.experiments.internal_distance import (
     all_apart,
     inside,
     internal_summary,
-    over,
     rewired,
 )
 from interp.experiments.reachability import (
@@ -215,7 +214,7 @@ def _left_apart(
     value, low, high = nan, None, None
     if OTHER_SEEDS in known:
         streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[OTHER_SEEDS])]
-        value, low, high, _ = (x.item() for x in over(bench, group, *streams))
+        value, low, high, _ = (x.item() for x in bench.mean(group, *streams))
     return DecidingEstimate(
         f"distance of residual streams from the LoRA's, {what}", value, low, high, threshold
     )

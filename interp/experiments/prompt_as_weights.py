@@ -89,7 +89,8 @@ class PromptAsWeights(Trial):
         by_rank = "; ".join(f"{rank}: {values[_STATIC, rank]:.3g}" for rank in self.ranks)
         sentence = (
             f"{_alike(run)} One adapter fitted to them carries on unseen queries, by rank, "
-            f"{by_rank} of the prompt's effect; the distilled LoRA {values[_DISTILLED, self.ranks[0]]:.3g}."
+            f"{by_rank} of the prompt's effect; the distilled LoRA "
+            f"{values[_DISTILLED, self.ranks[0]]:.3g}."
         )
         ends = (float(best["value"]), float(best["ci_low"]), float(best["ci_high"]))
         what = "strength on unseen queries of the largest one"

@@ -30,20 +30,9 @@ import pandas as pd
 from pydantic import Field
 
 from interp import organism
+from interp.experiments import library
 from interp.experiments.draws import HELDOUT
 from interp.experiments.fits import FitPlan
-from interp.experiments.library import (
-    BEST_SINGLE,
-    MATCHED,
-    NEAREST,
-    ORACLE_ROUTER,
-    RANDOM_ROUTER,
-    Task,
-    build,
-    library_rows,
-    read_split,
-    states_of,
-)
 from interp.experiments.mixture import RECIPE, labels_of, trained
 from interp.experiments.trial import Measurement, Trial
 from interp.matching.bench import Bench
@@ -87,7 +76,7 @@ class PromptLibrary(Trial):
     def measure(self, progress: Progress) -> Measurement:
         """Libraries of every size for both targets, and the verdict on the worse one."""
         tasks = [_task(name, bench, self, progress) for name, bench in _targets(self)]
-        table = pd.DataFrame(library_rows(tasks))
+        table = pd.DataFrame(library.library_rows(tasks))
         shown = table[table["queries"] == HELDOUT]
         ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
         look = Curves(
@@ -96,7 +85,7 @@ class PromptLibrary(Trial):
             "distance left, as a share of base's",
             log_x=True,
             log_y=True,
-            grey=[RANDOM_ROUTER, BEST_SINGLE],
+            grey=[library.RANDOM_ROUTER, library.BEST_SINGLE],
             levels={f"strength {self.threshold:g}": 1 - self.threshold},
         )
         left = shown.assign(**{a: 1 - shown[b] for a, b in ends.items()})
@@ -108,29 +97,29 @@ class PromptLibrary(Trial):
         return Measurement(_sentence(tasks), contrast, there.n, table, figures)
 
 
-def _task(name: str, bench: Bench, config: PromptLibrary, progress: Progress) -> Task:
+def _task(name: str, bench: Bench, config: PromptLibrary, progress: Progress) -> library.Task:
     """A target with its libraries."""
     layer = bench.subject.n_layers // 2 if config.layer is None else config.layer
-    sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[MATCHED])]
+    sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[library.MATCHED])]
     plan = FitPlan(config.kind, config.tokens, config.steps, config.seed)
     done = partial(progress, name, 1, sum(sizes))
     with threads_for(bench.subject.n_parameters):
-        states = states_of(bench, layer)
-        found = {k: build(bench, states, k, plan, done) for k in sizes}
-    return Task(name, bench, found, bench.equals(HELDOUT))
+        states = library.states_of(bench, layer)
+        found = {k: library.build(bench, states, k, plan, done) for k in sizes}
+    return library.Task(name, bench, found, bench.equals(HELDOUT))
 
 
 def _targets(config: PromptLibrary) -> Iterator[tuple[str, Bench]]:
     """The LoRA; and the mixture with LoRAs trained on it."""
-    asked = read_split(config.queries, config.unseen, config.limit)
+    asked = library.read_split(config.queries, config.unseen, config.limit)
     yield "one task", Bench.open(config, asked=asked)
     if config.mixture is not None and config.mixture_heldout is not None:
-        asked = read_split(config.mixture, config.mixture_heldout, config.limit)
+        asked = library.read_split(config.mixture, config.mixture_heldout, config.limit)
         bench = trained(config, asked, config.loras, config.epochs)
         yield f"a mixture of {len(labels_of(asked))} tasks", bench
 
 
-def _caption(task: Task, *others: Task) -> str:
+def _caption(task: library.Task, *others: library.Task) -> str:
     """The first target and its queries, and how many queries the others have."""
     parts = ["Scored on the held-out queries"]
     for other in others:
@@ -142,7 +131,7 @@ def _caption(task: Task, *others: Task) -> str:
     return task.bench.caption(". ".join(parts))
 
 
-def _sentence(tasks: list[Task]) -> str:
+def _sentence(tasks: list[library.Task]) -> str:
     """Every target in words."""
     missing = (
         " This target does one thing, for which one prompt is a library: give --mixture and "
@@ -151,15 +140,15 @@ def _sentence(tasks: list[Task]) -> str:
     return " ".join(map(_told, tasks)) + (missing if len(tasks) == 1 else "")
 
 
-def _told(task: Task) -> str:
+def _told(task: library.Task) -> str:
     """One target in words."""
     k, router = task.chosen
     bounds = ", ".join(
         f"{name} {task.strength(k, name).strength:.3g}"
-        for name in (ORACLE_ROUTER, RANDOM_ROUTER, BEST_SINGLE)
+        for name in (library.ORACLE_ROUTER, library.RANDOM_ROUTER, library.BEST_SINGLE)
     )
     growth = ", ".join(
-        f"{task.strength(n, NEAREST).strength:.3g} (k = {n})" for n in task.libraries
+        f"{task.strength(n, library.NEAREST).strength:.3g} (k = {n})" for n in task.libraries
     )
     sentence = (
         f"On {task.name} the nearest centroid gives {growth}; chosen is k = {k} by {router}: "

@@ -18,7 +18,8 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from interp.design import BASE
-from interp.experiments.internal_distance import Apart, apart, over, point
+from interp.experiments.internal_distance import Apart, apart
+from interp.experiments.trial import point
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples
 from interp.matching.virtual import Tuned, Tuning, VirtualKind, tune
@@ -115,7 +116,7 @@ def by_budget(
     lines = [(f"{o.kind} to {o.goal}", o.apart, [o.tuned.tokens]) for o in found]
     for series, groups, places in [*lines, *((name, g, budgets) for name, g in levels.items())]:
         for group, one in groups.items():
-            mean = over(bench, group, getattr(one, measure).mean(1))
+            mean = bench.mean(group, getattr(one, measure).mean(1))
             yield from (point(f"{group} queries", series, x, mean) for x in places)
 
 
@@ -129,7 +130,7 @@ def layer_by_layer(
     for tokens in sorted({one.tuned.tokens for one in those}):
         goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}
         for series, groups in {**goals, **levels}.items():
-            estimate = over(bench, group, groups[group].relative_l2)
+            estimate = bench.mean(group, groups[group].relative_l2)
             for layer, *cell in zip(range(bench.subject.n_layers), *estimate, strict=True):
                 panel = f"{kind} of {tokens}"
                 yield point(panel, series, layer, Estimate(*cell))

@@ -31,6 +31,7 @@ from interp.matching.settings import Emulation, bundled_emulation
 from interp.progress import Progress
 from interp.queries import Query
 from interp.report.experiments import conclude
+from interp.statistics import Estimate
 from interp.subject.loading import threads_for
 
 
@@ -48,6 +49,13 @@ class Measurement(NamedTuple):
     figure: str | None = None
     model: str | None = None
     notes: Sequence[str] = ()
+
+
+def point(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]:
+    """A row of an experiment's table (`interp.plots.curves`)."""
+    value, low, high, n = (column.item() for column in estimate)
+    about = {"panel": panel, "series": series, "x": x}
+    return about | {"value": value, "ci_low": low, "ci_high": high, "n": n}
 
 
 class Trial(Emulation):

@@ -23,6 +23,7 @@ from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.progress import Progress
 from interp.queries import Groups, Query, read_queries
+from interp.statistics import Estimate, pooled
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths, encode_groups
 
@@ -87,6 +88,16 @@ class Bench:
             said = some.said(self.subject, setting, cache)
             found.append(some.divergence(said).cpu().numpy())
         return np.concatenate(found)
+
+    def mean(
+        self,
+        group: str,
+        above: Float[ndarray, "query *rest"],
+        below: Float[ndarray, "query *rest"] | float = 1.0,
+    ) -> Estimate:
+        """The mean over a group's queries, or the ratio of two such means, with its interval."""
+        keys = [query.key for query in self.queries[group]]
+        return pooled(above, below, keys, self.settings.bootstrap, self.settings.seed)
 
     def strength(self, kl: Float[ndarray, " query"], group: str) -> Strength:
         """What share of the target's effect an emulation of this divergence gives."""
