@@ -34,19 +34,8 @@ from interp.results import MANIFEST, Run
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = ("query", "template", "answer", "all")
-TRAINING = set(
-    [
-        "model",
-        "queries",
-        "heldout",
-        "rank",
-        "targets",
-        "learning_rate",
-        "epochs",
-        "batch_size",
-        "limit",
-    ]
-)
+TRAINING = {"model", "queries", "heldout", "limit", "rank", "targets", "learning_rate"}
+TRAINING |= {"epochs", "batch_size"}
 TESTING = {"bootstrap", "permutations", "memory"}
 """Settings of the study that its training, and its run and exchange, take as they are."""
 

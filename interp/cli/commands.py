@@ -19,7 +19,7 @@ from interp.config import (
     from_yaml,
     parse_condition,
 )
-from interp.experiments import QUESTIONS, AllTrials, trial_named
+from interp.experiments import QUESTIONS, AllTrials
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.validation.settings import Validating
@@ -189,13 +189,11 @@ def experiment_command(words: Sequence[str]) -> None:
         print("\n".join(["Experiments: interp experiment NAME", "", *lines, ""]))
         print("interp experiment NAME --help lists an experiment's flags.")
         raise SystemExit(0)
-    if name == "all":
-        fields, about = bundled_emulation(series.ALL_OUT), series.__doc__
-        series.conduct_all(read_flags(AllTrials, rest, "interp experiment all", fields, about))
+    if name != "all":
+        series.conduct_named(name, rest)
         return
-    trial = trial_named(name)
-    prog, fields = f"interp experiment {name}", trial.bundled_fields()
-    series.conduct(read_flags(trial, rest, prog, fields, trial.question()))
+    fields, about = bundled_emulation(series.ALL_OUT), series.__doc__
+    series.conduct_all(read_flags(AllTrials, rest, "interp experiment all", fields, about))
 
 
 def match_distil_command(words: Sequence[str]) -> None:

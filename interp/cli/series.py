@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.conditions import describe
 from interp.errors import InterpError, RunError
@@ -39,6 +40,13 @@ _OWN = {"out", "resume", "overwrite"}
 """Settings that every experiment has of its own."""
 _SAME = ("model", "adapter", "fine_tuned", "prompt_file")
 _OUTPUT = "output.txt"
+
+
+def conduct_named(name: str, words: Sequence[str]) -> None:
+    """Run the experiment of this name, with the settings that its flags say."""
+    trial = trial_named(name)
+    prog, fields = f"interp experiment {name}", trial.bundled_fields()
+    conduct(read_flags(trial, words, prog, fields, trial.question()))
 
 
 def conduct(trial: Trial) -> None:
