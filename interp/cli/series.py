@@ -27,7 +27,7 @@ from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.conditions import describe
 from interp.errors import InterpError, RunError
-from interp.experiments import SCORED, AllTrials, trial_named
+from interp.experiments import SCORED, AllTrials, check_named, trial_named
 from interp.finding import read_finding
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.queries import read_queries
@@ -65,17 +65,17 @@ def conduct_all(config: AllTrials) -> None:
     """Run the experiments; print and write the scorecard of those that were not lost.
 
     Raises `RunError` after all of them where some failed."""
-    trials = [trial_named(name, SCORED) for name in config.only or SCORED]
-    trials.sort(key=lambda trial: SCORED.index(trial.name()))
+    for name in config.only:
+        check_named(name, SCORED)
     target = f"{describe(config.target)}, {len(read_queries(config.queries, config.limit))} queries"
     _say(f"target: {target}")  # and what would fail everywhere fails here, at once
-    failed = _each(trials, config)
-    chosen = [trial.name() for trial in trials]
+    chosen = [name for name in SCORED if name in (config.only or SCORED)]
+    failed = _each([trial_named(name) for name in chosen], config)
     kept = [name for name in SCORED if name not in failed and _known(config, name, chosen)]
     if kept:
         _scorecard(config.out, kept, [f"{name} failed: {line}" for name, line in failed.items()])
     if failed:
-        what = f"{len(failed)} of {len(trials)} experiments failed ({', '.join(failed)})"
+        what = f"{len(failed)} of {len(chosen)} experiments failed ({', '.join(failed)})"
         raise RunError(f"{what}; what they said is in {config.out}/NAME/{_OUTPUT}")
 
 
@@ -130,8 +130,9 @@ class _PassedOn(io.TextIOBase):
         self.log, self.shown, self.rest = log, shown, ""
 
     def write(self, text: str) -> int:
-        self.log.write(text)
-        self.log.flush()
+        if not self.log.closed:  # a logger made meanwhile keeps this stream
+            self.log.write(text)
+            self.log.flush()
         *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
             print(f"  {line}", file=self.shown, flush=True)

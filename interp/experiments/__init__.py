@@ -9,6 +9,7 @@ Each file opens with its question and with what each answer would mean. This one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -43,10 +44,15 @@ class AllTrials(Emulation):
     and target."""
 
 
-def trial_named(name: str, among: tuple[str, ...] = tuple(QUESTIONS)) -> type[Trial]:
-    """An experiment; a `ConfigError` with the names that there are where it is none of them."""
+def check_named(name: str, among: Iterable[str] = QUESTIONS) -> None:
+    """A `ConfigError` with the names that there are where it is none of them."""
     if name not in among:
         raise ConfigError(f"no experiment {name!r}; there are {', '.join(among)}")
+
+
+def trial_named(name: str) -> type[Trial]:
+    """An experiment; a `ConfigError` where there is none of this name."""
+    check_named(name)
     trial: type[Trial] = getattr(
         import_module(f"interp.experiments.{name}"), name.title().replace("_", "")
     )

@@ -172,10 +172,8 @@ def factorial(
             if intent != RANDOM_VECTOR:
                 found[cell._replace(bias=CONSTANT)] = _scores(given.biased(bench.wanted["matched"]))
         if anchor == NONE:
-            plain = spelled(bench, neutral_text(bench, len(ids))).setting
-            controls[Combination(shots, NEUTRAL_TEXT, NONE, NONE)] = _scores(
-                Fitted.of(bench, plain)
-            )
+            cell = Combination(shots, NEUTRAL_TEXT, NONE, NONE)
+            controls[cell] = _scores(spelled(bench, neutral_text(bench, len(ids))))
         done()
     return found, controls
 

@@ -45,9 +45,7 @@ class Stubs:
     fails: dict[str, Callable[[], BaseException]] = field(default_factory=dict)
     held: list[weakref.ref] = field(default_factory=list)
 
-    def trial(self, name: str, among: tuple[str, ...]) -> type[Trial]:
-        if name not in NAMES:
-            return trial_named(name, among)
+    def trial(self, name: str) -> type[Trial]:
         stubs, (found,) = self, (one for one in synthetic.FINDINGS if one.name == name)
 
         class Stub(Trial):
