@@ -143,14 +143,12 @@ def _sentence(
         f"{name} {alone.strength:.2g} ({average.strength:+.2g})"
         for name, (alone, average, _) in ((name, ways.values()) for name, ways in worth.items())
     )
-    against = (
-        (
+    against = ""
+    if seeds:
+        against = (
             f"Other seeds of the LoRA reach {seeds.strength:.4g}: what is left is "
             f"{there.kl / seeds.kl:.2g} times what lies between seeds. "
         )
-        if seeds
-        else ""
-    )
     bare = Fitted.of(bench, bench.subject.settings[BASE])
     return (
         f"Of {len(found)} combinations the best on the matched queries is {best}: strength "
