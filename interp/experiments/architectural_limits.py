@@ -34,7 +34,7 @@ from interp.conditions import Base, Condition, Lora, Prefix
 from interp.errors import ConfigError
 from interp.experiments import storing
 from interp.experiments.recall import answered_right
-from interp.experiments.trial import Measurement, Trial, point
+from interp.experiments.trial import Measurement, Trial, estimate_row
 from interp.finding import DecidingEstimate
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
@@ -119,7 +119,7 @@ def _by_count(
     for one in {one.count: one for one in stored}.values():
         shown += [(_NOTHING, one, base.right), (_GUESS, one, guess)]
     return pd.DataFrame(
-        point(panel, series, one.count, _share(part, config))
+        estimate_row(panel, series, one.count, _share(part, config))
         | ({"parameters": one.parameters} if series not in _GREY else {})
         for panel, stored_ones in ((_GIVEN, True), (_OTHERS, False))
         for series, one, right in shown
@@ -137,7 +137,7 @@ def _by_task(seen: _Examined, config: ArchitecturalLimits) -> pd.DataFrame:
     }
     tasks = {toy.OLD_TASK: "one of its four (sorting)", toy.NEW_TASK: "new (double histogram)"}
     return pd.DataFrame(
-        point("toy", names[name], words, _share(right, config))
+        estimate_row("toy", names[name], words, _share(right, config))
         for task, words in tasks.items()
         for (name, asked), right in seen.items()
         if asked == task

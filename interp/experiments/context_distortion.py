@@ -41,7 +41,7 @@ from interp.design import BASE
 from interp.experiments.filler import NEUTRAL_FILLER, PLACES, fillers, lengths_that_fit, placed
 from interp.experiments.fits import FitPlan, fit_plan
 from interp.experiments.recall import answered_right
-from interp.experiments.trial import Measurement, Trial, point
+from interp.experiments.trial import Measurement, Trial, estimate_row
 from interp.finding import DecidingEstimate
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples, examples
@@ -215,7 +215,10 @@ def distortion_table(found: _Found, bench: Bench) -> pd.DataFrame:
             continue
         estimate = bench.mean(_GROUP, above, base if strong else 1.0)
         rows.append(
-            {"measure": name, **point(kind, _SERIES.get(place, place), str(length), estimate)}
+            {
+                "measure": name,
+                **estimate_row(kind, _SERIES.get(place, place), str(length), estimate),
+            }
         )
     return pd.DataFrame(rows)
 

@@ -20,7 +20,7 @@ from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.design import BASE
-from interp.experiments.trial import point
+from interp.experiments.trial import estimate_row
 from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
@@ -146,7 +146,9 @@ def internal_distance_rows(
     """Rows of `relative_l2` or `content_js`: a panel per group, a series per condition, x the
     layer; `found` has the condition first."""
     return [
-        point(f"{group} queries", name, layer, bench.mean(group, getattr(one, measure)[:, layer]))
+        estimate_row(
+            f"{group} queries", name, layer, bench.mean(group, getattr(one, measure)[:, layer])
+        )
         for name, groups in found.items()
         for group, one in groups.items()
         for layer in range(one.relative_l2.shape[1])

@@ -137,10 +137,10 @@ def _sentence(tasks: list[library.Task]) -> str:
         " This target does one thing, for which one prompt is a library: give --mixture and "
         "--mixture-heldout for one that does several."
     )
-    return " ".join(map(_told, tasks)) + (missing if len(tasks) == 1 else "")
+    return " ".join(map(_in_words, tasks)) + (missing if len(tasks) == 1 else "")
 
 
-def _told(task: library.Task) -> str:
+def _in_words(task: library.Task) -> str:
     """One target in words."""
     k, router = task.chosen
     bounds = ", ".join(

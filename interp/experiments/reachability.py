@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp.design import BASE
 from interp.experiments.internal_distance import Apart, apart
-from interp.experiments.trial import point
+from interp.experiments.trial import estimate_row
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples
 from interp.matching.virtual import Tuned, Tuning, VirtualKind, tune
@@ -117,7 +117,7 @@ def by_budget(
     for series, groups, places in [*lines, *((name, g, budgets) for name, g in levels.items())]:
         for group, one in groups.items():
             mean = bench.mean(group, getattr(one, measure).mean(1))
-            yield from (point(f"{group} queries", series, x, mean) for x in places)
+            yield from (estimate_row(f"{group} queries", series, x, mean) for x in places)
 
 
 def layer_by_layer(
@@ -133,4 +133,4 @@ def layer_by_layer(
             estimate = bench.mean(group, groups[group].relative_l2)
             for layer, *cell in zip(range(bench.subject.n_layers), *estimate, strict=True):
                 panel = f"{kind} of {tokens}"
-                yield point(panel, series, layer, Estimate(*cell))
+                yield estimate_row(panel, series, layer, Estimate(*cell))

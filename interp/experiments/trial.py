@@ -51,7 +51,7 @@ class Measurement(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def point(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]:
+def estimate_row(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]:
     """A row of an experiment's table (`interp.plots.curves`)."""
     value, low, high, n = (column.item() for column in estimate)
     about = {"panel": panel, "series": series, "x": x}
