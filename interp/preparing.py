@@ -22,14 +22,14 @@ from interp.design import BASE, Design
 from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
+from interp.logit_bias import fit_bias
 from interp.manifest import fingerprints
-from interp.matching.tilt import fit_bias
 from interp.measures import DTYPE_NOISE
 from interp.measures.plan import KEYS_VALUES, STATE_SITES, Plan
 from interp.names import HOOKS
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
-from interp.results import read_manifest
+from interp.runs.files import read_manifest
 from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load

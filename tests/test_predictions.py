@@ -18,11 +18,10 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from interp import organism, study
+from interp import logit_bias, organism, study
 from interp.conditions import Prompt, Randomised, ShuffledLabels, resolve
 from interp.config import Experiment, bundled, bundled_families
 from interp.geometry import procrustes_distance
-from interp.matching import tilt
 from interp.runs.view import Run, load_run
 from interp.study import Prepared, run_study
 
@@ -136,11 +135,12 @@ def fitted(studied: Studied, steps: int, queries: slice) -> tuple[torch.Tensor, 
     asked = studied.prepared.groups["matched"][queries]
     base, lora = subject.settings["base"], subject.settings[LORA]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tilt, "STEPS", steps)
-        bias = tilt.fit_bias(subject, asked, base, lora, batch_size=32)
+        patch.setattr(logit_bias, "STEPS", steps)
+        bias = logit_bias.fit_bias(subject, asked, base, lora, batch_size=32)
     settings = lora, replace(base, bias=bias)
     wanted, had = (
-        tilt._last_logits(subject, setting, asked, 32).softmax(-1).mean(0) for setting in settings
+        logit_bias._last_logits(subject, setting, asked, 32).softmax(-1).mean(0)
+        for setting in settings
     )
     return wanted, had, [token for token, _, _ in bias]
 
@@ -149,9 +149,9 @@ def fitted(studied: Studied, steps: int, queries: slice) -> tuple[torch.Tensor, 
 def test_the_fitted_bias_gives_base_the_lora_s_mean_distribution(
     studied: Studied, queries: slice
 ) -> None:
-    wanted, had, tokens = fitted(studied, tilt.STEPS, queries)
+    wanted, had, tokens = fitted(studied, logit_bias.STEPS, queries)
     _, before, _ = fitted(studied, 0, queries)
-    assert len(tokens) == tilt.TOKENS
+    assert len(tokens) == logit_bias.TOKENS
     assert float(wanted[tokens].sum()) > 0.99
     assert float((wanted - before)[tokens].abs().max()) > 5e-3
     assert float((wanted - had)[tokens].abs().max()) <= 1e-3

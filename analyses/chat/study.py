@@ -35,6 +35,10 @@ from interp.runs.view import Run
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = ("query", "template", "answer", "all")
+TRAINING = {"model", "queries", "heldout", "limit", "rank", "targets", "learning_rate"}
+TRAINING |= {"epochs", "batch_size"}
+TESTING = {"bootstrap", "permutations", "memory"}
+"""Settings of the study that its training, and its run and exchange, take as they are."""
 
 
 class Study(BaseModel):
@@ -112,21 +116,13 @@ def distilled(study: Study, name: str, seed: int) -> Path:
     out = study.out / name / f"lora_{seed}"
     if not (out / LOG).exists():
         settings = Distillation(
-            model=study.model,
+            **study.model_dump(include=TRAINING),
             chat=True,
             system_file=study.texts / f"{name}_0.txt",
-            queries=study.queries,
-            heldout=study.heldout,
             answer_tokens=study.tokens,
-            rank=study.rank,
             alpha=2 * study.rank,
-            targets=study.targets,
-            learning_rate=study.learning_rate,
-            epochs=study.epochs,
-            batch_size=study.batch_size,
             adapter_dtype="bfloat16",
             seed=seed,
-            limit=study.limit,
             out=out,
             overwrite=True,
         )
@@ -143,21 +139,15 @@ def experiment(study: Study, name: str, adapters: list[Path]) -> Experiment:
     }
     conditions |= {f"lora_{i}": {"lora": {"adapter": str(a)}} for i, a in enumerate(adapters)}
     return Experiment(
-        model=study.model,
+        **study.model_dump(include={"model", "queries", "heldout", "limit", *TESTING}),
         chat=True,
         conditions=conditions,
         compare=("prompt_0", "lora_0"),
-        queries=study.queries,
-        heldout=study.heldout,
         answers_from="prompt_0",
         answer_tokens=study.tokens,
         controls=("neutral", "empty_system", "random_lora"),
         lens=False,
         max_positions=4,
-        limit=study.limit,
-        bootstrap=study.bootstrap,
-        permutations=study.permutations,
-        memory=study.memory,
         out=study.out / name / "run",
         resume=True,
     )
@@ -166,6 +156,7 @@ def experiment(study: Study, name: str, adapters: list[Path]) -> Experiment:
 def exchange(study: Study, run: Path) -> Patching:
     """The residual stream of prompt and LoRA, exchanged segment by segment."""
     return Patching(
+        **study.model_dump(include={"every", *TESTING}),
         run=run,
         sites=(),
         head_sites=(),
@@ -173,10 +164,6 @@ def exchange(study: Study, run: Path) -> Patching:
         attribution=False,
         ablate=(),
         limit=study.patched,
-        every=study.every,
-        bootstrap=study.bootstrap,
-        permutations=study.permutations,
-        memory=study.memory,
         resume=True,
     )
 

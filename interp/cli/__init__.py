@@ -23,6 +23,7 @@ COMMANDS = {
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again: interp report RUN",
+    "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",
 }
@@ -92,11 +93,12 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    if words[0] not in ("diverge", "patch", "weights") and not inverted:
+    if words[0] not in ("diverge", "patch", "weights", "experiment") and not inverted:
         return "Nothing is left to resume."
     import shlex
 
-    dropped = ["--resume"] if inverted else ["--resume", "--overwrite"]  # the older result stands
+    kept = inverted or words[0] == "experiment"
+    dropped = ["--resume"] if kept else ["--resume", "--overwrite"]  # the older result stands
     resumed = [word for word in words if word not in dropped]
     return f"Go on with: interp {shlex.join([*resumed, '--resume'])}"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from interp.cli import series
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.config import (
@@ -17,7 +18,8 @@ from interp.config import (
     from_yaml,
     parse_condition,
 )
-from interp.matching.settings import Inversion
+from interp.experiments import QUESTIONS, AllTrials
+from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
@@ -175,6 +177,22 @@ def validate_command(words: Sequence[str]) -> None:
     print(summary_line(outcomes))
     if not all(outcome.passed for outcome in outcomes):
         raise SystemExit(1)
+
+
+def experiment_command(words: Sequence[str]) -> None:
+    """One experiment by its name, all of them, or their names."""
+    name, *rest = words or ["--help"]
+    if name in ("-h", "--help"):
+        listed = {**QUESTIONS, "all": "all but the last, one after another, and a scorecard"}
+        lines = [f"  {one:<22}{what}" for one, what in listed.items()]
+        print("\n".join(["Experiments: interp experiment NAME", "", *lines, ""]))
+        print("interp experiment NAME --help lists an experiment's flags.")
+        raise SystemExit(0)
+    if name != "all":
+        series.conduct_named(name, rest)
+        return
+    fields, about = bundled_emulation(series.ALL_OUT), series.__doc__
+    series.conduct_all(read_flags(AllTrials, rest, "interp experiment all", fields, about))
 
 
 def match_distil_command(words: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """Flags for a settings model: its fields, their docstrings as help, its defaults.
 
 settings = read_flags(Experiment, sys.argv[1:], "interp diverge", {"seed": 1})
-words = as_flags(settings, Experiment(...))  # back again: what differs from other settings
 """
 
 from __future__ import annotations
@@ -58,19 +57,3 @@ def read_flags(
 def _default_hint(default: Any) -> str | None:
     """A default with a line break, as it is written in code; tyro shows all others itself."""
     return f"(default: {default!r})" if isinstance(default, str) and "\n" in default else None
-
-
-def as_flags(
-    settings: BaseModel, default: BaseModel, model: type[BaseModel] | None = None
-) -> list[str]:
-    """The flags that make of `default` these settings, of the fields of `model`."""
-    words: list[str] = []
-    for name in (model or type(settings)).model_fields:
-        value, flag = getattr(settings, name), name.replace("_", "-")
-        if value == getattr(default, name):
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return words

@@ -35,7 +35,7 @@ class FittedBias(Control):
     """A control: base, its logits tilted so that its mean next-token distribution over the queries
     is that of `like`. The output follows the other condition as far as one constant tilt can, and
     no state moves. Fitted to the matched queries when a study begins
-    (`interp.matching.tilt.fit_bias`)."""
+    (`interp.logit_bias.fit_bias`)."""
 
     like: Condition
 

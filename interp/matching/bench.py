@@ -23,6 +23,7 @@ from interp.matching.strength import Strength, strength
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.progress import Progress
 from interp.queries import Groups, Query, read_queries
+from interp.statistics import Estimate, pooled
 from interp.subject import Batch, Subject, load
 from interp.subject.aligning import check_lengths, encode_groups
 
@@ -88,6 +89,16 @@ class Bench:
             found.append(some.divergence(said).cpu().numpy())
         return np.concatenate(found)
 
+    def mean(
+        self,
+        group: str,
+        above: Float[ndarray, "query *rest"],
+        below: Float[ndarray, "query *rest"] | float = 1.0,
+    ) -> Estimate:
+        """The mean over a group's queries, or the ratio of two such means, with its interval."""
+        keys = [query.key for query in self.queries[group]]
+        return pooled(above, below, keys, self.settings.bootstrap, self.settings.seed)
+
     def strength(self, kl: Float[ndarray, " query"], group: str) -> Strength:
         """What share of the target's effect an emulation of this divergence gives."""
         keys = [query.key for query in self.queries[group]]
@@ -106,15 +117,19 @@ class Bench:
         ]
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
+    @property
+    def equal_names(self) -> list[str]:
+        """The conditions that are the target's equals."""
+        return [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
+
     def floor(self, group: str) -> float | None:
         """The mean divergence of the target's equals; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
-        return float(np.mean([self.kl(name, group).mean() for name in names])) if names else None
+        found = [self.kl(name, group).mean() for name in self.equal_names]
+        return float(np.mean(found)) if found else None
 
     def equals(self, group: str) -> Strength | None:
         """The strength of the target's equals, their mean by query; None where none are given."""
-        names = [name for name in self.subject.settings if name.startswith(FLOOR_PREFIX)]
-        each = [self.kl(name, group) for name in names]
+        each = [self.kl(name, group) for name in self.equal_names]
         return self.strength(np.mean(each, axis=0), group) if each else None
 
     def certificate(self, condition: str, group: str) -> dict[str, Any]:

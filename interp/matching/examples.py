@@ -3,6 +3,7 @@
     wanted = examples(subject, subject.settings["lora"], queries, batch_size=64)
     said = wanted.said(subject, setting, cache)
     wanted.divergence(said)             # KL(lora ‖ setting) of every query, nats
+    bias = fit_answers(subject, wanted, setting, batch_size=64)     # brings its mean down
 
 Matched are the positions that predict a query's answer: its last token, and the answer's own but
 the last. A query without an answer is matched at its last token.
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
+from interp.logit_bias import TokenBiases, scaled_bias
 from interp.measures import wide
 from interp.measures.output import kl_divergence
 from interp.names import Site
@@ -128,6 +130,18 @@ def examples(
         inside.append(got.values)
     values = {site: torch.cat([some[site] for some in inside]) for site in sites}
     return replace(whole, logits=torch.cat(said), inside=values)
+
+
+def fit_answers(
+    subject: Subject, wanted: Examples, own: Setting, batch_size: int, cache: Any = None
+) -> TokenBiases:
+    """The logit bias of `own` over all matched tokens, every query weighing the same: of all biases
+    of so many tokens the one that brings the mean `wanted.kl` down to its least. `cache`: what
+    precedes a query under `own`, where it is in no file."""
+    cache, said = subject.prefill(own) if cache is None else cache, []
+    for chunk in chunks(range(len(wanted)), batch_size):
+        said.append(wide(wanted.of(chunk).said(subject, own, cache)))
+    return scaled_bias(torch.cat(said), wide(wanted.logits), wanted.share / len(wanted), subject)
 
 
 _LEAST = 1e-30

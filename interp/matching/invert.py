@@ -32,10 +32,9 @@ from interp.errors import ConfigError, RunError
 from interp.generating import Sampling, generate
 from interp.matching import coordinate, few_shot
 from interp.matching.bench import TARGET, Answered, Bench
-from interp.matching.examples import examples
+from interp.matching.examples import examples, fit_answers
 from interp.matching.prefixes import Scorer
 from interp.matching.settings import Inversion
-from interp.matching.tilt import fit_answers
 from interp.matching.virtual import Tuning, save_virtual_tokens, tune
 from interp.matching.wording import Slot, prefix_of, readable_words, scorer, shared, slot_of
 from interp.names import Site

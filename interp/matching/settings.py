@@ -78,6 +78,13 @@ class Emulation(Matched, Bootstrapped):
         """The model's name for people."""
         return short_name(self.model)
 
+    @property
+    def unseen(self) -> Path:
+        """The file of the held-out queries; a ConfigError where there is none."""
+        if self.heldout is None:
+            raise ConfigError("unseen queries are asked for: give --heldout")
+        return self.heldout
+
     def demonstrations(self) -> list[tuple[str, str]]:
         """The (query, answer) pairs of the pool."""
         if self.pool is None:

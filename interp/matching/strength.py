@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from interp.statistics import Ratio, percentile_interval, poisson_weights
+from interp.finding import DecidingEstimate
+from interp.statistics import Ratio, poisson_weights
 
 
 class Strength(NamedTuple):
@@ -32,6 +33,10 @@ class Strength(NamedTuple):
         ends = {"ci_low": self.ci_low, "ci_high": self.ci_high, "n": self.n, "kl": self.kl}
         return {"panel": panel, "series": series, "x": x, "value": self.strength, **ends}
 
+    def against(self, threshold: float, what: str) -> DecidingEstimate:
+        """The number that decides, in words `what`, beside how much counts."""
+        return DecidingEstimate(what, self.strength, self.ci_low, self.ci_high, threshold)
+
 
 def strength(
     emulation: Float[ndarray, " query"],
@@ -46,48 +51,3 @@ def strength(
     total = Ratio.of((base - emulation)[:, None], base[:, None], weights, ones)
     value, low, high, _ = (float(np.ravel(x)[0]) for x in total.compute())
     return Strength(float(emulation.mean()), value, low, high, float(base.mean()), len(keys))
-
-
-class ScoredFit(NamedTuple):
-    """One fit of several, scored: `keys` name the queries, `kl` and `base` are their divergences
-    from the target under the emulation and under base, nats."""
-
-    keys: Sequence[str]
-    kl: Float[ndarray, " query"]
-    base: Float[ndarray, " query"]
-
-
-def over_draws(draws: Sequence[ScoredFit], replicates: int, seed: int) -> Strength:
-    """The strength over several fits; its interval resamples fits and queries both."""
-    values = by_replicate(draws, replicates, seed)
-    low, high = map(float, percentile_interval(values[1:]))
-    kl, base = (np.concatenate([draw[i] for draw in draws]).mean() for i in (1, 2))
-    n = len({key for draw in draws for key in draw.keys})
-    return Strength(float(kl), float(values[0]), low, high, float(base), n)
-
-
-def by_replicate(
-    draws: Sequence[ScoredFit], replicates: int, seed: int
-) -> Float[ndarray, " replicate"]:
-    """Strength under every replicate; the first is the data itself. A query counts as often as its
-    fit times as often as itself (Owen & Eckles 2012, bootstrap of crossed factors), and as the
-    weights depend on keys alone, replicates of different scores may be subtracted."""
-    fits = np.ones((len(draws), replicates + 1))
-    if len(draws) > 1:
-        fits = poisson_weights([f"draw:{i}" for i in range(len(draws))], replicates, seed)
-    parts = [
-        fit * (poisson_weights(draw.keys, replicates, seed).T @ np.stack([draw.kl, draw.base]).T).T
-        for fit, draw in zip(fits, draws, strict=True)
-    ]
-    kl, base = np.sum(parts, axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(base > 0, 1 - kl / base, np.nan)
-
-
-def strength_lost(
-    seen: Sequence[ScoredFit], unseen: Sequence[ScoredFit], replicates: int, seed: int
-) -> tuple[float, float, float]:
-    """Strength lost from some queries to others, with its interval."""
-    fall = by_replicate(seen, replicates, seed) - by_replicate(unseen, replicates, seed)
-    low, high = percentile_interval(fall[1:])
-    return float(fall[0]), float(low), float(high)

@@ -78,6 +78,12 @@ class Tuned(NamedTuple):
         """How many numbers they are."""
         return self.values.numel()
 
+    def before(self, subject: Subject, setting: Setting) -> tuple[Setting, Any]:
+        """The setting with these tokens before everything, and the cache of what precedes a
+        query."""
+        own = after_virtual(setting, self.kind, self.tokens)
+        return own, subject.prefill(own, as_virtual(self.kind, self.values))
+
 
 class _Checkpoint(Protocol):
     """Where an unfinished search is kept."""

@@ -124,8 +124,3 @@ def readable_words(bench: Bench, slot: Slot) -> Words:
         return True
 
     return Words([i for i in range(subject.n_words) if i not in special], readable, apart)
-
-
-def ids_of(subject: Subject, text: str) -> TokenIds:
-    """The token ids of a text by itself."""
-    return tuple(subject.tokenizer(text, add_special_tokens=False)["input_ids"])

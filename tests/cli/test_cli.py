@@ -63,6 +63,8 @@ def test_help_answers_in_half_a_second_of_cpu_time() -> None:
         ("diverge", "--help"),
         ("validate", "--help"),
         ("match", "distil", "--help"),
+        ("experiment",),
+        ("experiment", "all", "--help"),
     ],
 )
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from interp.cli.flags import read_flags
 from interp.config import FILE_ONLY, Distillation, Experiment
+from interp.experiments import QUESTIONS, AllTrials, trial_named
 from interp.matching.settings import Inversion
 from interp.patching.settings import Patching
 from interp.validation.settings import Validating
@@ -23,7 +24,8 @@ SCRIPTS = sorted(
     for path in ANALYSES.rglob("*.py")
     if "(BaseModel)" in path.read_text() or "class Config(" in path.read_text()
 )
-COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion]
+TRIALS = [trial_named(name) for name in QUESTIONS]
+COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, *TRIALS]
 
 
 def settings_of(path: Path) -> type[BaseModel]:

@@ -18,10 +18,11 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from interp.design import BASE
+from interp.experiments.internal_distance import Apart, apart
+from interp.experiments.trial import estimate_row
 from interp.matching.bench import Bench
 from interp.matching.examples import Examples
-from interp.matching.inside import Apart, apart, over, point
-from interp.matching.virtual import Tuned, Tuning, VirtualKind, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuned, Tuning, VirtualKind, tune
 from interp.statistics import Estimate
 
 _Goal = Literal["outputs", "states", "patterns"]
@@ -82,8 +83,7 @@ def reach(
         weight = plan.inside if wanted.inside else 0.0
         tuning = Tuning(kind, tokens, steps, plan.rate, size, weight, steps, plan.seed)
         tuned = tune(subject, base, wanted, tuning, lambda *_: progress())
-        own = after_virtual(base, kind, tokens)
-        cache = subject.prefill(own, as_virtual(kind, tuned.values))
+        own, cache = tuned.before(subject, base)
         found = {group: apart(subject, own, t, size, cache) for group, t in targets.items()}
         yield Reached(kind, goal, tuned, found)
 
@@ -116,8 +116,8 @@ def by_budget(
     lines = [(f"{o.kind} to {o.goal}", o.apart, [o.tuned.tokens]) for o in found]
     for series, groups, places in [*lines, *((name, g, budgets) for name, g in levels.items())]:
         for group, one in groups.items():
-            mean = over(bench, group, getattr(one, measure).mean(1))
-            yield from (point(f"{group} queries", series, x, mean) for x in places)
+            mean = bench.mean(group, getattr(one, measure).mean(1))
+            yield from (estimate_row(f"{group} queries", series, x, mean) for x in places)
 
 
 def layer_by_layer(
@@ -130,7 +130,7 @@ def layer_by_layer(
     for tokens in sorted({one.tuned.tokens for one in those}):
         goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}
         for series, groups in {**goals, **levels}.items():
-            estimate = over(bench, group, groups[group].relative_l2)
+            estimate = bench.mean(group, groups[group].relative_l2)
             for layer, *cell in zip(range(bench.subject.n_layers), *estimate, strict=True):
                 panel = f"{kind} of {tokens}"
-                yield point(panel, series, layer, Estimate(*cell))
+                yield estimate_row(panel, series, layer, Estimate(*cell))

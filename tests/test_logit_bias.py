@@ -10,8 +10,8 @@ import torch
 from tiny_models import save_adapter, save_model
 
 from interp.conditions import Base, Lora, Prompt, Setting
-from interp.matching.examples import Examples, examples
-from interp.matching.tilt import TOKENS, fit_answers, fit_bias
+from interp.logit_bias import TOKENS, fit_bias
+from interp.matching.examples import Examples, examples, fit_answers
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
 

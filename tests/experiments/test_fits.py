@@ -10,12 +10,28 @@ import numpy as np
 import pytest
 
 from interp.design import BASE
+from interp.experiments.draws import (
+    FIT_GROUP,
+    HELDOUT,
+    REWORDED,
+    ScoredFit,
+    asked,
+    by_replicate,
+    drawn_queries,
+    over_draws,
+    scored,
+    strength_lost,
+)
+from interp.experiments.equivalence_strength import (
+    FitBudget,
+    best_budget,
+    budget_table,
+    strong,
+    sweep_budgets,
+)
+from interp.experiments.fits import FitPlan, fit_plan, fit_shots, spelled
 from interp.matching.bench import Bench
-from interp.matching.budget import FitBudget, best_budget, budget_table, strong, sweep_budgets
-from interp.matching.carrying import FIT_GROUP, HELDOUT, REWORDED, asked, drawn_queries, scored
-from interp.matching.fits import FitPlan, fit_plan, fit_shots, spelled
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.strength import ScoredFit, by_replicate, over_draws, strength_lost
 from interp.organism import QUERIES
 
 WORDINGS = QUERIES / "reworded.jsonl"

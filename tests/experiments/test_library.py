@@ -9,12 +9,11 @@ import pytest
 
 from interp import organism
 from interp.errors import ConfigError
-from interp.matching.bench import Bench
-from interp.matching.fits import FitPlan
-from interp.matching.library import (
+from interp.experiments.draws import HELDOUT
+from interp.experiments.fits import FitPlan
+from interp.experiments.library import (
     BEST_SINGLE,
     CHOICE,
-    HELDOUT,
     MATCHED,
     NEAREST,
     ORACLE_ROUTER,
@@ -29,7 +28,8 @@ from interp.matching.library import (
     served,
     states_of,
 )
-from interp.matching.mixture import labels_of, trained
+from interp.experiments.mixture import labels_of, trained
+from interp.matching.bench import Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.organism.facts import RELATIONS
 from interp.queries import Query, read_queries

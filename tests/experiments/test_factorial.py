@@ -10,18 +10,17 @@ import pytest
 import torch
 
 from interp.design import BASE
-from interp.matching.bench import TARGET, Bench
-from interp.matching.factorial import Combination, best_combination, each_its_own
-from interp.matching.ingredient_effects import WAYS, effects
-from interp.matching.ingredients import (
-    Given,
+from interp.experiments.fits import Fitted
+from interp.experiments.golden_zone import WAYS, best_combination, each_its_own, effects
+from interp.experiments.ingredients import (
+    Combination,
     anchored_demonstrations,
     last_states,
     neutral_text,
     own_bias,
     steered,
-    tilted,
 )
+from interp.matching.bench import TARGET, Bench
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.names import Site
 from interp.subject import Batch
@@ -54,8 +53,8 @@ def test_a_vector_is_the_mean_difference_of_states_and_is_added_to_every_token(
 
 
 def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(bench: Bench) -> None:
-    given = Given.of(bench, bench.subject.settings[BASE])
-    assert tilted(given).kl("matched").mean() < given.kl("matched").mean()
+    given = Fitted.of(bench, bench.subject.settings[BASE])
+    assert given.biased(bench.wanted["matched"]).kl("matched").mean() < given.kl("matched").mean()
     assert 0 <= own_bias(given, "heldout") + 1e-12 < 1e-6
 
 

@@ -2,7 +2,7 @@
 
 target = inside(bench, "heldout")               # the target's own states and patterns
 found = apart(bench.subject, setting, target, size=64)
-over(bench, "heldout", found.relative_l2)       # the mean by layer, with its interval
+bench.mean("heldout", found.relative_l2)        # the mean by layer, with its interval
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from interp.batch import Batch
 from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.design import BASE
-from interp.matching.bench import FLOOR_PREFIX, TARGET, Bench
+from interp.experiments.trial import estimate_row
+from interp.matching.bench import TARGET, Bench
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
 from interp.measures.state import gram, relative_l2
 from interp.names import Site
-from interp.statistics import Estimate, pooled
 from interp.subject import Subject
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def all_apart(
         return {g: apart(bench.subject, settings[name], t, size) for g, t in targets.items()}
 
     found = {name: groups(name) for name in names}
-    equals = [groups(name) for name in settings if name.startswith(FLOOR_PREFIX)]
+    equals = [groups(name) for name in bench.equal_names]
     if equals:
         found[OTHER_SEEDS] = {
             group: Apart(
@@ -120,19 +120,13 @@ def all_apart(
 # --- in numbers ----------------------------------------------------------------------------------
 
 
-def over(bench: Bench, group: str, above: ndarray, below: ndarray | float = 1.0) -> Estimate:
-    """The mean of `[query, ...]` over a group's queries, or of a ratio of two such means."""
-    keys = [query.key for query in bench.queries[group]]
-    return pooled(above, below, keys, bench.settings.bootstrap, bench.settings.seed)
-
-
 def internal_summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
     """A row of a table: strength, match certificate, and the means over layers of what is apart
     inside, that of the residual stream with its interval."""
     texts, settings = [query.text for query in bench.queries[group]], bench.settings
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
     signed = certificate(one.outputs, texts, tolerance)
-    said, stream = bench.strength(one.kl, group), over(bench, group, one.relative_l2.mean(1))
+    said, stream = bench.strength(one.kl, group), bench.mean(group, one.relative_l2.mean(1))
     return {
         "queries": group,
         "kl": said.kl,
@@ -146,20 +140,15 @@ def internal_summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
     }
 
 
-def point(panel: str, series: str, x: Any, estimate: Estimate) -> dict[str, Any]:
-    """A row of an experiment's table (`interp.plots.curves`)."""
-    value, low, high, n = (column.item() for column in estimate)
-    about = {"panel": panel, "series": series, "x": x}
-    return about | {"value": value, "ci_low": low, "ci_high": high, "n": n}
-
-
 def internal_distance_rows(
     bench: Bench, found: Mapping[str, Mapping[str, Apart]], measure: str
 ) -> list[dict[str, Any]]:
     """Rows of `relative_l2` or `content_js`: a panel per group, a series per condition, x the
     layer; `found` has the condition first."""
     return [
-        point(f"{group} queries", name, layer, over(bench, group, getattr(one, measure)[:, layer]))
+        estimate_row(
+            f"{group} queries", name, layer, bench.mean(group, getattr(one, measure)[:, layer])
+        )
         for name, groups in found.items()
         for group, one in groups.items()
         for layer in range(one.relative_l2.shape[1])

@@ -1,9 +1,10 @@
 """What can be given to a model beside a query: an anchor, demonstrations, an intent, a bias.
 
     texts = anchored_demonstrations(bench, [0, 2], {"none": ()})   # (shots, anchor) -> ids
-    vector = steered(bench, setting)                # a steering vector added to the residual stream
-    soft = _softened(bench, setting, Tuning("soft_prompt", 1, 60))         # a token that is no word
-    tilted(bench, soft)                             # a logit bias, the same for every query
+    vector, random = steered(bench, setting)        # steering vectors added to the residual stream
+    vector.biased(bench.wanted["matched"])          # a logit bias, the same for every query
+    found, controls = factorial(bench, texts, Tuning("soft_prompt", 1, 60))
+    found[Combination(2, "none", "steering vector", "constant")]["heldout"]  # KL of every query
 
 All are fitted to the matched queries, an intent to what the text before it leaves to do, the bias
 to what both leave.
@@ -11,53 +12,28 @@ to what both leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
 from interp.capture import capture, chunks, keep
 from interp.conditions import Added, Setting
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
+from interp.experiments.fits import Fitted, fit_shots, spelled
 from interp.matching.bench import TARGET, Bench
-from interp.matching.fits import fit_shots
-from interp.matching.tilt import fit_answers
-from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
-from interp.matching.wording import ids_of
+from interp.matching.virtual import Tuning, tune
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.statistics import generator_of
 from interp.subject import Batch
 
-NONE, STEERING_VECTOR, RANDOM_VECTOR, SOFT_TOKEN = (
-    "none",
-    "steering vector",
-    "random vector",
-    "soft token",
-)
-
-
-@dataclass(frozen=True)
-class Given:
-    """A setting, the bench whose model knows its vectors, and the cache of what precedes a query;
-    `note` says what was found."""
-
-    bench: Bench
-    setting: Setting
-    cache: Any
-    note: str = ""
-
-    @classmethod
-    def of(cls, bench: Bench, setting: Setting, note: str = "") -> Given:
-        """A setting without virtual tokens."""
-        return cls(bench, setting, bench.subject.prefill(setting), note)
-
-    def kl(self, group: str) -> Any:
-        """`KL(target ‖ given)` of every query of a group, nats."""
-        return self.bench.kl(self.setting, group, self.cache)
+NONE, STEERING_VECTOR, RANDOM_VECTOR = "none", "steering vector", "random vector"
+SOFT_TOKEN, CONSTANT, NEUTRAL_TEXT = "soft token", "constant", "neutral text"
 
 
 def anchored_demonstrations(
@@ -80,7 +56,8 @@ def anchored_demonstrations(
 
 def neutral_text(bench: Bench, length: int) -> TokenIds:
     """So many tokens of ordinary text that asks for nothing."""
-    passage = ids_of(bench.subject, NEUTRAL_PASSAGE)
+    tokenizer = bench.subject.tokenizer
+    passage = tuple(tokenizer(NEUTRAL_PASSAGE, add_special_tokens=False)["input_ids"])
     return (passage * (length // len(passage) + 1))[:length]
 
 
@@ -100,17 +77,17 @@ def last_states(
     return torch.cat(found)
 
 
-def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[str, Given]]:
+def intents(bench: Bench, setting: Setting, tuning: Tuning) -> Iterator[tuple[str, Fitted]]:
     """Nothing, a steering vector, a random one of its length at its layer (the control), a soft
     token."""
-    yield NONE, Given.of(bench, setting)
+    yield NONE, Fitted.of(bench, setting)
     vector, random = steered(bench, setting)
     yield STEERING_VECTOR, vector
     yield RANDOM_VECTOR, random
     yield SOFT_TOKEN, _softened(bench, setting, tuning)
 
 
-def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
+def steered(bench: Bench, own: Setting) -> tuple[Fitted, Fitted]:
     """The target's mean state less the setting's own, at the queries' last token, added at every
     query token after the layer where it helps most (Turner et al. 2308.10248; Panickssery et al.
     2312.06681, of conditions in place of answers); and a random vector as long as it."""
@@ -126,32 +103,22 @@ def steered(bench: Bench, own: Setting) -> tuple[Given, Given]:
     return tried[best], _adding(bench, own, best, random)
 
 
-def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Given:
+def _adding(bench: Bench, own: Setting, layer: int, vector: Tensor) -> Fitted:
     """A vector that is in no file."""
     name, subject = f"after layer {layer}", bench.subject
     vectors = {**subject.insertions.vectors, name: vector.to(subject.dtype)}
     known = replace(subject, insertions=replace(subject.insertions, vectors=vectors))
     setting = replace(own, steering=(*own.steering, Added(name, layer, 1.0)))
-    return Given.of(replace(bench, subject=known), setting, name)
+    return Fitted.of(replace(bench, subject=known), setting)
 
 
-def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Given:
+def _softened(bench: Bench, own: Setting, tuning: Tuning) -> Fitted:
     """Virtual tokens before everything, by gradient."""
     tuned = tune(bench.subject, own, bench.wanted["matched"], tuning)
-    setting = after_virtual(own, tuning.kind, tuning.tokens)
-    cache = bench.subject.prefill(setting, as_virtual(tuning.kind, tuned.values))
-    return Given(bench, setting, cache)
+    return Fitted(bench, *tuned.before(bench.subject, own))
 
 
-def tilted(given: Given) -> Given:
-    """The same with a constant logit bias."""
-    bench, own = given.bench, given.setting
-    size = bench.settings.batch_size
-    bias = fit_answers(bench.subject, bench.wanted["matched"], own, size, given.cache)
-    return replace(given, setting=replace(own, bias=(*own.bias, *bias)))
-
-
-def own_bias(given: Given, group: str) -> float:
+def own_bias(given: Fitted, group: str) -> float:
     """The largest divergence (nats) that a bias of its own for every query and matched position
     leaves: `log p_target - log p`, which is the answer itself; rounding."""
     bench, wanted = given.bench, given.bench.wanted[group]
@@ -160,3 +127,57 @@ def own_bias(given: Given, group: str) -> float:
     bias = torch.zeros_like(logits)
     bias[wanted.rows, wanted.columns] = wanted.logits.log_softmax(-1) - own
     return float(wanted.kl(logits + bias).max())
+
+
+# --- all combinations of them ---------------------------------------------------------------------
+
+
+class Combination(NamedTuple):
+    """One cell: how many demonstrations, which anchor before them, what is done to the states, and
+    what to the logits."""
+
+    shots: int
+    anchor: str
+    intent: str
+    bias: str
+
+    def __str__(self) -> str:
+        shots = f"{self.shots} demonstration{'s' * (self.shots != 1)}" if self.shots else ""
+        bias = "" if self.bias == NONE else f"{self.bias} bias"
+        words = [word for word in (self.anchor, shots, self.intent, bias) if word not in ("", NONE)]
+        return " + ".join(words) or "nothing"
+
+
+_Divergences = dict[str, Float[ndarray, " query"]]
+Factorial = dict[Combination, _Divergences]
+"""`KL(target ‖ combination)` of every query by group, nats."""
+
+
+def factorial(
+    bench: Bench,
+    texts: Mapping[tuple[int, str], TokenIds],
+    tuning: Tuning,
+    done: Callable[[], None] = lambda: None,
+) -> tuple[Factorial, Factorial]:
+    """Every text with every intent, without and with a constant bias. Apart from these, the
+    controls: random vectors, and neutral text as long as demonstrations without an anchor."""
+    found: Factorial = {}
+    controls: Factorial = {}
+    for (shots, anchor), ids in texts.items():
+        own = spelled(bench, ids).setting
+        for intent, given in intents(bench, own, tuning):
+            cell = Combination(shots, anchor, intent, NONE)
+            kept = controls if intent == RANDOM_VECTOR else found
+            kept[cell] = _scores(given)
+            if intent != RANDOM_VECTOR:
+                found[cell._replace(bias=CONSTANT)] = _scores(given.biased(bench.wanted["matched"]))
+        if anchor == NONE:
+            cell = Combination(shots, NEUTRAL_TEXT, NONE, NONE)
+            controls[cell] = _scores(spelled(bench, neutral_text(bench, len(ids))))
+        done()
+    return found, controls
+
+
+def _scores(given: Fitted) -> _Divergences:
+    """On every group of queries."""
+    return {group: given.kl(group) for group in given.bench.queries}

@@ -11,9 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import organism
 from interp.errors import ConfigError
-from interp.matching.recall import answered_right, certain
-from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.storing import (
+from interp.experiments.recall import answered_right, certain
+from interp.experiments.storing import (
     LORA_LABEL,
     PREFIX_LABEL,
     SOFT_PROMPT_LABEL,
@@ -24,6 +23,7 @@ from interp.matching.storing import (
     store,
     ways,
 )
+from interp.matching.settings import Emulation, bundled_emulation
 from interp.measures.output import kl_divergence
 from interp.organism.facts import LEFT_OUT, TRAINED
 from interp.queries import Encoded, Query, read_queries

@@ -1,7 +1,7 @@
 """A library of prompts, one for every cluster of queries, and a mechanism that picks one.
 
     bench = Bench.open(settings, asked=read_split(matched, heldout, None))
-    library = build(bench, states_of(bench, layer=3), k=4, plan=Plan("text", 2))
+    library = build(bench, states_of(bench, layer=3), k=4, plan=FitPlan("text", 2))
     library.picked(NEAREST, "heldout")              # KL(target ‖ picked prompt) of every query
 
 Clusters are k-means on base's state of a query's last token: what is known before a prompt is
@@ -21,10 +21,10 @@ from numpy import ndarray
 from sklearn.cluster import KMeans
 
 from interp.design import BASE
+from interp.experiments.draws import HELDOUT
+from interp.experiments.fits import FitPlan, fit_plan
+from interp.experiments.ingredients import last_states
 from interp.matching.bench import Bench
-from interp.matching.carrying import HELDOUT
-from interp.matching.fits import FitPlan, fit_plan
-from interp.matching.ingredients import last_states
 from interp.matching.strength import Strength
 from interp.queries import Query, read_queries
 
@@ -83,10 +83,7 @@ def build(
         wanted = bench.wanted[MATCHED].of(chosen)
         prompts.append(fit_plan(bench, wanted, plan._replace(seed=plan.seed + cluster)))
         done()
-    kl = {
-        group: np.stack([bench.kl(prompt.setting, group, prompt.cache) for prompt in prompts])
-        for group in bench.queries
-    }
+    kl = {group: np.stack([prompt.kl(group) for prompt in prompts]) for group in bench.queries}
     centroids = {NEAREST: means.cluster_centers_, SERVED: served(states[MATCHED], kl[MATCHED])}
     routes = {
         router: {group: nearest_centroid(some, places) for group, some in states.items()}

@@ -1,7 +1,7 @@
 """One emulation of one kind, fitted to some examples and kept in memory: what experiments repeat.
 
     fitted = fit_plan(bench, bench.wanted["matched"].of([0, 3]), FitPlan("text", 2))
-    bench.kl(fitted.setting, "heldout", fitted.cache)   # nats, of every query
+    fitted.kl("heldout")                                # nats, of every query
     fitted.bits                                         # how much was chosen
 
 `interp match invert` searches longer and writes its result; this is for many small searches.
@@ -14,16 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from jaxtyping import Float
+from numpy import ndarray
+
 from interp.conditions import Prompt, Setting, prefix_body
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
 from interp.matching import coordinate, few_shot
 from interp.matching.bench import Bench
-from interp.matching.examples import Examples
+from interp.matching.examples import Examples, fit_answers
 from interp.matching.settings import EmulationKind
-from interp.matching.virtual import Tuning, after_virtual, as_virtual, tune
+from interp.matching.virtual import Tuning, tune
 from interp.matching.wording import readable_words, scorer, slot_of
 from interp.queries import check_alignment
+
+_NUMBER = 32
+"""Bits of a logit bias's number."""
 
 
 class FitPlan(NamedTuple):
@@ -45,14 +51,31 @@ class FitPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A setting with the key/value cache of what precedes the query; `size` as in `FitPlan`, `bits`
-    that say which emulation of its kind it is, and the text where it is one."""
+    """A setting on a bench, with the key/value cache of what precedes the query; `size` as in
+    `FitPlan`, `bits` that say which emulation of its kind it is, and the text where it is one."""
 
+    bench: Bench
     setting: Setting
     cache: Any
-    size: int
-    bits: float
+    size: int = 0
+    bits: float = 0.0
     text: str = ""
+
+    @classmethod
+    def of(cls, bench: Bench, setting: Setting, *about: Any) -> Fitted:
+        """A setting without virtual tokens; `about` are size, bits and text."""
+        return cls(bench, setting, bench.subject.prefill(setting), *about)
+
+    def kl(self, group: str) -> Float[ndarray, " query"]:
+        """`KL(target ‖ setting)` of every query of a group, nats."""
+        return self.bench.kl(self.setting, group, self.cache)
+
+    def biased(self, wanted: Examples) -> Fitted:
+        """The same with the constant logit bias that brings it nearest to the examples."""
+        size = self.bench.settings.batch_size
+        bias = fit_answers(self.bench.subject, wanted, self.setting, size, self.cache)
+        setting = replace(self.setting, bias=(*self.setting.bias, *bias))
+        return replace(self, setting=setting, bits=self.bits + _NUMBER * len(bias))
 
 
 def fit_plan(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
@@ -96,14 +119,11 @@ def _text(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
 
 def _virtual(bench: Bench, wanted: Examples, plan: FitPlan) -> Fitted:
     kind: Any = plan.kind
-    subject, base = bench.subject, bench.subject.settings[BASE]
-    size = bench.settings.batch_size
+    base, size = bench.subject.settings[BASE], bench.settings.batch_size
     tuning = Tuning(kind, plan.size, plan.steps, plan.rate, size, seed=plan.seed)
-    tuned = tune(subject, base, wanted, tuning)
-    setting = after_virtual(base, kind, plan.size)
-    cache = subject.prefill(setting, as_virtual(kind, tuned.values))
+    tuned = tune(bench.subject, base, wanted, tuning)
     bits = 8.0 * tuned.values.element_size() * tuned.parameters
-    return Fitted(setting, cache, plan.size, bits)
+    return Fitted(bench, *tuned.before(bench.subject, base), plan.size, bits)
 
 
 def spelled(bench: Bench, ids: TokenIds, text: str = "") -> Fitted:
@@ -111,4 +131,4 @@ def spelled(bench: Bench, ids: TokenIds, text: str = "") -> Fitted:
     base = bench.subject.settings[BASE]
     setting = replace(base, prefix=(*base.prefix, *ids))
     bits = len(ids) * math.log2(bench.subject.n_words)
-    return Fitted(setting, bench.subject.prefill(setting), len(ids), bits, text)
+    return Fitted.of(bench, setting, len(ids), bits, text)

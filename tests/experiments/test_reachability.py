@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import organism
 from interp.conditions import Prompt
 from interp.design import BASE
+from interp.experiments.internal_distance import OTHER_SEEDS, all_apart, apart, inside
+from interp.experiments.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
 from interp.matching.bench import TARGET, Bench
-from interp.matching.inside import OTHER_SEEDS, all_apart, apart, inside, over
-from interp.matching.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
+from interp.matching.examples import fit_answers
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.tilt import fit_answers
 from interp.statistics import poisson_weights
 
 PROMPT = "opposite :"
@@ -84,7 +84,7 @@ def test_the_target_is_at_itself_and_a_bias_moves_no_state(bench: Bench) -> None
 def test_a_ratio_of_means_resamples_queries(bench: Bench) -> None:
     generator = np.random.default_rng(0)
     above, below = generator.random((2, 6))
-    estimate = over(bench, "matched", above, below)
+    estimate = bench.mean("matched", above, below)
     weights = poisson_weights([q.key for q in bench.queries["matched"]], 40, 0)
     ratios = (weights.T @ above) / (weights.T @ below)
     assert estimate.value == pytest.approx(above.sum() / below.sum())

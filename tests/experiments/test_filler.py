@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 from interp import organism
 from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import Bench
-from interp.matching.distortion import (
+from interp.experiments.context_distortion import (
     ALONE,
     distortion_table,
     strength_lost_to_filler,
     sweep_fillers,
 )
-from interp.matching.filler import PLACES, fillers, lengths_that_fit, placed, repeated
+from interp.experiments.filler import PLACES, fillers, lengths_that_fit, placed, repeated
+from interp.matching.bench import Bench
 from interp.matching.settings import Emulation, bundled_emulation
 
 

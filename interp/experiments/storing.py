@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,12 +25,12 @@ from numpy import ndarray
 from interp.capture import chunks
 from interp.conditions import Base, Lora, Prompt, Setting, prefix_body, resolve
 from interp.errors import ConfigError
+from interp.experiments.recall import answered_right, certain, taught
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
 from interp.matching.plain import open_plain_model
-from interp.matching.recall import answered_right, certain, taught
 from interp.matching.settings import Emulation
-from interp.matching.virtual import Tuning, VirtualKind, after_virtual, as_virtual, initial, tune
+from interp.matching.virtual import Tuning, VirtualKind, initial, tune
 from interp.queries import Encoded, Query, encode
 from interp.statistics import generator_of
 from interp.subject import Subject, load
@@ -110,11 +110,16 @@ def store(
     for place in product(budget.counts, budget.ranks):
         loras[place] = _train_lora(settings, facts, budget, *place)
         done()
-    desk = _Desk.open(settings, facts, {_name(*place): lora for place, lora in loras.items()})
-    found = [Stored("base", 0, 0, 0, 0, desk.recalled(desk.settings["base"]))]
+    adapted = {_name(*place): Lora(str(lora.folder)) for place, lora in loras.items()}
+    conditions = {"base": Base(), **adapted}
+    subject = load(settings.model, conditions, [facts[0].text], **settings.loading)
+    base, queries = subject.settings["base"], encode(facts, subject.tokenizer, "fact")
+    told = taught(examples(subject, base, queries, settings.batch_size), queries)
+    desk = _Desk(settings, subject, base, facts, queries, told)
+    found = [Stored("base", 0, 0, 0, 0, desk.recalled(base))]
     found += [text for count in budget.counts if (text := desk.in_text(count))]
     for place, lora in loras.items():
-        got = desk.recalled(desk.settings[_name(*place)])
+        got = desk.recalled(subject.settings[_name(*place)])
         found.append(Stored(LORA_LABEL, *place, place[1], lora.parameters, got))
         for way in _KINDS:
             found.append(desk.in_virtual(way, *place, lora.parameters, budget))
@@ -174,30 +179,10 @@ class _Desk:
 
     options: Emulation
     subject: Subject
+    base: Setting
     facts: Sequence[Query]
     queries: list[Encoded]
     told: Examples
-
-    @classmethod
-    def open(
-        cls, options: Emulation, facts: Sequence[Query], loras: Mapping[str, _TrainedLora]
-    ) -> _Desk:
-        """Load the model as it is and with every LoRA."""
-        adapted = {name: Lora(str(lora.folder)) for name, lora in loras.items()}
-        subject = load(
-            options.model,
-            {"base": Base(), **adapted},
-            [facts[0].text],
-            **options.loading,
-        )
-        queries = encode(facts, subject.tokenizer, "fact")
-        said = examples(subject, subject.settings["base"], queries, options.batch_size)
-        return cls(options, subject, facts, queries, taught(said, queries))
-
-    @property
-    def settings(self) -> Mapping[str, Setting]:
-        """`base` and the LoRAs."""
-        return self.subject.settings
 
     def recalled(self, setting: Setting, cache: Any = None) -> Float[ndarray, " fact"]:
         """1 for every fact that is said, else 0."""
@@ -212,7 +197,7 @@ class _Desk:
         pairs = tuple((fact.text, str(fact.answer)) for fact in self.facts[:count])
         prompt = Prompt(pairs=pairs, template=self.options.template)
         ids = prefix_body(prompt, self.subject.tokenizer)
-        setting = replace(self.settings["base"], prefix=(*self.settings["base"].prefix, *ids))
+        setting = replace(self.base, prefix=(*self.base.prefix, *ids))
         if len(setting.prefix) + self.told.batch.ids.shape[1] > self.subject.context:
             return None
         return Stored(TEXT_LABEL, count, 0, len(ids), 0, self.recalled(setting))
@@ -221,9 +206,9 @@ class _Desk:
         self, way: str, count: int, rank: int, parameters: int, budget: StorageBudget
     ) -> Stored:
         """Virtual tokens of no more parameters (but one at least), trained on the first facts."""
-        base, kind = self.settings["base"], _KINDS[way]
+        base = self.base
         tuning = Tuning(
-            kind,
+            _KINDS[way],
             tokens=1,
             steps=budget.steps,
             rate=budget.rate,
@@ -235,7 +220,5 @@ class _Desk:
         tuning = tuning._replace(tokens=tokens)
         with threads_for(self.subject.n_parameters):
             tuned = tune(self.subject, base, self.told.of(range(count)), tuning)
-            setting = after_virtual(base, kind, tokens)
-            cache = self.subject.prefill(setting, as_virtual(kind, tuned.values))
-            got = self.recalled(setting, cache)
+            got = self.recalled(*tuned.before(self.subject, base))
         return Stored(way, count, rank, tokens, tuned.parameters, got)

@@ -1,0 +1,59 @@
+"""Experiments on the hypothesis that a prompt can emulate a LoRA: one file each, run by name.
+
+    GoldenZone = trial_named("golden_zone")
+    trial = GoldenZone(**GoldenZone.bundled_fields())   # with the settings of the bundled model
+    trial.conclude(trial.measure(no_progress))
+
+Each file opens with its question and with what each answer would mean. This one is torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from interp.errors import ConfigError
+from interp.matching.settings import Emulation
+
+if TYPE_CHECKING:
+    from interp.experiments.trial import Trial
+
+QUESTIONS = {
+    "generalisation": "does a prompt that emulates a LoRA on some queries carry to others?",
+    "beyond_tokens": "is what says the same as a LoRA the same inside?",
+    "context_distortion": "does a huge prompt blur the query?",
+    "architectural_limits": "can a prompt add an ability that the model lacks?",
+    "internal_state": "does a prompt reach the internal state of a LoRA?",
+    "golden_zone": "is a prompt enough for single queries inside what the model knows?",
+    "prompt_library": "could a library of prompts with a router stand in for training?",
+    "equivalence_strength": "how strong is the best prompt-equivalent of a LoRA?",
+    "prompt_as_weights": "is a prompt an update of the weights, whatever the query?",
+}
+"""Name of every experiment -> its question."""
+
+SCORED = tuple(name for name in QUESTIONS if name != "prompt_as_weights")
+"""Those of the scorecard, in order; the last has a prompt and a LoRA for its target."""
+
+
+class AllTrials(Emulation):
+    """Run all experiments on the hypothesis and write their scorecard."""
+
+    only: tuple[str, ...] = ()
+    """Names of the experiments to run; the others' findings are kept if they are of the same model
+    and target."""
+
+
+def check_named(name: str, among: Iterable[str] = QUESTIONS) -> None:
+    """A `ConfigError` with the names that there are where it is none of them."""
+    if name not in among:
+        raise ConfigError(f"no experiment {name!r}; there are {', '.join(among)}")
+
+
+def trial_named(name: str) -> type[Trial]:
+    """An experiment; a `ConfigError` where there is none of this name."""
+    check_named(name)
+    trial: type[Trial] = getattr(
+        import_module(f"interp.experiments.{name}"), name.title().replace("_", "")
+    )
+    return trial
