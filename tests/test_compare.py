@@ -15,9 +15,9 @@ from interp.patching.run import patch
 from interp.patching.settings import Patching
 from interp.plots import figures
 from interp.report import text_table
-from interp.report.headline import verdict_words
 from interp.report.page import page
 from interp.runs.files import sha256
+from interp.runs.sentences import verdict_words
 from interp.runs.view import Run, load_run
 from interp.study import run_study
 

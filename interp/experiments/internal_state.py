@@ -60,7 +60,7 @@ from interp.patching.settings import Patching
 from interp.plots import layers
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
-from interp.report import headline
+from interp.runs import sentences
 from interp.runs.view import Run, load_run
 from interp.study import run_study
 
@@ -120,8 +120,8 @@ class InternalState(Trial):
         save_virtual_tokens(nearest_kind(found).tuned, self.out / _VIRTUAL, bench.subject)
         run = _compared(self, nearest_kind(found).kind)
         notes = (
-            headline.distances_by_layer(run).to_string(float_format="{:.3f}".format),
-            headline.verdict_words(run),
+            sentences.distances_by_layer(run).to_string(float_format="{:.3f}".format),
+            sentences.verdict_words(run),
             run.manifest["interchange"]["verdict"],
         )
         every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
@@ -247,5 +247,5 @@ def _verdict(
         f"{outputs.content_js.mean():.2g}. Re-wiring at pinned inputs no prefix reaches: these at "
         f"most {rewired(run.table, _VIRTUAL):.1g} nats, the LoRA {rewired(run.table, lora):.2g}."
     )
-    words = [sentence, *headline.family_words(run), headline.exchange_words(run)]
+    words = [sentence, *sentences.family_words(run), run.interchange.depth_words]
     return " ".join(words), contrast

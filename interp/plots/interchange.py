@@ -93,7 +93,7 @@ def interchange(run: Run) -> go.Figure:
             f"Damage axis: logarithmic, linear below {knee:g} nats",
             "Grey: the run's own state moved as far, in a random direction or along the difference "
             "that the two show at an unrelated query",
-            _depth_words(of),
+            of.depth_words,
             open_markers(
                 [panel for row in rows for panel in row],
                 "the control (damage, recovery: the random difference; distance: the null)",
@@ -170,18 +170,6 @@ def _mark_depth(depth: pd.Series | None, panels: Sequence[Panel]) -> None:
             meta=None if number else {"fixed": known, "table": numbers},
         )
         panel.draw([mark])
-
-
-def _depth_words(of: Patched) -> str:
-    depth = of.depth
-    if depth is None:
-        return ""
-    limit = f"{of.tolerance:g} nats in both directions"
-    if np.isnan(depth["value"]):
-        return f"At no layer does damage stay within {limit} from there on"
-    high = "none" if depth["ci_high"] >= of.run.n_layers else f"{depth['ci_high']:g}"
-    known = "" if np.isnan(depth["ci_low"]) else f" [{depth['ci_low']:g}, {high}]"
-    return f"From layer {depth['value']:g}{known} on damage stays within {limit}"
 
 
 def _other_n(run: Run, panel: Exchange) -> str:

@@ -119,7 +119,7 @@ def _patching(run: Run) -> dict[str, Any] | None:
     return {
         "verdict": visible(str(of.found["verdict"])),
         "certificate": visible(run.verdict(of.pair).text) if other else "",
-        "checks": f"{patching.depth_words(of)} {patching.no_op(of)}".strip(),
+        "checks": f"{of.depth_words} {patching.no_op(of)}".strip(),
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "layers": patching.interchange_table(of),
         "best": patching.best_layers(of),

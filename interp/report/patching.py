@@ -91,18 +91,6 @@ def contexts(of: Patched) -> Table:
     return Table(f"{words}; n = {of.found['n']} matched queries.", columns, rows)
 
 
-def depth_words(of: Patched) -> str:
-    """From which layer on the states do each other's work, in words; "" where not measured."""
-    row, within = of.depth, f"within {of.tolerance:g} nats both ways"
-    if row is None:
-        return ""
-    if row["value"] != row["value"]:
-        return f"Damage stays {within} from no layer on."
-    known = row["ci_low"] == row["ci_low"] and row["ci_high"] == row["ci_high"]
-    ends = f" [{row['ci_low']:.0f}, {row['ci_high']:.0f}]" if known else ""
-    return f"Damage stays {within} from layer {row['value']:.0f}{ends} on."
-
-
 def no_op(of: Patched) -> str:
     """The check of the instrument, in words."""
     changed = f"{of.found['no_op']:g}"

@@ -139,7 +139,7 @@ def _share(frame: pd.DataFrame) -> str:
 
 def _lines(of: Patched) -> Iterator[str]:
     """One line per finding; what was not measured has none."""
-    yield f"{patching.depth_words(of)} {patching.no_op(of)}".strip()
+    yield f"{of.depth_words} {patching.no_op(of)}".strip()
     yield from _best(of)
     yield from _segments(of)
     yield from _contexts(of)

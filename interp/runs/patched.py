@@ -92,6 +92,18 @@ class Patched:
         frame = self.rows("state_equivalence_depth", *self.pair)
         return None if frame.empty else frame.iloc[0]
 
+    @property
+    def depth_words(self) -> str:
+        """From which layer on the states do each other's work, in words; "" where not measured."""
+        row, within = self.depth, f"within {self.tolerance:g} nats in both directions"
+        if row is None:
+            return ""
+        if row["value"] != row["value"]:
+            return f"Damage stays {within} from no layer on."
+        high = "none" if row["ci_high"] >= self.run.n_layers else f"{row['ci_high']:.0f}"
+        ends = f" [{row['ci_low']:.0f}, {high}]" if row["ci_low"] == row["ci_low"] else ""
+        return f"Damage stays {within} from layer {row['value']:.0f}{ends} on."
+
     # --- first order beside exact ----------------------------------------------------------------
 
     def attributed(self, queries: str = "matched") -> pd.DataFrame:

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from interp.noise import NOISE
-from interp.report import headline, tables, text_table
+from interp.report import tables, text_table
+from interp.runs import sentences
 from interp.runs.largest import at_least, largest, standing
 from interp.runs.view import Run, load_run
 
@@ -123,13 +124,13 @@ def test_the_verdict_names_a_layer_that_differs_or_none(run: Run) -> None:
     frame = run.rows("relative_l2", "resid_post", PAIR, "last")
     even = frame[frame["layer"] % 2 == 0]
     layer = even.loc[even["value"].idxmax(), "layer"]
-    assert f"differ most at layer {layer}, " in headline.verdict_words(run)
-    assert "; p = 0.01);" in headline.verdict_words(run)
-    same = headline.verdict_words(changed(run, 0.4, "relative_l2"))
+    assert f"differ most at layer {layer}, " in sentences.verdict_words(run)
+    assert "; p = 0.01);" in sentences.verdict_words(run)
+    same = sentences.verdict_words(changed(run, 0.4, "relative_l2"))
     assert same.endswith("of the residual streams no layer differs from its null (p ≥ 0.4).")
 
 
 def test_families_that_no_layer_tells_apart_are_said_so(run: Run) -> None:
-    said = headline.family_words(changed(run, 0.34, "divergence_index"))
+    said = sentences.family_words(changed(run, 0.34, "divergence_index"))
     assert said[0].endswith("no layer differs from what relabelling gives (p ≥ 0.34).")
     assert " p = " not in " ".join(said)

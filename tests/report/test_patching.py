@@ -289,7 +289,7 @@ def test_every_finding_has_its_line(run: Run) -> None:
     assert "nats per answer that the output moves" in re.sub(r"\s+", " ", terminal(run))
     said = re.sub(r"\n +", " ", terminal(run))
     for line in (
-        "Damage stays within 0.02 nats both ways from no layer on.",
+        "Damage stays within 0.02 nats in both directions from no layer on.",
         "prompt → lora layer 2: damage 0.0123 [0.0100, 0.0150]; prompt → base layer 2: recovery "
         "undefined.",
         "Segments (recovery in base; layers chosen on one half, scored on the other, n = 27): "

@@ -1,7 +1,7 @@
 """What a run says of the states of the two conditions of its headline, in words.
 
-by_layer(run)                       # distance, null and alignment of the residual streams
-print(verdict(run), *families(run), exchanged(run))
+distances_by_layer(run)             # distance, null and alignment of the residual streams
+print(verdict_words(run), *family_words(run))
 """
 
 from __future__ import annotations
@@ -69,15 +69,4 @@ def _apart(a: str, b: str, top: Largest) -> str:
     return (
         f"{a}s and {b}s are {row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}] times "
         f"as far from each other as from their own kind at layer {row['layer']} ({top.p})."
-    )
-
-
-def exchange_words(run: Run) -> str:
-    """Whether the states of the two that were exchanged can stand in for each other."""
-    depth = run.table.query("measure == 'state_equivalence_depth'")["value"].iloc[0]
-    where = "at no layer" if pd.isna(depth) else f"from layer {depth:.0f} on"
-    found = run.manifest["interchange"]
-    return (
-        f"{found['condition']} and {found['reference']} can exchange their states {where} at a "
-        f"damage of {found['tolerance']:g} nats or less."
     )

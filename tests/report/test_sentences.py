@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from manifests import named
 
-from interp.report.headline import distances_by_layer, verdict_words
+from interp.runs.sentences import distances_by_layer, verdict_words
 from interp.runs.view import Run, load_run
 
 
