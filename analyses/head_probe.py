@@ -22,9 +22,9 @@ from interp.cli import guarded
 from interp.cli.flags import read_flags
 from interp.config import bundled
 from interp.errors import ConfigError
-from interp.report import write_probe
+from interp.report import write_head_view
 from interp.runs.view import Run
-from interp.study import probe_run
+from interp.study import head_of_run
 
 OUT = Path("runs/head_probe")
 
@@ -45,9 +45,9 @@ def main(config: Config) -> None:
     if not names:
         print("No head's content pattern differs from its null: name some with --heads.")
     for name in names:
-        view = probe_run(config.out, name)  # a ConfigError for a head that the model has not
+        view = head_of_run(config.out, name)  # a ConfigError for a head that the model has not
         print(sentence(run, name))
-        table, files = write_probe(config.out, view)
+        table, files = write_head_view(config.out, view)
         rich.print(table)
         print(f"figure: {files[0].with_suffix('.json')}, and as png where a browser is found")
 

@@ -73,7 +73,7 @@ _HOMES = {
     "Weighing": "weights.settings",
     "weigh": "weights.run",
     "distil": "matching.distil",
-    "head_view": "probe",
+    "head_view": "heads",
 }
 """Public name -> the room it lives in."""
 
@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     )
     from interp.config import Distillation, Experiment
     from interp.errors import InterpError
+    from interp.heads import head_view
     from interp.lab import Lab, load
     from interp.lab.experiments import diverge
     from interp.matching.distil import distil
@@ -111,7 +112,6 @@ if TYPE_CHECKING:
     from interp.names import Head, Site
     from interp.patching.run import patch
     from interp.patching.settings import Patching
-    from interp.probe import head_view
     from interp.queries import Query, read_queries
     from interp.runs.heads import HeadView
     from interp.runs.view import Run, load_run

@@ -92,7 +92,7 @@ def influence(
     against: Int[Tensor, " token"] | None = None,
 ) -> Influence:
     """Split the logit of `target`, or its lead over `against`, into what every part of the model
-    contributed at these tokens (docs/metrics.md).
+    contributed at these tokens (docs/reference/metrics.md).
 
     A part that wrote `w` contributes `<u, w>`: `u` is the token's unembedding direction pulled
     back through the final norm with its scale frozen at this condition's own value. Under a

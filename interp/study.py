@@ -19,6 +19,7 @@ from interp.capabilities import measures, open_sum
 from interp.conditions import Condition, resolve
 from interp.config import Experiment
 from interp.design import Design
+from interp.heads import head_view
 from interp.manifest import describe_run, fingerprints, versions
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import Tally
@@ -35,7 +36,6 @@ from interp.preparing import (
     read_groups,
     reopen,
 )
-from interp.probe import head_view
 from interp.progress import Progress, no_progress
 from interp.runs.files import ANSWERS, QUERIES, as_table, token_hash, write_run
 from interp.runs.heads import HeadView
@@ -143,7 +143,7 @@ def _write(
     write_run(experiment.out, table, arrays, manifest, beside)
 
 
-def probe_run(folder: Path, name: str) -> HeadView:
+def head_of_run(folder: Path, name: str) -> HeadView:
     """One head of a finished run, from its model, which must be what it was."""
     head = Head.parse(name)
     experiment, built = reopen(folder)

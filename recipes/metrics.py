@@ -1,6 +1,6 @@
 """Write the tables of measures into the documentation, from their records.
 
-python recipes/metrics.py         # docs/metrics.md
+python recipes/metrics.py         # docs/reference/metrics.md
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from interp.registry import SECTIONS, Measure
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "metrics.md"
 HEADINGS = ("measure", "units", "definition", "source")
 
 

@@ -148,10 +148,10 @@ def test_the_first_queries_alone_have_their_own_answers(run: Path) -> None:
 
 def test_a_finished_run_is_not_read_on_another_day(run: Path, on: Callable[[int], None]) -> None:
     """The date stands before every query, so that all conditions have other tokens."""
-    assert str(study.probe_run(run, "L0H1").head) == "L0H1"
+    assert str(study.head_of_run(run, "L0H1").head) == "L0H1"
     on(2)
     with pytest.raises(RunError, match=r"template write a date.*template_options") as caught:
-        study.probe_run(run, "L0H1")
+        study.head_of_run(run, "L0H1")
     assert str(run) in str(caught.value)
     assert "\n" not in str(caught.value)
 

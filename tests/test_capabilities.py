@@ -21,7 +21,7 @@ from interp.names import Head
 from interp.registry import MEASURES, grouped
 from interp.report import text_table, write
 from interp.runs.terms import TOTAL, terms
-from interp.study import probe_run
+from interp.study import head_of_run
 from interp.validation import architectures
 from interp.validation.architectures import MODELS, TABLE_HEADINGS, ArchitectureRow
 
@@ -162,7 +162,7 @@ def test_a_model_whose_attention_is_not_hooked_has_the_rest(run_of: Callable[...
     assert layers(run, "relative_l2", "mixer_out") == [0, 1, 2]
     check_said(run)
     with pytest.raises(SubjectError, match="no head L0H0"):
-        probe_run(run.path, str(Head(0, 0)))
+        head_of_run(run.path, str(Head(0, 0)))
 
 
 def check_said(run: Run) -> None:

@@ -379,7 +379,7 @@ def test_a_labs_study_is_the_experiments_to_the_bit(named: Case, tmp_path: Path)
 
 
 def test_a_study_of_a_lab_can_be_opened_again(named: Case, tmp_path: Path) -> None:
-    from interp.study import probe_run
+    from interp.study import head_of_run
 
     more = {
         "few": Prompt(pairs=[("hot", "cold"), ("up", "down")]),  # type: ignore[arg-type]
@@ -389,7 +389,7 @@ def test_a_study_of_a_lab_can_be_opened_again(named: Case, tmp_path: Path) -> No
     lab = opened(named.model, named.adapter, named.words, conditions=more)
     folder = interp.diverge(lab, TEXTS, tmp_path / "run", **QUICK)
     assert list(interp.load_run(folder).manifest["conditions"]) == list(lab.conditions)
-    assert probe_run(folder, "L1H0").conditions == list(lab.conditions)
+    assert head_of_run(folder, "L1H0").conditions == list(lab.conditions)
 
 
 def test_queries_of_another_run_are_not_overwritten(named: Case, tmp_path: Path) -> None:

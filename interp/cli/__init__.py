@@ -18,7 +18,7 @@ _Command = Callable[[Sequence[str]], None]
 COMMANDS = {
     "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
     "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
-    "probe": "one head of a run, closely: interp probe RUN L5H3",
+    "head": "one head of a run, closely: interp head RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
@@ -81,6 +81,8 @@ def guarded(action: Callable[[], None], hint: str = "", *, debug: bool = False) 
 def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
     """The function of a command and the words that are left for it."""
     name = " ".join(words[:2]) if words[0] == "match" else words[0]
+    if name == "probe":
+        raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     from interp.cli import commands

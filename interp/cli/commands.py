@@ -92,7 +92,7 @@ def report_command(words: Sequence[str]) -> None:
     _show(*tyro.cli(settings, args=words, prog="interp report"))
 
 
-def probe_command(words: Sequence[str]) -> None:
+def head_command(words: Sequence[str]) -> None:
     """One head of a run under every condition."""
 
     def settings(
@@ -108,12 +108,12 @@ def probe_command(words: Sequence[str]) -> None:
 
     import rich
 
-    from interp.report import write_probe
-    from interp.study import probe_run
+    from interp.report import write_head_view
+    from interp.study import head_of_run
 
-    folder, name = tyro.cli(settings, args=words, prog="interp probe")
-    view = probe_run(folder, name)
-    table, files = write_probe(folder, view)
+    folder, name = tyro.cli(settings, args=words, prog="interp head")
+    view = head_of_run(folder, name)
+    table, files = write_head_view(folder, view)
     rich.print(table)
     print("\n".join(f"figure: {file}" for file in files))
 

@@ -1,4 +1,4 @@
-"""Geometry over queries (docs/metrics.md): how the states of many queries lie together.
+"""Geometry over queries (docs/reference/metrics.md): how the states of many queries lie together.
 
     states = {"prompt": x, "lora": y}              # [query, d_model], rows paired, any float dtype
     paired_similarity(x, y, seed=0)["linear_cka"].calibrated  # 1 = identical, 0 = by chance

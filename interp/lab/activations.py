@@ -21,9 +21,9 @@ from torch import Tensor
 
 from interp.capture import Captured, Reader, capture, chunks, keep
 from interp.errors import ConfigError, SubjectError
+from interp.heads import token_texts
 from interp.measures.attention import MASKED
 from interp.names import HOOKS, Site
-from interp.probe import token_texts
 from interp.queries import Encoded
 from interp.subject import Batch, Subject
 

@@ -1,4 +1,4 @@
-"""Attention of one layer's heads, per query row (docs/metrics.md).
+"""Attention of one layer's heads, per query row (docs/reference/metrics.md).
 
     rows = read_rows(pattern)                    # inside the forward pass: [batch, head, query_pos]
     content_js(rows.content, other.content)

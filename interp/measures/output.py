@@ -1,4 +1,4 @@
-"""Divergence of next-token distributions (docs/metrics.md). Logits in, nats per token out."""
+"""Divergence of next-token distributions (docs/reference/metrics.md). Logits in, nats per token out."""
 
 from __future__ import annotations
 

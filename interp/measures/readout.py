@@ -1,4 +1,4 @@
-"""What a layer's state would say (docs/metrics.md): numbers of the logit lens.
+"""What a layer's state would say (docs/reference/metrics.md): numbers of the logit lens.
 
     lens_kl(final_logits, lens_logits)              # [batch], nats
     answer_information(lens_logits, target)         # [batch], nats

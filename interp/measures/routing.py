@@ -1,4 +1,4 @@
-"""Routing of a mixture-of-experts layer, per query token (docs/metrics.md).
+"""Routing of a mixture-of-experts layer, per query token (docs/reference/metrics.md).
 
 router_js(a.shares, b.shares)            # nats, [batch, query_pos]
 expert_overlap(a.chosen, b.chosen)       # share

@@ -1,5 +1,5 @@
 """What changes a head's attention scores: its queries' inputs, its keys' inputs, its weights
-(docs/metrics.md).
+(docs/reference/metrics.md).
 
     split = split_scores({frozenset(): base, frozenset({"query"}): ..., ...}, own, noise)
     split.shares                # of query, key, weights, and of what two or three do together

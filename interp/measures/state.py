@@ -1,4 +1,4 @@
-"""Distances of states (docs/metrics.md), all functions of the condition Gram.
+"""Distances of states (docs/reference/metrics.md), all functions of the condition Gram.
 
     g = gram(torch.stack([x_base, x_prompt, x_lora]))     # [*token, cond, cond]
     relative_l2(g, 1, 2)

@@ -10,8 +10,22 @@ The report is a view: run `write` again after changing nothing and its bytes are
 """
 
 from interp.report.patching_lines import patch_table
-from interp.report.terminal import probe_table, text_table
+from interp.report.terminal import head_view_table, text_table
 from interp.report.weights import weights_table
-from interp.report.writing import write, write_probe
+from interp.report.writing import write, write_head_view
 
-__all__ = ["patch_table", "probe_table", "text_table", "weights_table", "write", "write_probe"]
+__all__ = [
+    "head_view_table",
+    "patch_table",
+    "text_table",
+    "weights_table",
+    "write",
+    "write_head_view",
+]
+    "head_view_table",
+    "patch_table",
+    "text_table",
+    "weights_table",
+    "write",
+    "write_head_view",
+]

@@ -80,7 +80,7 @@ def _caption(run: Run, position: str) -> str:
     return visible(f"{words}; {tables.head_note(run, position)}")
 
 
-def probe_table(view: HeadView) -> Table:
+def head_view_table(view: HeadView) -> Table:
     """What a head attends to most under each condition, from the last query token."""
     from rich import box
     from rich.table import Table

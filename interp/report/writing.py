@@ -1,7 +1,7 @@
 """Write a run's figures and its one-file report, and vouch for both in its manifest.
 
     write(Path("RUN"))                # RUN/figures/*, RUN/report.html, RUN/manifest.json
-    write_probe(Path("RUN"), view)    # RUN/figures/probe_L5H3.*
+    write_head_view(Path("RUN"), view)    # RUN/figures/head_L5H3.*
 
 The order matters: the manifest is sealed last, over files that are already in place, and first
 stops vouching for those that are about to be replaced. Interrupted, both can be called again.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.plots import export, figures, head_view
 from interp.report.page import page
-from interp.report.terminal import probe_table
+from interp.report.terminal import head_view_table
 from interp.runs.files import FIGURES, REPORT, seal, write_atomic
 from interp.runs.heads import HeadView
 from interp.runs.view import load_run
@@ -25,10 +25,10 @@ from interp.runs.view import load_run
 if TYPE_CHECKING:
     from rich.table import Table
 
-_DRAWN = re.compile(rf"{FIGURES}/(?!probe_)\w[\w.-]*|{re.escape(REPORT)}")
+_DRAWN = re.compile(rf"{FIGURES}/(?!head_L)\w[\w.-]*|{re.escape(REPORT)}")
 
 
-class Probe(NamedTuple):
+class DrawnHead(NamedTuple):
     """A head's most attended tokens for the terminal, and the figure files written."""
 
     table: Table
@@ -39,7 +39,7 @@ def write(path: Path, browser: bool = True, svg: bool = False) -> Path:
     """Draw the run in the folder `path`; returns the path of the report.
 
     `browser=False` makes no pictures; `svg` makes SVG beside PNG, which takes as long again (half a
-    second each). Figures of probed heads stay.
+    second each). Figures of single heads stay.
     """
     run = load_run(path)
     old = [name for name in run.manifest["files"] if _DRAWN.fullmatch(name)]
@@ -54,15 +54,15 @@ def write(path: Path, browser: bool = True, svg: bool = False) -> Path:
     return path / REPORT
 
 
-def write_probe(path: Path, view: HeadView, browser: bool = True) -> Probe:
-    """Draw one head of the run in the folder `path` as `figures/probe_<head>`."""
+def write_head_view(path: Path, view: HeadView, browser: bool = True) -> DrawnHead:
+    """Draw one head of the run in the folder `path` as `figures/head_<head>`."""
     run = load_run(path)
-    name = f"probe_{view.head}"
+    name = f"head_{view.head}"
     old = [file for file in run.manifest["files"] if file.startswith(f"{FIGURES}/{name}.")]
     manifest = _without(path, run.manifest, old)
     files = export({name: head_view(view, run)}, path / FIGURES, browser)
     seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
-    return Probe(probe_table(view.narrowed(run)), [path / FIGURES / file for file in files])
+    return DrawnHead(head_view_table(view.narrowed(run)), [path / FIGURES / file for file in files])
 
 
 def _without(path: Path, manifest: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

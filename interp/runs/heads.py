@@ -1,4 +1,4 @@
-"""One head, closely: what a run keeps of its most divergent head, and `interp probe` shows.
+"""One head, closely: what a run keeps of its most divergent head, and `interp head` shows.
 
 view = HeadView.of(load_run("RUN"))
 view.narrowed(run).most_attended(each=5)
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadView:
-    """One head, closely: what `interp probe` shows and a run keeps of its most divergent head.
+    """One head, closely: what `interp head` shows and a run keeps of its most divergent head.
 
     `patterns`: float32 `[condition, query, query_pos, 1 + key_pos]`, a few example queries; column
     0 is the mass on everything before the query (`prefix_mass`), the rest the query's own keys;

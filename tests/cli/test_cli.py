@@ -127,6 +127,11 @@ def test_an_unknown_command_is_one_line_that_lists_the_known(
     assert all(name in error for name in COMMANDS)
 
 
+def test_the_old_name_of_a_command_says_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["probe", "RUN", "L5H3"]) == 2
+    assert "interp head RUN L5H3" in capsys.readouterr().err
+
+
 REQUIRED = ["--model", "m", "--queries", "q.jsonl", "--out", "run", "--adapter", "a"]
 
 
@@ -137,7 +142,7 @@ REQUIRED = ["--model", "m", "--queries", "q.jsonl", "--out", "run", "--adapter",
         ["diverge", *REQUIRED, "--seed", "many"],
         ["diverge", *REQUIRED, "--dtype", "float8"],
         ["diverge", "--model", "m"],
-        ["probe", "run"],
+        ["head", "run"],
         ["report"],
         ["match", "distil"],
         ["demo", "--no-such-flag"],
@@ -176,11 +181,11 @@ def test_an_empty_query_file_exits_2(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "has no queries" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["report"], ["probe"]])
+@pytest.mark.parametrize("command", [["report"], ["head"]])
 def test_a_folder_that_is_no_run_exits_2(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rest = ["L0H0"] if command == ["probe"] else []
+    rest = ["L0H0"] if command == ["head"] else []
     assert cli.main([*command, str(tmp_path), *rest]) == 2
     error = capsys.readouterr().err
     assert "is not a run" in error
@@ -253,7 +258,7 @@ def test_resuming_twice_says_so_once() -> None:
     assert resume_hint(["diverge", "--resume", "--out", "run"]).count("--resume") == 1
 
 
-@pytest.mark.parametrize("command", ["report", "probe", "demo", "match"])
+@pytest.mark.parametrize("command", ["report", "head", "demo", "match"])
 def test_other_commands_have_nothing_to_resume(command: str) -> None:
     assert "--resume" not in resume_hint([command])
 

@@ -32,7 +32,7 @@ def pairs(draw: st.DrawFn, count: int = 2, fewest: int = 5) -> list[np.ndarray]:
 
 
 def hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    """docs/metrics.md, with 1 written out."""
+    """docs/reference/metrics.md, with 1 written out."""
     n, one = len(k), np.ones(len(k))
     return (
         np.trace(k @ l)

@@ -1,4 +1,4 @@
-"""Rows of an interchange, restated in numpy from the definitions (docs/metrics.md)."""
+"""Rows of an interchange, restated in numpy from the definitions (docs/reference/metrics.md)."""
 
 from __future__ import annotations
 

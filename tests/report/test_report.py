@@ -13,7 +13,7 @@ from rich.console import Console
 
 from interp.plots import output
 from interp.plots.gallery import RECIPES
-from interp.report import text_table, write, write_probe
+from interp.report import text_table, write, write_head_view
 from interp.runs.files import RunError
 from interp.runs.heads import HeadView
 from interp.runs.view import load_run
@@ -116,10 +116,10 @@ def test_a_probed_head_is_vouched_for_and_outlives_the_report(
 ) -> None:
     path = make_folder()
     for _ in range(2):
-        table, files = write_probe(path, HeadView.of(load_run(path)), browser=False)
+        table, files = write_head_view(path, HeadView.of(load_run(path)), browser=False)
         write(path, browser=False)
-    assert [file.name for file in files] == ["probe_L1H2.csv", "probe_L1H2.json"]
-    assert "figures/probe_L1H2.json" in load_run(path).manifest["files"]
+    assert [file.name for file in files] == ["head_L1H2.csv", "head_L1H2.json"]
+    assert "figures/head_L1H2.json" in load_run(path).manifest["files"]
     out = io.StringIO()
     Console(file=out, width=100).print(table)
     assert "</script><script>window.x=1</script>" in out.getvalue()

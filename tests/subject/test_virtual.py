@@ -49,8 +49,8 @@ from interp.conditions import (
 )
 from interp.conditions.folders import CONFIG
 from interp.errors import ConditionError, InterpError, SubjectError
+from interp.heads import head_view
 from interp.names import Head
-from interp.probe import head_view
 from interp.queries import Encoded, Query, encode
 from interp.subject import Batch, Subject, load
 from interp.subject.adapter_files import PICKLE_FILE, WEIGHTS_FILE
