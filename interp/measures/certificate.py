@@ -1,4 +1,6 @@
-"""The match certificate: internals are only comparable where outputs are (docs/reference/metrics.md).
+"""The match certificate: internals are only comparable where outputs are.
+
+Definition: docs/reference/metrics.md.
 
 outputs = answer_outputs(logits_a, logits_b, batch.answer)
 certificate(outputs, texts, Tolerance(js=0.02, top1=0.95))["passed"]

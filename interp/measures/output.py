@@ -1,4 +1,7 @@
-"""Divergence of next-token distributions (docs/reference/metrics.md). Logits in, nats per token out."""
+"""Divergence of next-token distributions: logits in, nats per token out.
+
+Definitions: docs/reference/metrics.md.
+"""
 
 from __future__ import annotations
 

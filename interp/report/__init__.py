@@ -22,10 +22,3 @@ __all__ = [
     "write",
     "write_head_view",
 ]
-    "head_view_table",
-    "patch_table",
-    "text_table",
-    "weights_table",
-    "write",
-    "write_head_view",
-]
