@@ -12,10 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf, log
 from typing import Literal
 
 Rounding = Literal["ratio", "divergence", "cosine", "unbounded", "count"]
 Position = Literal["token", "answer token", "answer", ""]
+Bounds = tuple[float, float]
+
+ANY, JS, PART = (-inf, inf), (0.0, log(2)), (-inf, 1.0)
+"""Ranges: any number; a JS divergence, nats; a part of an effect, below 0 where it does harm."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,18 @@ class Measure:
     position: Position = ""
     group: str = ""
     max_t: str = ""
+    bounds: Bounds | None = None
+
+    @property
+    def range(self) -> Bounds:
+        """Least and largest value there can be: `bounds`, or what the units say."""
+        if self.bounds is not None:
+            return self.bounds
+        if self.rounding == "cosine":
+            return -1.0, 1.0
+        if self.signed:
+            return -inf, inf
+        return 0.0, 1.0 if self.units == "share" else inf
 
 
 DAI = "Dai et al. 2212.10559"
@@ -48,31 +65,49 @@ DHERIN = "Dherin et al. 2507.16003"
 
 
 def _patterns(
-    title: str, units: str, definition: str, rounding: Rounding = "ratio", max_t: str = ""
+    title: str,
+    units: str,
+    definition: str,
+    rounding: Rounding = "ratio",
+    max_t: str = "",
+    bounds: Bounds | None = None,
 ) -> Measure:
     """Of a head's attention rows."""
     return Measure(
         title, units, definition, head="pattern", rounding=rounding, position="token",
-        group="patterns", max_t=max_t,
+        group="patterns", max_t=max_t, bounds=bounds,
     )  # fmt: skip
 
 
 def _share(
-    title: str, definition: str, head: str, group: str, source: str = "", signed: bool = True
+    title: str,
+    definition: str,
+    head: str,
+    group: str,
+    source: str = "",
+    signed: bool = True,
+    bounds: Bounds | None = None,
 ) -> Measure:
     """A part of a whole, a ratio of sums over tokens."""
     return Measure(
-        title, "share", definition, source, head, signed=signed, position="token", group=group
-    )
+        title, "share", definition, source, head, signed=signed, position="token", group=group,
+        bounds=bounds,
+    )  # fmt: skip
 
 
 def _readout(
-    title: str, units: str, definition: str, rounding: Rounding, source: str = ""
+    title: str,
+    units: str,
+    definition: str,
+    rounding: Rounding,
+    source: str = "",
+    bounds: Bounds | None = None,
 ) -> Measure:
     """Of the logit lens."""
     return Measure(
-        title, units, definition, source, rounding=rounding, position="answer token", group="lens"
-    )
+        title, units, definition, source, rounding=rounding, position="answer token", group="lens",
+        bounds=bounds,
+    )  # fmt: skip
 
 
 SECTIONS: dict[str, dict[str, Measure]] = {
@@ -84,7 +119,7 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "js_divergence": Measure(
             "JS divergence", "nats",
             "½KL(p‖m) + ½KL(q‖m) of next-token distributions, m = (p + q)/2",
-            "Lin 1991, doi:10.1109/18.61115", rounding="divergence", position="token",
+            "Lin 1991, doi:10.1109/18.61115", rounding="divergence", position="token", bounds=JS,
         ),
         "top1_agreement": Measure(
             "top-1 agreement", "share", "both put the same token first", rounding="count",
@@ -120,7 +155,7 @@ SECTIONS: dict[str, dict[str, Measure]] = {
     "States": {
         "relative_l2": Measure(
             "relative L2 distance", "ratio", "‖x_a − x_b‖ / ½(‖x_a‖ + ‖x_b‖) per token", head="z",
-            position="token", max_t="resid_post",
+            position="token", max_t="resid_post", bounds=(0.0, 2.0),
         ),
         "cosine": Measure(
             "cosine similarity", "cosine", "cosine of x_a and x_b per token", head="z",
@@ -163,11 +198,11 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         ),
         "content_js": _patterns(
             "content JS divergence", "nats", "JS divergence of rows over the query's own keys",
-            "divergence", max_t="pattern",
+            "divergence", max_t="pattern", bounds=JS,
         ),
         "content_js_no_sink": _patterns(
             "content JS divergence without the sink", "nats",
-            "the same, the query's first token left out", "divergence",
+            "the same, the query's first token left out", "divergence", bounds=JS,
         ),
         "sim_am": Measure(
             "score similarity (cosine)", "cosine", "cosine of rows of pre-softmax scores", DAI,
@@ -180,7 +215,7 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "router_js": Measure(
             "router JS divergence", "nats",
             "JS divergence of a router's distributions over experts",
-            rounding="divergence", position="token", group="routing",
+            rounding="divergence", position="token", group="routing", bounds=JS,
         ),
         "expert_overlap": Measure(
             "overlap of chosen experts", "share", "|A ∩ B| / k of the experts that a token goes to",
@@ -189,12 +224,13 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "rewiring_share": _share(
             "re-wiring share", "part of the content JS from base that the weights bring about, "
             "Shapley-averaged over both orders", "pattern", "pinned inputs", signed=False,
+            bounds=ANY,
         ),
         "petrov_residual": Measure(
             "re-wiring no prefix can do", "nats",
             "content JS from base at base's inputs, under the "
             "condition's weights and prefix: 0 for every prefix", PETROV, "pattern", "divergence",
-            position="token", group="pinned inputs",
+            position="token", group="pinned inputs", bounds=JS,
         ),
         "change_pattern": _share(
             "pattern", "of a head's output change: other attention, at base's inputs", "z",
@@ -231,7 +267,8 @@ SECTIONS: dict[str, dict[str, Measure]] = {
     },
     "Readout": {
         "lens_js": _readout(
-            "logit-lens JS divergence", "nats", "JS divergence of two logit lenses", "divergence"
+            "logit-lens JS divergence", "nats", "JS divergence of two logit lenses", "divergence",
+            bounds=JS,
         ),
         "lens_kl": _readout(
             "logit-lens KL to own output", "nats", "KL(own output ‖ logit lens of a layer)",
@@ -239,7 +276,7 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         ),
         "answer_information": _readout(
             "information on the answer", "nats", "log-probability of the answer in the logit lens",
-            "unbounded",
+            "unbounded", bounds=ANY,
         ),
         "decision_depth": _readout(
             "decision depth", "layer", "first layer from which the top token stays", "count"
@@ -254,11 +291,11 @@ SECTIONS: dict[str, dict[str, Measure]] = {
     "Geometry of queries": {
         "linear_cka": Measure(
             "linear CKA (debiased)", "share", "centred kernel alignment of two clouds of queries, "
-            "debiased", "Murphy et al. 2405.01012",
+            "debiased", "Murphy et al. 2405.01012", bounds=(-1.0, 1.0),
         ),
         "procrustes_distance": Measure(
             "Procrustes distance", "distance", "√(2 − 2‖X'Y‖_*) of centred clouds of norm 1",
-            "Williams et al. 2110.14739",
+            "Williams et al. 2110.14739", bounds=(0.0, 2**0.5),
         ),
         "mutual_knn": Measure(
             "mutual kNN", "share", "shared part of the k nearest neighbours by cosine",
@@ -305,22 +342,24 @@ SECTIONS: dict[str, dict[str, Measure]] = {
             "relative damage", "ratio", "damage over that of base's value in its place"
         ),
         "recovery": Measure(
-            "recovery", "share", "1 − KL(source ‖ patched) / KL(source ‖ target)", signed=True
+            "recovery", "share", "1 − KL(source ‖ patched) / KL(source ‖ target)", signed=True,
+            bounds=PART,
         ),
         "recovery_random_direction": Measure(
             "recovery, random direction", "share",
-            "the same of a step as long in a random direction"
+            "the same of a step as long in a random direction", bounds=PART,
         ),
         "recovery_random_difference": Measure(
             "recovery, random difference", "share", "the same of a step as long along an unrelated "
-            "query's difference"
+            "query's difference", bounds=PART,
         ),
         "answer_change": Measure(
             "change of the answer's log-odds", "nats", "log-odds of the answer, patched − own",
             rounding="unbounded", signed=True,
         ),
         "answer_recovery": Measure(
-            "recovery of the answer's log-odds", "share", "answer change over the source's lead"
+            "recovery of the answer's log-odds", "share", "answer change over the source's lead",
+            bounds=ANY,
         ),
         "interchange_depth": Measure(
             "interchange depth", "layer", "first layer from which damage stays within tolerance"
@@ -331,13 +370,15 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "function_vector_recovery": Measure(
             "recovery by the function vector", "share",
             "recovery in base by the summed mean outputs "
-            "of the strongest heads", "Todd et al. 2310.15213",
+            "of the strongest heads", "Todd et al. 2310.15213", bounds=PART,
         ),
         "function_vector_null": Measure(
-            "recovery by base's vector", "share", "the same of base's own mean outputs"
+            "recovery by base's vector", "share", "the same of base's own mean outputs",
+            bounds=PART,
         ),
         "function_vector_random": Measure(
-            "recovery by a random vector", "share", "the same of a random vector of that norm"
+            "recovery by a random vector", "share", "the same of a random vector of that norm",
+            bounds=PART,
         ),
         "attribution": Measure(
             "attribution (first order)", "nats", "gradient of the answer's log-odds times the step",
@@ -347,7 +388,10 @@ SECTIONS: dict[str, dict[str, Measure]] = {
             "damage", "nats", "KL(own output ‖ output without a part of the LoRA)",
             rounding="divergence",
         ),
-        "ablation_kept": Measure("effect kept", "share", "of the LoRA's effect without that part"),
+        "ablation_kept": Measure(
+            "effect kept", "share", "of the LoRA's effect without that part",
+            bounds=PART,
+        ),
         "ablation_change": Measure(
             "internal change", "ratio", "relative L2 distance of states without that part"
         ),
@@ -377,11 +421,15 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "implicit_rank_shuffled": Measure("shuffled", "dimensions", "the same of shuffled tokens"),
         "implicit_cosine": Measure(
             "mean cosine of two queries' updates", "cosine", "of a prompt's implicit updates",
-            DHERIN
+            DHERIN, bounds=(-1.0, 1.0),
         ),
         "implicit_cosine_chance": Measure("chance", "cosine",
-            "the same, moved in random directions"),
-        "implicit_cosine_shuffled": Measure("shuffled", "cosine", "the same of shuffled tokens"),
+            "the same, moved in random directions", bounds=(-1.0, 1.0),
+        ),
+        "implicit_cosine_shuffled": Measure(
+            "shuffled", "cosine", "the same of shuffled tokens",
+            bounds=(-1.0, 1.0),
+        ),
         "implicit_overlap_left": Measure(
             "overlap with the LoRA, written", "share", "of implicit updates and the LoRA's", DHERIN
         ),

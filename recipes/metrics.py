@@ -5,23 +5,36 @@ python recipes/metrics.py         # docs/reference/metrics.md
 
 from __future__ import annotations
 
+from math import inf, log
 from pathlib import Path
 
 from interp.registry import SECTIONS, Measure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "metrics.md"
-HEADINGS = ("measure", "units", "definition", "source")
+HEADINGS = ("measure", "units", "range", "definition", "source")
 
 
 def table(section: str) -> str:
     """The measures of a section, a line each."""
-    lines = [HEADINGS, ("---",) * 4, *(row(*item) for item in SECTIONS[section].items())]
+    lines = [
+        HEADINGS,
+        ("---",) * len(HEADINGS),
+        *(row(*item) for item in SECTIONS[section].items()),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def row(name: str, measure: Measure) -> tuple[str, str, str, str]:
+def row(name: str, measure: Measure) -> tuple[str, ...]:
     """The cells of one measure; a bar would end a cell."""
-    return f"`{name}`", measure.units, measure.definition.replace("|", "\\|"), measure.source
+    definition = measure.definition.replace("|", "\\|")
+    return f"`{name}`", measure.units, interval(*measure.range), definition, measure.source
+
+
+def interval(low: float, high: float) -> str:
+    """Both ends in words, e.g. `[0, ln 2]`; an end that is not reached has a round bracket."""
+    known = {-inf: "−∞", inf: "∞", log(2): "ln 2", 2**0.5: "√2"}
+    ends = [known.get(end, f"{end:g}".replace("-", "−")) for end in (low, high)]
+    return f"{'(' if low == -inf else '['}{ends[0]}, {ends[1]}{')' if high == inf else ']'}"
 
 
 def page(text: str) -> str:

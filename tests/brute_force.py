@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Prompt, ShuffledLabels, ShuffledTokens, prefix_body
 from interp.config import Experiment
+from interp.registry import MEASURES
 from interp.runs.view import Run
 from interp.subject.controls import random_like, untrained
 
@@ -418,3 +419,14 @@ def apart(got: float, want: Value) -> float:
 def differs(got: float, want: Value) -> bool:
     """Whether a number is not the reference's, by more than the tolerance and rounding."""
     return not apart(got, want) <= TOLERANCE + want.rounding / want.scale
+
+
+def out_of_range(table: pd.DataFrame, rounding: float = 1e-5) -> list[str]:
+    """Measures of a run's table with values outside the range that their record states."""
+    found = []
+    for name, values in table.groupby("measure")["value"]:
+        record = MEASURES.get(str(name))  # chance levels have none of their own
+        low, high = record.range if record else (-math.inf, math.inf)
+        if values.min() < low - rounding or values.max() > high + rounding:
+            found.append(str(name))
+    return found

@@ -31,6 +31,7 @@ from brute_force import (
     label,
     materials,
     measured,
+    out_of_range,
     pairs,
     settings,
 )
@@ -109,6 +110,10 @@ def test_queries_have_different_lengths_and_need_padding(compared: Compared) -> 
     assert min(lengths) == 1
     assert max(lengths) > MAX_POSITIONS
     assert len(set(lengths)) >= 4
+
+
+def test_every_value_lies_in_the_range_of_its_measure(compared: Compared) -> None:
+    assert out_of_range(compared.run.table) == []
 
 
 def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:

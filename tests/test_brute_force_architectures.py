@@ -27,6 +27,7 @@ from brute_force import (
     apart,
     differs,
     measured,
+    out_of_range,
     pairs,
 )
 from reference import Condition, Key, States, Value
@@ -159,6 +160,10 @@ def test_what_is_peculiar_is_there(compared: Compared) -> None:
 
 def test_only_what_cannot_be_right_is_withheld(compared: Compared) -> None:
     assert compared.run.manifest["withheld"].keys() == WITHHELD.get(compared.name, set())
+
+
+def test_every_value_lies_in_the_range_of_its_measure(compared: Compared) -> None:
+    assert out_of_range(compared.run.table) == []
 
 
 def test_no_row_is_missing_and_none_is_extra(compared: Compared) -> None:

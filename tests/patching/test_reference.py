@@ -22,7 +22,7 @@ import pytest
 import reference
 import tiny_models
 import torch
-from brute_force import real_model
+from brute_force import out_of_range, real_model
 from reference import Condition, Key, Value, patching
 from reference.patching import Asked, Cell
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -152,7 +152,9 @@ def library_rows(
         bootstrap=0,
         permutations=0,
     )
-    return measured(load_run(patch(asked)).table)
+    table = load_run(patch(asked)).table
+    assert out_of_range(table) == []
+    return measured(table)
 
 
 def measured(table: pd.DataFrame) -> dict[Key, tuple[float, int]]:
