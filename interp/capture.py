@@ -52,12 +52,13 @@ def capture(
     start: int = 0,
     last: bool = False,
     columns: Tensor | None = None,
+    attention_only: bool = False,
 ) -> Captured:
     """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
     `cache` is `subject.prefill(setting)`; `start`: blocks below it do not run, an edit of its
-    `resid_pre` says what enters it; `last`, `columns`: logits of these tokens alone (see
-    `Subject.run`).
+    `resid_pre` says what enters it; `last`, `columns`, `attention_only`: as of
+    `Subject.run`.
     """
     values: dict[Site, Any] = {}
 
@@ -72,7 +73,16 @@ def capture(
         raise ValueError(f"{min(both)} cannot be read and edited in one run")
     readers = {site: reading(site, reader) for site, reader in read.items()}
     hooked = changed | readers
-    logits = subject.run(setting, batch, cache, hooked, start=start, last=last, columns=columns)
+    logits = subject.run(
+        setting,
+        batch,
+        cache,
+        hooked,
+        start=start,
+        last=last,
+        columns=columns,
+        attention_only=attention_only,
+    )
     return Captured(logits, values)
 
 

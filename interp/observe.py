@@ -163,7 +163,16 @@ def _scores_of(
         for name, side in (("q", "query"), ("k", "key"))
         for site in subject.sites(name)
     ]
-    got = capture(subject, bare, batch, cache, dict.fromkeys(sites, read_scores), edits, last=True)
+    got = capture(
+        subject,
+        bare,
+        batch,
+        cache,
+        dict.fromkeys(sites, read_scores),
+        edits,
+        last=True,
+        attention_only=True,
+    )
     return [got.values[site] for site in sites]
 
 
@@ -255,7 +264,7 @@ def _pinned(
     read = _patterns(subject, setting, cache if heads else None, bare, heads)
     names = (*(("v", "z") if heads else ()), *(("q", "k") if split else ()))
     read |= {site: keep for site in subject.anatomy.points if site.name in names}
-    return capture(subject, setting, batch, cache, read, inputs, last=True)
+    return capture(subject, setting, batch, cache, read, inputs, last=True, attention_only=True)
 
 
 def _contents(subject: Subject, got: Captured) -> list[Tensor]:

@@ -65,6 +65,7 @@ class Anatomy:
     `logits`: of the unembedding's output in the logits. `sinks`: attention rows sum to less than 1,
     the rest being a learned sink's. `mixed`: z is what the heads mix, pattern times values;
     otherwise a gate or a norm stands between. `wrapped`: blocks return their output in a tuple.
+    `plain_mlps`: every block has an MLP that returns a tensor of the shape of what it is given.
     `link`: how routers' logits become shares of experts (a name of `routers.LINKS`); "" where they
     are not understood.
     """
@@ -77,6 +78,7 @@ class Anatomy:
     sinks: bool = False
     mixed: bool = True
     wrapped: bool = False
+    plain_mlps: bool = False
     link: str = ""
 
     @classmethod
@@ -197,11 +199,17 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
     asked = ("resid_pre", "resid_post", *_WRITES, "v", "z", "pattern", "router")
     hooks = {site: keeping(site) for site in anatomy.points if site.name in asked}
     returned: list[Any] = []
-    handle = subject.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2]))
+    mlps = [block.mlp for block in subject.blocks if getattr(block, "mlp", None) is not None]
+    plain: list[bool] = []
+    handles = [
+        subject.blocks[0].register_forward_hook(lambda *seen: returned.append(seen[2])),
+        *(mlp.register_forward_hook(lambda *seen: plain.append(_alike(*seen[1:]))) for mlp in mlps),
+    ]
     try:
         logits = subject.run(bare, batch, hooks=hooks)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     end = values[Site("resid_post", subject.n_layers - 1)]
     with torch.no_grad(), subject.weights.of(bare):
         said = subject.unembed(subject.final_norm(end))
@@ -234,8 +242,14 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         sinks=any(bool((pattern.sum(-1) < _SUM).any()) for pattern in patterns),
         mixed=all(_mixes(anatomy, values, layer) for layer in anatomy.layers("pattern")),
         wrapped=isinstance(returned[0], tuple),
+        plain_mlps=len(plain) == subject.n_layers and all(plain),
         link=routers.link_of(routed),
     )
+
+
+def _alike(given: tuple[Any, ...], returned: Any) -> bool:
+    """Whether a module returns one tensor of the shape of the one that it is given."""
+    return len(given) == 1 and torch.is_tensor(returned) and returned.shape == given[0].shape
 
 
 def _flat(z: Float[Tensor, "batch head query_pos d_head"]) -> Tensor:

@@ -195,6 +195,7 @@ class Subject:
         start: int = 0,
         last: bool = False,
         columns: Tensor | None = None,
+        attention_only: bool = False,
         grad: bool = False,
     ) -> Tensor:
         """Logits `[batch, query_pos, d_vocab]` of the query rows; `cache` is left as it was, but
@@ -203,7 +204,9 @@ class Subject:
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
         not run; a hook on its `resid_pre` says what enters it. `columns` `[batch, row]`: logits
         `[batch, row, d_vocab]` of these tokens alone; `last`: `[batch, d_vocab]` of every query's
-        last token before its answer. `grad`: autograd follows the run; its backward pass belongs
+        last token before its answer. `attention_only`: MLPs do not run, for hooks that say what
+        enters every block and read what its heads do (the logits are then no model's). `grad`:
+        autograd follows the run; its backward pass belongs
         inside `weights.values_of(setting)` too.
         """
         size = len(batch.ids)
@@ -221,11 +224,17 @@ class Subject:
         with (
             torch.set_grad_enabled(grad),
             shortcuts.skipped(self.blocks[:start], self.anatomy.wrapped),
+            shortcuts.skipped(self._mlps if attention_only else (), wrapped=False),
             shortcuts.only_at(self.bridge.unembed, columns),
         ):
             logits = self._forward(setting, batch.ids, cache, past, hooks, start)
         logits = batch.biased(logits, setting, columns)
         return logits[:, 0] if last else logits
+
+    @property
+    def _mlps(self) -> list[Any]:
+        """The MLPs that can be left out."""
+        return [block.mlp for block in self.blocks] if self.anatomy.plain_mlps else []
 
     def extend(self, setting: Setting, batch: Batch, cache: Any, written: int) -> Tensor:
         """Logits `[batch, d_vocab]` of the last of some tokens, which follow the `written` ones of
