@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM
 
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
-from interp.matching.bench import Bench
 from interp.matching.coordinate import (
     SearchBudget,
     SearchResult,
@@ -33,9 +32,10 @@ from interp.matching.coordinate import (
     random_search,
     search_prompt,
 )
+from interp.matching.evaluation import Evaluation
 from interp.matching.prefixes import Scorer
+from interp.matching.readable import readable_words, scorer, slot_of
 from interp.matching.settings import Emulation, bundled_emulation
-from interp.matching.wording import readable_words, scorer, slot_of
 from interp.measures.output import kl_divergence
 from interp.statistics import generator_of
 
@@ -93,10 +93,10 @@ def race(score: Scorer, allowed: Words) -> list[dict[str, Any]]:
     return rows
 
 
-def plain(bench: Bench, prefixes: Sequence[TokenIds], tail: TokenIds) -> torch.Tensor:
+def plain(evaluation: Evaluation, prefixes: Sequence[TokenIds], tail: TokenIds) -> torch.Tensor:
     """The divergences from full sequences in Hugging Face, a candidate's queries at a time."""
-    wanted, before = bench.wanted["matched"], bench.subject.settings[BASE].prefix
-    hf = AutoModelForCausalLM.from_pretrained(bench.settings.model).eval()
+    wanted, before = evaluation.targets["matched"], evaluation.subject.settings[BASE].prefix
+    hf = AutoModelForCausalLM.from_pretrained(evaluation.settings.model).eval()
     found = []
     for prefix in prefixes:
         whole = torch.tensor([*before, *prefix, *tail]).expand(len(wanted), -1)
@@ -110,13 +110,13 @@ def plain(bench: Bench, prefixes: Sequence[TokenIds], tail: TokenIds) -> torch.T
     return torch.stack(found)
 
 
-def speed(bench: Bench, score: Scorer, allowed: Words) -> dict[str, Any]:
+def speed(evaluation: Evaluation, score: Scorer, allowed: Words) -> dict[str, Any]:
     """Seconds for the same candidates, by turns, the best of each."""
     some = drawn(allowed, LONG, CROWD)
     seconds: dict[str, list[float]] = {"interp": [], "transformers": []}
     for _ in range(ROUNDS):
         fast, got = timed(lambda: score.kl(some))
-        slow, expected = timed(lambda: plain(bench, some, score.tail))
+        slow, expected = timed(lambda: plain(evaluation, some, score.tail))
         seconds["interp"].append(fast)
         seconds["transformers"].append(slow)
     worst = float((got - expected).abs().max())
@@ -124,7 +124,7 @@ def speed(bench: Bench, score: Scorer, allowed: Words) -> dict[str, Any]:
         raise SystemExit(f"the two ways disagree by {worst:.2g} nats: no time counts")
     best = {name: min(values) for name, values in seconds.items()}
     return {
-        "what": f"{CROWD} candidates of {LONG} tokens, {len(score.wanted)} queries",
+        "what": f"{CROWD} candidates of {LONG} tokens, {len(score.target)} queries",
         "seconds": {name: round(value, 3) for name, value in best.items()},
         "ratio": round(best["transformers"] / best["interp"], 1),
         "largest_difference_nats": worst,
@@ -134,15 +134,15 @@ def speed(bench: Bench, score: Scorer, allowed: Words) -> dict[str, Any]:
 def main() -> None:
     """Race and time, keep both."""
     settings = Emulation(**bundled_emulation(Path("unused")) | {"limit": QUERIES, "floor": ()})
-    bench = Bench.open(settings)
-    slot = slot_of(bench, settings.separator)
-    allowed = readable_words(bench, slot)
-    score = scorer(bench, bench.wanted["matched"], slot)
+    evaluation = Evaluation.open(settings)
+    slot = slot_of(evaluation, settings.separator)
+    allowed = readable_words(evaluation, slot)
+    score = scorer(evaluation, evaluation.targets["matched"], slot)
     rows = race(score, allowed)
-    scoring = speed(bench, score, allowed)
+    scoring = speed(evaluation, score, allowed)
     kept = {
         "what": f"{len(SEEDS)} seeds, {STEPS} steps of {CANDIDATES} candidates, {QUERIES} queries",
-        "base_nats": round(float(bench.kl(BASE, "matched").mean()), 4),
+        "base_nats": round(float(evaluation.kl(BASE, "matched").mean()), 4),
         "by_length": rows,
         "scoring": scoring,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "

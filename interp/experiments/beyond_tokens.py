@@ -27,17 +27,17 @@ from interp.config import Experiment, from_yaml
 from interp.design import BASE
 from interp.experiments.internal_distance import (
     OTHER_SEEDS,
-    Apart,
-    all_apart,
-    apart,
+    InternalDistance,
     inside,
+    internal_distance,
     internal_distance_rows,
+    internal_distances,
     internal_summary,
     rewired,
 )
 from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
-from interp.matching.bench import TARGET, Bench
+from interp.matching.evaluation import TARGET, Evaluation
 from interp.matching.examples import Examples, fit_answers
 from interp.matching.invert import EXPERIMENT, invert
 from interp.matching.settings import Emulation, Inversion
@@ -50,7 +50,7 @@ _PROMPTS = ("text", "few_shot", "soft_prompt", "prefix")
 _ONE_BIAS, _OWN_BIASES = "logit_bias", "bias_per_query"
 _NEUTRAL, _BIASED = "neutral", "text_and_bias"
 
-_Found = dict[str, dict[str, Apart]]
+_Found = dict[str, dict[str, InternalDistance]]
 """Condition -> group of queries -> how far it is from the target."""
 
 
@@ -83,22 +83,24 @@ class BeyondTokens(Trial):
             for name, c in experiment.build().items()
             if name in (*_PROMPTS, _BIASED, _NEUTRAL)
         }
-        with self.bench(built) as bench:
-            found = _apart_of_all(bench, list(built))
+        with self.evaluation(built) as evaluation:
+            found = _apart_of_all(evaluation, list(built))
         table = pd.DataFrame(
             {"condition": name}
-            | internal_summary(bench, group, one)
+            | internal_summary(evaluation, group, one)
             | {"petrov_residual": rewired(run.table, "floor_0" if name == OTHER_SEEDS else name)}
             for name, groups in found.items()
             for group, one in groups.items()
         )
         figures = {
-            "beyond_tokens": _drawn(found, bench, "relative_l2", "residual stream: relative L2"),
+            "beyond_tokens": _drawn(
+                found, evaluation, "relative_l2", "residual stream: relative L2"
+            ),
             "patterns": _drawn(
-                found, bench, "content_js", "attention: content JS [nats], mean of heads"
+                found, evaluation, "content_js", "attention: content JS [nats], mean of heads"
             ),
         }
-        sentence, contrast, n = _verdict(found, table, bench, run, self.threshold)
+        sentence, contrast, n = _verdict(found, table, evaluation, run, self.threshold)
         return Measurement(sentence, contrast, n, table, figures)
 
 
@@ -141,27 +143,29 @@ def _emulations(
         yield kind, said["emulation"], said["target"]
 
 
-def _apart_of_all(bench: Bench, names: list[str]) -> _Found:
+def _apart_of_all(evaluation: Evaluation, names: list[str]) -> _Found:
     """Every condition's distance from the target; the biases are fitted here."""
-    subject, size = bench.subject, bench.settings.batch_size
-    targets = {group: inside(bench, group) for group in bench.queries}
+    subject, size = evaluation.subject, evaluation.settings.batch_size
+    targets = {group: inside(evaluation, group) for group in evaluation.queries}
     base = subject.settings[BASE]
     bias = fit_answers(subject, targets["matched"], base, size)
     subject.settings[_ONE_BIAS] = replace(base, bias=bias)
-    found = all_apart(bench, (*names, _ONE_BIAS, BASE), targets)
-    return found | {_OWN_BIASES: {g: _own_biases(bench, target) for g, target in targets.items()}}
+    found = internal_distances(evaluation, (*names, _ONE_BIAS, BASE), targets)
+    return found | {
+        _OWN_BIASES: {g: _own_biases(evaluation, target) for g, target in targets.items()}
+    }
 
 
-def _own_biases(bench: Bench, target: Examples) -> Apart:
+def _own_biases(evaluation: Evaluation, target: Examples) -> InternalDistance:
     """Base with a logit bias of its own for every query."""
-    subject, base, parts = bench.subject, bench.subject.settings[BASE], []
+    subject, base, parts = evaluation.subject, evaluation.subject.settings[BASE], []
     for one in (target.of([i]) for i in range(len(target))):
         biased = replace(base, bias=fit_answers(subject, one, base, 1))
-        parts.append(apart(subject, biased, one, 1))
-    return Apart(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        parts.append(internal_distance(subject, biased, one, 1))
+    return InternalDistance(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _drawn(found: _Found, bench: Bench, measure: str, what: str) -> go.Figure:
+def _drawn(found: _Found, evaluation: Evaluation, measure: str, what: str) -> go.Figure:
     """Distance from the target by layer; what has the states of another is not drawn twice."""
     shown = {name: found[name] for name in found if name not in (_BIASED, _OWN_BIASES, BASE)}
     note = (
@@ -171,16 +175,16 @@ def _drawn(found: _Found, bench: Bench, measure: str, what: str) -> go.Figure:
     signed = [
         name
         for name in shown
-        if internal_summary(bench, "matched", found[name]["matched"])["passed"]
+        if internal_summary(evaluation, "matched", found[name]["matched"])["passed"]
     ]
-    table = pd.DataFrame(internal_distance_rows(bench, shown, measure))
+    table = pd.DataFrame(internal_distance_rows(evaluation, shown, measure))
     grey = [name for name in (OTHER_SEEDS, _NEUTRAL, _ONE_BIAS) if name in shown]
     look = Curves("What says the same as the target: how far inside?", "layer", what, grey=grey)
-    return curves(table, look, bench.caption(f"{note}Outputs matched: {', '.join(signed)}"))
+    return curves(table, look, evaluation.caption(f"{note}Outputs matched: {', '.join(signed)}"))
 
 
 def _verdict(
-    found: _Found, table: pd.DataFrame, bench: Bench, run: Run, threshold: float
+    found: _Found, table: pd.DataFrame, evaluation: Evaluation, run: Run, threshold: float
 ) -> tuple[str, DecidingEstimate, int]:
     """On the prompt that matches the outputs best: the sentence, the number that decides, n."""
     matched = table[table["queries"] == "matched"].set_index("condition")
@@ -189,7 +193,7 @@ def _verdict(
     value, low, high = float("nan"), None, None
     if OTHER_SEEDS in found and prompt["passed"]:
         streams = [found[name]["matched"].relative_l2.mean(1) for name in (best, OTHER_SEEDS)]
-        value, low, high, _ = (x.item() for x in bench.mean("matched", *streams))
+        value, low, high, _ = (x.item() for x in evaluation.mean("matched", *streams))
     biased = run.table[run.table["condition"].eq(_ONE_BIAS) & run.table["reference"].eq(BASE)]
     moved = biased.query("measure == 'relative_l2'")["value"].max()
     floor = (

@@ -43,7 +43,7 @@ from interp.experiments.fits import FitPlan, fit_plan
 from interp.experiments.recall import answered_right
 from interp.experiments.trial import Measurement, Trial, estimate_row
 from interp.finding import DecidingEstimate
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.examples import Examples, examples
 from interp.measures import wide
 from interp.measures.attention import entropy, read_rows
@@ -88,19 +88,19 @@ class ContextDistortion(Trial):
 
     def measure(self, progress: Progress) -> Measurement:
         """Every filler at every place and length, what it takes away, and the verdict."""
-        with self.bench() as bench:
-            instruction = _instruction(bench, self)
-            kinds = fillers(bench, self.rival)
-            lengths = lengths_that_fit(bench, instruction, self.lengths)
+        with self.evaluation() as evaluation:
+            instruction = _instruction(evaluation, self)
+            kinds = fillers(evaluation, self.rival)
+            lengths = lengths_that_fit(evaluation, instruction, self.lengths)
             done = partial(progress, "distortion", 1, len(kinds) * len(lengths) * (len(PLACES) + 1))
-            found = sweep_fillers(bench, instruction, kinds, lengths, done)
+            found = sweep_fillers(evaluation, instruction, kinds, lengths, done)
             loss = {
-                (kind, length): strength_lost_to_filler(found, bench, kind, length)
+                (kind, length): strength_lost_to_filler(found, evaluation, kind, length)
                 for kind, length in product(kinds, lengths)
             }
-            table = distortion_table(found, bench)
-        text = str(bench.subject.tokenizer.decode(list(instruction))).strip()
-        caption = bench.caption(f"Instruction: “{text}”. Grey: as much filler without it")
+            table = distortion_table(found, evaluation)
+        text = str(evaluation.subject.tokenizer.decode(list(instruction))).strip()
+        caption = evaluation.caption(f"Instruction: “{text}”. Grey: as much filler without it")
         figures = {}
         for measure, rows in table.groupby("measure", sort=False):
             look = Curves(
@@ -116,18 +116,20 @@ class ContextDistortion(Trial):
         return Measurement(_sentence(table, loss, most, self), contrast, n, main_table, figures)
 
 
-def _instruction(bench: Bench, config: ContextDistortion) -> TokenIds:
+def _instruction(evaluation: Evaluation, config: ContextDistortion) -> TokenIds:
     """The instruction's tokens, from its file or by search."""
     file = config.instruction or config.prompt_file
     if file is None and Path(config.model) == organism.MODEL:
         file = organism.PROMPTS / "instruction_0.txt"
     if file is None:
         found = fit_plan(
-            bench, bench.wanted["matched"], FitPlan("text", config.tokens, seed=config.seed)
+            evaluation,
+            evaluation.targets["matched"],
+            FitPlan("text", config.tokens, seed=config.seed),
         )
-        return found.setting.prefix[len(bench.subject.settings[BASE].prefix) :]
+        return found.setting.prefix[len(evaluation.subject.settings[BASE].prefix) :]
     prompt = Prompt(text=read_prompt(file), separator=config.separator)
-    return tuple(prefix_body(prompt, bench.subject.tokenizer))
+    return tuple(prefix_body(prompt, evaluation.subject.tokenizer))
 
 
 class _Reading(NamedTuple):
@@ -151,7 +153,7 @@ _Found = dict[tuple[str, str, int], _Reading]
 
 
 def sweep_fillers(
-    bench: Bench,
+    evaluation: Evaluation,
     instruction: TokenIds,
     kinds: Mapping[str, TokenIds],
     lengths: Sequence[int],
@@ -159,9 +161,11 @@ def sweep_fillers(
 ) -> _Found:
     """Every kind of filler at every place and length, and as much of it without the instruction;
     `done` is called after each."""
-    setting = _prompted(bench, instruction)
-    short = examples(bench.subject, setting, bench.queries[_GROUP], bench.settings.batch_size)
-    start, nothing = (_reading(bench, s, short) for s in (setting, _prompted(bench, ())))
+    setting = _prompted(evaluation, instruction)
+    short = examples(
+        evaluation.subject, setting, evaluation.queries[_GROUP], evaluation.settings.batch_size
+    )
+    start, nothing = (_reading(evaluation, s, short) for s in (setting, _prompted(evaluation, ())))
     found: _Found = {}
     for kind, filler in kinds.items():
         for series in (*PLACES, ALONE):
@@ -170,25 +174,25 @@ def sweep_fillers(
             prompts = {ALONE: placed((), filler, length, "before")}
             prompts |= {place: placed(instruction, filler, length, place) for place in PLACES}
             for place, ids in prompts.items():
-                found[kind, place, length] = _reading(bench, _prompted(bench, ids), short)
+                found[kind, place, length] = _reading(evaluation, _prompted(evaluation, ids), short)
                 done()
     return found
 
 
-def _prompted(bench: Bench, ids: TokenIds) -> Setting:
+def _prompted(evaluation: Evaluation, ids: TokenIds) -> Setting:
     """Base with these tokens between its own first ones and the query."""
-    base = bench.subject.settings[BASE]
+    base = evaluation.subject.settings[BASE]
     return replace(base, prefix=(*base.prefix, *ids))
 
 
-def _reading(bench: Bench, setting: Setting, short: Examples) -> _Reading:
+def _reading(evaluation: Evaluation, setting: Setting, short: Examples) -> _Reading:
     """Run the matched queries under a setting; `short` is what the short prompt says of them."""
-    cache, parts = bench.subject.prefill(setting), []
-    sites: dict[Site, Reader] = dict.fromkeys(bench.subject.sites("pattern"), _left)
-    for some in chunks(range(len(short)), bench.settings.batch_size):
-        wanted, before = bench.wanted[_GROUP].of(some), short.of(some)
-        queries = [bench.queries[_GROUP][i] for i in some]
-        got = capture(bench.subject, setting, wanted.batch, cache, sites)
+    cache, parts = evaluation.subject.prefill(setting), []
+    sites: dict[Site, Reader] = dict.fromkeys(evaluation.subject.sites("pattern"), _left)
+    for some in chunks(range(len(short)), evaluation.settings.batch_size):
+        wanted, before = evaluation.targets[_GROUP].of(some), short.of(some)
+        queries = [evaluation.queries[_GROUP][i] for i in some]
+        got = capture(evaluation.subject, setting, wanted.batch, cache, sites)
         rows, last = torch.arange(len(some)), torch.tensor([len(q.ids) - 1 for q in queries])
         values = (
             wanted.kl(got.logits),
@@ -205,15 +209,15 @@ def _left(pattern: Tensor) -> Float[Tensor, "query query_pos"]:
     return 1 - read_rows(pattern).prefix_mass.mean(1)
 
 
-def distortion_table(found: _Found, bench: Bench) -> pd.DataFrame:
+def distortion_table(found: _Found, evaluation: Evaluation) -> pd.DataFrame:
     """One row per measure, kind of filler, place and length, with its interval over queries."""
-    base, rows = bench.kl(BASE, _GROUP), []
+    base, rows = evaluation.kl(BASE, _GROUP), []
     for name, ((kind, place, length), got) in product(_AXES, found.items()):
         strong = name == "strength"
         above = base - got.kl if strong else getattr(got, name)
         if np.isnan(above).all():
             continue
-        estimate = bench.mean(_GROUP, above, base if strong else 1.0)
+        estimate = evaluation.mean(_GROUP, above, base if strong else 1.0)
         rows.append(
             {
                 "measure": name,
@@ -224,12 +228,14 @@ def distortion_table(found: _Found, bench: Bench) -> pd.DataFrame:
 
 
 def strength_lost_to_filler(
-    found: _Found, bench: Bench, kind: str, length: int
+    found: _Found, evaluation: Evaluation, kind: str, length: int
 ) -> tuple[float, float, float, int]:
     """Strength lost to so much filler of a kind, the mean of the places where it may stand: value,
     interval, queries."""
     after = np.mean([found[kind, place, length].kl for place in PLACES], axis=0)
-    lost = bench.mean(_GROUP, after - found[kind, PLACES[0], 0].kl, bench.kl(BASE, _GROUP))
+    lost = evaluation.mean(
+        _GROUP, after - found[kind, PLACES[0], 0].kl, evaluation.kl(BASE, _GROUP)
+    )
     value, low, high, n = (float(number) for number in lost)
     return value, low, high, int(n)
 

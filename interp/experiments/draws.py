@@ -1,9 +1,9 @@
 """Does what was fitted to a few queries carry to others? Fits on draws of the queries, scored.
 
     groups = asked(settings, Path("reworded.jsonl"))    # matched, heldout, and one per wording
-    bench = Bench.open(settings, asked=groups)
-    scores = carried(bench, FitPlan("text", 2), count=4, draws=3)
-    strength_of(scores, "fitted", bench)                # and "heldout", and every wording
+    evaluation = Evaluation.open(settings, asked=groups)
+    scores = carried(evaluation, FitPlan("text", 2), count=4, draws=3)
+    strength_of(scores, "fitted", evaluation)                # and "heldout", and every wording
 
 The same draws serve every kind, and those of fewer queries are part of those of more. A wording of
 a query has the query's own key: both are resampled together. What a fit is compared with is scored
@@ -24,10 +24,10 @@ from interp.conditions import Neutral, Prompt, prefix_body
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.experiments.fits import FitPlan, Fitted, fit_plan, spelled
-from interp.matching.bench import Bench, read_emulation_groups
+from interp.matching.evaluation import Evaluation, read_emulation_groups
+from interp.matching.readable import slot_of
 from interp.matching.settings import Emulation
 from interp.matching.strength import Strength
-from interp.matching.wording import slot_of
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.queries import Query, read_queries
 from interp.statistics import generator_of, percentile_interval, poisson_weights
@@ -69,7 +69,7 @@ def asked(settings: Emulation, wordings: Path | None = None) -> dict[str, list[Q
 
 
 def carried(
-    bench: Bench,
+    evaluation: Evaluation,
     plan: FitPlan,
     count: int,
     draws: int,
@@ -79,41 +79,43 @@ def carried(
     `done` is called after each."""
     fits, chosen = [], []
     for number in range(draws):
-        some = drawn_queries(bench, count, number)
-        one = plan._replace(seed=bench.settings.seed + number)
-        fits.append(fit_plan(bench, bench.wanted["matched"].of(some), one))
+        some = drawn_queries(evaluation, count, number)
+        one = plan._replace(seed=evaluation.settings.seed + number)
+        fits.append(fit_plan(evaluation, evaluation.targets["matched"].of(some), one))
         chosen.append(some)
         done()
-    return scored(bench, fits, chosen)
+    return scored(evaluation, fits, chosen)
 
 
-def drawn_queries(bench: Bench, count: int, number: int) -> list[int]:
+def drawn_queries(evaluation: Evaluation, count: int, number: int) -> list[int]:
     """Numbers of some matched queries; a smaller draw is the beginning of a larger one."""
-    generator = generator_of(f"queries:{bench.settings.seed}:{number}")
-    return generator.permutation(len(bench.queries["matched"]))[:count].tolist()
+    generator = generator_of(f"queries:{evaluation.settings.seed}:{number}")
+    return generator.permutation(len(evaluation.queries["matched"]))[:count].tolist()
 
 
-def scored(bench: Bench, fits: Iterable[Fitted], chosen: Sequence[Sequence[int]]) -> Scores:
+def scored(
+    evaluation: Evaluation, fits: Iterable[Fitted], chosen: Sequence[Sequence[int]]
+) -> Scores:
     """How fits do on the queries that each was fitted to, and on all other groups."""
     found: Scores = {}
-    ceiling = {group: bench.kl(BASE, group) for group in bench.queries}
+    ceiling = {group: evaluation.kl(BASE, group) for group in evaluation.queries}
     for one, some in zip(fits, chosen, strict=True):
         for group, base in ceiling.items():
             kl = one.kl(group)
             if group == "matched":
-                keys = [bench.queries[group][i].key for i in some]
+                keys = [evaluation.queries[group][i].key for i in some]
                 found.setdefault(FIT_GROUP, []).append(ScoredFit(keys, kl[some], base[some]))
             else:
-                found.setdefault(group, []).append(ScoredFit(_keys_of(bench, group), kl, base))
-    if names := wordings(bench):
+                found.setdefault(group, []).append(ScoredFit(_keys_of(evaluation, group), kl, base))
+    if names := wordings(evaluation):
         together = zip(*(found[name] for name in names if name in found), strict=True)
         found[REWORDED] = [_together(draws) for draws in together]
     return found
 
 
-def wordings(bench: Bench) -> list[str]:
+def wordings(evaluation: Evaluation) -> list[str]:
     """The groups that are held-out queries in other words."""
-    return [group for group in bench.queries if group not in ("matched", HELDOUT)]
+    return [group for group in evaluation.queries if group not in ("matched", HELDOUT)]
 
 
 def _together(draws: Sequence[ScoredFit]) -> ScoredFit:
@@ -123,57 +125,59 @@ def _together(draws: Sequence[ScoredFit]) -> ScoredFit:
     return ScoredFit(keys, kl, base)
 
 
-def target_accuracy(bench: Bench, group: str) -> float:
+def target_accuracy(evaluation: Evaluation, group: str) -> float:
     """Share of the queries whose answer the target puts first; NaN where none has an answer."""
-    wanted, queries = bench.wanted[group], bench.queries[group]
+    wanted, queries = evaluation.targets[group], evaluation.queries[group]
     first = np.unique(wanted.rows.cpu().numpy(), return_index=True)[1]
     said = wanted.logits[first].argmax(-1).tolist()
     hits = [said[i] == query.answer_ids[0] for i, query in enumerate(queries) if query.answer_ids]
     return float(np.mean(hits)) if hits else float("nan")
 
 
-def _keys_of(bench: Bench, group: str) -> list[str]:
+def _keys_of(evaluation: Evaluation, group: str) -> list[str]:
     """The keys of the queries; those of a wording are the held-out queries'."""
-    return [f"{HELDOUT}:{i}" for i in range(len(bench.queries[group]))]
+    return [f"{HELDOUT}:{i}" for i in range(len(evaluation.queries[group]))]
 
 
 # --- what a fit is compared with ------------------------------------------------------------------
 
 
-def equal_scores(bench: Bench) -> Scores:
+def equal_scores(evaluation: Evaluation) -> Scores:
     """The target's equals (other seeds): how far the target itself is a matter of chance."""
-    fits = [Fitted.of(bench, bench.subject.settings[name]) for name in bench.equal_names]
-    return scored(bench, fits, [_everything(bench)] * len(fits))
+    fits = [
+        Fitted.of(evaluation, evaluation.subject.settings[name]) for name in evaluation.equal_names
+    ]
+    return scored(evaluation, fits, [_everything(evaluation)] * len(fits))
 
 
-def neutral_scores(bench: Bench, tokens: int, draws: int) -> Scores:
+def neutral_scores(evaluation: Evaluation, tokens: int, draws: int) -> Scores:
     """Windows of ordinary text that asks for nothing, so many tokens long."""
     like = Prompt(text=NEUTRAL_PASSAGE)
-    passage = prefix_body(Neutral(like), bench.subject.tokenizer)
-    tail = slot_of(bench, bench.settings.separator).after
-    starts = generator_of(f"neutral:{bench.settings.seed}").integers(0, len(passage), draws)
+    passage = prefix_body(Neutral(like), evaluation.subject.tokenizer)
+    tail = slot_of(evaluation, evaluation.settings.separator).after
+    starts = generator_of(f"neutral:{evaluation.settings.seed}").integers(0, len(passage), draws)
     windows = [(passage[start:] + passage)[:tokens] for start in starts.tolist()]
-    fits = [spelled(bench, (*window, *tail)) for window in windows]
-    return scored(bench, fits, [_everything(bench)] * draws)
+    fits = [spelled(evaluation, (*window, *tail)) for window in windows]
+    return scored(evaluation, fits, [_everything(evaluation)] * draws)
 
 
-def random_scores(bench: Bench, tokens: int, draws: int) -> Scores:
+def random_scores(evaluation: Evaluation, tokens: int, draws: int) -> Scores:
     """Random words: the texts that the search starts from."""
     plan = FitPlan("text", tokens, steps=0)
-    return carried(bench, plan, len(bench.queries["matched"]), draws)
+    return carried(evaluation, plan, len(evaluation.queries["matched"]), draws)
 
 
-def _everything(bench: Bench) -> list[int]:
+def _everything(evaluation: Evaluation) -> list[int]:
     """Every matched query."""
-    return list(range(len(bench.queries["matched"])))
+    return list(range(len(evaluation.queries["matched"])))
 
 
 # --- strength over several fits -------------------------------------------------------------------
 
 
-def strength_of(scores: Scores, group: str, bench: Bench) -> Strength:
+def strength_of(scores: Scores, group: str, evaluation: Evaluation) -> Strength:
     """Over draws and queries."""
-    return over_draws(scores[group], bench.settings.bootstrap, bench.settings.seed)
+    return over_draws(scores[group], evaluation.settings.bootstrap, evaluation.settings.seed)
 
 
 def over_draws(draws: Sequence[ScoredFit], replicates: int, seed: int) -> Strength:

@@ -42,7 +42,7 @@ from interp.experiments.draws import (
 )
 from interp.experiments.fits import FitPlan, Fitted, fit_plan, fit_shots, spelled
 from interp.experiments.trial import Measurement, Trial
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.examples import Examples
 from interp.matching.strength import Strength
 from interp.plots.curves import Curves, curves
@@ -112,11 +112,11 @@ class EquivalenceStrength(Trial):
 
     def measure(self, progress: Progress) -> Measurement:
         """Fits of every size, scored, and the verdict on what fits all queries best."""
-        with self.bench(asked=asked(self)) as bench:
-            most = len(bench.queries["matched"])
+        with self.evaluation(asked=asked(self)) as evaluation:
+            most = len(evaluation.queries["matched"])
             done = partial(progress, "equivalence strength", 1)
-            found = sweep_budgets(bench, self.plans, sorted({1, most}), self.draws, done)
-            points = budget_table(found, bench)
+            found = sweep_budgets(evaluation, self.plans, sorted({1, most}), self.draws, done)
+            points = budget_table(found, evaluation)
             biased = points["biased"].eq(True)
             drawn = {
                 "equivalence_strength": (points[~biased | points["series"].eq(_BIAS)], _X),
@@ -125,25 +125,27 @@ class EquivalenceStrength(Trial):
                     f"{_X}, bias not counted",
                 ),
             }
-            caption = bench.caption(f"{_NOTE}. {self.draws} single queries, one at a time")
+            caption = evaluation.caption(f"{_NOTE}. {self.draws} single queries, one at a time")
             figures, grey = {}, [OTHER_LORA_SEEDS, _BIAS]
             for name, (rows, x) in drawn.items():
                 title = "How strong is the best prompt-equivalent?"
                 title += " With a fitted logit bias" if name == "with_logit_bias" else ""
                 look = Curves(title, x, _Y, log_x=True, log_y=True, levels={"base": 1.0}, grey=grey)
                 figures[name] = curves(rows, look, caption)
-            best = best_budget(found, bench, most)
-            there = strength_of(found[best].scores, HELDOUT, bench)
+            best = best_budget(found, evaluation, most)
+            there = strength_of(found[best].scores, HELDOUT, evaluation)
             what = (
                 f"strength on unseen queries of what fits {most} best ({budget_name(best, found)})"
             )
             contrast = there.against(self.threshold, what)
-            sentence = " ".join(_sentences(found, bench, self.threshold))
-            return Measurement(sentence, contrast, len(bench.queries[HELDOUT]), points, figures)
+            sentence = " ".join(_sentences(found, evaluation, self.threshold))
+            return Measurement(
+                sentence, contrast, len(evaluation.queries[HELDOUT]), points, figures
+            )
 
 
 def sweep_budgets(
-    bench: Bench,
+    evaluation: Evaluation,
     plans: Sequence[tuple[str, FitPlan]],
     counts: Sequence[int],
     draws: int,
@@ -152,48 +154,52 @@ def sweep_budgets(
     """Fit every plan to so many queries, with and without a bias, and score it on matched and
     held-out queries; all queries are fitted to once. `done` is called after each plan with the
     number of all."""
-    most = len(bench.queries["matched"])
+    most = len(evaluation.queries["matched"])
     rounds = [(n, number) for n in counts for number in range(1 if n >= most else draws)]
     found: BudgetScores = {}
     for (count, number), (kind, plan) in product(rounds, plans):
-        chosen = drawn_queries(bench, count, number)
-        wanted = bench.wanted["matched"].of(chosen)
-        for one in _fits(bench, wanted, plan._replace(seed=bench.settings.seed + number)):
+        chosen = drawn_queries(evaluation, count, number)
+        wanted = evaluation.targets["matched"].of(chosen)
+        for one in _fits(evaluation, wanted, plan._replace(seed=evaluation.settings.seed + number)):
             for biased in (False, True):
                 fitted = one.biased(wanted) if biased else one
-                _note(found, FitBudget(kind, one.size, count, biased), bench, fitted, chosen)
+                _note(found, FitBudget(kind, one.size, count, biased), evaluation, fitted, chosen)
         done(len(rounds) * len(plans))
     for count, number in rounds:
-        chosen = drawn_queries(bench, count, number)
-        alone = spelled(bench, ()).biased(bench.wanted["matched"].of(chosen))
-        _note(found, FitBudget(_BIAS, 0, count, True), bench, alone, chosen)
+        chosen = drawn_queries(evaluation, count, number)
+        alone = spelled(evaluation, ()).biased(evaluation.targets["matched"].of(chosen))
+        _note(found, FitBudget(_BIAS, 0, count, True), evaluation, alone, chosen)
     return found
 
 
-def _fits(bench: Bench, wanted: Examples, plan: FitPlan) -> Iterator[Fitted]:
+def _fits(evaluation: Evaluation, wanted: Examples, plan: FitPlan) -> Iterator[Fitted]:
     """What a plan gives: demonstrations in every number up to its size, all else in its size."""
     if plan.kind == "few_shot":
-        yield from fit_shots(bench, wanted, plan.size)
+        yield from fit_shots(evaluation, wanted, plan.size)
     else:
-        yield fit_plan(bench, wanted, plan)
+        yield fit_plan(evaluation, wanted, plan)
 
 
 def _note(
-    found: BudgetScores, budget: FitBudget, bench: Bench, fitted: Fitted, chosen: Sequence[int]
+    found: BudgetScores,
+    budget: FitBudget,
+    evaluation: Evaluation,
+    fitted: Fitted,
+    chosen: Sequence[int],
 ) -> None:
     """Score a fit and file it; the caches of many fits would not fit into memory."""
     kept = found.setdefault(budget, _Reached(fitted.bits, {}))
-    for group, draws in scored(bench, [fitted], [chosen]).items():
+    for group, draws in scored(evaluation, [fitted], [chosen]).items():
         kept.scores.setdefault(group, []).extend(draws)
 
 
-def budget_table(found: BudgetScores, bench: Bench) -> pd.DataFrame:
+def budget_table(found: BudgetScores, evaluation: Evaluation) -> pd.DataFrame:
     """The share of the target's effect that is missing (1 - strength), by the prompt's bits (those
     of a bias beside it are in `bits` only); one panel for what was fitted to and one for unseen
     queries, of every number of queries."""
     counts = list(dict.fromkeys(budget.many for budget in found))
     bits = [reached.bits for reached in found.values()]
-    others = equal_scores(bench)
+    others = equal_scores(evaluation)
     rows = []
     for count, group in product(counts, (FIT_GROUP, HELDOUT)):
         panel = f"fitted to {count}, {'these' if group == FIT_GROUP else 'unseen'} queries"
@@ -202,26 +208,28 @@ def budget_table(found: BudgetScores, bench: Bench) -> pd.DataFrame:
                 series = budget.kind + (" + bias" if budget.biased and budget.size else "")
                 at = {"size": budget.size, "biased": budget.biased, "bits": reached.bits}
                 x = found.get(budget._replace(biased=False), reached).bits
-                point = _missing(reached.scores[group], bench).point(panel, series, x)
+                point = _missing(reached.scores[group], evaluation).point(panel, series, x)
                 rows.append(point | at)
         if others:
-            level = _missing(others[group], bench)
+            level = _missing(others[group], evaluation)
             rows += [level.point(panel, OTHER_LORA_SEEDS, x) for x in (min(bits), max(bits))]
     return pd.DataFrame(rows)
 
 
-def _missing(draws: Sequence[ScoredFit], bench: Bench) -> Strength:
+def _missing(draws: Sequence[ScoredFit], evaluation: Evaluation) -> Strength:
     """`1 - strength` in the place of strength."""
-    found = over_draws(draws, bench.settings.bootstrap, bench.settings.seed)
+    found = over_draws(draws, evaluation.settings.bootstrap, evaluation.settings.seed)
     low, high = 1 - found.ci_high, 1 - found.ci_low
     return found._replace(strength=1 - found.strength, ci_low=low, ci_high=high)
 
 
-def strong(found: BudgetScores, bench: Bench, count: int, least: float) -> FitBudget | None:
+def strong(
+    found: BudgetScores, evaluation: Evaluation, count: int, least: float
+) -> FitBudget | None:
     """The smallest budget that gives so much of the target's effect on unseen queries; None if none
     does."""
     of = sorted((b for b in found if b.many == count), key=lambda b: found[b].bits)
-    enough = (b for b in of if _missing(found[b].scores[HELDOUT], bench).strength <= 1 - least)
+    enough = (b for b in of if _missing(found[b].scores[HELDOUT], evaluation).strength <= 1 - least)
     return next(enough, None)
 
 
@@ -233,23 +241,25 @@ def budget_name(budget: FitBudget, found: BudgetScores) -> str:
     return f"{parts}, {found[budget].bits:.0f} bits"
 
 
-def best_budget(found: BudgetScores, bench: Bench, count: int) -> FitBudget:
+def best_budget(found: BudgetScores, evaluation: Evaluation, count: int) -> FitBudget:
     """What comes nearest on the queries that it was fitted to."""
     of = [budget for budget in found if budget.many == count]
-    return min(of, key=lambda budget: _missing(found[budget].scores[FIT_GROUP], bench).strength)
+    return min(
+        of, key=lambda budget: _missing(found[budget].scores[FIT_GROUP], evaluation).strength
+    )
 
 
-def _sentences(found: BudgetScores, bench: Bench, threshold: float) -> Iterator[str]:
+def _sentences(found: BudgetScores, evaluation: Evaluation, threshold: float) -> Iterator[str]:
     """How strong what fits one query, or all, is there and on unseen ones; and the LoRA's seeds."""
-    for count in sorted({1, len(bench.queries["matched"])}):
-        best = best_budget(found, bench, count)
-        here, there = (strength_of(found[best].scores, g, bench) for g in (FIT_GROUP, HELDOUT))
-        small = strong(found, bench, count, threshold)
+    for count in sorted({1, len(evaluation.queries["matched"])}):
+        best = best_budget(found, evaluation, count)
+        here, there = (strength_of(found[best].scores, g, evaluation) for g in (FIT_GROUP, HELDOUT))
+        small = strong(found, evaluation, count, threshold)
         yield (
             f"Fitted to {count}, the best ({budget_name(best, found)}) has strength "
             f"{here.strength:.4f} there and {there.strength:.4f} on unseen queries; the smallest "
             f"of {threshold:g} on these is {budget_name(small, found) if small else 'none'}."
         )
-    if seeds := equal_scores(bench):
-        level = strength_of(seeds, HELDOUT, bench).strength
+    if seeds := equal_scores(evaluation):
+        level = strength_of(seeds, HELDOUT, evaluation).strength
         yield f"Other seeds of the LoRA have {level:.4f} on unseen queries."

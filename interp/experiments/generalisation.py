@@ -45,7 +45,7 @@ from interp.experiments.draws import (
 from interp.experiments.fits import FitPlan
 from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 
@@ -105,13 +105,15 @@ class Generalisation(Trial):
 
     def measure(self, progress: Progress) -> Measurement:
         """Fits to few and to many queries, what they lose on others, and the verdict."""
-        with self.bench(asked=asked(self, self.reworded)) as bench:
-            most = len(bench.queries["matched"])
+        with self.evaluation(asked=asked(self, self.reworded)) as evaluation:
+            most = len(evaluation.queries["matched"])
             counts = [*sorted({count for count in self.counts if count < most}), most]
             done = partial(progress, "generalisation", 1)
-            found = _fitted(bench, self.plans, counts, self.draws, done)
-            table, words = _by_count(found, bench), _by_wording(found, bench)
-            some = replace(bench, queries={g: bench.queries[g] for g in ("matched", HELDOUT)})
+            found = _fitted(evaluation, self.plans, counts, self.draws, done)
+            table, words = _by_count(found, evaluation), _by_wording(found, evaluation)
+            some = replace(
+                evaluation, queries={g: evaluation.queries[g] for g in ("matched", HELDOUT)}
+            )
             grey = [name for name in _CONTROLS if name in set(table["series"])]
             note = f"{_NOTE}. {self.draws} draws of queries and starts"
             x = "queries that a prompt is fitted to"
@@ -119,29 +121,29 @@ class Generalisation(Trial):
             figures = {"generalisation": curves(table, look, some.caption(note))}
             if len(words):
                 shares = (
-                    f"{target_accuracy(bench, g):.2f} {_shown(g)}"
-                    for g in (HELDOUT, *wordings(bench))
+                    f"{target_accuracy(evaluation, g):.2f} {_shown(g)}"
+                    for g in (HELDOUT, *wordings(evaluation))
                 )
                 note = f"{_NOTE}. Answers that the LoRA itself gets right: {', '.join(shares)}"
                 look = Curves(
                     "And to other wordings?", "wording of the unseen queries", _Y, grey=grey
                 )
                 figures["wordings"] = curves(words, look, some.caption(note))
-            few, many = (_losses(found, n, bench, self.threshold) for n in (min(counts), most))
+            few, many = (_losses(found, n, evaluation, self.threshold) for n in (min(counts), most))
             best, alone = next(iter(few.items()))
             sentence = (
                 f"Fitted to {most}, prompts lose {_between(many)} of their strength on unseen "
                 f"queries; fitted to {min(counts)}, they lose {_between(few)}, and what fits best "
                 f"there ({best}) {alone.estimate}: {alone.verdict}."
             )
-            if wordings(bench):
-                sentence += _in_other_words(found, most, bench, self.threshold)
-            contrast, n = next(iter(many.values())), len(bench.queries[HELDOUT])
+            if wordings(evaluation):
+                sentence += _in_other_words(found, most, evaluation, self.threshold)
+            contrast, n = next(iter(many.values())), len(evaluation.queries[HELDOUT])
             return Measurement(sentence, contrast, n, pd.concat([table, words]), figures)
 
 
 def _fitted(
-    bench: Bench,
+    evaluation: Evaluation,
     plans: Mapping[str, FitPlan],
     counts: Sequence[int],
     draws: int,
@@ -151,35 +153,35 @@ def _fitted(
     the number of all."""
     total, found = len(plans) * len(counts) * draws, {}
     for count, (kind, plan) in product(counts, plans.items()):
-        found[kind, count] = carried(bench, plan, count, draws, lambda: done(total))
+        found[kind, count] = carried(evaluation, plan, count, draws, lambda: done(total))
     tokens = plans["text"].size
     controls = {
-        OTHER_LORA_SEEDS: equal_scores(bench),
-        _NEUTRAL: neutral_scores(bench, tokens, draws),
-        _RANDOM: random_scores(bench, tokens, draws),
+        OTHER_LORA_SEEDS: equal_scores(evaluation),
+        _NEUTRAL: neutral_scores(evaluation, tokens, draws),
+        _RANDOM: random_scores(evaluation, tokens, draws),
     }
     ends = (min(counts), max(counts))
     return found | {(name, n): scores for name, scores in controls.items() for n in ends if scores}
 
 
-def _by_count(found: ScoresByCount, bench: Bench) -> pd.DataFrame:
+def _by_count(found: ScoresByCount, evaluation: Evaluation) -> pd.DataFrame:
     """Strength by how many queries a prompt was fitted to."""
     panels = {"fitted queries": FIT_GROUP, "unseen queries": HELDOUT}
-    if wordings(bench):
+    if wordings(evaluation):
         panels["unseen, in other words"] = REWORDED
     return pd.DataFrame(
-        strength_of(scores, group, bench).point(panel, *at)
+        strength_of(scores, group, evaluation).point(panel, *at)
         for panel, group in panels.items()
         for at, scores in found.items()
     )
 
 
-def _by_wording(found: ScoresByCount, bench: Bench) -> pd.DataFrame:
+def _by_wording(found: ScoresByCount, evaluation: Evaluation) -> pd.DataFrame:
     """Strength by wording, of what was fitted to all queries; empty without wordings."""
     most = max(count for _, count in found)
-    groups = [HELDOUT, *names] if (names := wordings(bench)) else []
+    groups = [HELDOUT, *names] if (names := wordings(evaluation)) else []
     return pd.DataFrame(
-        strength_of(scores, group, bench).point(f"fitted to {most}", kind, _shown(group))
+        strength_of(scores, group, evaluation).point(f"fitted to {most}", kind, _shown(group))
         for (kind, count), scores in found.items()
         for group in groups
         if count == most
@@ -192,33 +194,37 @@ def _shown(group: str) -> str:
 
 
 def _losses(
-    found: ScoresByCount, count: int, bench: Bench, threshold: float, group: str = HELDOUT
+    found: ScoresByCount, count: int, evaluation: Evaluation, threshold: float, group: str = HELDOUT
 ) -> dict[str, DecidingEstimate]:
     """The strength that every kind of prompt loses from the queries that it was fitted to to those
     of a group; first the kind that fits best."""
     kinds = {kind: s for (kind, n), s in found.items() if n == count and kind not in _CONTROLS}
-    fits = {kind: strength_of(s, FIT_GROUP, bench).strength for kind, s in kinds.items()}
+    fits = {kind: strength_of(s, FIT_GROUP, evaluation).strength for kind, s in kinds.items()}
     where = "in other words" if group == REWORDED else "on unseen queries"
     made = {}
     for kind in sorted(fits, key=fits.__getitem__, reverse=True):
-        scores, settings = kinds[kind], bench.settings
+        scores, settings = kinds[kind], evaluation.settings
         fall = strength_lost(scores[FIT_GROUP], scores[group], settings.bootstrap, settings.seed)
         what = f"strength lost {where} by what fits best ({kind}, fitted to {count})"
         made[kind] = DecidingEstimate(what, *fall, threshold)
     return made
 
 
-def _in_other_words(found: ScoresByCount, count: int, bench: Bench, threshold: float) -> str:
+def _in_other_words(
+    found: ScoresByCount, count: int, evaluation: Evaluation, threshold: float
+) -> str:
     """What becomes of the kind that fits best when unseen queries are asked otherwise."""
-    best, fall = next(iter(_losses(found, count, bench, threshold, REWORDED).items()))
-    kept = {w: strength_of(found[best, count], w, bench).strength for w in wordings(bench)}
+    best, fall = next(iter(_losses(found, count, evaluation, threshold, REWORDED).items()))
+    kept = {
+        w: strength_of(found[best, count], w, evaluation).strength for w in wordings(evaluation)
+    }
     least, most = (pick(kept, key=kept.__getitem__) for pick in (min, max))
     sentence = (
         f" In other words what fits best ({best}) loses {fall.estimate} ({fall.verdict}): it keeps "
         f"{kept[most]:.2g} {most} and {kept[least]:.2g} {least}"
     )
     if seeds := found.get((OTHER_LORA_SEEDS, count)):
-        worst = min(strength_of(seeds, wording, bench).strength for wording in kept)
+        worst = min(strength_of(seeds, wording, evaluation).strength for wording in kept)
         sentence += f", other seeds of the LoRA at least {worst:.2g} in every wording"
     return f"{sentence}."
 

@@ -49,7 +49,7 @@ from interp.experiments.ingredients import (
     own_bias,
 )
 from interp.experiments.trial import Measurement, Trial
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.strength import Strength
 from interp.matching.virtual import Tuning
 from interp.plots.curves import Curves, curves
@@ -85,14 +85,17 @@ class GoldenZone(Trial):
 
     def measure(self, progress: Progress) -> Measurement:
         """All combinations, what each ingredient is worth, and the verdict."""
-        with self.bench(asked=asked(self)) as bench:
-            anchors, token = _anchors(bench, self)
-            texts = anchored_demonstrations(bench, self.shots, anchors)
+        with self.evaluation(asked=asked(self)) as evaluation:
+            anchors, token = _anchors(evaluation, self)
+            texts = anchored_demonstrations(evaluation, self.shots, anchors)
             tuning = Tuning("soft_prompt", 1, self.steps, self.rate, self.batch_size)
             done = partial(progress, "golden zone", 1, len(texts))
-            found, controls = factorial(bench, texts, tuning, done)
-            table, worth = _strengths(found | controls, bench), effects(found, bench, HELDOUT)
-            seeds = bench.equals(HELDOUT)
+            found, controls = factorial(evaluation, texts, tuning, done)
+            table, worth = (
+                _strengths(found | controls, evaluation),
+                effects(found, evaluation, HELDOUT),
+            )
+            seeds = evaluation.equals(HELDOUT)
             look = Curves(
                 "What is left between the LoRA and every combination",
                 "demonstrations",
@@ -106,39 +109,41 @@ class GoldenZone(Trial):
             )
             gains = Curves("What each ingredient is worth", "", "gain in strength")
             note = f"Scored on the held-out queries, fitted to the matched ones. One token: {token}"
-            caption = bench.caption(note)
+            caption = evaluation.caption(note)
             figures = {
                 "golden_zone": curves(_left(table[table["queries"] == HELDOUT]), look, caption),
                 "gains": curves(_gained(worth), gains, caption).update_traces(mode="markers"),
             }
             best = best_combination(found)
-            there = bench.strength(found[best][HELDOUT], HELDOUT)
+            there = evaluation.strength(found[best][HELDOUT], HELDOUT)
             what = "strength on held-out queries of the best combination without a bias by query"
             contrast = there.against(self.threshold, what)
-            sentence = _sentence(found, best, worth, bench, self.threshold)
+            sentence = _sentence(found, best, worth, evaluation, self.threshold)
             return Measurement(sentence, contrast, there.n, table, figures)
 
 
-def _anchors(bench: Bench, config: GoldenZone) -> tuple[dict[str, TokenIds], str]:
+def _anchors(evaluation: Evaluation, config: GoldenZone) -> tuple[dict[str, TokenIds], str]:
     """The anchors by name, and the token that was found."""
-    token = fit_plan(bench, bench.wanted["matched"], FitPlan("text", 1, config.text_steps))
-    own = len(bench.subject.settings[BASE].prefix)
+    token = fit_plan(
+        evaluation, evaluation.targets["matched"], FitPlan("text", 1, config.text_steps)
+    )
+    own = len(evaluation.subject.settings[BASE].prefix)
     anchors: dict[str, TokenIds] = {NONE: (), _TOKEN: token.setting.prefix[own:]}
     if config.anchor is not None:
         prompt = Prompt(text=read_prompt(config.anchor), separator=config.separator)
-        tokenizer = bench.subject.tokenizer
-        check_alignment(bench.queries["matched"], prompt, tokenizer, "anchor")
+        tokenizer = evaluation.subject.tokenizer
+        check_alignment(evaluation.queries["matched"], prompt, tokenizer, "anchor")
         anchors[_INSTRUCTION] = tuple(prefix_body(prompt, tokenizer))
     return anchors, token.text
 
 
 def _sentence(
-    found: Factorial, best: Combination, worth: Worth, bench: Bench, threshold: float
+    found: Factorial, best: Combination, worth: Worth, evaluation: Evaluation, threshold: float
 ) -> str:
     """What the best combination gives on queries that it has not seen, beside other seeds."""
-    there, seeds = bench.strength(found[best][HELDOUT], HELDOUT), bench.equals(HELDOUT)
-    single = bench.strength(each_its_own(found, HELDOUT), HELDOUT)
-    near = (found[best][HELDOUT] <= (1 - threshold) * bench.kl(BASE, HELDOUT)).mean()
+    there, seeds = evaluation.strength(found[best][HELDOUT], HELDOUT), evaluation.equals(HELDOUT)
+    single = evaluation.strength(each_its_own(found, HELDOUT), HELDOUT)
+    near = (found[best][HELDOUT] <= (1 - threshold) * evaluation.kl(BASE, HELDOUT)).mean()
     gains = "; ".join(
         f"{name} {alone.strength:.2g} ({average.strength:+.2g})"
         for name, (alone, average, _) in ((name, ways.values()) for name, ways in worth.items())
@@ -149,7 +154,7 @@ def _sentence(
             f"Other seeds of the LoRA reach {seeds.strength:.4g}: what is left is "
             f"{there.kl / seeds.kl:.2g} times what lies between seeds. "
         )
-    bare = Fitted.of(bench, bench.subject.settings[BASE])
+    bare = Fitted.of(evaluation, evaluation.subject.settings[BASE])
     return (
         f"Of {len(found)} combinations the best on the matched queries is {best}: strength "
         f"{there.strength:.4g} on held-out queries, at least {threshold:g} on {near:.0%} of "
@@ -183,7 +188,7 @@ Worth = dict[str, dict[str, Strength]]
 """By ingredient and `WAYS`: the gain in strength."""
 
 
-def effects(found: Factorial, bench: Bench, group: str) -> Worth:
+def effects(found: Factorial, evaluation: Evaluation, group: str) -> Worth:
     """The gain of every level of a part (of demonstrations of the most) over its first one: alone;
     on average over all combinations of the others (its main effect); and on top of all others at
     their last level."""
@@ -194,7 +199,7 @@ def effects(found: Factorial, bench: Bench, group: str) -> Worth:
     for part, (first, *others) in levels.items():
         for level in others[-1:] if part == "shots" else others:
             every = [cell for cell in found if getattr(cell, part) == level]
-            change = partial(_gain, found, bench, group, part, first, level)
+            change = partial(_gain, found, evaluation, group, part, first, level)
             gains = [change(cells) for cells in ([ends[0]], every, [ends[1]])]
             worth[_name(part, level)] = dict(zip(WAYS, gains, strict=True))
     return worth
@@ -202,7 +207,7 @@ def effects(found: Factorial, bench: Bench, group: str) -> Worth:
 
 def _gain(
     found: Factorial,
-    bench: Bench,
+    evaluation: Evaluation,
     group: str,
     part: str,
     first: Any,
@@ -214,20 +219,20 @@ def _gain(
         np.mean([found[cell._replace(**{part: value})][group] for cell in cells], axis=0)
         for value in (first, level)
     )
-    return bench.strength(bench.kl(BASE, group) - without + given, group)
+    return evaluation.strength(evaluation.kl(BASE, group) - without + given, group)
 
 
 def _name(part: str, level: object) -> str:
     return {"shots": f"{level} demonstrations", "bias": f"{level} bias"}.get(part, str(level))
 
 
-def _strengths(found: Factorial, bench: Bench) -> pd.DataFrame:
+def _strengths(found: Factorial, evaluation: Evaluation) -> pd.DataFrame:
     """The strength of every combination on every group of queries."""
     rows = []
     for cell, kl in found.items():
         for group, values in kl.items():
             anchor = _ALONE if cell.anchor == NONE else cell.anchor
-            point = bench.strength(values, group).point(cell.intent, anchor, str(cell.shots))
+            point = evaluation.strength(values, group).point(cell.intent, anchor, str(cell.shots))
             rows.append({**point, "bias": cell.bias, "queries": group})
     return pd.DataFrame(rows).rename(columns={"panel": "intent"})
 

@@ -1,8 +1,8 @@
 """How far inside is a condition from the target, query by query and layer by layer?
 
-target = inside(bench, "heldout")               # the target's own states and patterns
-found = apart(bench.subject, setting, target, size=64)
-bench.mean("heldout", found.relative_l2)        # the mean by layer, with its interval
+target = inside(evaluation, "heldout")               # the target's own states and patterns
+found = internal_distance(evaluation.subject, setting, target, size=64)
+evaluation.mean("heldout", found.relative_l2)        # the mean by layer, with its interval
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interp.capture import Reader, capture, chunks, keep
 from interp.conditions import Setting
 from interp.design import BASE
 from interp.experiments.trial import estimate_row
-from interp.matching.bench import TARGET, Bench
+from interp.matching.evaluation import TARGET, Evaluation
 from interp.matching.examples import Examples, content, examples
 from interp.measures.attention import content_js
 from interp.measures.certificate import Tolerance, answer_outputs, certificate
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 OTHER_SEEDS = "other seeds"
 
 
-class Apart(NamedTuple):
+class InternalDistance(NamedTuple):
     """How far a condition is from the target on every query.
 
     `kl` of the outputs, nats. At the query's last token: `outputs`, the JS
@@ -49,27 +49,29 @@ class Apart(NamedTuple):
     content_js: Float[ndarray, "query layer"]
 
 
-def inside(bench: Bench, group: str, condition: str = TARGET) -> Examples:
+def inside(evaluation: Evaluation, group: str, condition: str = TARGET) -> Examples:
     """What the target (or another condition) says on a group of queries, with its states and
     content patterns at every layer."""
-    subject, size = bench.subject, bench.settings.batch_size
+    subject, size = evaluation.subject, evaluation.settings.batch_size
     sites = [Site(n, layer) for n in ("resid_post", "pattern") for layer in range(subject.n_layers)]
-    return examples(subject, subject.settings[condition], bench.queries[group], size, sites)
+    return examples(subject, subject.settings[condition], evaluation.queries[group], size, sites)
 
 
-def apart(
+def internal_distance(
     subject: Subject, setting: Setting, target: Examples, size: int, cache: Any = None
-) -> Apart:
+) -> InternalDistance:
     """How far a setting is from a target that was read `inside`, `size` queries at a time."""
     cache = subject.prefill(setting) if cache is None else cache
     parts = [
-        _apart(subject, setting, target.of(some), cache)
+        _internal_distance(subject, setting, target.of(some), cache)
         for some in chunks(range(len(target)), size)
     ]
-    return Apart(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return InternalDistance(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> Apart:
+def _internal_distance(
+    subject: Subject, setting: Setting, target: Examples, cache: Any
+) -> InternalDistance:
     read: dict[Site, Reader] = {s: content if s.name == "pattern" else keep for s in target.inside}
     got = capture(subject, setting, target.batch, cache, read)
     query = torch.arange(len(target), device=subject.device)
@@ -87,7 +89,7 @@ def _apart(subject: Subject, setting: Setting, target: Examples, cache: Any) -> 
     pair = got.logits[query, last][:, None], target.logits[first][:, None]
     said = answer_outputs(*pair, one.last)
     inner = (torch.stack(values, -1).cpu().numpy() for values in (streams, patterns))
-    return Apart(target.kl(got.logits).cpu().numpy(), said, *inner)
+    return InternalDistance(target.kl(got.logits).cpu().numpy(), said, *inner)
 
 
 def _known(content: Tensor) -> Tensor:
@@ -95,21 +97,24 @@ def _known(content: Tensor) -> Tensor:
     return content.where(content.sum(-1, keepdim=True) > 0, torch.nan)
 
 
-def all_apart(
-    bench: Bench, names: Sequence[str], targets: Mapping[str, Examples]
-) -> dict[str, dict[str, Apart]]:
+def internal_distances(
+    evaluation: Evaluation, names: Sequence[str], targets: Mapping[str, Examples]
+) -> dict[str, dict[str, InternalDistance]]:
     """How far each of some conditions is from the target, by group; last, under `OTHER_SEEDS`, how
     far its equals are, the mean over them, where there are any."""
-    settings, size = bench.subject.settings, bench.settings.batch_size
+    settings, size = evaluation.subject.settings, evaluation.settings.batch_size
 
-    def groups(name: str) -> dict[str, Apart]:
-        return {g: apart(bench.subject, settings[name], t, size) for g, t in targets.items()}
+    def groups(name: str) -> dict[str, InternalDistance]:
+        return {
+            g: internal_distance(evaluation.subject, settings[name], t, size)
+            for g, t in targets.items()
+        }
 
     found = {name: groups(name) for name in names}
-    equals = [groups(name) for name in bench.equal_names]
+    equals = [groups(name) for name in evaluation.equal_names]
     if equals:
         found[OTHER_SEEDS] = {
-            group: Apart(
+            group: InternalDistance(
                 *(np.mean(c, axis=0) for c in zip(*(e[group] for e in equals), strict=True))
             )
             for group in targets
@@ -120,13 +125,16 @@ def all_apart(
 # --- in numbers ----------------------------------------------------------------------------------
 
 
-def internal_summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
+def internal_summary(evaluation: Evaluation, group: str, one: InternalDistance) -> dict[str, Any]:
     """A row of a table: strength, match certificate, and the means over layers of what is apart
     inside, that of the residual stream with its interval."""
-    texts, settings = [query.text for query in bench.queries[group]], bench.settings
+    texts, settings = [query.text for query in evaluation.queries[group]], evaluation.settings
     tolerance = Tolerance(settings.tolerance_js, settings.tolerance_top1)
     signed = certificate(one.outputs, texts, tolerance)
-    said, stream = bench.strength(one.kl, group), bench.mean(group, one.relative_l2.mean(1))
+    said, stream = (
+        evaluation.strength(one.kl, group),
+        evaluation.mean(group, one.relative_l2.mean(1)),
+    )
     return {
         "queries": group,
         "kl": said.kl,
@@ -141,13 +149,13 @@ def internal_summary(bench: Bench, group: str, one: Apart) -> dict[str, Any]:
 
 
 def internal_distance_rows(
-    bench: Bench, found: Mapping[str, Mapping[str, Apart]], measure: str
+    evaluation: Evaluation, found: Mapping[str, Mapping[str, InternalDistance]], measure: str
 ) -> list[dict[str, Any]]:
     """Rows of `relative_l2` or `content_js`: a panel per group, a series per condition, x the
     layer; `found` has the condition first."""
     return [
         estimate_row(
-            f"{group} queries", name, layer, bench.mean(group, getattr(one, measure)[:, layer])
+            f"{group} queries", name, layer, evaluation.mean(group, getattr(one, measure)[:, layer])
         )
         for name, groups in found.items()
         for group, one in groups.items()

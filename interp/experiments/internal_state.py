@@ -36,9 +36,9 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.experiments.internal_distance import (
     OTHER_SEEDS,
-    Apart,
-    all_apart,
+    InternalDistance,
     inside,
+    internal_distances,
     internal_summary,
     rewired,
 )
@@ -52,7 +52,7 @@ from interp.experiments.reachability import (
 )
 from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.settings import Emulation
 from interp.matching.virtual import save_virtual_tokens
 from interp.patching.run import patch
@@ -66,7 +66,7 @@ from interp.study import run_study
 
 _PROMPT, _VIRTUAL = "prompt", "virtual"
 
-_Levels = dict[str, dict[str, Apart]]
+_Levels = dict[str, dict[str, InternalDistance]]
 """Seeds, prompt and base: how far they are from the LoRA, by group of queries."""
 
 
@@ -111,31 +111,33 @@ class InternalState(Trial):
             inside=self.weight,
             seed=self.seed,
         )
-        with self.bench(_prompts(self)) as bench:
-            targets = {group: inside(bench, group) for group in bench.queries}
-            names = [name for name in (_PROMPT, BASE) if name in bench.subject.settings]
-            known = all_apart(bench, names, targets)
+        with self.evaluation(_prompts(self)) as evaluation:
+            targets = {group: inside(evaluation, group) for group in evaluation.queries}
+            names = [name for name in (_PROMPT, BASE) if name in evaluation.subject.settings]
+            known = internal_distances(evaluation, names, targets)
             total = sum(steps for *_, steps in plan.searches())
-            found = list(reach(bench, plan, targets, partial(progress, "virtual tokens", 1, total)))
-        save_virtual_tokens(nearest_kind(found).tuned, self.out / _VIRTUAL, bench.subject)
+            found = list(
+                reach(evaluation, plan, targets, partial(progress, "virtual tokens", 1, total))
+            )
+        save_virtual_tokens(nearest_kind(found).tuned, self.out / _VIRTUAL, evaluation.subject)
         run = _compared(self, nearest_kind(found).kind)
         notes = (
             sentences.distances_by_layer(run).to_string(float_format="{:.3f}".format),
             sentences.verdict_words(run),
             run.manifest["interchange"]["verdict"],
         )
-        every: list[tuple[dict[str, Any], dict[str, Apart]]] = [
+        every: list[tuple[dict[str, Any], dict[str, InternalDistance]]] = [
             ({"what": o.kind, "to": o.goal, "tokens": o.tuned.tokens}, o.apart) for o in found
         ]
         every += [({"what": name}, groups) for name, groups in known.items()]
         table = pd.DataFrame(
-            about | internal_summary(bench, group, one)
+            about | internal_summary(evaluation, group, one)
             for about, groups in every
             for group, one in groups.items()
         )
-        figures = {**_drawn(bench, found, known), "layers": layers(run)}
-        sentence, contrast = _verdict(bench, found, known, run, self.threshold)
-        n = len(bench.queries[_unseen(bench)])
+        figures = {**_drawn(evaluation, found, known), "layers": layers(run)}
+        sentence, contrast = _verdict(evaluation, found, known, run, self.threshold)
+        n = len(evaluation.queries[_unseen(evaluation)])
         return Measurement(sentence, contrast, n, table, figures, "reachability", notes=notes)
 
 
@@ -169,16 +171,18 @@ def _compared(config: InternalState, kind: str) -> Run:
     return load_run(out)
 
 
-def _drawn(bench: Bench, found: list[Reached], known: _Levels) -> dict[str, go.Figure]:
+def _drawn(evaluation: Evaluation, found: list[Reached], known: _Levels) -> dict[str, go.Figure]:
     """What is left apart, by budget and by layer."""
-    group = _unseen(bench)
+    group = _unseen(evaluation)
     tokens, stream, js = (
         "virtual tokens",
         "residual stream: relative L2",
         "attention: content JS [nats]",
     )
-    streams, patterns = (by_budget(bench, found, known, m) for m in ("relative_l2", "content_js"))
-    by_layer = layer_by_layer(bench, found, known, group)
+    streams, patterns = (
+        by_budget(evaluation, found, known, m) for m in ("relative_l2", "content_js")
+    )
+    by_layer = layer_by_layer(evaluation, found, known, group)
     return {
         name: curves(
             pd.DataFrame(rows),
@@ -189,7 +193,7 @@ def _drawn(bench: Bench, found: list[Reached], known: _Levels) -> dict[str, go.F
                 log_x=x == tokens,
                 grey=list(known),
             ),
-            bench.caption(
+            evaluation.caption(
                 f"At the query's last token, {which}. Grey: what the distances are read against"
             ),
         )
@@ -201,35 +205,37 @@ def _drawn(bench: Bench, found: list[Reached], known: _Levels) -> dict[str, go.F
     }
 
 
-def _unseen(bench: Bench) -> str:
+def _unseen(evaluation: Evaluation) -> str:
     """The queries that nothing was tuned on, if there are any."""
-    return "heldout" if "heldout" in bench.queries else "matched"
+    return "heldout" if "heldout" in evaluation.queries else "matched"
 
 
 def _left_apart(
-    bench: Bench, group: str, best: Reached, known: _Levels, threshold: float
+    evaluation: Evaluation, group: str, best: Reached, known: _Levels, threshold: float
 ) -> DecidingEstimate:
     """What is left of the residual stream over what other seeds are apart; unknown without them."""
     what = f"{best.tuned.tokens} virtual tokens over other seeds"
     value, low, high = nan, None, None
     if OTHER_SEEDS in known:
         streams = [groups[group].relative_l2.mean(1) for groups in (best.apart, known[OTHER_SEEDS])]
-        value, low, high, _ = (x.item() for x in bench.mean(group, *streams))
+        value, low, high, _ = (x.item() for x in evaluation.mean(group, *streams))
     return DecidingEstimate(
         f"distance of residual streams from the LoRA's, {what}", value, low, high, threshold
     )
 
 
 def _verdict(
-    bench: Bench, found: list[Reached], known: _Levels, run: Run, threshold: float
+    evaluation: Evaluation, found: list[Reached], known: _Levels, run: Run, threshold: float
 ) -> tuple[str, DecidingEstimate]:
     """On the virtual tokens that come nearest; none where they do not even say what the LoRA says,
     as a search that failed proves nothing."""
-    best, group = nearest_kind(found), _unseen(bench)
-    passed = internal_summary(bench, "matched", best.apart["matched"])["passed"]
+    best, group = nearest_kind(found), _unseen(evaluation)
+    passed = internal_summary(evaluation, "matched", best.apart["matched"])["passed"]
     size = best.tuned.tokens
     given = known if passed else {}
-    contrast, tuned = (_left_apart(bench, g, best, given, threshold) for g in (group, "matched"))
+    contrast, tuned = (
+        _left_apart(evaluation, g, best, given, threshold) for g in (group, "matched")
+    )
     same = [one for one in found if one.kind == best.kind]
     outputs, patterns = (nearest_kind(same, goal).apart[group] for goal in ("outputs", "patterns"))
     far = {name: groups[group].relative_l2.mean() for name, groups in known.items()}

@@ -1,7 +1,7 @@
 """A library of prompts, one for every cluster of queries, and a mechanism that picks one.
 
-    bench = Bench.open(settings, asked=read_split(matched, heldout, None))
-    library = build(bench, states_of(bench, layer=3), k=4, plan=FitPlan("text", 2))
+    evaluation = Evaluation.open(settings, asked=read_split(matched, heldout, None))
+    library = build(evaluation, states_of(evaluation, layer=3), k=4, plan=FitPlan("text", 2))
     library.picked(NEAREST, "heldout")              # KL(target ‖ picked prompt) of every query
 
 Clusters are k-means on base's state of a query's last token: what is known before a prompt is
@@ -24,7 +24,7 @@ from interp.design import BASE
 from interp.experiments.draws import HELDOUT
 from interp.experiments.fits import FitPlan, fit_plan
 from interp.experiments.ingredients import last_states
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.strength import Strength
 from interp.queries import Query, read_queries
 
@@ -69,21 +69,21 @@ def read_split(queries: Path, heldout: Path, limit: int | None) -> dict[str, lis
 
 
 def build(
-    bench: Bench,
+    evaluation: Evaluation,
     states: _States,
     k: int,
     plan: FitPlan,
     done: Callable[[], None] = lambda: None,
 ) -> Library:
     """Cluster, fit a prompt to every cluster, score all of them on all queries."""
-    means = KMeans(k, n_init=10, random_state=bench.settings.seed).fit(states[MATCHED])
+    means = KMeans(k, n_init=10, random_state=evaluation.settings.seed).fit(states[MATCHED])
     prompts = []
     for cluster in range(k):
         chosen = np.flatnonzero(means.labels_ == cluster).tolist()
-        wanted = bench.wanted[MATCHED].of(chosen)
-        prompts.append(fit_plan(bench, wanted, plan._replace(seed=plan.seed + cluster)))
+        wanted = evaluation.targets[MATCHED].of(chosen)
+        prompts.append(fit_plan(evaluation, wanted, plan._replace(seed=plan.seed + cluster)))
         done()
-    kl = {group: np.stack([prompt.kl(group) for prompt in prompts]) for group in bench.queries}
+    kl = {group: np.stack([prompt.kl(group) for prompt in prompts]) for group in evaluation.queries}
     centroids = {NEAREST: means.cluster_centers_, SERVED: served(states[MATCHED], kl[MATCHED])}
     routes = {
         router: {group: nearest_centroid(some, places) for group, some in states.items()}
@@ -111,10 +111,10 @@ def nearest_centroid(
     return np.linalg.norm(states[:, None] - centroids, axis=-1).argmin(1)
 
 
-def states_of(bench: Bench, layer: int) -> _States:
+def states_of(evaluation: Evaluation, layer: int) -> _States:
     """Base's `resid_post` at the last token of all queries."""
-    base = bench.subject.settings[BASE]
-    found = {g: last_states(bench, base, g, [layer])[:, 0] for g in bench.queries}
+    base = evaluation.subject.settings[BASE]
+    found = {g: last_states(evaluation, base, g, [layer])[:, 0] for g in evaluation.queries}
     return {group: states.double().cpu().numpy() for group, states in found.items()}
 
 
@@ -122,10 +122,11 @@ def states_of(bench: Bench, layer: int) -> _States:
 
 
 class Task(NamedTuple):
-    """A target: its bench, the libraries by k, and the weights' strength on held-out queries."""
+    """A target: its evaluation, the libraries by k, and the weights' strength on held-out
+    queries."""
 
     name: str
-    bench: Bench
+    evaluation: Evaluation
     libraries: dict[int, Library]
     weights: Strength | None
 
@@ -141,7 +142,7 @@ class Task(NamedTuple):
 
     def strength(self, k: int, router: str, group: str = HELDOUT) -> Strength:
         """What share of the target's effect the library gives."""
-        return self.bench.strength(self.kl(k, router, group), group)
+        return self.evaluation.strength(self.kl(k, router, group), group)
 
 
 def library_rows(tasks: list[Task]) -> Iterator[dict[str, Any]]:

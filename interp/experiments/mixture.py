@@ -1,8 +1,8 @@
 """A target that does different things on different queries, and LoRAs that are trained to do them.
 
     asked = {"matched": read_queries("mixture.jsonl")}      # label: the instruction
-    bench = trained(settings, asked, seeds=2, epochs=60)
-    bench.kl("floor_0", "matched")                          # of the first LoRA
+    evaluation = trained(settings, asked, seeds=2, epochs=60)
+    evaluation.kl("floor_0", "matched")                          # of the first LoRA
 
 Every query is answered as the model does after the instruction that is its label.
 """
@@ -18,7 +18,7 @@ import torch
 from interp.conditions import Prompt
 from interp.design import BASE
 from interp.errors import ConfigError
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.examples import Examples, examples
 from interp.matching.lora import Example, Recipe, train, with_lora
 from interp.matching.plain import open_plain_model
@@ -41,32 +41,34 @@ RECIPE = Recipe(
 
 def trained(
     settings: Emulation, asked: Mapping[str, Sequence[Query]], seeds: int, epochs: int
-) -> Bench:
-    """A bench whose target is the mixture and whose equals are LoRAs trained on the matched
+) -> Evaluation:
+    """An evaluation whose target is the mixture and whose equals are LoRAs trained on the matched
     queries, one per seed; they are written to `out`."""
     prompts = {x: Prompt(text=x, separator=settings.separator) for x in labels_of(asked)}
     folders = [settings.out / f"lora_{seed}" for seed in range(seeds)]
-    bench = _mixed(Bench.open(settings.model_copy(update={"floor": ()}), prompts, asked))
+    evaluation = _mixed(Evaluation.open(settings.model_copy(update={"floor": ()}), prompts, asked))
     for seed, folder in enumerate(folders):
-        _train_lora(bench, RECIPE._replace(epochs=epochs, seed=seed), folder)
+        _train_lora(evaluation, RECIPE._replace(epochs=epochs, seed=seed), folder)
     equals = settings.model_copy(update={"floor": tuple(map(str, folders))})
-    return _mixed(Bench.open(equals, prompts, asked))
+    return _mixed(Evaluation.open(equals, prompts, asked))
 
 
-def _mixed(bench: Bench) -> Bench:
-    """The same bench with another target: every query is answered as after its label, which is the
-    name of a condition."""
-    wanted = {group: _answered(bench, group) for group in bench.queries}
-    return replace(bench, wanted=wanted)
+def _mixed(evaluation: Evaluation) -> Evaluation:
+    """The same evaluation with another target: every query is answered as after its label, which
+    is the name of a condition."""
+    targets = {group: _answered(evaluation, group) for group in evaluation.queries}
+    return replace(evaluation, targets=targets)
 
 
-def _answered(bench: Bench, group: str) -> Examples:
-    queries, size = bench.queries[group], bench.settings.batch_size
+def _answered(evaluation: Evaluation, group: str) -> Examples:
+    queries, size = evaluation.queries[group], evaluation.settings.batch_size
     labels = [str(query.label) for query in queries]
-    first = bench.wanted[group]
+    first = evaluation.targets[group]
     logits = torch.empty_like(first.logits)
     for label in dict.fromkeys(labels):
-        said = examples(bench.subject, bench.subject.settings[label], queries, size).logits
+        said = examples(
+            evaluation.subject, evaluation.subject.settings[label], queries, size
+        ).logits
         rows = torch.tensor([own == label for own in labels], device=said.device)[first.rows]
         logits[rows] = said[rows]
     return replace(first, logits=logits)
@@ -80,9 +82,9 @@ def labels_of(groups: Mapping[str, Sequence[Query]]) -> list[str]:
     return list(dict.fromkeys(str(query.label) for query in queries))
 
 
-def _train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
+def _train_lora(evaluation: Evaluation, recipe: Recipe, out: Path) -> None:
     """One LoRA for all that the matched queries ask."""
-    settings, wanted = bench.settings, bench.wanted["matched"]
+    settings, wanted = evaluation.settings, evaluation.targets["matched"]
     with quiet():
         student = with_lora(open_plain_model(settings.model, settings), recipe)
     lines = [wanted.of([i]) for i in range(len(wanted))]
@@ -94,4 +96,4 @@ def _train_lora(bench: Bench, recipe: Recipe, out: Path) -> None:
         )
         for line in lines
     ]
-    train(student, bench.subject.settings[BASE].prefix, lambda _: some, recipe, out)
+    train(student, evaluation.subject.settings[BASE].prefix, lambda _: some, recipe, out)

@@ -27,7 +27,7 @@ from interp.design import BASE
 from interp.errors import ConfigError
 from interp.experiments.trial import Measurement, Trial
 from interp.finding import DecidingEstimate
-from interp.matching.bench import TARGET, Bench
+from interp.matching.evaluation import TARGET, Evaluation
 from interp.matching.settings import Emulation
 from interp.plots.curves import Curves, curves
 from interp.plots.implicit import implicit, implicit_by_layer, prompts
@@ -120,31 +120,35 @@ def _strengths(config: PromptAsWeights) -> tuple[pd.DataFrame, float]:
     settings = Emulation(
         **config.model_dump(include=set(Emulation.model_fields) - {"adapter", "floor"})
     )
-    bench = Bench.open(settings)
+    evaluation = Evaluation.open(settings)
     adapters: dict[str, Lora] = {_DISTILLED: Lora(str(config.adapter))}
-    with threads_for(bench.subject.n_parameters):
-        fitted: Any = partial(fit_update, bench.subject, BASE, TARGET, size=config.batch_size)
-        ridge = _chosen(bench, fitted, config)
+    with threads_for(evaluation.subject.n_parameters):
+        fitted: Any = partial(fit_update, evaluation.subject, BASE, TARGET, size=config.batch_size)
+        ridge = _chosen(evaluation, fitted, config)
         for rank in config.ranks:
-            found = fitted(bench.queries[_FITTED], rank, ridge=ridge)
-            folder = save_update(found, config.out / "adapters" / f"rank_{rank}", bench.subject)
+            found = fitted(evaluation.queries[_FITTED], rank, ridge=ridge)
+            folder = save_update(
+                found, config.out / "adapters" / f"rank_{rank}", evaluation.subject
+            )
             adapters[str(rank)] = Lora(folder)
-        bench = Bench.open(settings, adapters)  # mounts them, and checks parity
+        evaluation = Evaluation.open(settings, adapters)  # mounts them, and checks parity
         rows = []
         for group, panel in ((_FITTED, "fitted queries"), (_UNSEEN, "unseen queries")):
-            found = {name: bench.strength(bench.kl(name, group), group) for name in adapters}
+            found = {
+                name: evaluation.strength(evaluation.kl(name, group), group) for name in adapters
+            }
             rows += [found[str(rank)].point(panel, _STATIC, rank) for rank in config.ranks]
             rows += [found[_DISTILLED].point(panel, _DISTILLED, rank) for rank in config.ranks]
     return pd.DataFrame(rows), ridge
 
 
-def _chosen(bench: Bench, fitted: Any, config: PromptAsWeights) -> float:
+def _chosen(evaluation: Evaluation, fitted: Any, config: PromptAsWeights) -> float:
     """The ridge whose adapter, fitted to every other query, is nearest the prompt on the rest."""
 
     def left(ridge: float) -> float:
-        deltas = fitted(bench.queries[_FITTED][::2], max(config.ranks), ridge=ridge)
-        with patched_projections(bench.subject, deltas):
-            return float(bench.kl(BASE, _FITTED)[1::2].mean())
+        deltas = fitted(evaluation.queries[_FITTED][::2], max(config.ranks), ridge=ridge)
+        with patched_projections(evaluation.subject, deltas):
+            return float(evaluation.kl(BASE, _FITTED)[1::2].mean())
 
     return min(config.ridges, key=left)
 

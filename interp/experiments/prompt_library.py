@@ -35,7 +35,7 @@ from interp.experiments.draws import HELDOUT
 from interp.experiments.fits import FitPlan
 from interp.experiments.mixture import RECIPE, labels_of, trained
 from interp.experiments.trial import Measurement, Trial
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.plots.curves import Curves, curves
 from interp.progress import Progress
 from interp.subject.loading import threads_for
@@ -75,7 +75,7 @@ class PromptLibrary(Trial):
 
     def measure(self, progress: Progress) -> Measurement:
         """Libraries of every size for both targets, and the verdict on the worse one."""
-        tasks = [_task(name, bench, self, progress) for name, bench in _targets(self)]
+        tasks = [_task(name, evaluation, self, progress) for name, evaluation in _targets(self)]
         table = pd.DataFrame(library.library_rows(tasks))
         shown = table[table["queries"] == HELDOUT]
         ends = {"value": "value", "ci_low": "ci_high", "ci_high": "ci_low"}
@@ -97,38 +97,40 @@ class PromptLibrary(Trial):
         return Measurement(_sentence(tasks), contrast, there.n, table, figures)
 
 
-def _task(name: str, bench: Bench, config: PromptLibrary, progress: Progress) -> library.Task:
+def _task(
+    name: str, evaluation: Evaluation, config: PromptLibrary, progress: Progress
+) -> library.Task:
     """A target with its libraries."""
-    layer = bench.subject.n_layers // 2 if config.layer is None else config.layer
-    sizes = [k for k in sorted(set(config.sizes)) if k <= len(bench.queries[library.MATCHED])]
+    layer = evaluation.subject.n_layers // 2 if config.layer is None else config.layer
+    sizes = [k for k in sorted(set(config.sizes)) if k <= len(evaluation.queries[library.MATCHED])]
     plan = FitPlan(config.kind, config.tokens, config.steps, config.seed)
     done = partial(progress, name, 1, sum(sizes))
-    with threads_for(bench.subject.n_parameters):
-        states = library.states_of(bench, layer)
-        found = {k: library.build(bench, states, k, plan, done) for k in sizes}
-    return library.Task(name, bench, found, bench.equals(HELDOUT))
+    with threads_for(evaluation.subject.n_parameters):
+        states = library.states_of(evaluation, layer)
+        found = {k: library.build(evaluation, states, k, plan, done) for k in sizes}
+    return library.Task(name, evaluation, found, evaluation.equals(HELDOUT))
 
 
-def _targets(config: PromptLibrary) -> Iterator[tuple[str, Bench]]:
+def _targets(config: PromptLibrary) -> Iterator[tuple[str, Evaluation]]:
     """The LoRA; and the mixture with LoRAs trained on it."""
     asked = library.read_split(config.queries, config.unseen, config.limit)
-    yield "one task", Bench.open(config, asked=asked)
+    yield "one task", Evaluation.open(config, asked=asked)
     if config.mixture is not None and config.mixture_heldout is not None:
         asked = library.read_split(config.mixture, config.mixture_heldout, config.limit)
-        bench = trained(config, asked, config.loras, config.epochs)
-        yield f"a mixture of {len(labels_of(asked))} tasks", bench
+        evaluation = trained(config, asked, config.loras, config.epochs)
+        yield f"a mixture of {len(labels_of(asked))} tasks", evaluation
 
 
 def _caption(task: library.Task, *others: library.Task) -> str:
     """The first target and its queries, and how many queries the others have."""
     parts = ["Scored on the held-out queries"]
     for other in others:
-        counts = (f"{len(some)} {group}" for group, some in other.bench.queries.items())
+        counts = (f"{len(some)} {group}" for group, some in other.evaluation.queries.items())
         parts.append(
             f"{other.name.capitalize()}: {' and '.join(counts)} queries, answered as after the "
             "instruction of each; LoRAs trained on the matched"
         )
-    return task.bench.caption(". ".join(parts))
+    return task.evaluation.caption(". ".join(parts))
 
 
 def _sentence(tasks: list[library.Task]) -> str:

@@ -1,7 +1,7 @@
 """How near does a prompt come to a condition's internal state? Virtual tokens, tuned to it.
 
-    targets = {group: inside(bench, group) for group in bench.queries}
-    for reached in reach(bench, Reach(budgets=(1, 4)), targets):
+    targets = {group: inside(evaluation, group) for group in evaluation.queries}
+    for reached in reach(evaluation, Reach(budgets=(1, 4)), targets):
         reached.apart["heldout"].relative_l2        # [query, layer]
 
 Virtual tokens are tuned to say what the target says, or also to have its residual stream or its
@@ -18,9 +18,9 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from interp.design import BASE
-from interp.experiments.internal_distance import Apart, apart
+from interp.experiments.internal_distance import InternalDistance, internal_distance
 from interp.experiments.trial import estimate_row
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.examples import Examples
 from interp.matching.virtual import Tuned, Tuning, VirtualKind, tune
 from interp.statistics import Estimate
@@ -65,18 +65,18 @@ class Reached(NamedTuple):
     kind: VirtualKind
     goal: _Goal
     tuned: Tuned
-    apart: dict[str, Apart]
+    apart: dict[str, InternalDistance]
 
 
 def reach(
-    bench: Bench,
+    evaluation: Evaluation,
     plan: Reach,
     targets: Mapping[str, Examples],
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Reached]:
     """Tune them all, with a call of `progress` after every step; `targets` are read `inside`, by
     group."""
-    subject, size = bench.subject, bench.settings.batch_size
+    subject, size = evaluation.subject, evaluation.settings.batch_size
     base = subject.settings[BASE]
     for kind, goal, tokens, steps in plan.searches():
         wanted = _only(targets["matched"], _SITES[goal])
@@ -84,7 +84,9 @@ def reach(
         tuning = Tuning(kind, tokens, steps, plan.rate, size, weight, steps, plan.seed)
         tuned = tune(subject, base, wanted, tuning, lambda *_: progress())
         own, cache = tuned.before(subject, base)
-        found = {group: apart(subject, own, t, size, cache) for group, t in targets.items()}
+        found = {
+            group: internal_distance(subject, own, t, size, cache) for group, t in targets.items()
+        }
         yield Reached(kind, goal, tuned, found)
 
 
@@ -95,7 +97,7 @@ def _only(target: Examples, names: tuple[str, ...]) -> Examples:
 
 # --- in numbers ----------------------------------------------------------------------------------
 
-_Levels = Mapping[str, Mapping[str, Apart]]
+_Levels = Mapping[str, Mapping[str, InternalDistance]]
 """What the distances are read against, by name and group of queries."""
 
 
@@ -108,7 +110,7 @@ def nearest_kind(found: Sequence[Reached], goal: _Goal = "states") -> Reached:
 
 
 def by_budget(
-    bench: Bench, found: Sequence[Reached], levels: _Levels, measure: str
+    evaluation: Evaluation, found: Sequence[Reached], levels: _Levels, measure: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of `relative_l2` or `content_js`, the mean over layers: a panel per group, a series per
     kind and goal, x the number of virtual tokens; levels are the same at all of them."""
@@ -116,12 +118,12 @@ def by_budget(
     lines = [(f"{o.kind} to {o.goal}", o.apart, [o.tuned.tokens]) for o in found]
     for series, groups, places in [*lines, *((name, g, budgets) for name, g in levels.items())]:
         for group, one in groups.items():
-            mean = bench.mean(group, getattr(one, measure).mean(1))
+            mean = evaluation.mean(group, getattr(one, measure).mean(1))
             yield from (estimate_row(f"{group} queries", series, x, mean) for x in places)
 
 
 def layer_by_layer(
-    bench: Bench, found: Sequence[Reached], levels: _Levels, group: str
+    evaluation: Evaluation, found: Sequence[Reached], levels: _Levels, group: str
 ) -> Iterator[dict[str, Any]]:
     """Rows of `relative_l2` on a group: a panel per budget, a series per goal, x the layer; of the
     kind that comes nearest."""
@@ -130,7 +132,7 @@ def layer_by_layer(
     for tokens in sorted({one.tuned.tokens for one in those}):
         goals = {f"to {o.goal}": o.apart for o in those if o.tuned.tokens == tokens}
         for series, groups in {**goals, **levels}.items():
-            estimate = bench.mean(group, groups[group].relative_l2)
-            for layer, *cell in zip(range(bench.subject.n_layers), *estimate, strict=True):
+            estimate = evaluation.mean(group, groups[group].relative_l2)
+            for layer, *cell in zip(range(evaluation.subject.n_layers), *estimate, strict=True):
                 panel = f"{kind} of {tokens}"
                 yield estimate_row(panel, series, layer, Estimate(*cell))

@@ -26,7 +26,7 @@ import plotly.graph_objects as go
 
 from interp.conditions import Condition
 from interp.finding import DecidingEstimate, Finding
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.progress import Progress
 from interp.queries import Query
@@ -90,15 +90,15 @@ class Trial(Emulation):
         """Numbers, figures and a sentence, from the settings."""
 
     @contextmanager
-    def bench(
+    def evaluation(
         self,
         conditions: Mapping[str, Condition] | None = None,
         asked: Mapping[str, Sequence[Query]] | None = None,
-    ) -> Iterator[Bench]:
-        """What `Bench.open` gives, with as many threads as its model needs while inside."""
-        bench = Bench.open(self, conditions, asked)
-        with threads_for(bench.subject.n_parameters):
-            yield bench
+    ) -> Iterator[Evaluation]:
+        """What `Evaluation.open` gives, with as many threads as its model needs while inside."""
+        evaluation = Evaluation.open(self, conditions, asked)
+        with threads_for(evaluation.subject.n_parameters):
+            yield evaluation
 
     def conclude(self, measured: Measurement) -> None:
         """Write the finding, the table and the figures into `out`; print table and verdict."""

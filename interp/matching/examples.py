@@ -1,9 +1,9 @@
 """What a condition says on some queries, ready for others to match.
 
-    wanted = examples(subject, subject.settings["lora"], queries, batch_size=64)
-    said = wanted.said(subject, setting, cache)
-    wanted.divergence(said)             # KL(lora ‖ setting) of every query, nats
-    bias = fit_answers(subject, wanted, setting, batch_size=64)     # brings its mean down
+    target = examples(subject, subject.settings["lora"], queries, batch_size=64)
+    said = target.logits_of(subject, setting, cache)
+    target.divergence(said)             # KL(lora ‖ setting) of every query, nats
+    bias = fit_answers(subject, target, setting, batch_size=64)     # brings its mean down
 
 Matched are the positions that predict a query's answer: its last token, and the answer's own but
 the last. A query without an answer is matched at its last token.
@@ -60,7 +60,7 @@ class Examples:
         """Which matched token of its query every one is."""
         return self.columns - (self.batch.ends - 1)[self.rows]
 
-    def said(
+    def logits_of(
         self,
         subject: Subject,
         setting: Setting,
@@ -81,7 +81,7 @@ class Examples:
     def divergence(
         self, said: Float[Tensor, "*prefix token d_vocab"]
     ) -> Float[Tensor, "*prefix query"]:
-        """`KL(wanted ‖ said)` of every query, the mean over its matched tokens, in nats."""
+        """`KL(target ‖ said)` of every query, the mean over its matched tokens, in nats."""
         by_token = kl_divergence(self.logits.expand_as(said), said) * self.share
         total = by_token.new_zeros(*by_token.shape[:-1], len(self))
         return total.index_add(-1, self.rows, by_token)
@@ -133,15 +133,15 @@ def examples(
 
 
 def fit_answers(
-    subject: Subject, wanted: Examples, own: Setting, batch_size: int, cache: Any = None
+    subject: Subject, target: Examples, own: Setting, batch_size: int, cache: Any = None
 ) -> TokenBiases:
     """The logit bias of `own` over all matched tokens, every query weighing the same: of all biases
-    of so many tokens the one that brings the mean `wanted.kl` down to its least. `cache`: what
+    of so many tokens the one that brings the mean `target.kl` down to its least. `cache`: what
     precedes a query under `own`, where it is in no file."""
     cache, said = subject.prefill(own) if cache is None else cache, []
-    for chunk in chunks(range(len(wanted)), batch_size):
-        said.append(wide(wanted.of(chunk).said(subject, own, cache)))
-    return scaled_bias(torch.cat(said), wide(wanted.logits), wanted.share / len(wanted), subject)
+    for chunk in chunks(range(len(target)), batch_size):
+        said.append(wide(target.of(chunk).logits_of(subject, own, cache)))
+    return scaled_bias(torch.cat(said), wide(target.logits), target.share / len(target), subject)
 
 
 _LEAST = 1e-30

@@ -31,12 +31,12 @@ from interp.design import BASE
 from interp.errors import ConfigError, RunError
 from interp.generating import Sampling, generate
 from interp.matching import coordinate, few_shot
-from interp.matching.bench import TARGET, Answered, Bench
+from interp.matching.evaluation import TARGET, Answered, Evaluation
 from interp.matching.examples import examples, fit_answers
 from interp.matching.prefixes import Scorer
+from interp.matching.readable import Slot, prefix_of, readable_words, scorer, shared, slot_of
 from interp.matching.settings import Inversion
 from interp.matching.virtual import Tuning, save_virtual_tokens, tune
-from interp.matching.wording import Slot, prefix_of, readable_words, scorer, shared, slot_of
 from interp.names import Site
 from interp.progress import Progress, SearchProgress, no_progress
 from interp.queries import Groups, check_alignment
@@ -56,11 +56,11 @@ def invert(
         raise RunError(f"{settings.out} holds a result; choose another --out or pass --overwrite")
     settings.check()
     answered = _answers(settings, tell)
-    bench = Bench.open(settings, frame=settings.framed, answered=answered, progress=tell)
-    with threads_for(bench.subject.n_parameters):
+    evaluation = Evaluation.open(settings, frame=settings.framed, answered=answered, progress=tell)
+    with threads_for(evaluation.subject.n_parameters):
         search = {"text": _text, "few_shot": _few_shot}.get(settings.kind, _virtual)
-        found, history = search(settings, bench, progress)
-        log = _scored(settings, found, bench.queries, tell) | {"loss_by_step": history}
+        found, history = search(settings, evaluation, progress)
+        log = _scored(settings, found, evaluation.queries, tell) | {"loss_by_step": history}
     text = yaml.safe_dump(_experiment(settings, log), sort_keys=False, allow_unicode=True)
     write_atomic(settings.out / EXPERIMENT, text.encode())
     write_atomic(settings.out / _LOG, json.dumps(log, indent=1, ensure_ascii=False).encode())
@@ -97,15 +97,15 @@ def _answers(settings: Inversion, tell: Progress) -> Answered | None:
 _Searched = tuple[Condition, list[float]]
 
 
-def _virtual(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
-    subject = bench.subject
+def _virtual(settings: Inversion, evaluation: Evaluation, progress: SearchProgress) -> _Searched:
+    subject = evaluation.subject
     sites = [Site("resid_post", layer) for layer in settings.layers]
     sites += [Site("pattern", layer) for layer in settings.patterns]
     if outside := [site for site in sites if not 0 <= site.layer < subject.n_layers]:
         raise ConfigError(f"no {outside[0]}: layers are 0 to {subject.n_layers - 1}")
-    wanted = bench.wanted["matched"]
+    wanted = evaluation.targets["matched"]
     if sites:
-        own, queries = subject.settings[TARGET], bench.queries["matched"]
+        own, queries = subject.settings[TARGET], evaluation.queries["matched"]
         wanted = examples(subject, own, queries, settings.batch_size, sites)
     kind: Any = settings.kind
     steps = settings.steps or Tuning._field_defaults["steps"]
@@ -126,10 +126,10 @@ def _virtual(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Se
     return condition(str(settings.out)), tuned.history
 
 
-def _text(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
-    tokenizer, slot = bench.subject.tokenizer, slot_of(bench, settings.separator)
-    score = _scorer(settings, bench, slot)
-    allowed = readable_words(bench, slot)
+def _text(settings: Inversion, evaluation: Evaluation, progress: SearchProgress) -> _Searched:
+    tokenizer, slot = evaluation.subject.tokenizer, slot_of(evaluation, settings.separator)
+    score = _scorer(settings, evaluation, slot)
+    allowed = readable_words(evaluation, slot)
     steps = settings.steps or coordinate.SearchBudget._field_defaults["steps"]
     runs = []
     for number in range(settings.restarts):
@@ -151,21 +151,21 @@ def _text(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searc
     return slot.prompt(text), best.history
 
 
-def _few_shot(settings: Inversion, bench: Bench, progress: SearchProgress) -> _Searched:
-    subject, pool = bench.subject, settings.demonstrations()
+def _few_shot(settings: Inversion, evaluation: Evaluation, progress: SearchProgress) -> _Searched:
+    subject, pool = evaluation.subject, settings.demonstrations()
 
     def prompt(shots: Sequence[int]) -> Prompt:
         return Prompt(pairs=tuple(pool[i] for i in shots), template=settings.template)
 
-    alone = [prefix_of(bench, prompt([number])) for number in range(len(pool))]
+    alone = [prefix_of(evaluation, prompt([number])) for number in range(len(pool))]
     for number, own in enumerate(alone):  # any of them may stand last
-        for queries in bench.queries.values():
+        for queries in evaluation.queries.values():
             one, tokenizer = prompt([number]), subject.tokenizer
             check_alignment(queries, one, tokenizer, "few_shot", subject.frame, own)
     slot = Slot(shared([subject.settings[BASE].prefix, *alone]))
     chosen = few_shot.select(
-        _scorer(settings, bench, slot),
-        lambda shots: prefix_of(bench, prompt(shots))[len(slot.before) :],
+        _scorer(settings, evaluation, slot),
+        lambda shots: prefix_of(evaluation, prompt(shots))[len(slot.before) :],
         len(pool),
         settings.tokens,
         lambda step, _, best: progress("demonstrations", step, settings.tokens, best),
@@ -175,8 +175,8 @@ def _few_shot(settings: Inversion, bench: Bench, progress: SearchProgress) -> _S
     return found, chosen.history
 
 
-def _scorer(settings: Inversion, bench: Bench, slot: Slot) -> Scorer:
-    return scorer(bench, bench.wanted["matched"], slot, settings.fluency)
+def _scorer(settings: Inversion, evaluation: Evaluation, slot: Slot) -> Scorer:
+    return scorer(evaluation, evaluation.targets["matched"], slot, settings.fluency)
 
 
 @dataclass(frozen=True)
@@ -209,17 +209,17 @@ def _scored(
     settings: Inversion, found: Condition, queries: Groups, tell: Progress
 ) -> dict[str, Any]:
     """Strength, floor and certificate on every group of queries, from a fresh subject."""
-    bench = Bench.open(
+    evaluation = Evaluation.open(
         settings,
         {_EMULATION: found},
         frame=settings.framed,
         answered=lambda *_: queries,
         progress=tell,
     )
-    subject = bench.subject
+    subject = evaluation.subject
     if settings.bias:
         own = subject.settings[_EMULATION]
-        bias = fit_answers(subject, bench.wanted["matched"], own, settings.batch_size)
+        bias = fit_answers(subject, evaluation.targets["matched"], own, settings.batch_size)
         subject.settings[_EMULATION] = replace(own, bias=(*own.bias, *bias))
         tokens = subject.tokenizer.convert_ids_to_tokens([token for token, _, _ in bias])
         values = [value for _, value, _ in bias]
@@ -227,17 +227,17 @@ def _scored(
     return {
         "settings": settings.model_dump(mode="json"),
         "condition": _spec(found),
-        "scores": [_score(bench, group) for group in bench.queries],
+        "scores": [_score(evaluation, group) for group in evaluation.queries],
     }
 
 
-def _score(bench: Bench, group: str) -> dict[str, Any]:
-    found = bench.strength(bench.kl(_EMULATION, group), group)
+def _score(evaluation: Evaluation, group: str) -> dict[str, Any]:
+    found = evaluation.strength(evaluation.kl(_EMULATION, group), group)
     return {
         "queries": group,
         **{name: None if value != value else value for name, value in found._asdict().items()},
-        "floor": bench.floor(group),
-        **bench.certificate(_EMULATION, group),
+        "floor": evaluation.floor(group),
+        **evaluation.certificate(_EMULATION, group),
     }
 
 

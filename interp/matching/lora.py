@@ -1,10 +1,10 @@
-"""Train a LoRA until the model says what is wanted: plain Hugging Face + peft, no hooks.
+"""Train a LoRA until the model says what is target: plain Hugging Face + peft, no hooks.
 
     student = with_lora(model, recipe)
-    train(student, prefix, lambda epoch: [Example(ids, first, wanted)], recipe, folder)
+    train(student, prefix, lambda epoch: [Example(ids, first, target)], recipe, folder)
 
-The loss is `KL(wanted ‖ with LoRA)` in nats at every example's matched positions; on the student's
-own answers it is the other way round (Agarwal et al. 2306.13649, sec. 3). Where states are wanted
+The loss is `KL(target ‖ with LoRA)` in nats at every example's matched positions; on the student's
+own answers it is the other way round (Agarwal et al. 2306.13649, sec. 3). Where states are target
 too, `align_weight` times their relative squared distance is added.
 """
 
@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
 @dataclass(frozen=True)
 class Example:
     """One training sequence: `ids` after a prefix, matched from position `first` on;
-    `teacher` are the log-probabilities wanted there, `[pos, d_vocab]`, `states` the residual stream
+    `teacher` are the log-probabilities target there, `[pos, d_vocab]`, `states` the residual stream
     after every block, `[layer, pos, d_model]` (None: any will do)."""
 
     ids: tuple[int, ...]
@@ -65,7 +65,7 @@ EpochExamples = Callable[[int], Sequence[Example]]
 
 class _Loss(NamedTuple):
     """Mean `kl` (nats), and how far the states are `apart`: the squared distance as a share of the
-    wanted square, the mean over layers (0 where no states are wanted)."""
+    target square, the mean over layers (0 where no states are target)."""
 
     kl: Any
     apart: Any
@@ -135,8 +135,8 @@ def train(
 
 def _mean(seen: Sequence[tuple[float, float, int]]) -> _Loss:
     """Over batches, by how many examples they have."""
-    kl, apart, sizes = map(np.array, zip(*seen, strict=True))
-    return _Loss(float(kl @ sizes / sizes.sum()), float(apart @ sizes / sizes.sum()))
+    kl, states, sizes = map(np.array, zip(*seen, strict=True))
+    return _Loss(float(kl @ sizes / sizes.sum()), float(states @ sizes / sizes.sum()))
 
 
 def _shown(mean: _Loss) -> str:
@@ -155,8 +155,8 @@ def _batches(
 def loss(
     student: Any, prefix: Sequence[int], batch: Sequence[Example], *, on_policy: bool = False
 ) -> _Loss:
-    """Mean over a batch's examples of the mean `KL(wanted ‖ student)` over their positions, or
-    `on_policy` of `KL(student ‖ wanted)`, and how far all their states are apart."""
+    """Mean over a batch's examples of the mean `KL(target ‖ student)` over their positions, or
+    `on_policy` of `KL(student ‖ target)`, and how far all their states are apart."""
     aligned = batch[0].states is not None
     sequences = [(example.ids, example.first) for example in batch]
     got = read_sequences(student, prefix, sequences, states=aligned)
@@ -168,15 +168,15 @@ def loss(
     kl = torch.stack([one.mean() for one in by_token.split(counts)]).mean()
     if got.states is None:
         return _Loss(kl, torch.zeros_like(kl))
-    wanted = torch.cat([e.states for e in batch if e.states is not None], 1).to(kl.device)
-    return _Loss(kl, _distance(got.states.float(), wanted))
+    target = torch.cat([e.states for e in batch if e.states is not None], 1).to(kl.device)
+    return _Loss(kl, _distance(got.states.float(), target))
 
 
 def _distance(
-    own: Float[Tensor, "layer token d_model"], wanted: Float[Tensor, "layer token d_model"]
+    own: Float[Tensor, "layer token d_model"], target: Float[Tensor, "layer token d_model"]
 ) -> Float[Tensor, ""]:
-    """Squared distance over all tokens as a share of the wanted square, the mean over layers."""
-    gap, size = ((x.square()).sum((1, 2)) for x in (own - wanted, wanted))
+    """Squared distance over all tokens as a share of the target square, the mean over layers."""
+    gap, size = ((x.square()).sum((1, 2)) for x in (own - target, target))
     return (gap / size).mean()
 
 

@@ -1,7 +1,7 @@
 """How near does every one of many text prompts come to what a condition says?
 
-    scorer = Scorer(subject, setting, wanted, rows=2048)
-    scorer.kl(prefixes)                 # [prefix, query] nats: KL(wanted ‖ said after it)
+    scorer = Scorer(subject, setting, target, rows=2048)
+    scorer.kl(prefixes)                 # [prefix, query] nats: KL(target ‖ said after it)
     scorer.slopes(prefix)               # [pos, d_vocab]: how the mean KL moves with every token
 
 Every prefix is run once, all of one length together, and its keys and values repeated over the
@@ -37,14 +37,14 @@ class Scorer:
 
     subject: Subject
     setting: Setting
-    wanted: Examples
+    target: Examples
     rows: int
     tail: TokenIds = ()
     fluency: float = 0.0
 
     def kl(self, prefixes: Sequence[TokenIds]) -> Float[Tensor, "prefix query"]:
-        """`KL(wanted ‖ said)` after every prefix, nats."""
-        most = max(1, self.rows // len(self.wanted))
+        """`KL(target ‖ said)` after every prefix, nats."""
+        most = max(1, self.rows // len(self.target))
         return _by_length(self._after, prefixes, most)
 
     def _after(self, prefixes: Sequence[TokenIds]) -> Tensor:
@@ -52,8 +52,8 @@ class Scorer:
         setting = replace(self.setting, prefix=whole[0])
         given = torch.tensor(whole, dtype=torch.long, device=self.subject.device)
         cache = self.subject.prefill(setting, given)
-        said = self.wanted.said(self.subject, setting, cache, copies=len(whole))
-        return self.wanted.divergence(said).cpu()
+        said = self.target.logits_of(self.subject, setting, cache, copies=len(whole))
+        return self.target.divergence(said).cpu()
 
     def losses(self, prefixes: Sequence[TokenIds]) -> Float[Tensor, " prefix"]:
         """What is minimised: the mean KL over queries, and `fluency` times the surprise."""
@@ -94,7 +94,9 @@ class Scorer:
             table, embedded = embed(words).detach(), embed(whole).detach().requires_grad_()
         own = after_virtual(replace(self.setting, prefix=()), "soft_prompt", len(whole))
         cache = self.subject.prefill(own, VirtualTokens(embedded[None]), grad=True)
-        loss = self.wanted.divergence(self.wanted.said(self.subject, own, cache, grad=True)).mean()
+        loss = self.target.divergence(
+            self.target.logits_of(self.subject, own, cache, grad=True)
+        ).mean()
         with self.subject.weights.values_of(own):
             (gradient,) = torch.autograd.grad(loss, [embedded])
         first = len(self.setting.prefix)

@@ -1,6 +1,6 @@
 """Virtual tokens that make the model say what another condition says, by gradient.
 
-    tuned = tune(subject, base, wanted, Tuning(kind="soft_prompt", tokens=8))
+    tuned = tune(subject, base, target, Tuning(kind="soft_prompt", tokens=8))
     save_virtual_tokens(tuned, folder, subject)   # a peft folder, for SoftPrompt(folder)
 
 A soft prompt is embeddings (Lester et al. 2104.08691), a prefix keys and values of every layer (Li
@@ -98,21 +98,21 @@ class _Checkpoint(Protocol):
 def tune(
     subject: Subject,
     setting: Setting,
-    wanted: Examples,
+    target: Examples,
     tuning: Tuning,
     progress: StepProgress = lambda step, loss, best: None,
     checkpoint: _Checkpoint | None = None,
 ) -> Tuned:
-    """Minimise the mean KL (nats) of `wanted` to what `setting` says after virtual tokens, plus
+    """Minimise the mean KL (nats) of `target` to what `setting` says after virtual tokens, plus
     `inside` times how far the states at its sites are (`distance`)."""
     own = after_virtual(setting, tuning.kind, tuning.tokens)
-    steps = min(tuning.steps, math.ceil(len(wanted) / tuning.batch_size))
+    steps = min(tuning.steps, math.ceil(len(target) / tuning.batch_size))
     run = _Run.of(initial(subject, setting, tuning), tuning, steps)
     if checkpoint and (content := checkpoint.load()):
         run.restore_(content)
     while not run.over(tuning):
         step = len(run.history)
-        some = _batch(wanted, tuning, step)
+        some = _batch(target, tuning, step)
         loss = objective(subject, own, some, as_virtual(tuning.kind, run.values), tuning.inside)
         with subject.weights.values_of(own):
             (gradient,) = torch.autograd.grad(loss, [run.values])
@@ -189,14 +189,14 @@ class _Run:
         self.schedule.load_state_dict(kept["schedule"])
 
 
-def _batch(wanted: Examples, tuning: Tuning, step: int) -> Examples:
+def _batch(target: Examples, tuning: Tuning, step: int) -> Examples:
     """A step's share of a round through the queries, in an order of its own."""
     size = tuning.batch_size
-    if len(wanted) <= size:
-        return wanted
-    number, part = divmod(step, math.ceil(len(wanted) / size))
-    drawn = generator_of(f"tune:{tuning.seed}:{number}").permutation(len(wanted))
-    return wanted.of(drawn[part * size : (part + 1) * size].tolist())
+    if len(target) <= size:
+        return target
+    number, part = divmod(step, math.ceil(len(target) / size))
+    drawn = generator_of(f"tune:{tuning.seed}:{number}").permutation(len(target))
+    return target.of(drawn[part * size : (part + 1) * size].tolist())
 
 
 def after_virtual(setting: Setting, kind: VirtualKind, tokens: int, adapter: str = "") -> Setting:
@@ -231,17 +231,17 @@ def initial(subject: Subject, setting: Setting, tuning: Tuning) -> Tensor:
 def objective(
     subject: Subject,
     own: Setting,
-    wanted: Examples,
+    target: Examples,
     virtual: VirtualTokens,
     inside: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The mean KL over queries, and `inside` times the mean `distance` over sites."""
-    sites = wanted.inside if inside else {}
+    sites = target.inside if inside else {}
     seen: dict[Site, Tensor] = {}
     cache = subject.prefill(own, virtual, grad=True)
     hooks = {site: _keep(seen, site) for site in sites}
-    loss = wanted.divergence(wanted.said(subject, own, cache, hooks, grad=True)).mean()
-    lengths = wanted.batch.lengths
+    loss = target.divergence(target.logits_of(subject, own, cache, hooks, grad=True)).mean()
+    lengths = target.batch.lengths
     apart = [distance(site, seen[site], value, lengths) for site, value in sites.items()]
     return loss + inside * torch.stack(apart).mean() if apart else loss
 
@@ -253,18 +253,18 @@ def _keep(seen: dict[Site, Tensor], site: Site) -> Callable[[Tensor], None]:
     return hook
 
 
-def distance(site: Site, own: Tensor, wanted: Tensor, lengths: Tensor) -> Float[Tensor, ""]:
-    """How far a site's values are from the wanted ones, over the queries' tokens: the squared
-    distance as a share of the wanted square; of content patterns the mean `KL(wanted ‖ own)` of
+def distance(site: Site, own: Tensor, target: Tensor, lengths: Tensor) -> Float[Tensor, ""]:
+    """How far a site's values are from the target ones, over the queries' tokens: the squared
+    distance as a share of the target square; of content patterns the mean `KL(target ‖ own)` of
     their rows, nats."""
     inside = torch.arange(own.shape[-2], device=own.device) < lengths[:, None]
     if site.name == "pattern":
         rows = inside[:, None].expand(own.shape[:-1])
-        p, q = wanted[rows], own[rows]
+        p, q = target[rows], own[rows]
         terms = torch.xlogy(p, p) - torch.xlogy(p, q.clamp(min=torch.finfo(q.dtype).tiny))
         return terms.sum(-1).mean()
-    gap = (own - wanted).square().sum(-1)
-    return gap[inside].sum() / wanted.square().sum(-1)[inside].sum()
+    gap = (own - target).square().sum(-1)
+    return gap[inside].sum() / target.square().sum(-1)[inside].sum()
 
 
 def save_virtual_tokens(tuned: Tuned, folder: Path, subject: Subject) -> None:

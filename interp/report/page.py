@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from interp.certificates import Certificate
 from interp.names import pair_name
-from interp.report import battery, chats, lora_parts, patching, tables, weights
+from interp.report import chats, controls, lora_parts, patching, tables, weights
 from interp.report.html import render
 from interp.runs.heads import HeadView
 from interp.runs.view import Run
@@ -57,7 +57,7 @@ def _words(run: Run) -> dict[str, Any]:
         "hashes": _shown({**manifest.get("hashes", {}), **_own_files(manifest)}),
         "config": json.dumps(manifest.get("config", {}), indent=2, ensure_ascii=False),
         "notes": [visible(str(note)) for note in manifest.get("notes", [])],
-        "withheld": battery.withheld(run),
+        "withheld": controls.withheld(run),
     }
 
 
@@ -94,10 +94,10 @@ def _tables(run: Run) -> dict[str, Any]:
         "outside": tables.outside(run),
         "layers": tables.layer_table(run),
         "heads": tables.top_heads(run),
-        "families": battery.family_table(run),
-        "nulls": battery.null_table(run),
-        "checks": battery.checks(run),
-        "geometry": battery.geometry(run),
+        "families": controls.family_table(run),
+        "nulls": controls.null_table(run),
+        "checks": controls.checks(run),
+        "geometry": controls.geometry(run),
         "attended": None,
         "head": None,
     }

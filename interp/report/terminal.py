@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interp.names import pair_name
-from interp.report import battery, chats, tables
+from interp.report import chats, controls, tables
 from interp.runs.heads import HeadView
 from interp.runs.view import Run, Verdict
 from interp.showing import visible
@@ -45,7 +45,11 @@ def text_table(run: Run, position: str = "last") -> RenderableType:
     for row in source.rows:
         first = [row[0].text, _full(row[1])]
         table.add_row(*first, *(cell.text for cell in row[2:-1]), _full(row[-1]))
-    below = [*battery.withheld(run), *chats.chat_lines(run), *battery.control_lines(run, position)]
+    below = [
+        *controls.withheld(run),
+        *chats.chat_lines(run),
+        *controls.control_lines(run, position),
+    ]
     return Group(table, Text("\n".join([*below, ""]))) if below else table
 
 

@@ -21,10 +21,10 @@ from interp import cli
 from interp.conditions import Lora, Prompt
 from interp.config import Experiment, from_yaml
 from interp.errors import ConditionError
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.invert import invert
+from interp.matching.readable import readable_words, scorer, slot_of
 from interp.matching.settings import Inversion
-from interp.matching.wording import readable_words, scorer, slot_of
 from interp.runs.view import load_run
 from interp.study import run_study
 
@@ -184,10 +184,10 @@ def test_sampled_answers_are_written_once_and_measured_again(given: Any, tmp_pat
 
 def test_every_text_that_is_allowed_is_read_back_in_its_place(given: Any, tmp_path: Path) -> None:
     own = settings(given, tmp_path, "text")
-    bench = Bench.open(own, frame=own.framed)
-    slot = slot_of(bench, own.separator)
+    evaluation = Evaluation.open(own, frame=own.framed)
+    slot = slot_of(evaluation, own.separator)
     plain = Plain(given, False)
-    allowed = readable_words(bench, slot)
+    allowed = readable_words(evaluation, slot)
     tried = list(zip(allowed.ids[::3], allowed.ids[5::3], strict=False))
     kept = [ids for ids in tried if allowed.readable(ids)]
     assert 10 < len(kept) < len(tried)
@@ -210,24 +210,24 @@ def test_every_text_that_is_allowed_is_read_back_in_its_place(given: Any, tmp_pa
 
 def test_a_slope_is_the_derivative_in_the_middle_of_a_frame(given: Any, tmp_path: Path) -> None:
     own = settings(given, tmp_path, "text")
-    bench = Bench.open(own, frame=own.framed)
-    slot = slot_of(bench, own.separator)
+    evaluation = Evaluation.open(own, frame=own.framed)
+    slot = slot_of(evaluation, own.separator)
     assert slot.after or not slot.system
-    score = scorer(bench, bench.wanted["matched"], slot)
-    ids = tuple(bench.subject.tokenizer("hot is", add_special_tokens=False)["input_ids"])
+    score = scorer(evaluation, evaluation.targets["matched"], slot)
+    ids = tuple(evaluation.subject.tokenizer("hot is", add_special_tokens=False)["input_ids"])
     plain = Plain(given, False)
     whole = torch.tensor([[*slot.before, *ids, *slot.after]])
     embedded = plain.hf.get_input_embeddings()(whole).detach().requires_grad_()
-    wanted = bench.wanted["matched"]
+    wanted = evaluation.targets["matched"]
     losses = []
-    for number, query in enumerate(bench.queries["matched"]):
+    for number, query in enumerate(evaluation.queries["matched"]):
         rest = plain.hf.get_input_embeddings()(torch.tensor([query.forced])).detach()
         logits = plain.hf(inputs_embeds=torch.cat([embedded, rest], 1)).logits[0]
         q = logits[-len(query.answer_ids or (0,)) :].log_softmax(-1)
         p = wanted.logits[wanted.rows == number].log_softmax(-1)
         losses.append((p.exp() * (p - q)).sum(-1).mean())
     torch.stack(losses).mean().backward()
-    table = plain.hf.get_input_embeddings().weight.detach()[: bench.subject.n_words]
+    table = plain.hf.get_input_embeddings().weight.detach()[: evaluation.subject.n_words]
     first = len(slot.before)
     expected = embedded.grad[0, first : first + len(ids)] @ table.T
     torch.testing.assert_close(score.slopes(ids), expected, atol=1e-4, rtol=1e-3)

@@ -20,61 +20,66 @@ from interp.experiments.ingredients import (
     own_bias,
     steered,
 )
-from interp.matching.bench import TARGET, Bench
+from interp.matching.evaluation import TARGET, Evaluation
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.names import Site
 from interp.subject import Batch
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     fields = bundled_emulation(tmp_path_factory.mktemp("out")) | {"floor": (), "limit": 8}
-    return Bench.open(Emulation(**fields))
+    return Evaluation.open(Emulation(**fields))
 
 
 def test_a_vector_is_the_mean_difference_of_states_and_is_added_to_every_token(
-    bench: Bench,
+    evaluation: Evaluation,
 ) -> None:
-    base, target = (bench.subject.settings[name] for name in (BASE, TARGET))
-    given, random = steered(bench, base)
-    ((layer, vector),) = given.bench.subject.steering(given.setting)
-    there, here = (last_states(bench, s, "matched", [layer])[:, 0] for s in (target, base))
+    base, target = (evaluation.subject.settings[name] for name in (BASE, TARGET))
+    given, random = steered(evaluation, base)
+    ((layer, vector),) = given.evaluation.subject.steering(given.setting)
+    there, here = (last_states(evaluation, s, "matched", [layer])[:, 0] for s in (target, base))
     torch.testing.assert_close(vector, (there - here).mean(0))
-    ((other, noise),) = random.bench.subject.steering(random.setting)
+    ((other, noise),) = random.evaluation.subject.steering(random.setting)
     assert other == layer
     torch.testing.assert_close(noise.norm(), vector.norm())
 
-    batch, site = Batch.of(bench.queries["matched"]), Site("resid_post", layer)
-    added = bench.subject.run(base, batch, bench.subject.prefill(base), {site: vector.__add__})
-    steering = given.bench.subject.run(given.setting, batch, given.cache)
+    batch, site = Batch.of(evaluation.queries["matched"]), Site("resid_post", layer)
+    added = evaluation.subject.run(
+        base, batch, evaluation.subject.prefill(base), {site: vector.__add__}
+    )
+    steering = given.evaluation.subject.run(given.setting, batch, given.cache)
     torch.testing.assert_close(steering, added)
     assert given.kl("heldout").mean() < random.kl("heldout").mean()
-    assert "after" not in str(bench.subject.insertions.vectors)
+    assert "after" not in str(evaluation.subject.insertions.vectors)
 
 
-def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(bench: Bench) -> None:
-    given = Fitted.of(bench, bench.subject.settings[BASE])
-    assert given.biased(bench.wanted["matched"]).kl("matched").mean() < given.kl("matched").mean()
+def test_a_bias_for_all_queries_helps_and_one_of_its_own_is_exact(evaluation: Evaluation) -> None:
+    given = Fitted.of(evaluation, evaluation.subject.settings[BASE])
+    assert (
+        given.biased(evaluation.targets["matched"]).kl("matched").mean()
+        < given.kl("matched").mean()
+    )
     assert 0 <= own_bias(given, "heldout") + 1e-12 < 1e-6
 
 
-def test_demonstrations_are_nested_and_anchors_stand_before_them(bench: Bench) -> None:
-    texts = anchored_demonstrations(bench, [2, 1], {"none": (), "anchor": (7, 8)})
+def test_demonstrations_are_nested_and_anchors_stand_before_them(evaluation: Evaluation) -> None:
+    texts = anchored_demonstrations(evaluation, [2, 1], {"none": (), "anchor": (7, 8)})
     assert list(texts) == [(n, a) for a in ("none", "anchor") for n in (0, 1, 2)]
     one, two = texts[1, "none"], texts[2, "none"]
     assert two[-len(one) :] == one  # what helped most alone stands next to the query
     assert texts[2, "anchor"] == (7, 8, *two)
-    without = replace(bench, settings=bench.settings.model_copy(update={"pool": None}))
+    without = replace(evaluation, settings=evaluation.settings.model_copy(update={"pool": None}))
     assert list(anchored_demonstrations(without, [4], {"none": ()})) == [(0, "none")]
 
 
-def test_neutral_text_is_as_long_as_asked(bench: Bench) -> None:
-    assert [len(neutral_text(bench, n)) for n in (0, 3, 300)] == [0, 3, 300]
+def test_neutral_text_is_as_long_as_asked(evaluation: Evaluation) -> None:
+    assert [len(neutral_text(evaluation, n)) for n in (0, 3, 300)] == [0, 3, 300]
 
 
-def test_gains_are_differences_of_cells(bench: Bench) -> None:
+def test_gains_are_differences_of_cells(evaluation: Evaluation) -> None:
     """Strengths that are a known sum: a part's gain alone, on average and on top is its own."""
-    base = bench.kl(BASE, "heldout")
+    base = evaluation.kl(BASE, "heldout")
     worth = {4: 0.3, "anchor": 0.2, "soft token": 0.1, "constant": 0.05}
     found = {
         Combination(*cell): {"heldout": base * (1 - sum(worth.get(x, 0) for x in cell))}
@@ -82,7 +87,7 @@ def test_gains_are_differences_of_cells(bench: Bench) -> None:
             (0, 2, 4), ("none", "anchor"), ("none", "soft token"), ("none", "constant")
         )
     }
-    table = effects(found, bench, "heldout")
+    table = effects(found, evaluation, "heldout")
     named = dict(zip(table, worth.values(), strict=True))
     assert list(named) == ["4 demonstrations", "anchor", "soft token", "constant bias"]
     for name, ways in table.items():
@@ -91,14 +96,14 @@ def test_gains_are_differences_of_cells(bench: Bench) -> None:
         np.testing.assert_allclose([x.ci_low for x in ways.values()], named[name])
 
 
-def test_an_interaction_shows_alone_and_not_on_top(bench: Bench) -> None:
+def test_an_interaction_shows_alone_and_not_on_top(evaluation: Evaluation) -> None:
     """One ingredient is enough: the second gains nothing on top of the first."""
-    base = bench.kl(BASE, "heldout")
+    base = evaluation.kl(BASE, "heldout")
     found = {
         Combination(*cell): {"heldout": base * (cell == (0, "none", "none", "none"))}
         for cell in product((0, 4), ("none", "anchor"), ("none", "soft token"), ("none",))
     }
-    alone, average, top = effects(found, bench, "heldout")["anchor"].values()
+    alone, average, top = effects(found, evaluation, "heldout")["anchor"].values()
     assert (alone.strength, top.strength) == (1, 0)
     assert average.strength == pytest.approx(1 / 4)
 

@@ -29,7 +29,7 @@ from interp.experiments.library import (
     states_of,
 )
 from interp.experiments.mixture import labels_of, trained
-from interp.matching.bench import Bench
+from interp.matching.evaluation import Evaluation
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.organism.facts import RELATIONS
 from interp.queries import Query, read_queries
@@ -79,8 +79,8 @@ def test_k_and_router_are_chosen_on_the_queries_that_choose() -> None:
         routes = {router: dict.fromkeys(kl, np.zeros(2, int)) for router in ROUTERS}
         return Library(("a",), kl, routes)
 
-    bench: Bench = None  # type: ignore[assignment]
-    task = Task("", bench, {1: library(2.0, 0.0), 2: library(1.0, 5.0)}, None)
+    evaluation: Evaluation = None  # type: ignore[assignment]
+    task = Task("", evaluation, {1: library(2.0, 0.0), 2: library(1.0, 5.0)}, None)
     assert task.chosen == (2, NEAREST)
 
 
@@ -92,17 +92,17 @@ def test_queries_of_a_mixture_need_an_instruction() -> None:
 def test_a_mixture_is_answered_as_after_its_labels_and_a_lora_learns_it(tmp_path: Path) -> None:
     settings = Emulation(**bundled_emulation(tmp_path))
     asked = {name: some[:10] for name, some in read_split(*MIXTURE, None).items()}
-    bench = trained(settings, asked, seeds=1, epochs=6)
+    evaluation = trained(settings, asked, seeds=1, epochs=6)
     for label in labels_of(asked):
-        own = np.array([query.label == label for query in bench.queries[HELDOUT]])
-        kl = bench.kl(label, HELDOUT)
+        own = np.array([query.label == label for query in evaluation.queries[HELDOUT]])
+        kl = evaluation.kl(label, HELDOUT)
         np.testing.assert_allclose(kl[own], 0, atol=1e-5)
         assert kl[~own].mean() > 1
-    learned = bench.equals(MATCHED)
+    learned = evaluation.equals(MATCHED)
     assert learned is not None
     assert learned.strength > 0.3
 
-    library = build(bench, states_of(bench, 3), 2, FitPlan("text", 1, steps=2))
+    library = build(evaluation, states_of(evaluation, 3), 2, FitPlan("text", 1, steps=2))
     assert len(library.texts) == 2
     oracle, picked = (library.picked(r, HELDOUT) for r in (ORACLE_ROUTER, NEAREST))
     assert (oracle <= picked).all()

@@ -14,9 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import organism
 from interp.conditions import Prompt
 from interp.design import BASE
-from interp.experiments.internal_distance import OTHER_SEEDS, all_apart, apart, inside
+from interp.experiments.internal_distance import (
+    OTHER_SEEDS,
+    inside,
+    internal_distance,
+    internal_distances,
+)
 from interp.experiments.reachability import Reach, by_budget, layer_by_layer, nearest_kind, reach
-from interp.matching.bench import TARGET, Bench
+from interp.matching.evaluation import TARGET, Evaluation
 from interp.matching.examples import fit_answers
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.statistics import poisson_weights
@@ -25,9 +30,9 @@ PROMPT = "opposite :"
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def evaluation() -> Evaluation:
     settings = Emulation(**bundled_emulation(Path("unused")) | {"limit": 6, "bootstrap": 40})
-    return Bench.open(settings, {"prompt": Prompt(text=PROMPT)})
+    return Evaluation.open(settings, {"prompt": Prompt(text=PROMPT)})
 
 
 def hidden(model: torch.nn.Module, tokenizer: object, text: str) -> tuple[list, list]:
@@ -40,16 +45,18 @@ def hidden(model: torch.nn.Module, tokenizer: object, text: str) -> tuple[list, 
 
 
 @torch.no_grad()
-def test_distances_are_those_of_plain_models(bench: Bench) -> None:
-    target = inside(bench, "heldout")
-    found = apart(bench.subject, bench.subject.settings["prompt"], target, size=4)
+def test_distances_are_those_of_plain_models(evaluation: Evaluation) -> None:
+    target = inside(evaluation, "heldout")
+    found = internal_distance(
+        evaluation.subject, evaluation.subject.settings["prompt"], target, size=4
+    )
     tokenizer = AutoTokenizer.from_pretrained(organism.MODEL)
     plain, other = (
         AutoModelForCausalLM.from_pretrained(organism.MODEL, attn_implementation="eager")
         for _ in range(2)
     )
-    adapted = PeftModel.from_pretrained(other, bench.settings.adapter).eval()
-    for i, query in enumerate(bench.queries["heldout"]):
+    adapted = PeftModel.from_pretrained(other, evaluation.settings.adapter).eval()
+    for i, query in enumerate(evaluation.queries["heldout"]):
         a, rows = hidden(plain.eval(), tokenizer, f"{PROMPT}\n{query.text}")
         b, own = hidden(adapted, tokenizer, query.text)
         for layer, (x, y) in enumerate(zip(a, b, strict=True)):
@@ -64,52 +71,54 @@ def test_distances_are_those_of_plain_models(bench: Bench) -> None:
             m = (p + q) / 2
             js = 0.5 * (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean()
             assert found.content_js[i, layer] == pytest.approx(js, rel=1e-3, abs=1e-7)
-    assert found.kl == pytest.approx(bench.kl("prompt", "heldout"))
-    signed = bench.certificate("prompt", "heldout")
+    assert found.kl == pytest.approx(evaluation.kl("prompt", "heldout"))
+    signed = evaluation.certificate("prompt", "heldout")
     assert found.outputs[:, 0].mean() == pytest.approx(signed["mean_js"])
 
 
-def test_the_target_is_at_itself_and_a_bias_moves_no_state(bench: Bench) -> None:
-    subject, target = bench.subject, inside(bench, "matched")
-    itself = apart(subject, subject.settings[TARGET], target, size=64)
+def test_the_target_is_at_itself_and_a_bias_moves_no_state(evaluation: Evaluation) -> None:
+    subject, target = evaluation.subject, inside(evaluation, "matched")
+    itself = internal_distance(subject, subject.settings[TARGET], target, size=64)
     assert not any(values.any() for values in (itself.kl, itself.relative_l2, itself.content_js))
     base = subject.settings[BASE]
     bias = fit_answers(subject, target, base, 64)
-    still, biased = (apart(subject, s, target, 64) for s in (base, replace(base, bias=bias)))
+    still, biased = (
+        internal_distance(subject, s, target, 64) for s in (base, replace(base, bias=bias))
+    )
     assert np.array_equal(still.relative_l2, biased.relative_l2)
     assert np.array_equal(still.content_js, biased.content_js)
     assert biased.kl.mean() < still.kl.mean()
 
 
-def test_a_ratio_of_means_resamples_queries(bench: Bench) -> None:
+def test_a_ratio_of_means_resamples_queries(evaluation: Evaluation) -> None:
     generator = np.random.default_rng(0)
     above, below = generator.random((2, 6))
-    estimate = bench.mean("matched", above, below)
-    weights = poisson_weights([q.key for q in bench.queries["matched"]], 40, 0)
+    estimate = evaluation.mean("matched", above, below)
+    weights = poisson_weights([q.key for q in evaluation.queries["matched"]], 40, 0)
     ratios = (weights.T @ above) / (weights.T @ below)
     assert estimate.value == pytest.approx(above.sum() / below.sum())
     ends = np.nanquantile(ratios[1:], [0.025, 0.975], method="weibull")
     assert (estimate.ci_low, estimate.ci_high) == pytest.approx(tuple(ends))
 
 
-def test_tokens_tuned_to_states_come_nearer_to_them(bench: Bench) -> None:
-    targets = {group: inside(bench, group) for group in bench.queries}
+def test_tokens_tuned_to_states_come_nearer_to_them(evaluation: Evaluation) -> None:
+    targets = {group: inside(evaluation, group) for group in evaluation.queries}
     plan = Reach(budgets=(1, 2), kinds=("prefix",), steps=12, longest=20)
     ticks: list[None] = []
-    found = list(reach(bench, plan, targets, lambda: ticks.append(None)))
+    found = list(reach(evaluation, plan, targets, lambda: ticks.append(None)))
     assert len(ticks) == sum(steps for *_, steps in plan.searches()) == 5 * 12 + 20
     by_goal = {one.goal: one.apart["matched"] for one in found if one.tuned.tokens == 2}
     states, patterns = by_goal["states"], by_goal["patterns"]
     assert states.relative_l2.mean() < 0.9 * by_goal["outputs"].relative_l2.mean()
     assert patterns.content_js.mean() < 0.9 * by_goal["outputs"].content_js.mean()
     assert nearest_kind(found).apart["matched"] is states
-    known = all_apart(bench, [BASE], targets)
+    known = internal_distances(evaluation, [BASE], targets)
     assert known[OTHER_SEEDS]["matched"].relative_l2.mean() < states.relative_l2.mean()
     assert states.relative_l2.mean() < known[BASE]["matched"].relative_l2.mean()
-    drawn = list(by_budget(bench, found, known, "relative_l2"))
+    drawn = list(by_budget(evaluation, found, known, "relative_l2"))
     assert len(drawn) == 2 * 2 * (3 + 2)  # groups, budgets, goals and levels
-    rows = list(layer_by_layer(bench, found, known, "heldout"))
-    assert len(rows) == 2 * (3 + 2) * bench.subject.n_layers
+    rows = list(layer_by_layer(evaluation, found, known, "heldout"))
+    assert len(rows) == 2 * (3 + 2) * evaluation.subject.n_layers
     last = [r for r in rows if r["series"] == "to states"][-1]
     assert last["value"] == pytest.approx(
         nearest_kind(found).apart["heldout"].relative_l2[:, -1].mean()

@@ -26,7 +26,7 @@ from interp.matching.coordinate import (
 from interp.matching.examples import examples
 from interp.matching.few_shot import select
 from interp.matching.prefixes import Scorer
-from interp.matching.wording import readable_words, slot_of
+from interp.matching.readable import readable_words, slot_of
 from interp.queries import Query, check_alignment, encode
 from interp.subject import load
 
@@ -146,12 +146,12 @@ def real(
     subject = load(model, {"base": Base(), "lora": Lora(lora)}, ["a river"])
     queries = encode([Query("a river", "is wide"), Query("hot is")], subject.tokenizer)
     wanted = examples(subject, subject.settings["lora"], queries, 64)
-    bench: Any = SimpleNamespace(subject=subject, queries={"matched": queries})
+    evaluation: Any = SimpleNamespace(subject=subject, queries={"matched": queries})
     separator = "\n" if request.param == "gpt2" else " "
-    slot = slot_of(bench, separator)
+    slot = slot_of(evaluation, separator)
     assert slot.before == subject.settings["base"].prefix
     own = subject.settings["base"]
-    return Scorer(subject, own, wanted, 64, slot.after), readable_words(bench, slot)
+    return Scorer(subject, own, wanted, 64, slot.after), readable_words(evaluation, slot)
 
 
 def test_a_search_goes_on_as_if_never_stopped_to_the_bit(real: tuple[Scorer, Words]) -> None:
@@ -202,17 +202,17 @@ def test_what_is_found_is_read_back_as_it_was_scored(
     core, asked = TOKENIZERS[convention], QUERIES
     if convention == "llama":  # its space before a query is the query's own or the separator's
         asked = [q for q in QUERIES if q.text.startswith(" ") != separator.endswith(" ")]
-    bench = bench_of(convention, asked)
-    slot = slot_of(bench, separator)
-    allowed, tail = readable_words(bench, slot), slot.after
+    evaluation = bench_of(convention, asked)
+    slot = slot_of(evaluation, separator)
+    allowed, tail = readable_words(evaluation, slot), slot.after
     puzzle = Puzzle((), len(core), fit=lambda p: float(np.cos(np.dot(p, np.arange(1, len(p) + 1)))))
     for prompt in _tried(puzzle, allowed, SearchBudget(tokens, 3, 8, 50, seed)):
         text = Prompt(text=core.decode(list(prompt)), separator=separator)
         assert resolve(text, core).prefix == (*resolve(Base(), core).prefix, *prompt, *tail)
         assert not set(prompt) & set(core.all_special_ids)
         prefix = resolve(text, core).prefix
-        check_alignment(bench.queries["all"], text, core, "found", prefix=prefix)
-        for query in bench.queries["all"]:
+        check_alignment(evaluation.queries["all"], text, core, "found", prefix=prefix)
+        for query in evaluation.queries["all"]:
             joint = core(f"{text.as_text()}{query.text}")["input_ids"]
             assert joint == [*prefix, *query.ids]
 
@@ -228,8 +228,8 @@ def test_a_separator_that_every_query_merges_with_leaves_no_text(
     convention: str, separator: str
 ) -> None:
     """A word takes the space before it; or it has none, which every text begins with."""
-    bench = bench_of(convention)
-    allowed = readable_words(bench, slot_of(bench, separator))
+    evaluation = bench_of(convention)
+    allowed = readable_words(evaluation, slot_of(evaluation, separator))
     puzzle: Any = Puzzle((), len(TOKENIZERS[convention]), fit=lambda _: 0.0)
     with pytest.raises(RunError, match="apart from the queries"):
         search_prompt(puzzle, allowed, SearchBudget(1))

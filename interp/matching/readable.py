@@ -1,8 +1,8 @@
 """Where a text prompt stands, and what it may be made of, so that it is read back as it was found.
 
-slot = slot_of(bench, "\\n")                        # the ids on both sides of it
-words = readable_words(bench, slot)
-    found = search_prompt(scorer(bench, wanted, slot), words, SearchBudget(tokens=4))
+slot = slot_of(evaluation, "\\n")                        # the ids on both sides of it
+words = readable_words(evaluation, slot)
+    found = search_prompt(scorer(evaluation, target, slot), words, SearchBudget(tokens=4))
 
 Without a chat the text stands right before the query, in a chat in the system message, or at the
 beginning of the user's where the template takes none.
@@ -19,8 +19,8 @@ from interp.conditions import Prompt, prefix_ids
 from interp.conditions.placing import TokenIds
 from interp.design import BASE
 from interp.errors import ConditionError, QueryError
-from interp.matching.bench import Bench
 from interp.matching.coordinate import Words
+from interp.matching.evaluation import Evaluation
 from interp.matching.examples import Examples
 from interp.matching.prefixes import Scorer
 from interp.queries import check_alignment
@@ -48,20 +48,20 @@ class Slot:
         return Prompt(system=text) if self.system else Prompt(text=text, separator=self.separator)
 
 
-def slot_of(bench: Bench, separator: str) -> Slot:
-    """Where the frame of a bench has its text prompt."""
-    text, frame = Slot((), separator=separator), bench.subject.frame
+def slot_of(evaluation: Evaluation, separator: str) -> Slot:
+    """Where the frame of an evaluation has its text prompt."""
+    text, frame = Slot((), separator=separator), evaluation.subject.frame
     if not frame.chat:
-        return replace(_between(bench, text), before=bench.subject.settings[BASE].prefix)
+        return replace(_between(evaluation, text), before=evaluation.subject.settings[BASE].prefix)
     try:
-        return _between(bench, Slot((), system=True))
+        return _between(evaluation, Slot((), system=True))
     except ConditionError:  # the template takes no system message, or leaves it out
-        return _between(bench, text)
+        return _between(evaluation, text)
 
 
-def _between(bench: Bench, slot: Slot) -> Slot:
+def _between(evaluation: Evaluation, slot: Slot) -> Slot:
     """The slot with the ids that stand before and after every one of some words."""
-    found = [prefix_of(bench, slot.prompt(word)) for word in _some_words(bench.subject)]
+    found = [prefix_of(evaluation, slot.prompt(word)) for word in _some_words(evaluation.subject)]
     before = shared(found)
     after = shared([ids[len(before) :][::-1] for ids in found])[::-1]
     return replace(slot, before=before, after=after)
@@ -80,30 +80,30 @@ def shared(sequences: Sequence[TokenIds]) -> TokenIds:
     return tuple(column[0] for column in same)
 
 
-def prefix_of(bench: Bench, prompt: Prompt) -> TokenIds:
-    """The token ids that stand before a bench's queries under a prompt."""
-    tokenizer, frame = bench.subject.tokenizer, bench.subject.frame
-    turns = next(iter(bench.queries.values()))[0].turns if frame.chat else None
+def prefix_of(evaluation: Evaluation, prompt: Prompt) -> TokenIds:
+    """The token ids that stand before an evaluation's queries under a prompt."""
+    tokenizer, frame = evaluation.subject.tokenizer, evaluation.subject.frame
+    turns = next(iter(evaluation.queries.values()))[0].turns if frame.chat else None
     return prefix_ids(prompt, tokenizer, frame, turns)
 
 
 def scorer(
-    bench: Bench, wanted: Examples, slot: Slot | None = None, fluency: float = 0.0
+    evaluation: Evaluation, target: Examples, slot: Slot | None = None, fluency: float = 0.0
 ) -> Scorer:
     """Scores token ids that stand in a slot (none: between base's own and the query)."""
-    own = bench.subject.settings[BASE]
+    own = evaluation.subject.settings[BASE]
     slot = slot or Slot(own.prefix)
-    alone = replace(bench.subject, settings={BASE: own})
-    rows = min(_ROWS, chunk_size(alone, wanted.batch.ids.shape[1], _MEMORY))
+    alone = replace(evaluation.subject, settings={BASE: own})
+    rows = min(_ROWS, chunk_size(alone, target.batch.ids.shape[1], _MEMORY))
     setting = replace(own, prefix=slot.before)
-    return Scorer(bench.subject, setting, wanted, rows, slot.after, fluency)
+    return Scorer(evaluation.subject, setting, target, rows, slot.after, fluency)
 
 
-def readable_words(bench: Bench, slot: Slot) -> Words:
+def readable_words(evaluation: Evaluation, slot: Slot) -> Words:
     """No special token, and only what is read back as it was written, in its place and before
     every query."""
-    asked = [query for group in bench.queries.values() for query in group]
-    subject, tokenizer = bench.subject, bench.subject.tokenizer
+    asked = [query for group in evaluation.queries.values() for query in group]
+    subject, tokenizer = evaluation.subject, evaluation.subject.tokenizer
     special = set(tokenizer.all_special_ids)
 
     def written(ids: TokenIds) -> Prompt:
@@ -111,7 +111,7 @@ def readable_words(bench: Bench, slot: Slot) -> Words:
 
     def readable(ids: TokenIds) -> bool:
         try:
-            return prefix_of(bench, written(ids)) == (*slot.before, *ids, *slot.after)
+            return prefix_of(evaluation, written(ids)) == (*slot.before, *ids, *slot.after)
         except ConditionError:
             return False
 

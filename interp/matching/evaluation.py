@@ -1,8 +1,8 @@
 """One target, and how near other conditions come to it, on groups of queries.
 
-bench = Bench.open(settings, {"prompt": Prompt(text="opposite :")})
-bench.kl("prompt", "heldout")       # KL(target ‖ prompt) of every query, nats
-bench.strength(bench.kl("prompt", "heldout"), "heldout")
+evaluation = Evaluation.open(settings, {"prompt": Prompt(text="opposite :")})
+evaluation.kl("prompt", "heldout")       # KL(target ‖ prompt) of every query, nats
+evaluation.strength(evaluation.kl("prompt", "heldout"), "heldout")
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ TARGET, FLOOR_PREFIX = "target", "floor_"
 
 
 @dataclass(frozen=True)
-class Bench:
+class Evaluation:
     """A subject with `base`, `target`, the target's equals (`floor_0`, ...) and other conditions;
     its queries and what the target says on them, by group."""
 
     settings: Emulation
     subject: Subject
     queries: Groups
-    wanted: dict[str, Examples] = field(repr=False)
+    targets: dict[str, Examples] = field(repr=False)
 
     @classmethod
     def open(
@@ -52,7 +52,7 @@ class Bench:
         frame: Frame = RAW,
         answered: Answered | None = None,
         progress: Progress = lambda stage, newly, total: None,
-    ) -> Bench:
+    ) -> Evaluation:
         """Load and verify the model under all conditions; `asked` are the matched and held-out
         queries of the settings, unless others are given, `answered` gives them other answers than
         their own, `frame` says where they stand. `progress` is told how far loading is."""
@@ -73,8 +73,8 @@ class Bench:
             for some in queries.values():
                 check_lengths(subject, some)
         target, size = subject.settings[TARGET], settings.batch_size
-        wanted = {name: examples(subject, target, some, size) for name, some in queries.items()}
-        return cls(settings, subject, queries, wanted)
+        targets = {name: examples(subject, target, some, size) for name, some in queries.items()}
+        return cls(settings, subject, queries, targets)
 
     def kl(
         self, condition: str | Setting, group: str, cache: Any = None
@@ -82,10 +82,10 @@ class Bench:
         """`KL(target ‖ condition)` of every query of a group, nats."""
         setting = self.subject.settings[condition] if isinstance(condition, str) else condition
         cache = self.subject.prefill(setting) if cache is None else cache
-        wanted, size, found = self.wanted[group], self.settings.batch_size, []
-        for start in range(0, len(wanted), size):
-            some = wanted.of(range(start, min(start + size, len(wanted))))
-            said = some.said(self.subject, setting, cache)
+        target, size, found = self.targets[group], self.settings.batch_size, []
+        for start in range(0, len(target), size):
+            some = target.of(range(start, min(start + size, len(target))))
+            said = some.logits_of(self.subject, setting, cache)
             found.append(some.divergence(said).cpu().numpy())
         return np.concatenate(found)
 
@@ -105,7 +105,7 @@ class Bench:
         return strength(kl, self.kl(BASE, group), keys, self.settings.bootstrap, self.settings.seed)
 
     def caption(self, note: str = "") -> str:
-        """What a figure of this bench must say: model, target, queries, interval, seed."""
+        """What a figure of this evaluation must say: model, target, queries, interval, seed."""
         counts = " and ".join(f"{len(some)} {name}" for name, some in self.queries.items())
         parts = [
             note,

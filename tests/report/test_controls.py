@@ -9,7 +9,7 @@ import pytest
 from plots.synthetic_families import CONTROLS, ODD
 from rich.console import Console
 
-from interp.report import battery, tables, text_table
+from interp.report import controls, tables, text_table
 from interp.runs.view import Run, load_run
 from interp.showing import number
 
@@ -24,7 +24,7 @@ def texts(table: tables.Table, column: str) -> list[str]:
 
 
 def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
-    table = battery.family_table(run)
+    table = controls.family_table(run)
     assert len(table.rows) == 3 * 5
     rows = run.rows("divergence_index", "z", ("prompt", "lora"), "last")
     best = rows.loc[rows.loc[rows["p_adjusted"] <= 0.05, "value"].idxmax()]
@@ -36,12 +36,12 @@ def test_families_are_shown_where_they_are_furthest_apart(run: Run) -> None:
 
 
 def test_the_smallest_p_counts_the_ways_to_share_out_members(run: Run) -> None:
-    assert battery.smallest_p(run, ("prompt", "lora")) == 1 / 10  # 20 ways, two names
-    assert battery.smallest_p(run, ("prompt", ODD)) == 1 / 10  # 3 and 2 members
+    assert controls.smallest_p(run, ("prompt", "lora")) == 1 / 10  # 20 ways, two names
+    assert controls.smallest_p(run, ("prompt", ODD)) == 1 / 10  # 3 and 2 members
 
 
 def test_every_control_stands_beside_the_headline_and_base(run: Run) -> None:
-    table = battery.null_table(run)
+    table = controls.null_table(run)
     assert texts(table, "control") == ["headline", *CONTROLS]
     assert all(texts(table, "expected")[1:])
     rows = run.rows("relative_l2", "resid_post", ("prompt", "random_lora"), "last")
@@ -53,14 +53,14 @@ def test_every_control_stands_beside_the_headline_and_base(run: Run) -> None:
 
 
 def test_checks_pass_or_fail_by_their_bound(run: Run) -> None:
-    assert texts(battery.checks(run), "verdict") == ["PASS"] * 3
+    assert texts(controls.checks(run), "verdict") == ["PASS"] * 3
     loose = {**run.manifest, "checks": {"influence": 2e-4, "other": 0.1}}
-    table = battery.checks(Run(run.path, run.table, run.arrays, loose))
+    table = controls.checks(Run(run.path, run.table, run.arrays, loose))
     assert texts(table, "verdict") == ["FAIL", "–"]
 
 
 def test_geometry_has_value_null_and_chance_by_layer(run: Run) -> None:
-    table = battery.geometry(run)
+    table = controls.geometry(run)
     assert texts(table, "layer") == ["0", "1", "2", "3"]
     shown = texts(table, "mutual kNN, prompt vs lora")
     rows = run.rows("mutual_knn", "resid_post", ("prompt", "lora"), "last")
@@ -91,18 +91,18 @@ def test_families_that_relabelling_sets_as_far_apart_have_no_place(run: Run) -> 
     table = run.table.copy()
     table.loc[table["measure"] == "divergence_index", "p_adjusted"] = 0.338
     same = Run(run.path, table, run.arrays, run.manifest)
-    shown = battery.family_table(same)
+    shown = controls.family_table(same)
     assert set(texts(shown, "where it is largest")) == {"none beyond relabelling"}
     assert [row[3].text + row[4].text for row in shown.rows] == ["–≥ 0.33"] * len(shown.rows)
-    assert battery.control_lines(same)[0] == (
+    assert controls.control_lines(same)[0] == (
         "prompt – lora: divergence index of no layer differs from what relabelling gives (p ≥ 0.33)"
     )
 
 
 def test_a_run_without_families_has_empty_tables(make_folder) -> None:
     plain = load_run(make_folder(families=False, n_layers=2))
-    for table in (battery.family_table, battery.checks, battery.geometry):
+    for table in (controls.family_table, controls.checks, controls.geometry):
         assert table(plain).rows == []
-    assert texts(battery.null_table(plain), "control") == ["headline", "neutral"]
-    assert battery.control_lines(plain) == []
+    assert texts(controls.null_table(plain), "control") == ["headline", "neutral"]
+    assert controls.control_lines(plain) == []
     assert "family" not in tables.condition_table(plain).columns
