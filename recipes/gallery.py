@@ -32,7 +32,7 @@ SHOWN = (
     "output",
     "interchange",
     "interchange_overlap",
-    "carriers",
+    "heads_together",
     "ablation",
     "weights_overlap",
     "weights_prompts",

@@ -1,6 +1,6 @@
 """From effects to what a run's manifest says of them: best layers, heads, a sentence. Torch-free.
 
-heads = carrying(moves, ("prompt", "lora"), "base", scale, keys, permutations=999, seed=0)
+heads = head_overlap(moves, ("prompt", "lora"), "base", scale, keys, permutations=999, seed=0)
 patching_verdict(table, ("prompt", "lora"), "base")
 """
 
@@ -55,7 +55,7 @@ def by_segment(
     return found
 
 
-def carrying(
+def head_overlap(
     moves: Pairs,
     pair: ConditionPair,
     base: str,

@@ -17,7 +17,13 @@ from interp.measures import DTYPE_NOISE
 from interp.patching import ablation, attribution, contexts, effects, function_vectors
 from interp.patching.contexts import Contexts
 from interp.patching.effects import Pairs, Resampling, by_move, halves, matched
-from interp.patching.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.patching.findings import (
+    by_segment,
+    chosen_layers,
+    head_overlap,
+    patching_verdict,
+    plain,
+)
 from interp.patching.greedy import greedy_heads
 from interp.patching.interchange import PatchMove
 from interp.patching.job import Job, prepare_patching
@@ -90,7 +96,7 @@ def _find(
         more["segments"] = by_segment(moves, pair, plan.base, scale, plan.segments, keys, plan.seed)
     if plan.by_head:
         tests = (settings.permutations, plan.seed)
-        more["heads"] = carrying(moves, pair, plan.base, scale, keys, *tests)
+        more["heads"] = head_overlap(moves, pair, plan.base, scale, keys, *tests)
         vectors, joint = _together(settings, job, moves, scale, progress)
         tables, more = [*tables, *vectors], more | joint
     parts, notes = _ablation_parts(settings, job)

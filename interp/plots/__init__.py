@@ -24,7 +24,6 @@ from interp.plots.by_layer import (
     layers,
     routing,
 )
-from interp.plots.carriers import carriers
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
@@ -32,6 +31,7 @@ from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import figures
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import attention, head_view
+from interp.plots.heads_together import heads_together
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import (
@@ -51,7 +51,6 @@ __all__ = [
     "attention",
     "attribution",
     "attribution_heads",
-    "carriers",
     "condition_embedding",
     "curves",
     "dimensions",
@@ -62,6 +61,7 @@ __all__ = [
     "head_divergence",
     "head_map",
     "head_view",
+    "heads_together",
     "implicit",
     "influence_heads",
     "information_by_layer",

@@ -27,11 +27,11 @@ from interp.plots.by_layer import (
     routing,
     segments,
 )
-from interp.plots.carriers import carriers
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import head_view
+from interp.plots.heads_together import heads_together
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import (
@@ -80,7 +80,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "interchange_heads": interchange_heads,
     "interchange_patterns": lambda run: interchange_heads(run, "pattern"),
     "interchange_overlap": interchange_overlap,
-    "carriers": carriers,
+    "heads_together": heads_together,
     "attribution": attribution,
     "attribution_heads": attribution_heads,
     "ablation": ablation,

@@ -12,7 +12,13 @@ import pytest
 from scipy.stats import spearmanr
 
 from interp.patching.effects import Effects, Pairs, Resampling, by_move, effect_rows, halves
-from interp.patching.findings import by_segment, carrying, chosen_layers, patching_verdict, plain
+from interp.patching.findings import (
+    by_segment,
+    chosen_layers,
+    head_overlap,
+    patching_verdict,
+    plain,
+)
 from interp.patching.sites import PatchSite
 from interp.runs.files import as_table
 
@@ -164,7 +170,7 @@ def test_what_says_the_same_as_base_is_carried_by_no_segment() -> None:
 def test_the_strongest_heads_under_both() -> None:
     effects, (selection, _) = moves(), halves(KEYS, 0)
     z = slice(LAYERS, None)
-    for told in carrying(effects, PAIR, "base", SCALE, KEYS, 99, 0):
+    for told in head_overlap(effects, PAIR, "base", SCALE, KEYS, 99, 0):
         assert told["k"] == 3
         rankings = []
         for condition in PAIR:
@@ -187,7 +193,7 @@ def test_the_strongest_heads_under_both() -> None:
 
 
 def test_a_condition_that_is_base_has_no_winning_heads() -> None:
-    lost, won = carrying(moves(apart=0.01), PAIR, "base", SCALE, KEYS, 9, 0)
+    lost, won = head_overlap(moves(apart=0.01), PAIR, "base", SCALE, KEYS, 9, 0)
     assert (won["share"], won["p"], won["rank_correlation"]) == (None, None, None)
     assert won["under"] == won["selected"] == {"a": [], "b": []}
     assert len(lost["under"]["a"]) == 3
@@ -198,7 +204,7 @@ def test_findings_are_json() -> None:
     for scale in (SCALE, Resampling.of(KEYS, 0, 0, 0, tolerance=0.02)):  # without intervals too
         found = [
             *chosen_layers(moves(), PAIR, "base", scale, KEYS, 0),
-            *carrying(moves(apart=0.01), PAIR, "base", scale, KEYS, 9, 0),
+            *head_overlap(moves(apart=0.01), PAIR, "base", scale, KEYS, 9, 0),
         ]
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
