@@ -103,7 +103,3 @@ def resume_hint(words: Sequence[str]) -> str:
     dropped = ["--resume"] if kept else ["--resume", "--overwrite"]  # the older result stands
     resumed = [word for word in words if word not in dropped]
     return f"Go on with: interp {shlex.join([*resumed, '--resume'])}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

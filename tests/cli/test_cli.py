@@ -112,6 +112,12 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"interp {interp.__version__}\n"
 
 
+def test_the_command_is_a_module_too() -> None:
+    words = [sys.executable, "-m", "interp", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"interp {interp.__version__}\n"
+
+
 # Errors -----------------------------------------------------------------------------------------
 
 
