@@ -32,7 +32,7 @@ SHOWN = (
     "output",
     "interchange",
     "interchange_overlap",
-    "heads_together",
+    "few_heads",
     "ablation",
     "weights_overlap",
     "weights_prompts",

@@ -96,4 +96,4 @@ def test_flags_are_those_of_the_command_line() -> None:
     counted = {line.split("interp ")[1]: int(line.split()[0]) for line in house.flags()}
     assert list(counted) == list(COMMANDS)
     assert counted["diverge"] == len(Experiment.model_fields.keys() - FILE_ONLY)
-    assert counted["demo"] == counted["report"] == counted["probe"] == 2
+    assert counted["demo"] == counted["report"] == counted["head"] == 2

@@ -28,10 +28,10 @@ from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
 from interp.plots.families import divergence, head_divergence
+from interp.plots.few_heads import few_heads
 from interp.plots.gallery import figures
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import attention, head_view
-from interp.plots.heads_together import heads_together
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import (
@@ -56,12 +56,12 @@ __all__ = [
     "dimensions",
     "divergence",
     "export",
+    "few_heads",
     "figures",
     "head_changes",
     "head_divergence",
     "head_map",
     "head_view",
-    "heads_together",
     "implicit",
     "influence_heads",
     "information_by_layer",

@@ -29,9 +29,9 @@ from interp.plots.by_layer import (
 )
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
+from interp.plots.few_heads import few_heads
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import head_view
-from interp.plots.heads_together import heads_together
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
 from interp.plots.interchange import (
@@ -80,7 +80,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "interchange_heads": interchange_heads,
     "interchange_patterns": lambda run: interchange_heads(run, "pattern"),
     "interchange_overlap": interchange_overlap,
-    "heads_together": heads_together,
+    "few_heads": few_heads,
     "attribution": attribution,
     "attribution_heads": attribution_heads,
     "ablation": ablation,

@@ -54,7 +54,7 @@ def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
     done = script("head_probe.py", "--heads", "L1H7", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("L1H7: content JS ")
-    assert (tmp_path / "runs" / "head_probe" / "figures" / "probe_L1H7.csv").is_file()
+    assert (tmp_path / "runs" / "head_probe" / "figures" / "head_L1H7.csv").is_file()
 
 
 def test_head_probe_finds_heads_where_a_run_has_two_adapters(tmp_path: Path) -> None:

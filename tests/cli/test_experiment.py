@@ -202,6 +202,11 @@ def test_an_interruption_says_how_to_go_on(stubs: Stubs, run: Callable[..., Done
     assert stubs.names == [*NAMES[:2], *NAMES[1:]]
 
 
+def heeding_signals() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_signal_ends_a_real_experiment_in_one_line(tmp_path: Path) -> None:
     words = ["--only", "context_distortion", "--limit", "4"]
     with subprocess.Popen(
@@ -210,6 +215,7 @@ def test_a_signal_ends_a_real_experiment_in_one_line(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeding_signals,
     ) as process:
         assert process.stderr
         while "distortion: " not in process.stderr.readline():

@@ -17,7 +17,6 @@ from typing import Any
 import planted_heads
 import pytest
 import torch
-from interp.runs.patched import Patched
 from peft import PeftModel
 from planted_heads import ADAPTERS, DISTRACTORS, ELSEWHERE, NEUTRAL, PLANTED, PROMPT, QUERIES
 from torch import Tensor
@@ -43,6 +42,7 @@ from interp.queries import Encoded, Query, encode
 from interp.report.lora_parts import ablation_table, by_products
 from interp.runs.files import as_table
 from interp.runs.parts import Parts
+from interp.runs.patched import Patched
 from interp.runs.view import Run
 from interp.subject import Batch, Subject, load
 

@@ -109,7 +109,10 @@ def test_the_depth_is_marked_in_every_panel_or_said_to_be_none(run: Run) -> None
     table.loc[table["measure"] == "state_equivalence_depth", ["value", "ci_low", "ci_high"]] = None
     never = plots.interchange(changed(run, table))
     assert not [t for t in never.data if t.legendgroup == "depth"]
-    assert "Damage stays within 0.02 nats in both directions from no layer on" in never.layout.meta["caption"]
+    assert (
+        "Damage stays within 0.02 nats in both directions from no layer on"
+        in never.layout.meta["caption"]
+    )
 
 
 def test_the_depths_interval_may_reach_beyond_the_last_layer(run: Run, by_layer: go.Figure) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.plots.heads_together import NULLS, VECTOR, heads_together
+from interp.plots.few_heads import NULLS, VECTOR, few_heads
 from interp.plots.tidy import tidy
 from interp.runs.view import NotMeasured, Run
 
@@ -23,7 +23,7 @@ def without_vectors(run: Run) -> Run:
 
 
 def test_the_search_is_drawn_in_its_order_with_its_intervals(run: Run) -> None:
-    drawn = tidy(heads_together(run))
+    drawn = tidy(few_heads(run))
     for entry in run.manifest["interchange"]["greedy"]:
         own = drawn[(drawn["measure"] == "recovery") & (drawn["condition"] == entry["source"])]
         line = own[own["heads"].notna()].sort_values("heads")
@@ -36,7 +36,7 @@ def test_the_search_is_drawn_in_its_order_with_its_intervals(run: Run) -> None:
 
 
 def test_every_point_names_its_head_and_the_goal_has_a_line(run: Run) -> None:
-    figure = heads_together(run)
+    figure = few_heads(run)
     texts = [a.text for a in figure.layout.annotations]
     for entry in run.manifest["interchange"]["greedy"]:
         for head in entry["heads"]:
@@ -46,7 +46,7 @@ def test_every_point_names_its_head_and_the_goal_has_a_line(run: Run) -> None:
 
 
 def test_function_vectors_carry_the_table_and_lie_over_their_controls(run: Run) -> None:
-    figure = heads_together(run)
+    figure = few_heads(run)
     drawn = tidy(figure)
     measures = (VECTOR, *NULLS)
     drawn = drawn[drawn["measure"].isin(measures)]
@@ -63,7 +63,7 @@ def test_function_vectors_carry_the_table_and_lie_over_their_controls(run: Run) 
 
 
 def test_both_panels_share_one_axis_of_recovery(run: Run) -> None:
-    layout = heads_together(run).layout
+    layout = few_heads(run).layout
     assert layout.yaxis.range == layout.yaxis2.range
     assert layout.yaxis.range[0] < 0 < 1 < layout.yaxis.range[1]
 
@@ -71,28 +71,28 @@ def test_both_panels_share_one_axis_of_recovery(run: Run) -> None:
 def test_the_caption_says_how_many_heads_are_enough(run: Run) -> None:
     prompt, lora = run.manifest["interchange"]["greedy"]
     some = found(run, greedy=[{**prompt, "enough": 1}, {**lora, "enough": None}])
-    caption = heads_together(some).layout.meta["caption"]
+    caption = few_heads(some).layout.meta["caption"]
     assert "1 head of prompt reaches 0.9" in caption
     assert "No 8 of lora reach 0.9" in caption
     assert f"Heads of prompt: {', '.join(prompt['heads'][:3])} (n = 32)" in caption
 
 
 def test_either_part_is_drawn_alone_and_neither_is_an_error(run: Run) -> None:
-    alone = heads_together(found(run, greedy=[]))
+    alone = few_heads(found(run, greedy=[]))
     assert alone.layout.xaxis.domain == (0, 1)
     assert "Left" not in alone.layout.meta["caption"]
-    search = tidy(heads_together(without_vectors(run)))
+    search = tidy(few_heads(without_vectors(run)))
     assert set(search["measure"]) == {"recovery"}
     none = {**run.manifest["interchange"]["greedy"][0], "heads": [], "recovery": []}
     with pytest.raises(NotMeasured, match="function vectors"):
-        heads_together(found(without_vectors(run), greedy=[none]))
+        few_heads(found(without_vectors(run), greedy=[none]))
 
 
 def test_harm_beyond_the_panel_is_admitted(run: Run) -> None:
     table = run.table.copy()
     table.loc[table["measure"] == "function_vector_random", ["value", "ci_low"]] = -7.0
-    figure = heads_together(Run(run.path, table, run.arrays, run.manifest))
+    figure = few_heads(Run(run.path, table, run.arrays, run.manifest))
     assert figure.layout.yaxis.range[0] > -1.5
     assert "Shares below −1 are outside the panel" in figure.layout.meta["caption"]
-    assert "outside the panel" not in heads_together(run).layout.meta["caption"]
+    assert "outside the panel" not in few_heads(run).layout.meta["caption"]
     assert (tidy(figure)["value"] == -7).any()

@@ -1,6 +1,6 @@
 """Which heads carry a behaviour into base: patched together one by one, and as a function vector.
 
-    heads_together(run).show()
+    few_heads(run).show()
 
 Both panels show recovery: 1 is all of the condition's behaviour, 0 is base.
 """
@@ -36,7 +36,7 @@ Search = tuple[dict[str, Any], "pd.DataFrame"]
 """What the manifest says of a greedy search, and its rows."""
 
 
-def heads_together(run: Run) -> go.Figure:
+def few_heads(run: Run) -> go.Figure:
     """Recovery after 1, 2, ... heads, and by the function vector at each layer, on one axis.
 
     Raises `NotMeasured` without either.
