@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics bench clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -38,6 +38,9 @@ architectures: $(READY)
 
 metrics: $(READY)
 	$(BIN)/python recipes/metrics.py
+
+bench: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
