@@ -50,6 +50,7 @@ def capture(
     edits: Sequence[Edit] = (),
     *,
     start: int = 0,
+    end: int | None = None,
     last: bool = False,
     columns: Tensor | None = None,
     attention_only: bool = False,
@@ -57,7 +58,7 @@ def capture(
     """Run a batch of queries under a setting and read (or edit) sites of the query rows.
 
     `cache` is `subject.prefill(setting)`; `start`: blocks below it do not run, an edit of its
-    `resid_pre` says what enters it; `last`, `columns`, `attention_only`: as of
+    `resid_pre` says what enters it; `end`, `last`, `columns`, `attention_only`: as of
     `Subject.run`.
     """
     values: dict[Site, Any] = {}
@@ -79,6 +80,7 @@ def capture(
         cache,
         hooked,
         start=start,
+        end=end,
         last=last,
         columns=columns,
         attention_only=attention_only,

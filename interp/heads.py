@@ -2,7 +2,7 @@
 
     view = head_view(subject, Head(3, 2), pairs, queries, batch_size=32)
 
-Reads the pattern of that one layer only.
+Reads the pattern of that one layer only; blocks above it do not run.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _look(subject: Subject, name: str, head: Head, batch: Batch, cache: Any) -> 
         length = own.shape[-2]
         return _Seen(attention.prefix_mass, attention.content, last[:, :-length], last[:, -length:])
 
-    return capture(subject, subject.settings[name], batch, cache, {site: read}).values[site]
+    setting, above = subject.settings[name], head.layer + 1
+    return capture(subject, setting, batch, cache, {site: read}, end=above, last=True).values[site]
 
 
 def _examples(one: _Seen, batch: Batch) -> list[np.ndarray]:

@@ -223,13 +223,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         first, *rest = _factors(parts, values[Site("resid_post", layer)])
         stream.append(first)
         written |= {site: by for site, by in zip(adding, rest, strict=True) if by != 1}
-    for layer in anatomy.layers("z"):
-        block = subject.blocks[layer]
-        if getattr(block, "ln1_post", None) is None:
-            with torch.no_grad(), subject.weights.of(bare):
-                out = block.attn.o.original_component(_flat(values[Site("z", layer)]))
-            [by] = _factors([out], values[Site("attn_out", layer)])
-            written |= {Site("z", layer): by} if by != 1 else {}
+    written |= _of_heads(subject, values)
     patterns, routed = (
         [value for site, value in values.items() if site.name == name]
         for name in ("pattern", "router")
@@ -245,6 +239,19 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
         plain_mlps=len(plain) == subject.n_layers and all(plain),
         link=routers.link_of(routed),
     )
+
+
+def _of_heads(subject: Subject, values: Mapping[Site, Tensor]) -> dict[Site, float]:
+    """The factor of the output projection's output in `attn_out`, where it is not 1."""
+    written = {}
+    for layer in subject.anatomy.layers("z"):
+        block = subject.blocks[layer]
+        if getattr(block, "ln1_post", None) is None:
+            with torch.no_grad(), subject.weights.of(Setting()):
+                out = block.attn.o.original_component(_flat(values[Site("z", layer)]))
+            [by] = _factors([out], values[Site("attn_out", layer)])
+            written |= {Site("z", layer): by} if by != 1 else {}
+    return written
 
 
 def _alike(given: tuple[Any, ...], returned: Any) -> bool:

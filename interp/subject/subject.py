@@ -193,6 +193,7 @@ class Subject:
         hooks: Mapping[Site, Hook] | None = None,
         *,
         start: int = 0,
+        end: int | None = None,
         last: bool = False,
         columns: Tensor | None = None,
         attention_only: bool = False,
@@ -202,12 +203,12 @@ class Subject:
         used up where autograd follows. The rows of a batch are as many times those of the cache.
 
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
-        not run; a hook on its `resid_pre` says what enters it. `columns` `[batch, row]`: logits
-        `[batch, row, d_vocab]` of these tokens alone; `last`: `[batch, d_vocab]` of every query's
-        last token before its answer. `attention_only`: MLPs do not run, for hooks that say what
-        enters every block and read what its heads do (the logits are then no model's). `grad`:
-        autograd follows the run; its backward pass belongs
-        inside `weights.values_of(setting)` too.
+        not run; a hook on its `resid_pre` says what enters it. `end`: nor do blocks from it on.
+        `attention_only`: nor do MLPs, for hooks that say what enters every block and read what its
+        heads do (the logits of both are no model's). `columns` `[batch, row]`: logits `[batch, row,
+        d_vocab]` of these tokens alone; `last`: `[batch, d_vocab]` of every query's last token
+        before its answer. `grad`: autograd follows the run; its backward pass belongs inside
+        `weights.values_of(setting)` too.
         """
         size = len(batch.ids)
         if self.anatomy.reads_below(start):  # those below must run, for their keys and values
@@ -224,6 +225,7 @@ class Subject:
         with (
             torch.set_grad_enabled(grad),
             shortcuts.skipped(self.blocks[:start], self.anatomy.wrapped),
+            shortcuts.skipped([] if end is None else self.blocks[end:], self.anatomy.wrapped),
             shortcuts.skipped(self._mlps if attention_only else (), wrapped=False),
             shortcuts.only_at(self.bridge.unembed, columns),
         ):

@@ -9,6 +9,7 @@ import torch
 from interp.capture import capture, keep
 from interp.conditions import Base, Lora, Prompt
 from interp.edits import Edit, replace
+from interp.names import Site
 from interp.queries import Encoded
 from interp.subject import Batch, Subject, load
 
@@ -42,6 +43,21 @@ def test_attention_alone_is_what_it_is_with_mlps(subject: Subject) -> None:
         assert read.keys() == alone.values.keys()
         for site in read:
             assert torch.equal(alone.values[site], whole.values[site]), (name, site)
+
+
+def test_blocks_above_do_not_run_and_change_nothing_below(subject: Subject) -> None:
+    batch = Batch.of([Encoded("1", "", (5, 6, 7)), Encoded("2", "", (8, 9))])
+    end = subject.n_layers - 1
+    read = {site: keep for site in subject.anatomy.points if site.layer < end}
+    above = Site("resid_pre", end)
+    for name, setting in subject.settings.items():
+        cache = subject.prefill(setting)
+        whole = capture(subject, setting, batch, cache, read | {above: keep})
+        below = capture(subject, setting, batch, cache, read, end=end, last=True)
+        for site in read:
+            assert torch.equal(below.values[site], whole.values[site]), (name, site)
+    with pytest.raises(KeyError):
+        capture(subject, setting, batch, cache, {above: keep}, end=end).values[above]
 
 
 def test_mlps_run_again_afterwards(subject: Subject) -> None:
