@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from interp import organism
 
@@ -107,9 +106,25 @@ def test_interchange_says_from_which_layer_on(tmp_path: Path) -> None:
 NAMES = ["internal_state.py", "interchange.py", "head_probe.py", "equation_of_influence.py"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_wrong_input_is_one_line(tmp_path: Path, name: str) -> None:
-    done = script(name, "--queries", "nothing.jsonl", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("interp: nothing.jsonl: ")
-    assert done.stderr.count("\n") == 1
+EACH = """
+import contextlib, io, runpy, sys
+for name in sys.argv[2:]:
+    sys.argv = [name, "--queries", "nothing.jsonl"]
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            runpy.run_path(f"{ANALYSES}/{name}", run_name="__main__")
+        except SystemExit as end:
+            print(name, end.code, said.getvalue(), end="")
+"""
+
+
+def test_a_wrong_input_is_one_line(tmp_path: Path) -> None:
+    """Of every script; in one process, as each would import everything again."""
+    code = EACH.replace("{ANALYSES}", str(ANALYSES))
+    words = [sys.executable, "-c", code, "-", *NAMES]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(NAMES)
+    for name, line in zip(NAMES, lines, strict=True):
+        assert line.startswith(f"{name} 2 interp: nothing.jsonl: ")
