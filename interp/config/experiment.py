@@ -78,7 +78,7 @@ class Experiment(Framing, Matched, Bootstrapped):
     """Null controls to run, where they apply (none: write the flag alone)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Queries per forward pass (none: as many as `memory` allows)."""
-    memory: float = Field(default=0.25, gt=0)
+    memory: float = Field(default=1.0, gt=0)
     """Memory in GB for the activations of one chunk; it sets the batch size."""
     seed: int = 0
     """Seed of the bootstrap and of every control."""
