@@ -243,7 +243,7 @@ def ask(subject: Subject, batch: Batch) -> Anatomy:
 
 def _of_heads(subject: Subject, values: Mapping[Site, Tensor]) -> dict[Site, float]:
     """The factor of the output projection's output in `attn_out`, where it is not 1."""
-    written = {}
+    written: dict[Site, float] = {}
     for layer in subject.anatomy.layers("z"):
         block = subject.blocks[layer]
         if getattr(block, "ln1_post", None) is None:
