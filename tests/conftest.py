@@ -20,7 +20,16 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)
 settings.register_profile("interp", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("interp")
-TYPED = ["measures", "statistics", "significance", "families", "geometry", "readout", "weights"]
+TYPED = [
+    "measures",
+    "statistics",
+    "significance",
+    "families",
+    "geometry",
+    "readout",
+    "influence",
+    "weights",
+]
 install_import_hook([f"interp.{room}" for room in TYPED], "beartype.beartype")
 
 
