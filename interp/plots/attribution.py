@@ -18,14 +18,13 @@ import plotly.graph_objects as go
 from interp.names import Head
 from interp.plots import style
 from interp.plots.board import Area, Board, Panel
-from interp.plots.by_head import of_pair
 from interp.plots.exchanges import state_in
 from interp.plots.maps import Grid, MapPanel, draw_map, position_columns, single_tokens
 from interp.plots.scales import ColourScale
 from interp.plots.style import label
 from interp.runs.largest import UNTESTED
 from interp.runs.patched import ESTIMATE, EXACT
-from interp.runs.view import NotMeasured, Run
+from interp.runs.view import NotMeasured, Run, of_pair
 from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:

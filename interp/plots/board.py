@@ -27,6 +27,9 @@ from interp.runs.view import Run
 HEADING = 30
 """Room above a panel for its heading."""
 
+BAR = 96
+"""Room at the right of a board for a colour bar."""
+
 
 class Area(NamedTuple):
     """A panel's rectangle, from the board's upper left corner."""
@@ -157,9 +160,7 @@ class Board:
             left, width = (room * part / sum(parts) for part in (sum(parts[:at]), parts[at]))
             panel = self.add(Area(left + at * gap, top, width, height), heading, x, y)
             if shared and first:
-                untitled = {**panel.y.get("title", {}), "text": None}
-                panel.y |= {"matches": first.axes["yaxis"], "showticklabels": False}
-                panel.y["title"] = untitled
+                panel.y |= {"matches": first.axes["yaxis"], **_unlabelled(panel.y)}
             first = first or panel
             found.append(panel)
         return found
@@ -169,8 +170,7 @@ class Board:
         for column in range(max(map(len, rows))):
             stack = [row[column] for row in rows if column < len(row)]
             for panel in stack[:-1]:
-                untitled = {**panel.x.get("title", {}), "text": None}
-                panel.x |= {"showticklabels": False, "title": untitled}
+                panel.x |= _unlabelled(panel.x)
             for panel in stack[1:]:
                 panel.x["matches"] = stack[0].axes["xaxis"]
 
@@ -251,3 +251,8 @@ class Board:
                 showarrow=False,
                 font={"size": 13},
             )
+
+
+def _unlabelled(axis: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes tick labels and title from an axis that another one speaks for."""
+    return {"showticklabels": False, "title": {**axis.get("title", {}), "text": None}}

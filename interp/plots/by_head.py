@@ -17,21 +17,18 @@ import plotly.graph_objects as go
 
 from interp.names import Pair, pair_name
 from interp.plots import style
-from interp.plots.board import Board
-from interp.plots.maps import Grid, MapPanel, draw_maps, position_columns, single_tokens
+from interp.plots.board import BAR, Board
+from interp.plots.maps import Grid, MapPanel, draw_maps, map_height, position_columns, single_tokens
 from interp.plots.scales import ColourScale, finite
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.terms import influence_pairs
-from interp.runs.view import NotMeasured, Run
+from interp.runs.view import NotMeasured, Run, of_pair
 from interp.runs.words import title
 from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_RIGHT = 96
-"""Room for a colour bar."""
 
 
 def head_map(
@@ -88,13 +85,6 @@ def layer_position(
     )
 
 
-def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    """The rows of one pair."""
-    given = frame["reference"]
-    same = given.isna() if pair[1] is None else given == pair[1]
-    return frame[(frame["condition"] == pair[0]) & same]
-
-
 def _side_by_side(
     run: Run,
     grids: Sequence[Grid],
@@ -114,8 +104,8 @@ def _side_by_side(
     ]
     measure = str(fixed["measure"])
     scale = ColourScale.linear([g.values for g in grids], measure, title(measure, frame))
-    board = Board(right=_RIGHT)
-    height = min(560, max(190, 18 * run.n_layers))
+    board = Board(right=BAR)
+    height = map_height(run)
     draw_maps(board, [panels], scale, x, style.layer_axis(run, most=16), height, across)
     tested = any(grid.tested for grid in grids)
     return board.finish(
@@ -201,7 +191,7 @@ def _split(run: Run, split: Split, position: str, queries: str) -> go.Figure:
     if not shown:
         raise NotMeasured(f"this run has no {split.check.replace('_', ' ')} at position {position}")
     scale, cut = _shares([panel.grid.values for pair in shown for panel in rows[pair]])
-    board = Board(right=_RIGHT)
+    board = Board(right=BAR)
     x = style.axis("head (from 0)", **style.integer_ticks(shape[1], 8))
     y = style.layer_axis(run, "layer", 8)
     height = min(330, max(115, 16 * shape[0]))

@@ -17,15 +17,14 @@ import plotly.graph_objects as go
 
 from interp.names import Pair
 from interp.plots import lines, style
-from interp.plots.board import Board
-from interp.plots.by_head import of_pair
+from interp.plots.board import BAR, Board
 from interp.plots.by_layer import SITE_COLUMNS
 from interp.plots.lines import LinePanel, Look, draw_rows, measured
-from interp.plots.maps import Grid, MapPanel, draw_maps
+from interp.plots.maps import Grid, MapPanel, draw_maps, map_height
 from interp.plots.scales import ColourScale
 from interp.plots.style import label
 from interp.registry import MEASURES
-from interp.runs.view import NotMeasured, Run
+from interp.runs.view import NotMeasured, Run, of_pair
 from interp.runs.words import SITES
 from interp.significance import ALPHA
 
@@ -116,9 +115,9 @@ def head_divergence(
     ]
     words = f"{MEASURES[DIVERGENCE].title} (log scale)"
     scale = ColourScale.ratio([panel.grid.values for panel in panels], words)
-    board = Board(right=96)
+    board = Board(right=BAR)
     x = style.axis("head (from 0)", **style.integer_ticks(shape[1]))
-    height = min(560, max(190, 18 * shape[0]))
+    height = map_height(run)
     draw_maps(board, [panels], scale, x, style.layer_axis(run, most=16), height, "head")
     more = f"{len(parts) - most} further pairs are in the table. " if len(parts) > most else ""
     return board.finish(

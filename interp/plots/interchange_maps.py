@@ -17,13 +17,12 @@ import plotly.graph_objects as go
 
 from interp.names import Pair
 from interp.plots import style
-from interp.plots.board import Board, Panel
-from interp.plots.by_head import of_pair
+from interp.plots.board import BAR, Board, Panel
 from interp.plots.exchanges import EXCHANGED, state_in
 from interp.plots.maps import Grid, MapPanel, draw_maps, position_columns, single_tokens
 from interp.plots.scales import ColourScale, finite
 from interp.plots.style import label
-from interp.runs.view import NotMeasured, Run
+from interp.runs.view import NotMeasured, Run, of_pair
 from interp.runs.words import SITES, title
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _figure(
         raise NotMeasured("this run's interchange has no defined value here")
     height = min(720 // len(panels), max(150, 17 * run.n_layers))
     y = style.layer_axis(run, most=16)
-    board = Board(right=96)
+    board = Board(right=BAR)
     drawn: list[list[Panel]] = []
     for measure, same in groupby(panels, key=lambda two: two[0]):
         own = [row for _, row in same]

@@ -1,7 +1,7 @@
 """Lines with intervals against depth or any whole number, and the bands behind them.
 
     panels = [compared(run, "relative_l2", site, run.main_pairs, "last") for site in sites]
-    draw_rows(board, run, [panels], style.layer_axis(run), height=250)
+    draw_rows(board, [panels], style.layer_axis(run), height=250)
 
 A marker is open where the row was tested against its control and p_adjusted is above `ALPHA`. A
 pair keeps its colour and dash in every figure.
@@ -160,12 +160,11 @@ def compared(
     pairs: Sequence[Pair],
     position: str = "last",
     queries: str = "matched",
-    heading: str = "",
 ) -> LinePanel:
     """Pairs by layer, those without a single defined value left out; behind them the null bands."""
     found = by_pair(run, measure, site, pairs, position, queries)
     behind = null_bands(run, measure, site, position, queries) if found else []
-    return LinePanel(found, behind, heading)
+    return LinePanel(found, behind)
 
 
 def each_condition(
@@ -175,13 +174,12 @@ def each_condition(
     conditions: Sequence[str],
     position: str = "last",
     queries: str = "matched",
-    heading: str = "",
 ) -> LinePanel:
     """The same for a measure of one condition: behind it the control conditions."""
     alone: list[Pair] = [(name, None) for name in conditions]
     found = by_pair(run, measure, site, alone, position, queries)
     band = control_band(run, measure, site, position, queries) if found else None
-    return LinePanel(found, [band] if band else [], heading)
+    return LinePanel(found, [band] if band else [])
 
 
 def by_pair(

@@ -2,7 +2,7 @@
 
     grid = Grid.of(("prompt", "lora"), rows, rows["head"], (n_layers, n_heads))
     cells = MapPanel(grid, "prompt vs lora", {"measure": "content_js"}, dotted=True)
-    draw_maps(board, [[cells]], scale, x, y, height=300, column="head")
+    draw_maps(board, [[cells]], scale, x, y, height=300, across="head")
 
 What is compared shares a scale; grey: undefined. Numbers are drawn as float32: half the bytes of
 the report.
@@ -25,6 +25,8 @@ from interp.plots.scales import ColourScale
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from interp.runs.view import Run
 
 _KEPT = ("value", "ci_low", "ci_high", "n", "p_adjusted")
 
@@ -196,6 +198,11 @@ def draw_alike(
     axis = colours(panels, scale.ends, scale.colours, scale.title, **scale.bar)
     for panel, one in zip(panels, cells, strict=True):
         draw_map(panel, one, across, scale, axis)
+
+
+def map_height(run: Run) -> int:
+    """Of a map with one row of maps alone, by the model's depth."""
+    return min(560, max(190, 18 * run.n_layers))
 
 
 def draw_maps(

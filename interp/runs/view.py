@@ -192,7 +192,7 @@ class Run:
         if position is not None:
             keep &= table["position"] == position
         if pair is not None:
-            keep &= (table["condition"] == pair[0]) & _is(table["reference"], pair[1])
+            keep &= _is_of(table, pair)
         if heads is not None:
             keep &= table["head"].notna() == heads
         return table[keep.fillna(False)]
@@ -351,9 +351,16 @@ class Run:
         return html_page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {written}")
 
 
-def _is(names: pd.Series, name: str | None) -> pd.Series:
-    """Where a column has this name, or none."""
-    return names.isna() if name is None else names == name
+def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    """The rows of one pair."""
+    return frame[_is_of(frame, pair).fillna(False)]
+
+
+def _is_of(frame: pd.DataFrame, pair: Pair) -> pd.Series:
+    condition, reference = pair
+    given = frame["reference"]
+    same = given.isna() if reference is None else given == reference
+    return (frame["condition"] == condition) & same
 
 
 def load_run(path: str | Path) -> Run:
