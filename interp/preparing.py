@@ -27,10 +27,10 @@ from interp.manifest import fingerprints
 from interp.measures import DTYPE_NOISE
 from interp.measures.plan import KEYS_VALUES, STATE_SITES, Plan
 from interp.names import HOOKS
+from interp.positions import SEGMENTS, position_labels
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
 from interp.runs.files import read_manifest
-from interp.statistics import SEGMENTS, position_labels
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups

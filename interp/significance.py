@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.stats import false_discovery_control
 
-from interp.statistics import by_label, generator_of
+from interp.positions import by_label
+from interp.statistics import generator_of
 
 ALPHA = 0.05
 """The corrected p up to which a cell counts as different from its null."""
@@ -91,18 +92,8 @@ class SignFlip:
         positions: Float[ndarray, "query query_pos label"],
         floor: Float[ndarray, "query *cell query_pos"] | float = 0.0,
     ) -> SignFlip:
-        """Sums of some queries. A query's difference is the mean over a label's tokens that are
-        finite in both; without any, it does not count. A token's difference up to `floor`, which
-        rounding alone can make (`interp.noise`), is 0."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = values - control
-            counts = np.isfinite(difference) & (np.abs(difference) > floor)
-        valid = np.isfinite(difference)
-        total = by_label(np.where(counts, difference, 0.0), positions)
-        tokens = by_label(valid.astype(np.float64), positions)
-        d = np.where(tokens > 0, total / np.maximum(tokens, 1), 0.0)
-        sums = np.tensordot(signs, d, axes=([0], [0]))
-        return cls(sums, (d**2).sum(0), (tokens > 0).sum(0, dtype=np.int64))
+        """Sums of some queries under every sign vector: of `DifferencesByQuery.of`."""
+        return DifferencesByQuery.of(values, control, positions, floor).flipped(signs)
 
     def merge(self, other: SignFlip) -> SignFlip:
         """The accumulator of both sets of queries."""
@@ -125,6 +116,64 @@ class SignFlip:
     def from_arrays(cls, arrays: Mapping[str, ndarray]) -> SignFlip:
         """The inverse of `arrays`."""
         return cls(arrays["sums"], arrays["squares"], arrays["n"])
+
+
+@dataclass(frozen=True)
+class DifferencesByQuery:
+    """What a `SignFlip` is made of: every query's difference from the control, in the order of the
+    queries, NaN where it has no token that counts."""
+
+    difference: Float[ndarray, "query *cell label"]
+
+    @classmethod
+    def empty(cls) -> DifferencesByQuery:
+        """The identity of `merge`: no query."""
+        return cls(np.zeros((0, 1)))
+
+    @classmethod
+    def of(
+        cls,
+        values: Float[ndarray, "query *cell query_pos"],
+        control: Float[ndarray, "query *cell query_pos"],
+        positions: Float[ndarray, "query query_pos label"],
+        floor: Float[ndarray, "query *cell query_pos"] | float = 0.0,
+    ) -> DifferencesByQuery:
+        """A query's difference is the mean over a label's tokens that are finite in both; without
+        any, it does not count. A token's difference up to `floor`, which rounding alone can make
+        (`interp.noise`), is 0."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = values - control
+            small = np.abs(difference) <= floor
+        valid = np.isfinite(difference)
+        total = by_label(np.where(valid & ~small, difference, 0.0), positions)
+        tokens = by_label(valid.astype(np.float64), positions)
+        return cls(np.where(tokens > 0, total / np.maximum(tokens, 1), np.nan))
+
+    def merge(self, other: DifferencesByQuery) -> DifferencesByQuery:
+        """These queries, then the others."""
+        if not len(self.difference) or not len(other.difference):
+            return self if len(self.difference) else other
+        return DifferencesByQuery(np.concatenate([self.difference, other.difference]))
+
+    def flipped(self, signs: Float[ndarray, "query signs"]) -> SignFlip:
+        """The sums over queries under every sign vector."""
+        counted = np.isfinite(self.difference)
+        d = np.where(counted, self.difference, 0.0)
+        sums = np.tensordot(signs, d, axes=([0], [0]))
+        return SignFlip(sums, (d**2).sum(0), counted.sum(0, dtype=np.int64))
+
+    def compute(self) -> Float[ndarray, "query *cell label"]:
+        """The differences."""
+        return self.difference
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"difference": self.difference}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> DifferencesByQuery:
+        """The inverse of `arrays`."""
+        return cls(arrays["difference"])
 
 
 def _blocks(sums: ndarray) -> Iterator[ndarray]:

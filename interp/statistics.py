@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+
+from interp.positions import by_label
 
 LEVEL = 0.95
 
@@ -41,64 +42,6 @@ def generator_of(name: str) -> np.random.Generator:
     place."""
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
-SEGMENTS = ("query", "template", "answer")
-"""The query's text, the template's tokens after it, and the rows that predict the answer's tokens:
-the first of these is the last token before it."""
-
-POOLED = ("last", "mean", *SEGMENTS)
-"""Labels that stand for the same thing in every query; others are an index."""
-
-
-def position_labels(
-    longest: int, limit: int, segments: Sequence[str] = (), answer: int = 0
-) -> list[str]:
-    """`last`, `mean`, the segments, then every index within the query and every token of the answer
-    (`answer_0`, ...), up to `limit` of each."""
-    labels = ["last", "mean", *segments]
-    labels += map(str, range(min(longest, limit)))
-    return labels + [f"answer_{i}" for i in range(min(answer, limit))]
-
-
-def answer_labels(labels: Sequence[str]) -> list[str]:
-    """Those of the rows that predict an answer's tokens."""
-    return [label for label in labels if label == "last" or label.startswith("answer")]
-
-
-def position_weights(
-    lengths: Sequence[int],
-    width: int,
-    labels: Sequence[str],
-    answers: Sequence[int] | None = None,
-    texts: Sequence[int] | None = None,
-) -> Float[ndarray, "query query_pos label"]:
-    """1 where a token counts towards a label. `lengths`: tokens before the answer; `answers`: how
-    many rows predict one (none: one); `texts`: tokens of the query's text (none: all)."""
-    index = np.arange(width)
-    length = np.asarray(lengths)[:, None]
-    answer = index - (length - 1)
-    answered = answer < (np.asarray(answers)[:, None] if answers is not None else 1)
-    text = index < np.minimum(
-        np.asarray(texts)[:, None] if texts is not None else length, length - 1
-    )
-    known = {
-        "last": answer == 0,
-        "mean": answer <= 0,
-        "query": text,
-        "template": ~text & (answer < 0),
-        "answer": (answer >= 0) & answered,
-    }
-
-    def chosen(label: str) -> ndarray:
-        if label in known:
-            return known[label]
-        if label.startswith("answer_"):
-            return (answer == int(label.removeprefix("answer_"))) & answered
-        return (index == int(label)) & (answer <= 0)
-
-    columns = [chosen(label) for label in labels]
-    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float64)
 
 
 class Estimate(NamedTuple):
@@ -138,16 +81,7 @@ class Ratio:
         positions: Float[ndarray, "query query_pos label"],
     ) -> Ratio:
         """Sum the tokens of some queries by position label, under every replicate."""
-        below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
-        valid = np.isfinite(numerator) & np.isfinite(below)
-        above = by_label(np.where(valid, numerator, 0.0), positions)
-        below, valid = _once(below, valid)
-        below, count = (by_label(np.where(valid, v, 0.0), positions) for v in (below, 1.0))
-        return cls(
-            np.tensordot(weights, above, axes=([0], [0])),
-            np.tensordot(weights, below, axes=([0], [0])),
-            (count > 0).sum(0, dtype=np.int64),
-        )
+        return SumsByQuery.of(numerator, denominator, positions).drawn(weights)
 
     def merge(self, other: Ratio) -> Ratio:
         """The accumulator of both sets of queries."""
@@ -176,17 +110,77 @@ class Ratio:
         return cls(arrays["numerator"], arrays["denominator"], arrays["n"])
 
 
-def pooled(
-    above: Float[ndarray, "query *cell"],
-    below: Float[ndarray, "query *cell"] | float,
-    keys: Sequence[str],
-    replicates: int,
-    seed: int,
-) -> Estimate:
-    """The sum over queries of `above` over that of `below` (1: the mean), with its interval."""
-    weights, one = poisson_weights(keys, replicates, seed), np.ones((len(keys), 1, 1))
-    under = below if isinstance(below, int | float) else below[..., None]
-    return Estimate(*(x[..., 0] for x in Ratio.of(above[..., None], under, weights, one).compute()))
+@dataclass(frozen=True)
+class SumsByQuery:
+    """What a `Ratio` is made of: every query's sums, in the order of the queries, before
+    replicates are drawn.
+
+    Cells have the shape `[query, *cell, label]`. `below` and `counted` (whether any token of the
+    query counts) may have cells of length 1 where they are the same for all.
+    """
+
+    above: Float[ndarray, "query *cell label"]
+    below: Float[ndarray, "query *shared label"]
+    counted: Bool[ndarray, "query *shared label"]
+
+    @classmethod
+    def empty(cls) -> SumsByQuery:
+        """The identity of `merge`: no query."""
+        nothing = np.zeros((0, 1))
+        return cls(nothing, nothing, nothing.astype(bool))
+
+    @classmethod
+    def of(
+        cls,
+        numerator: Float[ndarray, "query *cell query_pos"],
+        denominator: Float[ndarray, "query *cell query_pos"] | float,
+        positions: Float[ndarray, "query query_pos label"],
+    ) -> SumsByQuery:
+        """Sum the tokens of every query by position label."""
+        valid = np.isfinite(numerator) & np.isfinite(denominator)
+        above = by_label(np.where(valid, numerator, 0.0), positions)
+        below = np.broadcast_to(np.asarray(denominator, np.float64), numerator.shape)
+        below, valid = _once(below, valid)
+        count = by_label(valid.astype(np.float64), positions)
+        if np.ndim(denominator):
+            return cls(above, by_label(np.where(valid, below, 0.0), positions), count > 0)
+        return cls(above, denominator * count, count > 0)
+
+    def merge(self, other: SumsByQuery) -> SumsByQuery:
+        """These queries, then the others."""
+        if not len(self.above) or not len(other.above):
+            return self if len(self.above) else other
+        pairs = ((own, other.arrays()[name]) for name, own in self.arrays().items())
+        return SumsByQuery(*(_stacked(*pair) for pair in pairs))
+
+    def drawn(self, weights: Float[ndarray, "query replicate"]) -> Ratio:
+        """The sums over queries under every replicate."""
+        return Ratio(
+            np.tensordot(weights, self.above, axes=([0], [0])),
+            np.tensordot(weights, self.below, axes=([0], [0])),
+            self.counted.sum(0, dtype=np.int64),
+        )
+
+    def compute(self) -> Float[ndarray, "query *cell label"]:
+        """Every query's own ratio; NaN where its denominator is 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.below == 0, np.nan, self.above / self.below)
+
+    def arrays(self) -> dict[str, ndarray]:
+        """What a shard file holds."""
+        return {"above": self.above, "below": self.below, "counted": self.counted}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ndarray]) -> SumsByQuery:
+        """The inverse of `arrays`."""
+        return cls(arrays["above"], arrays["below"], arrays["counted"])
+
+
+def _stacked(first: ndarray, second: ndarray) -> ndarray:
+    """Queries one after the other; cells kept once in one of them are repeated."""
+    cells = np.broadcast_shapes(first.shape[1:], second.shape[1:])
+    parts = [np.broadcast_to(part, (len(part), *cells)) for part in (first, second)]
+    return np.concatenate(parts)
 
 
 def _once(below: ndarray, valid: ndarray) -> tuple[ndarray, ndarray]:
@@ -198,9 +192,17 @@ def _once(below: ndarray, valid: ndarray) -> tuple[ndarray, ndarray]:
     return below, valid
 
 
-def by_label(values: ndarray, positions: ndarray) -> ndarray:
-    """Sums over the tokens of every position label, `[query, ..., label]`."""
-    return einsum(values, positions, "query ... pos, query pos label -> query ... label")
+def pooled(
+    above: Float[ndarray, "query *cell"],
+    below: Float[ndarray, "query *cell"] | float,
+    keys: Sequence[str],
+    replicates: int,
+    seed: int,
+) -> Estimate:
+    """The sum over queries of `above` over that of `below` (1: the mean), with its interval."""
+    weights, one = poisson_weights(keys, replicates, seed), np.ones((len(keys), 1, 1))
+    under = below if isinstance(below, int | float) else below[..., None]
+    return Estimate(*(x[..., 0] for x in Ratio.of(above[..., None], under, weights, one).compute()))
 
 
 def percentile_interval(

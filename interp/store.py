@@ -25,7 +25,7 @@ from safetensors.numpy import load, save
 
 from interp.capture import chunks
 from interp.errors import RunError
-from interp.measures.tally import Key, Tally, absorb_, from_arrays
+from interp.measures.tally import Key, Summing, Tally, absorb_, as_it_is, from_arrays
 from interp.runs.files import MANIFEST, write_atomic
 
 SHARD = 64
@@ -93,11 +93,13 @@ class Store:
         compute: Callable[[Sequence[int]], Tally],
         size: int,
         progress: Callable[[int], None],
+        summed: Callable[[Sequence[int]], Summing] = lambda shard: as_it_is,
     ) -> Tally:
         """What `compute` makes of the numbers of `count` queries, at most `size` at a time. Shards
         that an earlier attempt finished are not done again; `progress` is told how many newly are.
 
-        Shards are merged in their order, so a resumed run has the same bits.
+        Shards are merged in their order, so a resumed run has the same bits; `summed`: how what a
+        shard keeps by query becomes sums.
         """
         total: Tally = {}
         for number, shard in enumerate(chunks(range(count), SHARD)):
@@ -111,7 +113,7 @@ class Store:
                 self.put(place, done)
             else:
                 progress(len(shard))
-            absorb_(total, done)
+            absorb_(total, done, summed(shard))
         return total
 
     def get(self, shard: str) -> Tally | None:

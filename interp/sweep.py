@@ -27,14 +27,15 @@ from interp.measures.measuring import Values, collect, measure
 from interp.measures.output import Between
 from interp.measures.plan import Observed, OutputDistances, Plan, Scale
 from interp.measures.readout import answer_information, decision_depth, lens_kl
-from interp.measures.tally import Key, Tally
+from interp.measures.tally import Key, Summing, Tally, over_queries
 from interp.names import OUTPUT
 from interp.observe import observe
+from interp.positions import POOLED, position_weights
 from interp.progress import Progress
 from interp.queries import Encoded
 from interp.readout import LastStates
 from interp.significance import sign_vectors
-from interp.statistics import POOLED, Maximum, PerQuery, poisson_weights, position_weights
+from interp.statistics import Maximum, PerQuery, poisson_weights
 from interp.store import Store
 from interp.subject import Subject
 
@@ -60,7 +61,14 @@ def sweep(
     def done(newly: int) -> None:
         progress(group, newly, len(queries))
 
-    return store.sharded(group, len(queries), compute, plan.batch_size, done)
+    def summed(numbers: Sequence[int]) -> Summing:
+        keys = [queries[i].key for i in numbers]
+        return over_queries(
+            poisson_weights(keys, plan.replicates, plan.seed),
+            sign_vectors(keys, plan.permutations, plan.seed),
+        )
+
+    return store.sharded(group, len(queries), compute, plan.batch_size, done, summed)
 
 
 def measure_chunk(
@@ -91,12 +99,9 @@ def measure_chunk(
 
 def scale_of(plan: Plan, chunk: Sequence[Encoded], batch: Batch) -> Scale:
     """How the tokens of a chunk are summed."""
-    keys = [query.key for query in chunk]
     segments = [query.segments for query in chunk]
     targets = [token for query in chunk for token in query.answer_ids or (-1,)]
     return Scale(
-        poisson_weights(keys, plan.replicates, plan.seed),
-        sign_vectors(keys, plan.permutations, plan.seed),
         position_weights(
             [len(query.ids) for query in chunk],
             batch.ids.shape[1],

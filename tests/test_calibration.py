@@ -26,9 +26,10 @@ from interp.families import (
 )
 from interp.organism.facts import RELATIONS
 from interp.organism.language import few_shot_text, sample_pairs
+from interp.positions import position_weights
 from interp.queries import encode, read_queries
 from interp.significance import SignFlip, benjamini_hochberg, sign_vectors
-from interp.statistics import Ratio, poisson_weights, position_weights
+from interp.statistics import Ratio, poisson_weights
 from interp.subject import Batch, load
 
 LEVEL = 0.05

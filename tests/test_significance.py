@@ -14,14 +14,17 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import permutation_test
 
 from interp import significance
+from interp.measures.tally import from_arrays
+from interp.positions import position_weights
 from interp.significance import (
+    DifferencesByQuery,
     SignFlip,
     benjamini_hochberg,
     differs_from_null,
     permutation_p,
     sign_vectors,
 )
-from interp.statistics import poisson_weights, position_weights
+from interp.statistics import poisson_weights
 
 KEYS = [f"matched:{i}" for i in range(60)]
 REPLICATES = 19
@@ -140,6 +143,27 @@ def test_merging_does_not_share_memory(data: Data) -> None:
         array += 1
     assert frozen(merged) == before
     assert frozen(one) == frozen(make(data, [0]))
+
+
+@given(sharding=shardings())
+def test_differences_by_query_are_joined_in_their_order_and_flipped_afterwards(
+    sharding: tuple[Data, list[list[int]]],
+) -> None:
+    data, shards = sharding
+    values, control, lengths = data
+    order = [row for rows in shards for row in rows]
+    pieces = [
+        DifferencesByQuery.of(
+            values[rows], control[rows], position_weights([lengths[i] for i in rows], 4, LABELS)
+        )
+        for rows in shards
+    ]
+    joined = reduce(DifferencesByQuery.merge, pieces, DifferencesByQuery.empty())
+    signs = sign_vectors([KEYS[row] for row in order], REPLICATES, seed=1)
+    assert_same(make(data, order), joined.flipped(signs))
+    again = from_arrays(joined.arrays())
+    assert isinstance(again, DifferencesByQuery)
+    np.testing.assert_array_equal(again.compute(), joined.compute())
 
 
 def test_nothing_accumulated_has_no_value() -> None:

@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from interp.measures.tally import Accumulator, from_arrays
+from interp.positions import SEGMENTS, answer_labels, position_labels, position_weights
 from interp.statistics import (
-    SEGMENTS,
     Maximum,
     PerQuery,
     Ratio,
-    answer_labels,
+    SumsByQuery,
     percentile_interval,
     poisson_weights,
-    position_labels,
-    position_weights,
 )
 
 REPLICATES = 25
@@ -152,6 +150,37 @@ def test_laws_of_an_accumulator(
     assert frozen(type(whole).from_arrays(whole.arrays())) == frozen(whole)
     assert frozen(from_arrays(whole.arrays())) == frozen(whole)
     assert type(from_arrays(whole.arrays())) is type(whole)
+
+
+@given(sharding=shardings())
+@settings(max_examples=50)
+def test_sums_by_query_are_joined_in_their_order_and_drawn_afterwards(
+    sharding: tuple[Data, list[list[int]]],
+) -> None:
+    data, shards = sharding
+    order = [row for rows in shards for row in rows]
+    labels = position_labels(4, 2)
+
+    def by_query(rows: list[int], below: np.ndarray | float) -> SumsByQuery:
+        positions = position_weights([data.lengths[row] for row in rows], 4, labels)
+        return SumsByQuery.of(data.numerator[rows], below, positions)
+
+    weights = poisson_weights([f"q:{row}" for row in order], REPLICATES, seed=1)
+    positions = position_weights([data.lengths[row] for row in order], 4, labels)
+    for below in (data.denominator, 1.0):
+        cut = [by_query(r, below[r] if isinstance(below, np.ndarray) else below) for r in shards]
+        before = [frozen(piece) for piece in cut]
+        joined = reduce(SumsByQuery.merge, cut, SumsByQuery.empty())
+        under = below[order] if isinstance(below, np.ndarray) else below
+        assert_same(
+            Ratio.of(data.numerator[order], under, weights, positions), joined.drawn(weights)
+        )
+        assert [frozen(piece) for piece in cut] == before
+        assert frozen(from_arrays(joined.arrays())) == frozen(joined)
+        assert type(from_arrays(joined.arrays())) is SumsByQuery
+        for number, row in enumerate(order):
+            alone = by_query([row], below[[row]] if isinstance(below, np.ndarray) else below)
+            np.testing.assert_array_equal(alone.compute()[0], joined.compute()[number])
 
 
 @each_accumulator

@@ -25,8 +25,8 @@ from interp.measures.scores import SPLIT, ScoreSplit
 from interp.measures.tally import Key, Tally, test_of
 from interp.names import OUTPUT
 from interp.noise import floor
-from interp.significance import SignFlip
-from interp.statistics import Ratio
+from interp.significance import DifferencesByQuery
+from interp.statistics import Ratio, SumsByQuery
 
 Values = tuple[Key, Tensor, Tensor | float]
 
@@ -60,7 +60,7 @@ def collect(found: Iterable[Values], plan: Plan, scale: Scale, tally: Tally) -> 
     for key, numerator, denominator in found:
         below = denominator.cpu().numpy() if isinstance(denominator, Tensor) else denominator
         above = numerator.to(torch.float64).cpu().numpy()
-        tally[key] = Ratio.of(above, below, scale.weights, scale.positions)
+        tally[key] = SumsByQuery.of(above, below, scale.positions)
         if key[1:3] in tested and not isinstance(denominator, Tensor):
             means[key] = above
     positions = scale.positions[..., : scale.tested]
@@ -69,7 +69,7 @@ def collect(found: Iterable[Values], plan: Plan, scale: Scale, tally: Tally) -> 
         if control is not None:
             other = means[Key(key.measure, *control, key.site)]
             rounding = floor(key.measure, plan.noise, value, other)
-            tally[test_of(key)] = SignFlip.of(value, other, scale.signs, positions, rounding)
+            tally[test_of(key)] = DifferencesByQuery.of(value, other, positions, rounding)
 
 
 def values(
@@ -181,15 +181,16 @@ def _grams(conditions: Sequence[Sequence[Tensor]]) -> Tensor:
 def _mean_gram(g: Tensor, scale: Scale) -> Ratio:
     """The mean over query tokens, without replicates, `[cond, cond, layer, (head,) label]`."""
     by_pair = g.movedim((-2, -1), (1, 2)).cpu().numpy()
-    return Ratio.of(by_pair, 1.0, scale.weights[:, :1], scale.positions[..., : scale.tested])
+    alone = np.ones((len(by_pair), 1))
+    return Ratio.of(by_pair, 1.0, alone, scale.positions[..., : scale.tested])
 
 
-def _family_gram(g: Tensor, members: Sequence[int], scale: Scale) -> Ratio:
+def _family_gram(g: Tensor, members: Sequence[int], scale: Scale) -> SumsByQuery:
     """The same of the families' members, with replicates: the upper triangle, by row."""
     i, j = np.triu_indices(len(members))
     index = np.asarray(members)
     by_pair = g[..., index[i], index[j]].movedim(-1, 1).cpu().numpy()
-    return Ratio.of(by_pair, 1.0, scale.weights, scale.positions[..., : scale.tested])
+    return SumsByQuery.of(by_pair, 1.0, scale.positions[..., : scale.tested])
 
 
 def _rows(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:

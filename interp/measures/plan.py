@@ -15,7 +15,7 @@ from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
 from interp.measures.routing import Routing
 from interp.measures.scores import ScoreSplit
-from interp.statistics import POOLED, answer_labels
+from interp.positions import POOLED, answer_labels
 
 STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 """Sites whose states are compared, in the layers that have them."""
@@ -101,12 +101,9 @@ class Observed:
 
 @dataclass(frozen=True)
 class Scale:
-    """How tokens are summed: bootstrap `weights` and test `signs` `[query, replicate]`, and
-    `positions` `[query, query_pos, label]` by `labels`; `answers`: the tokens that predict the
-    answers; `targets`: what they should say (-1: not known)."""
+    """How tokens are summed: `positions` `[query, query_pos, label]` by `labels`; `answers`: the
+    tokens that predict the answers; `targets`: what they should say (-1: not known)."""
 
-    weights: np.ndarray
-    signs: np.ndarray
     positions: np.ndarray
     labels: tuple[str, ...]
     answers: Tokens

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from interp.significance import SignFlip
-from interp.statistics import Maximum, PerQuery, Ratio
+from interp.significance import DifferencesByQuery, SignFlip
+from interp.statistics import Maximum, PerQuery, Ratio, SumsByQuery
 
 
 class Key(NamedTuple):
@@ -20,14 +20,16 @@ class Key(NamedTuple):
     site: str
 
 
-Accumulator = Ratio | PerQuery | Maximum | SignFlip
+Accumulator = Ratio | SumsByQuery | PerQuery | Maximum | SignFlip | DifferencesByQuery
 Tally = dict[Key, Accumulator]
 
 _BY_ARRAY: dict[str, type[Accumulator]] = {
     "numerator": Ratio,
+    "above": SumsByQuery,
     "index": PerQuery,
     "largest": Maximum,
     "sums": SignFlip,
+    "difference": DifferencesByQuery,
 }
 
 
@@ -42,8 +44,32 @@ def test_of(key: Key) -> Key:
     return key._replace(measure=f"test of {key.measure}")
 
 
-def absorb_(total: Tally, part: Tally) -> None:
-    """Move the queries of `part`, which is empty afterwards, into `total`.
+Summing = Callable[[Accumulator], Accumulator]
+"""From what is kept of some queries to what is kept of all."""
+
+
+def as_it_is(accumulator: Accumulator) -> Accumulator:
+    """Nothing is summed over queries."""
+    return accumulator
+
+
+def over_queries(weights: np.ndarray, signs: np.ndarray) -> Summing:
+    """Sums of what is kept by query, under bootstrap `weights` `[query, replicate]` and the sign
+    vectors `[query, signs]` of the tests; everything else stays as it is."""
+
+    def summed(accumulator: Accumulator) -> Accumulator:
+        if isinstance(accumulator, SumsByQuery):
+            return accumulator.drawn(weights)
+        if isinstance(accumulator, DifferencesByQuery):
+            return accumulator.flipped(signs)
+        return accumulator
+
+    return summed
+
+
+def absorb_(total: Tally, part: Tally, summed: Summing = as_it_is) -> None:
+    """Move the queries of `part`, which is empty afterwards, into `total`, each accumulator as
+    `summed` makes it.
 
     One accumulator at a time: a whole third tally beside the two would be the run's largest memory.
     """
@@ -51,5 +77,5 @@ def absorb_(total: Tally, part: Tally) -> None:
         different = sorted(total.keys() ^ part.keys())
         raise ValueError(f"tallies of different measures: {different[0]}")
     for key in list(part):
-        added = part.pop(key)
+        added = summed(part.pop(key))
         total[key] = total[key].merge(added) if key in total else added  # type: ignore[arg-type]

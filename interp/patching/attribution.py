@@ -37,8 +37,8 @@ from interp.patching.findings import plain
 from interp.patching.interchange import PatchMove, Sweep, change_of, n_heads, reader_of
 from interp.patching.sequences import targets_of
 from interp.patching.sites import PatchSite, reached
+from interp.positions import SEGMENTS, by_label
 from interp.queries import Encoded
-from interp.statistics import SEGMENTS, by_label
 from interp.subject import Batch, Hook, Subject
 
 _FEWEST = 3

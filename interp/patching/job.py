@@ -13,10 +13,10 @@ from interp.errors import ConfigError
 from interp.patching.interchange import Sweep, rows_within
 from interp.patching.patched import moves_output
 from interp.patching.settings import Patching
+from interp.positions import position_labels
 from interp.preparing import open_subject, present_segments, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
-from interp.statistics import position_labels
 from interp.store import SHARD
 from interp.subject import Batch, Subject
 

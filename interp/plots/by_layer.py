@@ -22,10 +22,10 @@ from interp.plots import lines, style
 from interp.plots.board import Board
 from interp.plots.lines import LinePanel, Look, draw_rows, line_notes, measured
 from interp.plots.style import label
+from interp.positions import SEGMENTS
 from interp.registry import MEASURES
 from interp.runs.view import NotMeasured, Run
 from interp.runs.words import SITES, units
-from interp.statistics import SEGMENTS
 
 if TYPE_CHECKING:
     import pandas as pd

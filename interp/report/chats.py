@@ -7,12 +7,12 @@ lines(run)                      # ["query: relative L2 0.11 to 0.31 ...", ...]
 from __future__ import annotations
 
 from interp.names import OUTPUT, pair_name
+from interp.positions import SEGMENTS
 from interp.registry import MEASURES
 from interp.report.tables import Cell, Table, value
 from interp.runs.view import Run
 from interp.runs.words import units
 from interp.showing import number, visible
-from interp.statistics import SEGMENTS
 
 SHOWN = 8
 """Queries whose answers a report shows."""

@@ -18,10 +18,11 @@ from interp.measures.plan import Plan
 from interp.measures.tally import Key, Tally, test_of
 from interp.names import Head
 from interp.noise import floor
+from interp.positions import POOLED, answer_labels
 from interp.queries import Encoded
 from interp.registry import MEASURES
 from interp.significance import SignFlip, benjamini_hochberg, differs_from_null
-from interp.statistics import POOLED, Maximum, PerQuery, Ratio, answer_labels
+from interp.statistics import Maximum, PerQuery, Ratio
 
 
 def table_rows(tally: Tally, labels: Sequence[str], queries: str) -> pd.DataFrame:

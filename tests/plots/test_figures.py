@@ -12,10 +12,10 @@ import pytest
 from interp import plots
 from interp.plots.gallery import RECIPES
 from interp.plots.tidy import tidy
+from interp.positions import SEGMENTS
 from interp.registry import MEASURES
 from interp.runs.heads import HeadView
 from interp.runs.view import NotMeasured, Run
-from interp.statistics import SEGMENTS
 
 ABSENT = {
     "segments",

@@ -11,7 +11,8 @@ import pytest
 
 from interp import families
 from interp.measures.tally import Key, Tally
-from interp.statistics import Ratio, position_weights
+from interp.positions import position_weights
+from interp.statistics import Ratio
 from interp.tabulate.families import family_rows
 
 LAYERS, HEADS, QUERIES, WIDTH = 2, 3, 9, 4

@@ -13,9 +13,10 @@ from scipy.stats import false_discovery_control
 
 from interp.measures.plan import Plan
 from interp.measures.tally import Key, Tally
+from interp.positions import position_weights
 from interp.registry import MEASURES
 from interp.significance import SignFlip, sign_vectors
-from interp.statistics import Maximum, PerQuery, Ratio, position_weights
+from interp.statistics import Maximum, PerQuery, Ratio
 from interp.tabulate import closing_errors, corrected, states, table_rows
 
 LAYERS, HEADS, QUERIES, WIDTH = 2, 3, 9, 4
