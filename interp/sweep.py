@@ -23,7 +23,8 @@ from interp.batch import Batch, Tokens
 from interp.influence import closing_error, influence, present_terms
 from interp.measures import output
 from interp.measures.certificate import in_columns
-from interp.measures.measuring import Values, collect, measure
+from interp.measures.layerwise import Values
+from interp.measures.measuring import collect, measure
 from interp.measures.output import Between
 from interp.measures.plan import Observed, OutputDistances, Plan, Scale
 from interp.measures.readout import answer_information, decision_depth, lens_kl

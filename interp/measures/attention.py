@@ -17,14 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.measures import wide
-from interp.measures.output import js_of_rows
+from interp.measures.output import entropy, js_of_rows
 
 MASKED = -1e30
 """Scores below are masked keys (TransformerLens holds them at about -3.4e38, not -inf)."""
 
 Pattern = Float[Tensor, "batch head query_pos key_pos"]
-Content = Float[Tensor, "batch head query_pos query_pos"]
-Rows = Float[Tensor, "batch head query_pos"]
+Content = Float[Tensor, "batch *layer head query_pos query_pos"]
+Rows = Float[Tensor, "batch *layer head query_pos"]
+"""Several layers may stand behind the batch."""
 
 
 class AttentionRows(NamedTuple):
@@ -80,9 +81,10 @@ def without_first(content: Content) -> Content:
     return rest / rest.sum(-1, keepdim=True)
 
 
-def content_js(p: Content, q: Content) -> Rows:
-    """Jensen-Shannon divergence of two content patterns, row by row, nats, `[0, ln 2]`."""
-    return js_of_rows(p, q)
+def content_js(p: Content, q: Content, known: tuple[Content, Content] | None = None) -> Rows:
+    """Jensen-Shannon divergence of two content patterns, row by row, nats, `[0, ln 2]`; `known`:
+    `p_log_p` of both, where it is known."""
+    return js_of_rows(p, q, known)
 
 
 def read_scores(scores: Pattern) -> Content:
@@ -94,46 +96,51 @@ def read_scores(scores: Pattern) -> Content:
 def sim_am(a: Content, b: Content) -> Rows:
     """Cosine of two rows of pre-softmax scores over the query's keys, `[-1, 1]` (Dai et al.
     2212.10559, sec. 4.2, SimAM); NaN where a row is all zero."""
-    x, y = (wide(scores).masked_fill(scores == -torch.inf, 0.0) for scores in (a, b))
-    norms = x.square().sum(-1).sqrt() * y.square().sum(-1).sqrt()
-    cosine = (x * y).sum(-1) / norms.where(norms != 0, 1.0)
-    return torch.where(norms != 0, cosine.clamp(-1, 1), torch.nan)
+    return row_cosine(unit_rows(unmasked(a)), unit_rows(unmasked(b)))
 
 
 def sim_am_delta(a: Content, b: Content, base: Content, noise: float = 0.0) -> Rows:
     """`sim_am` of the differences from base (after Deutch et al. 2311.07772), `[-1, 1]`; NaN where
     one condition leaves the row's scores as they are, up to `noise` times their norm (as in the
     first block of a rotary model, whose scores do not depend on what precedes the query)."""
-    before = wide(base).masked_fill(base == -torch.inf, 0.0)
-    floor = noise * before.square().sum(-1, keepdim=True).sqrt()
-
-    def change(scores: Tensor) -> Tensor:
-        delta = (wide(scores) - before).masked_fill(scores == -torch.inf, 0.0)
-        still = delta.square().sum(-1, keepdim=True).sqrt() <= floor
-        return delta.masked_fill(still, 0.0)
-
-    return sim_am(change(a), change(b))
+    x, y, before = (unmasked(scores) for scores in (a, b, base))
+    return row_cosine(*(unit_rows(score_change(own, before, noise)) for own in (x, y)))
 
 
-def weight_driven(
-    content: Content, base: Content, base_inputs: Content, base_weights: Content
-) -> Rows:
-    """The part of `content_js(content, base)` that is due to a condition's weights, in nats.
+def unmasked(scores: Content) -> Content:
+    """Scores in float64, those of masked keys 0."""
+    return wide(scores).masked_fill(scores == -torch.inf, 0.0)
 
-    `base_inputs`: the content pattern of the condition's weights at base's inputs; `base_weights`:
-    of base's weights at the condition's inputs. With `v` the JS to base, the Shapley value of the
-    weights over both orders: `½[v(base_inputs) + v(content) - v(base_weights)]` (Shapley 1953).
+
+def score_change(scores: Content, base: Content, noise: float) -> Content:
+    """The change of `unmasked` scores, 0 in rows that stay as they are up to `noise`."""
+    delta = scores - base
+    floor = noise * base.square().sum(-1, keepdim=True).sqrt()
+    return delta.masked_fill(delta.square().sum(-1, keepdim=True).sqrt() <= floor, 0.0)
+
+
+def unit_rows(rows: Content) -> Content:
+    """Rows of length 1; NaN where a row is all zero."""
+    return rows / rows.square().sum(-1, keepdim=True).sqrt()
+
+
+def row_cosine(a: Content, b: Content) -> Rows:
+    """The cosine of rows of length 1."""
+    return (a * b).sum(-1).clamp(-1, 1)
+
+
+def weight_driven(whole: Rows, base_inputs: Rows, base_weights: Rows) -> Rows:
+    """The part of `content_js(content, base)`, `whole`, that is due to a condition's weights, in
+    nats.
+
+    `base_inputs`: the JS to base of the content pattern of the condition's weights at base's
+    inputs; `base_weights`: of base's weights at the condition's inputs. The Shapley value of the
+    weights over both orders: `½(base_inputs + whole - base_weights)` (Shapley 1953).
     Summed over tokens and divided by the summed `content_js`, it is `rewiring_share`: 0 for a
     prompt, which changes inputs only; about 1 where weights alone move the attention. Interactions
     are shared equally, so it can leave `[0, 1]`.
     """
-    total = content_js(content, base)
-    return 0.5 * (content_js(base_inputs, base) + total - content_js(base_weights, base))
-
-
-def entropy(p: Float[Tensor, "*row key_pos"]) -> Float[Tensor, "*row"]:
-    """`-sum p ln p` of every row, in nats."""
-    return -torch.special.xlogy(p, p).sum(-1)
+    return 0.5 * (base_inputs + whole - base_weights)
 
 
 class HeadRun(NamedTuple):

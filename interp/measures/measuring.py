@@ -9,8 +9,7 @@ files of this room. Measures receive tensors, never a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor
 from interp.design import ConditionPair
 from interp.measures import DTYPE_NOISE, attention, routing, state
 from interp.measures.attention import Changes
-from interp.measures.output import Between
+from interp.measures.layerwise import LayerParts, Values, by_layer, layer_groups
+from interp.measures.output import Between, entropy, p_log_p
 from interp.measures.plan import Observed, OutputDistances, Plan, Scale
 from interp.measures.scores import SPLIT, ScoreSplit
 from interp.measures.tally import Key, Tally, test_of
@@ -27,8 +27,6 @@ from interp.names import OUTPUT
 from interp.noise import floor
 from interp.significance import DifferencesByQuery
 from interp.statistics import Ratio, SumsByQuery
-
-Values = tuple[Key, Tensor, Tensor | float]
 
 
 def measure(
@@ -174,8 +172,9 @@ def site_grams(observed: Mapping[str, Observed]) -> Iterator[tuple[str, Tensor]]
 
 
 def _grams(conditions: Sequence[Sequence[Tensor]]) -> Tensor:
-    by_layer = zip(*conditions, strict=True)
-    return torch.stack([state.gram(torch.stack(states)) for states in by_layer], dim=1)
+    """Of all layers; the tokens of a pair of conditions lie together in memory."""
+    parts = [state.gram(states).movedim((-2, -1), (0, 1)) for states in layer_groups(*conditions)]
+    return torch.cat(parts, dim=3).movedim((0, 1), (-2, -1))
 
 
 def _mean_gram(g: Tensor, scale: Scale) -> Ratio:
@@ -199,38 +198,54 @@ def _rows(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
         for measure_name in alone:
             rows = torch.stack([getattr(r, measure_name) for r in seen.rows], dim=1)
             yield Key(measure_name, name, "", "pattern"), rows, 1.0
-        if not plan.bos:
-            rest = _by_layer(lambda p: attention.entropy(attention.without_first(p)), seen.content)
-            yield Key("content_entropy_no_sink", name, "", "pattern"), rest, 1.0
 
 
 def _attention(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
-    for a, b in plan.pairs:
-        x, y = observed[a], observed[b]
-        js = _by_layer(attention.content_js, x.content, y.content)
-        yield Key("content_js", a, b, "pattern"), js, 1.0
+    found = LayerParts()
+    for contents in layer_groups(*(seen.content for seen in observed.values())):
+        content = dict(zip(observed, contents, strict=True))
+        _content_js(found, "content_js", content, plan.pairs)
         if not plan.bos:
-            rest = [[attention.without_first(p) for p in seen.content] for seen in (x, y)]
-            js = _by_layer(attention.content_js, *rest)
-            yield Key("content_js_no_sink", a, b, "pattern"), js, 1.0
+            rest = {name: attention.without_first(p) for name, p in content.items()}
+            _content_js(found, "content_js_no_sink", rest, plan.pairs)
+            for name, p in rest.items():
+                key = Key("content_entropy_no_sink", name, "", "pattern")
+                found.add(key, entropy(p))
+    yield from found.whole()
+
+
+def _content_js(
+    found: LayerParts, name: str, content: Mapping[str, Tensor], pairs: Sequence[ConditionPair]
+) -> None:
+    known = {condition: p_log_p(p) for condition, p in content.items()}
+    for a, b in pairs:
+        js = attention.content_js(content[a], content[b], (known[a], known[b]))
+        found.add(Key(name, a, b, "pattern"), js)
 
 
 def _scores(observed: Mapping[str, Observed], plan: Plan, noise: float) -> Iterator[Values]:
-    changed = partial(attention.sim_am_delta, noise=noise)
-    for a, b in plan.pairs:
-        x, y = observed[a], observed[b]
-        same = _by_layer(attention.sim_am, x.scores, y.scores)
-        yield Key("sim_am", a, b, "attn_scores"), same, 1.0
-        if plan.base not in (a, b):
-            delta = _by_layer(changed, x.scores, y.scores, observed[plan.base].scores)
-            yield Key("sim_am_delta", a, b, "attn_scores"), delta, 1.0
+    found = LayerParts()
+    for scores in layer_groups(*(seen.scores for seen in observed.values())):
+        known = {n: attention.unmasked(s) for n, s in zip(observed, scores, strict=True)}
+        rows = {n: attention.unit_rows(s) for n, s in known.items()}
+        base = known[plan.base]
+        change = {
+            n: attention.unit_rows(attention.score_change(s, base, noise)) for n, s in known.items()
+        }
+        for a, b in plan.pairs:
+            same = attention.row_cosine(rows[a], rows[b])
+            found.add(Key("sim_am", a, b, "attn_scores"), same)
+            if plan.base not in (a, b):
+                alike = attention.row_cosine(change[a], change[b])
+                found.add(Key("sim_am_delta", a, b, "attn_scores"), alike)
+    yield from found.whole()
 
 
 def _routing(observed: Mapping[str, Observed], plan: Plan) -> Iterator[Values]:
     for a, b in plan.pairs:
         x, y = (list(zip(*observed[name].routing, strict=True)) for name in (a, b))
-        yield Key("router_js", a, b, "router"), _by_layer(routing.router_js, x[0], y[0]), 1.0
-        same = _by_layer(routing.expert_overlap, x[1], y[1])
+        yield Key("router_js", a, b, "router"), by_layer(routing.router_js, x[0], y[0]), 1.0
+        same = by_layer(routing.expert_overlap, x[1], y[1])
         yield Key("expert_overlap", a, b, "router"), same, 1.0
 
 
@@ -242,15 +257,22 @@ def _pinned(
     Without weights of its own, its change of attention is all input-driven. A row that changes by
     rounding alone (a JS of the square of its size) has no share.
     """
-    residual = _by_layer(attention.content_js, seen.pinned, base.content)
-    yield Key("petrov_residual", name, base_name, "pattern"), residual, 1.0
-    total = _by_layer(attention.content_js, seen.content, base.content)
-    total = total.where(total > noise**2, torch.nan)
-    part = torch.zeros_like(total)
-    if seen.base_weights:
-        layers = (seen.content, base.content, seen.pinned, seen.base_weights)
-        part = _by_layer(attention.weight_driven, *layers)
-    yield Key("rewiring_share", name, base_name, "pattern"), part, total
+    found = LayerParts()
+    patterns = (seen.content, base.content, seen.pinned, seen.base_weights or seen.content)
+    for own, before, at_inputs, of_inputs in layer_groups(*patterns):
+        known = p_log_p(before)
+
+        def js(content: Tensor, before: Tensor = before, known: Tensor = known) -> Tensor:
+            return attention.content_js(content, before, (p_log_p(content), known))
+
+        residual, total = js(at_inputs), js(own)
+        total = total.where(total > noise**2, torch.nan)
+        part = torch.zeros_like(total)
+        if seen.base_weights:
+            part = attention.weight_driven(total, residual, js(of_inputs))
+        found.add(Key("petrov_residual", name, base_name, "pattern"), residual)
+        found.add(Key("rewiring_share", name, base_name, "pattern"), part, total)
+    yield from found.whole()
 
 
 def _changes(name: str, changes: Sequence[Changes], base_name: str) -> Iterator[Values]:
@@ -267,8 +289,3 @@ def _splits(name: str, splits: Sequence[ScoreSplit], base_name: str) -> Iterator
     for i, term in enumerate(SPLIT):
         share = torch.stack([split.shares[i] for split in splits], dim=1)
         yield Key(term, name, base_name, "attn_scores"), share, whole
-
-
-def _by_layer(function: Callable[..., Tensor], *layers: Sequence[Tensor]) -> Tensor:
-    """`function` of every layer's tensors, stacked as `[batch, layer, (head,) query_pos]`."""
-    return torch.stack([function(*tensors) for tensors in zip(*layers, strict=True)], dim=1)

@@ -9,6 +9,8 @@ The Gram holds what any per-token ratio between conditions needs, in float64 and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,16 +20,20 @@ from interp.measures import wide
 Gram = Float[Tensor, "*token cond cond"]
 
 
-def gram(states: Float[Tensor, "cond *token d_model"]) -> Gram:
-    """`g[token, c, c'] = <x[c], x[c']>` in float64.
+def gram(
+    states: Float[Tensor, "cond *token d_model"] | Sequence[Float[Tensor, "*token d_model"]],
+) -> Gram:
+    """`g[token, c, c'] = <x[c], x[c']>` in float64; the tokens of a pair lie together in memory.
 
     Each product is summed in the same order, so that equal states give equal entries and their
     distance is exactly 0 (a matrix product rounds differently from entry to entry).
     """
-    x = wide(states)
-    rows = [torch.stack([(a * b).sum(-1) for b in x[: i + 1]], -1) for i, a in enumerate(x)]
-    g = torch.stack([torch.nn.functional.pad(row, (0, len(x) - row.shape[-1])) for row in rows], -2)
-    return g + g.tril(-1).mT
+    x = [wide(own) for own in states]
+    g = x[0].new_empty(len(x), len(x), *x[0].shape[:-1])
+    for i, a in enumerate(x):
+        for j, b in enumerate(x[: i + 1]):
+            g[i, j] = g[j, i] = (a * b).sum(-1)
+    return g.movedim((0, 1), (-2, -1))
 
 
 def relative_l2(g: Gram, a: int, b: int) -> Float[Tensor, "*token"]:

@@ -242,17 +242,24 @@ def test_a_score_that_is_nan_does_not_become_a_number() -> None:
 # The split of a change by its cause -------------------------------------------------------------
 
 
+def part_of_weights(
+    after: torch.Tensor, base: torch.Tensor, base_inputs: torch.Tensor, base_weights: torch.Tensor
+) -> torch.Tensor:
+    """From content patterns."""
+    return weight_driven(*(content_js(p, base) for p in (after, base_inputs, base_weights)))
+
+
 @given(content(2))
 def test_weights_without_effect_have_no_part(p: torch.Tensor) -> None:
     """Weights that do nothing at base's inputs, and base's weights give what the condition has."""
     after, base = p
-    assert (weight_driven(after, base, base_inputs=base, base_weights=after) == 0).all()
+    assert (part_of_weights(after, base, base_inputs=base, base_weights=after) == 0).all()
 
 
 @given(content(2))
 def test_inputs_without_effect_leave_all_to_the_weights(p: torch.Tensor) -> None:
     after, base = p
-    part = weight_driven(after, base, base_inputs=after, base_weights=base)
+    part = part_of_weights(after, base, base_inputs=after, base_weights=base)
     assert torch.equal(part, content_js(after, base))
 
 
@@ -260,8 +267,8 @@ def test_inputs_without_effect_leave_all_to_the_weights(p: torch.Tensor) -> None
 def test_both_causes_share_the_whole_change(p: torch.Tensor) -> None:
     """Efficiency and symmetry of the Shapley value: the inputs' part is the roles exchanged."""
     after, base, base_inputs, base_weights = p
-    weights = weight_driven(after, base, base_inputs, base_weights)
-    inputs = weight_driven(after, base, base_weights, base_inputs)
+    weights = part_of_weights(after, base, base_inputs, base_weights)
+    inputs = part_of_weights(after, base, base_weights, base_inputs)
     torch.testing.assert_close(weights + inputs, content_js(after, base), rtol=0, atol=1e-14)
 
 
@@ -271,7 +278,7 @@ def test_the_weights_part_equals_its_restatement(p: torch.Tensor) -> None:
         v = [np.nan_to_num(jensenshannon(x, p[1], axis=-1) ** 2) for x in p.numpy()]
     weights_first, inputs_first = v[2], v[0] - v[3]
     np.testing.assert_allclose(
-        weight_driven(*p).numpy(), (weights_first + inputs_first) / 2, atol=1e-12
+        part_of_weights(*p).numpy(), (weights_first + inputs_first) / 2, atol=1e-12
     )
 
 
@@ -281,4 +288,4 @@ def test_the_weights_part_is_undefined_where_a_pattern_is() -> None:
     for place in range(4):
         patterns = [p, p, p, p]
         patterns[place] = undefined
-        assert torch.isnan(weight_driven(*patterns)).all()
+        assert torch.isnan(part_of_weights(*patterns)).all()

@@ -21,8 +21,8 @@ from interp.noise import floor, settled, zero
 from interp.observe import observe
 from interp.queries import Encoded, Query, encode
 from interp.registry import MEASURES
-from interp.significance import SignFlip
-from interp.statistics import Ratio
+from interp.significance import DifferencesByQuery, sign_vectors
+from interp.statistics import SumsByQuery
 from interp.subject import Batch, Subject, load
 from interp.sweep import Readouts, _influences, _lenses, measure_chunk, scale_of
 from tests.tiny_models import all_targets, save_adapter, save_model
@@ -169,8 +169,9 @@ def test_what_a_prompt_cannot_do_is_no_finding(paths: list[str]) -> None:
     found = measure_chunk(subject, plan, queries, 0, caches)
 
     def apart(measure: str, a: str, b: str) -> np.ndarray:
-        test = found[tally.test_of(Key(measure, a, b, "pattern"))]
-        assert isinstance(test, SignFlip)
+        kept = found[tally.test_of(Key(measure, a, b, "pattern"))]
+        assert isinstance(kept, DifferencesByQuery)
+        test = kept.flipped(sign_vectors([q.key for q in queries], plan.permutations, plan.seed))
         assert (test.compute().p[test.squares == 0] == 1).all()
         return test.squares
 
@@ -180,8 +181,8 @@ def test_what_a_prompt_cannot_do_is_no_finding(paths: list[str]) -> None:
     assert (first == 0).all() == rotary
     assert all((layer > 0).all() for layer in later)
     values = [found[Key("content_js", name, "lora", "pattern")] for name in ("prompt", "neutral")]
-    one, other = (v.compute().value[0] for v in values if isinstance(v, Ratio))
-    assert (one != other).any()  # rounding did make a difference
+    one, other = (v.compute() for v in values if isinstance(v, SumsByQuery))
+    assert (one[:, 0] != other[:, 0]).any()  # rounding did make a difference
 
 
 # The rule itself --------------------------------------------------------------------------------
