@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from interp.capture import Captured, Reader, capture, keep
@@ -230,14 +231,16 @@ def _read_pattern(
     if values is None:
         return _PatternRead(rows, None)
     behind = values[..., values.shape[-2] - reached :, :]
-    return _PatternRead(rows, pattern[..., :reached].detach() @ behind)
+    written = einsum(pattern[..., :reached].detach(), behind[0], "b h q k, h k d -> b h q d")
+    return _PatternRead(rows, written)
 
 
 def _prefix_values(subject: Subject, cache: Any, layer: int) -> Tensor:
     """The values of the prefix's keys, one set per head `[1, head, key, d_head]`; of no key where
     there is no prefix, which mixes to 0."""
     if cache is None:
-        return torch.zeros(1, 1, 0, 1, device=subject.device, dtype=subject.dtype)
+        nothing = (1, subject.n_heads, 0, 1)
+        return torch.zeros(nothing, device=subject.device, dtype=subject.dtype)
     source = subject.anatomy.values_of(layer)
     return _per_head(subject, cache.layers[source.layer].values)
 

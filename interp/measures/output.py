@@ -5,8 +5,9 @@ Definitions: docs/reference/metrics.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ def kl_divergence(
     p: Float[Tensor, "*token d_vocab"], q: Float[Tensor, "*token d_vocab"]
 ) -> Float[Tensor, "*token"]:
     """`KL(p ‖ q) = sum p (log p - log q)` of softmaxed logits, in nats, `[0, inf)`."""
-    return _of_two(p, q).kl
+    return _blockwise(_kl, p, q)
 
 
 def js_divergence(
@@ -32,7 +33,7 @@ def js_divergence(
 ) -> Float[Tensor, "*token"]:
     """`½KL(p‖m) + ½KL(q‖m)`, `m = (p+q)/2`, of softmaxed logits, in nats, `[0, ln 2]`
     (Lin 1991, doi:10.1109/18.61115, eq. 3.7 with equal weights)."""
-    return _of_two(p, q).js
+    return _blockwise(_js, p, q)
 
 
 def js_of_rows(
@@ -108,27 +109,46 @@ def between(
 
 @dataclass(frozen=True)
 class Distribution:
-    """Softmaxed logits in float64, `p ln p`, and their first token."""
+    """Softmaxed logits in float64, and their first token."""
 
     logits: Float[Tensor, "token d_vocab"]
     log_p: Float[Tensor, "token d_vocab"]
     p: Float[Tensor, "token d_vocab"]
-    p_log_p: Float[Tensor, "token d_vocab"]
     top: Int[Tensor, " token"]
 
     @classmethod
     def of(cls, logits: Float[Tensor, "token d_vocab"]) -> Distribution:
         log_p = wide(logits).log_softmax(-1)
-        p = log_p.exp()
-        return cls(logits, log_p, p, p_log_p(p), logits.argmax(-1))
+        return cls(logits, log_p, log_p.exp(), logits.argmax(-1))
+
+    @cached_property
+    def p_log_p(self) -> Float[Tensor, "token d_vocab"]:
+        """Of p alone: that of equal distributions is equal to the bit."""
+        return p_log_p(self.p)
 
 
 def _between(a: Distribution, b: Distribution) -> Between:
-    kl = (a.log_p - b.log_p).mul_(a.p).sum(-1).clamp(min=0)
-    js = js_of_rows(a.p, b.p, (a.p_log_p, b.p_log_p))
     same = (a.logits == b.logits).all(-1)
-    return Between(kl.masked_fill(same, 0.0), js.masked_fill(same, 0.0), a.top == b.top)
+    kl, js = (value.masked_fill(same, 0.0) for value in (_kl(a, b), _js(a, b)))
+    return Between(kl, js, a.top == b.top)
 
 
-def _of_two(p: Tensor, q: Tensor) -> Between:
-    return between({"p": p, "q": q}, [("p", "q")])["p", "q"]
+def _kl(a: Distribution, b: Distribution) -> Tensor:
+    return (a.log_p - b.log_p).mul_(a.p).sum(-1).clamp(min=0)
+
+
+def _js(a: Distribution, b: Distribution) -> Tensor:
+    return js_of_rows(a.p, b.p, (a.p_log_p, b.p_log_p))
+
+
+def _blockwise(
+    function: Callable[[Distribution, Distribution], Tensor], p: Tensor, q: Tensor
+) -> Tensor:
+    """The function of two distributions, token by token; exactly 0 where logits are equal."""
+    rows = [x.reshape(-1, x.shape[-1]) for x in (p, q)]
+    size = max(1, _BLOCK // p.shape[-1])
+    blocks = [
+        function(Distribution.of(a), Distribution.of(b)).masked_fill((a == b).all(-1), 0.0)
+        for a, b in zip(*(x.split(size) for x in rows), strict=True)
+    ]
+    return torch.cat(blocks).reshape(p.shape[:-1])

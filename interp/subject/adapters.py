@@ -304,7 +304,9 @@ def _scales(layer: Any) -> dict[str, float]:
 
 
 def _switch(layer: Any, names: list[str]) -> None:
-    """A module acts for the adapters that it has."""
+    """A module acts for the adapters that it has; to find out which takes longest."""
+    if names and not layer.disable_adapters and list(layer.active_adapters) == names:
+        return
     names = [name for name in names if acts(layer, [name])]
     if layer.disable_adapters == bool(names):
         layer.enable_adapters(bool(names))

@@ -6,7 +6,7 @@ with skipped(bridge.blocks[:3]), only_at(bridge.unembed, batch.ends[:, None] - 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,14 +22,31 @@ def skipped(blocks: Iterable[nn.Module], wrapped: bool) -> Iterator[None]:
     The model still makes masks and positions itself, so that no architecture needs a case here. A
     bridge's block hands attributes on to the module it wraps: `forward` goes into its `__dict__`.
     """
-    passed = list(blocks)
+    with _instead(blocks, _through_wrapped if wrapped else _through):
+        yield
+
+
+@contextmanager
+def silent(projections: Iterable[nn.Module], width: int) -> Iterator[None]:
+    """These projections return zeros of `width` numbers a token."""
+
+    def nothing(rows: Tensor, *_: Any, **__: Any) -> Tensor:
+        return rows.new_zeros(*rows.shape[:-1], width)
+
+    with _instead(projections, nothing):
+        yield
+
+
+@contextmanager
+def _instead(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    changed = list(modules)
     try:
-        for block in passed:
-            block.__dict__["forward"] = _through_wrapped if wrapped else _through
+        for module in changed:
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for block in passed:
-            block.__dict__.pop("forward", None)
+        for module in changed:
+            module.__dict__.pop("forward", None)
 
 
 def _through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

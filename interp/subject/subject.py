@@ -179,10 +179,11 @@ class Subject:
             arguments = {"input_ids": ids}
             if virtual:
                 arguments = virtual.before(self.input_embeddings, ids, used_up=grad)
-            first = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
-            _, cache = self.bridge(
-                first, return_type="logits_and_cache", use_cache=True, **arguments
-            )
+            first: Any = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
+            with shortcuts.only_at(self.bridge.unembed, first.new_zeros(len(first), 1).long()):
+                _, cache = self.bridge(
+                    first, return_type="logits_and_cache", use_cache=True, **arguments
+                )
         return cache
 
     def run(
@@ -204,11 +205,11 @@ class Subject:
 
         A hook sees what the setting's steering has made of its site. `start`: blocks below it do
         not run; a hook on its `resid_pre` says what enters it. `end`: nor do blocks from it on.
-        `attention_only`: nor do MLPs, for hooks that say what enters every block and read what its
-        heads do (the logits of both are no model's). `columns` `[batch, row]`: logits `[batch, row,
-        d_vocab]` of these tokens alone; `last`: `[batch, d_vocab]` of every query's last token
-        before its answer. `grad`: autograd follows the run; its backward pass belongs inside
-        `weights.values_of(setting)` too.
+        `attention_only`: nor do MLPs and output projections, for hooks that say what enters every
+        block and read what its heads do (the logits of both are no model's). `columns`
+        `[batch, row]`: logits `[batch, row, d_vocab]` of these tokens alone; `last`: `[batch,
+        d_vocab]` of every query's last token before its answer. `grad`: autograd follows the run;
+        its backward pass belongs inside `weights.values_of(setting)` too.
         """
         size = len(batch.ids)
         if self.anatomy.reads_below(start):  # those below must run, for their keys and values
@@ -227,6 +228,7 @@ class Subject:
             shortcuts.skipped(self.blocks[:start], self.anatomy.wrapped),
             shortcuts.skipped([] if end is None else self.blocks[end:], self.anatomy.wrapped),
             shortcuts.skipped(self._mlps if attention_only else (), wrapped=False),
+            shortcuts.silent(self._output_projections if attention_only else (), self.d_model),
             shortcuts.only_at(self.bridge.unembed, columns),
         ):
             logits = self._forward(setting, batch.ids, cache, past, hooks, start)
@@ -237,6 +239,12 @@ class Subject:
     def _mlps(self) -> list[Any]:
         """The MLPs that can be left out."""
         return [block.mlp for block in self.blocks] if self.anatomy.plain_mlps else []
+
+    @property
+    def _output_projections(self) -> list[Any]:
+        """What makes of the heads' z what they write, below its hooks."""
+        blocks = [self.blocks[layer] for layer in self.anatomy.layers("z")]
+        return [block.attn.o.original_component for block in blocks]
 
     def extend(self, setting: Setting, batch: Batch, cache: Any, written: int) -> Tensor:
         """Logits `[batch, d_vocab]` of the last of some tokens, which follow the `written` ones of
@@ -311,8 +319,11 @@ def _repeat_(layers: Sequence[Any], size: int) -> None:
             # The next state is written elsewhere: autograd may need the one that was read.
             written = layer.is_recurrent_states_initialized
             layer.is_recurrent_states_initialized = dict.fromkeys(written, False)
-        elif getattr(layer, "keys", None) is not None:
-            layer.batch_repeat_interleave(size // len(layer.keys))
+        elif (keys := getattr(layer, "keys", None)) is not None and len(keys) > 1:
+            layer.batch_repeat_interleave(size // len(keys))
+        elif keys is not None:  # one row in memory: the layer joins what follows to a copy
+            layer.keys = keys.expand(size, -1, -1, -1)
+            layer.values = layer.values.expand(size, -1, -1, -1)
 
 
 def _as_hook(hook: Hook) -> Callable[..., Tensor | None]:
