@@ -73,8 +73,8 @@ def find(
             reason = _said(raised)
     else:
         raise SubjectError(f"the states of {subject.name} cannot be read: {reason}")
-    changes = [change.error for seen in observed.values() for change in seen.changes]
-    splits = [split.error for seen in observed.values() for split in seen.splits]
+    changes = [float(change.error) for seen in observed.values() for change in seen.changes]
+    splits = [float(split.error) for seen in observed.values() for split in seen.splits]
     if "scores" not in withheld and (reason := _not_scores(observed.values(), subject)):
         withheld = _with_consequences(withheld | {"scores": reason})
     if "score split" not in unasked.union(withheld) and _tried(

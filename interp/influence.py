@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.batch import Tokens
@@ -150,7 +150,7 @@ class Frozen:
     scale: Float[Tensor, "token 1"]
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"]
-    centred: bool
+    centred: Bool[Tensor, ""]
 
     @classmethod
     def at(cls, norm: Any, states: Float[Tensor, "token d_model"]) -> Frozen:
@@ -167,7 +167,7 @@ class Frozen:
             bias, signed, constant = wide(_exact(norm, probes))
             normed = wide(_exact(norm, states.float()))
         gain = (signed - bias) * wide(signs[0])
-        centred = bool((constant - bias).abs().max() < 0.5 * gain.abs().max())
+        centred = (constant - bias).abs().max() < 0.5 * gain.abs().max()
         unscaled = gain * _centre(wide(states), centred)
         length = unscaled.square().sum(-1, keepdim=True)
         scale = ((normed - bias) * unscaled).sum(-1, keepdim=True)
@@ -187,8 +187,8 @@ _LARGE = 64.0
 overflow in half precision."""
 
 
-def _centre(x: Tensor, centred: bool) -> Tensor:
-    return x - x.mean(-1, keepdim=True) if centred else x
+def _centre(x: Tensor, centred: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True) * centred
 
 
 def _exact(module: Any, x: Tensor) -> Tensor:

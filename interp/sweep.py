@@ -222,7 +222,9 @@ def _keep(
         ):
             if parts:
                 key = Key("closing_error", name, "", identity)
-                measured[key] = Maximum.of([part.error for part in parts])
+                measured[key] = Maximum.of(
+                    [float(torch.stack([part.error for part in parts]).max())]
+                )
 
 
 def kept_labels(labels: Sequence[str]) -> list[str]:

@@ -171,7 +171,7 @@ class Changes(NamedTuple):
 
     shares: tuple[Rows, Rows, Rows, Rows]
     whole: Rows
-    error: float
+    error: Float[Tensor, ""]
 
 
 def change_shares(
@@ -209,6 +209,6 @@ def change_shares(
     gap = (sum(terms) - change).square().sum(-1).sqrt()
     scale = wide(z).square().sum(-1).sqrt() + before.sqrt()
     undefined = (pinned.content.sum(-1) + base.content.sum(-1)).isnan()
-    error = float((gap / scale.where(scale > 0, 1.0)).masked_fill(undefined, 0.0).max())
+    error = (gap / scale.where(scale > 0, 1.0)).masked_fill(undefined, 0.0).max()
     shares = [(term * change).sum(-1) for term in terms]
     return Changes((shares[0], shares[1], shares[2], shares[3]), whole, error)

@@ -13,6 +13,7 @@ from math import factorial
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.measures import wide
@@ -34,7 +35,7 @@ class ScoreSplit(NamedTuple):
 
     shares: tuple[Rows, Rows, Rows, Rows]
     whole: Rows
-    error: float
+    error: Float[Tensor, ""]
 
 
 def coalitions(players: tuple[str, ...]) -> list[Coalition]:
@@ -69,7 +70,7 @@ def split_scores(scores: Mapping[Coalition, Content], own: Content, noise: float
     shares = [(term * change).sum(-1) for term in terms]
     gap = _centred(value[whole_set], own) - _centred(_known(own), own)
     size = _known(own).abs().max()
-    error = float(gap.abs().max() / size) if size > 0 else 0.0
+    error = gap.abs().max() / size.where(size > 0, 1.0)
     return ScoreSplit((shares[0], shares[1], shares[2], shares[3]), whole, error)
 
 

@@ -107,7 +107,7 @@ def rewiring(specimen: Specimen) -> Reading:
 
 def _change_sum(specimen: Specimen) -> Reading:
     """The four terms of every head's change add up to it."""
-    errors = [change.error for seen in specimen.observed.values() for change in seen.changes]
+    errors = [float(change.error) for seen in specimen.observed.values() for change in seen.changes]
     return Reading(largest_or_nan(errors), _bound(specimen, 1e-5))
 
 
