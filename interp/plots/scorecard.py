@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from interp.finding import AGAINST, Finding
 from interp.plots import style
-from interp.plots.board import Board, Panel
+from interp.plots.board import HEADING, Board, Panel
 from interp.plots.style import label
 
 LOOKS = {
@@ -33,6 +33,8 @@ _HEADINGS = {
 }
 _LINE: dict[str, Any] = {"color": style.INK, "width": 1.2}
 _ROW, _LEFT, _RIGHT = 54, 330, 300
+_AT_LEFT: dict[str, Any] = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": 12 - _LEFT}
+"""Where rows' names stand, and what stands over them."""
 
 
 def heading(finding: Finding) -> str:
@@ -51,12 +53,14 @@ def groups(findings: Sequence[Finding]) -> dict[bool, list[Finding]]:
 def scorecard(findings: Sequence[Finding], words: str) -> go.Figure:
     """A dot and its interval for every finding, thresholds on one line, each row on its own scale;
     the numbers stand beside it. `words`: the caption."""
-    board = Board(left=_LEFT, right=_RIGHT, below=16)
+    board = Board(left=_LEFT, right=_RIGHT, below=16, above=HEADING)
     x = {"range": [-1.1, 1.1], "showgrid": False, "showticklabels": False, "zeroline": False}
     for weak, some in groups(findings).items():
         y = {**x, "range": [len(some) - 0.5, -0.5]}
-        [panel] = board.row([_HEADINGS[weak]], _ROW * len(some), x, y, above=12)
+        [panel] = board.row([""], _ROW * len(some), x, y, above=12)
         panel.level(0, along="x", **_LINE)
+        over = {"yref": panel.domain("y"), "y": 1, "yanchor": "bottom", "font": {"size": 13}}
+        panel.write(_HEADINGS[weak], **_AT_LEFT, **over)
         for at, found in enumerate(some):
             panel.draw([_dot(found, at, _scaled(found))])
             _beside(panel, found, at)
@@ -125,10 +129,9 @@ def _beside(panel: Panel, finding: Finding, at: int) -> None:
         f"{finding.n}<br><span style='color:{colour}'>{sign} {finding.verdict}: the hypothesis "
         f"{_means(finding)}</span>",
     }
-    places = {"left": (0, 12 - _LEFT), "right": (1, 14)}
-    for side, (x, shift) in places.items():
-        place = {"x": x, "xref": "paper", "y": at, "xanchor": "left", "xshift": shift}
-        panel.write(texts[side], align="left", **place)
+    places = {"left": _AT_LEFT, "right": {**_AT_LEFT, "x": 1, "xshift": 14}}
+    for side, place in places.items():
+        panel.write(texts[side], align="left", y=at, **place)
 
 
 def _means(finding: Finding) -> str:
