@@ -1,0 +1,152 @@
+"""What a study costs, in bare passes of the same conditions on the same queries.
+
+Both sides are timed by turns, in one process or, the whole command, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bare import Bare, BareChat
+from reference import CACHE, Reference, bundled, chatting
+from timing import Row, Setup, at_least, at_most, by_turns, diverge, figure, interp, ratio
+from transformers import AutoModelForCausalLM
+
+from interp.batch import Batch
+from interp.measures.tally import Tally
+from interp.preparing import applicable, open_subject, prepare, read_groups
+from interp.store import Store
+from interp.subject import Subject
+from interp.subject.loading import threads_for
+from interp.subject.tokenizers import open_tokenizer
+from interp.sweep import sweep
+
+PINNED = ("pinned inputs", "change decomposition", "score split")
+READOUT = ("lens", "influence")
+UNASKED = ("score split",)
+"""What nobody asks for by default."""
+
+
+class Study:
+    """A study up to its sweep, which is run again and again."""
+
+    def __init__(self, found: Reference, folder: Path) -> None:
+        self.asked = found.experiment(folder / "run")
+        built, queries = self.asked.build(), read_groups(self.asked)
+        hub = self.asked.hub
+        tokenizer = open_tokenizer(self.asked.model, built.values(), self.asked.tokenizer, **hub)
+        self.built = applicable(self.asked, built, tokenizer)
+        self.subject: Subject = open_subject(self.asked, self.built, queries["matched"])
+        with Store.open(folder / "kept", {}, overwrite=True) as store:
+            self.prepared = prepare(self.asked, self.subject, self.built, queries, store)
+        self.folder = folder
+
+    def sweep(self, *unasked: str) -> Tally:
+        """All measures but these groups."""
+        plan = replace(self.prepared.plan, unasked=frozenset(unasked))
+        queries = self.prepared.groups["matched"]
+        with Store.open(self.folder / "kept", {}, overwrite=True) as store:
+            return sweep(self.subject, plan, queries, store, "matched", lambda *_: None)
+
+    def outputs_states_attention(self) -> Tally:
+        """Neither runs at pinned inputs nor the readout."""
+        return self.sweep(*PINNED, *READOUT)
+
+    def everything(self) -> Tally:
+        """All default measures."""
+        return self.sweep(*UNASKED)
+
+
+def sweeps(setup: Setup) -> Iterator[Row]:
+    """The sweep, with and without runs at pinned inputs and the readout, over the bare pass."""
+    found = setup.reference()
+    bare, study = Bare.of(found), Study(found, setup.folder)
+    ways = {"bare": bare, "basic": study.outputs_states_attention, "all": study.everything}
+    seconds = by_turns(ways, setup)
+    basic, everything = seconds["basic"], seconds["all"]
+    yield ratio("sweep of outputs, states, attention", basic, seconds["bare"], at_most(1.3))
+    yield ratio("sweep of all default measures", everything, seconds["bare"], at_most(2))
+
+
+def small(setup: Setup) -> Iterator[Row]:
+    """The bundled model, where Python's own time counts: the sweep over the bare pass, by query."""
+    found = bundled()
+    bare, study = Bare.of(found), Study(found, setup.folder)
+    with threads_for(study.subject.n_parameters):
+        seconds = by_turns({"bare": bare, "ours": study.everything}, setup)
+    by_query = 1e3 / len(study.prepared.groups["matched"])
+    note = f"{by_query * statistics.median(seconds['ours']):.2g} ms per query"
+    words = "bundled model: sweep of all default measures"
+    yield ratio(words, seconds["ours"], seconds["bare"], at_most(8), note)
+
+
+def whole(setup: Setup) -> Iterator[Row]:
+    """The command with everything, from its start to its report, over the bare pass; and how long
+    its help takes, in seconds."""
+    found = setup.reference()
+    ways = {
+        "bare": Bare.of(found),
+        "whole": lambda: diverge(found, setup.folder / "whole"),
+        "help": lambda: interp("diverge", "--help"),
+    }
+    seconds = by_turns(ways, setup)
+    yield ratio("whole `interp diverge`, with report", seconds["whole"], seconds["bare"], at_most(4))
+    yield figure("`interp diverge --help`, seconds", seconds["help"], at_most(0.4))
+
+
+def chat(setup: Setup) -> Iterator[Row]:
+    """The whole command on a real chat model, over plain passes that write and read as much."""
+    found = chatting(CACHE, setup.smoke)
+    words = "whole `interp diverge`, SmolLM2-135M, 64 chat queries, 16 answer tokens"
+    if found is None:
+        yield Row.skipped(words, at_most(3), "not measured: run `make smollm2` first")
+        return
+    bare = BareChat(found)
+    written: list[float] = []
+
+    def passes() -> None:
+        start = time.perf_counter()
+        answers = bare.write()["prompt"]
+        written.append(time.perf_counter() - start)
+        bare.read(answers)
+
+    ways = {"bare": passes, "whole": lambda: diverge(found, setup.folder / "chat")}
+    seconds = by_turns(ways, setup, warm=False)
+    note = f"of the bare passes, {statistics.median(written):.3g} s write the answers"
+    yield ratio(words, seconds["whole"], seconds["bare"], at_most(3), note)
+
+
+def loading(setup: Setup) -> Iterator[Row]:
+    """Loading with parity of every condition over loading the model in plain transformers."""
+    found = setup.reference()
+    asked = found.experiment(setup.folder / "run")
+    built, queries = asked.build(), read_groups(asked)["matched"]
+    ways: dict[str, Any] = {
+        "plain": lambda: AutoModelForCausalLM.from_pretrained(found.model),
+        "ours": lambda: open_subject(asked, built, queries),
+    }
+    seconds = by_turns(ways, setup)
+    yield ratio("load and parity over a plain load", seconds["ours"], seconds["plain"], at_most(3))
+
+
+def long_prompt(setup: Setup) -> Iterator[Row]:
+    """The hooked model behind a cached prompt against recomputing the prompt for every query. The
+    recomputing is timed on an eighth of the queries, and counts eight times."""
+    length = 50 if setup.smoke else 1000
+    found = setup.reference(prompt=length)
+    bare, study = Bare.of(found), Study(found, setup.folder)
+    subject = study.subject
+    setting = subject.settings["prompt"]
+    cache = subject.prefill(setting)
+    batch = Batch.of(study.prepared.groups["matched"])
+    some = len(batch.ids) // 8
+    ways = {"again": lambda: bare.again(some), "ours": lambda: subject.run(setting, batch, cache)}
+    seconds = by_turns(ways, setup)
+    again = [8 * value for value in seconds["again"]]
+    words = f"prompt of {length} tokens: recomputed over reused"
+    yield ratio(words, again, seconds["ours"], at_least(25))
