@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics bench clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics bench bench-smoke clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -41,6 +41,9 @@ metrics: $(READY)
 
 bench: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py
+
+bench-smoke: $(READY)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py --smoke
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

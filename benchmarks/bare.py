@@ -34,7 +34,7 @@ def plain(found: Reference) -> PeftModel:
 class Bare:
     """A plain model under its conditions: its adapters, and what stands before the query.
 
-    `prefixes`: condition (`lora_0` is adapter 0) -> ids `[1, pos]`, of no tokens where nothing does.
+    `prefixes`: condition (`lora_0` is adapter 0) -> ids `[1, pos]`, of no token where none.
     `ids`, `mask`: the queries `[query, pos]`, padded on the left.
     """
 

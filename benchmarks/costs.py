@@ -9,8 +9,8 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bare import Bare, BareChat
 from reference import CACHE, Reference, bundled, chatting
@@ -66,11 +66,13 @@ def sweeps(setup: Setup) -> Iterator[Row]:
     """The sweep, with and without runs at pinned inputs and the readout, over the bare pass."""
     found = setup.reference()
     bare, study = Bare.of(found), Study(found, setup.folder)
-    ways = {"bare": bare, "basic": study.outputs_states_attention, "all": study.everything}
-    seconds = by_turns(ways, setup)
-    basic, everything = seconds["basic"], seconds["all"]
-    yield ratio("sweep of outputs, states, attention", basic, seconds["bare"], at_most(1.3))
-    yield ratio("sweep of all default measures", everything, seconds["bare"], at_most(2))
+    basic, everything = study.outputs_states_attention, study.everything
+    seconds = by_turns(setup, bare=bare, basic=basic, all=everything)
+    for way, what, most in (
+        ("basic", "sweep of outputs, states, attention", 1.3),
+        ("all", "sweep of all default measures", 2),
+    ):
+        yield ratio(what, seconds[way], seconds["bare"], at_most(most))
 
 
 def small(setup: Setup) -> Iterator[Row]:
@@ -78,7 +80,7 @@ def small(setup: Setup) -> Iterator[Row]:
     found = bundled()
     bare, study = Bare.of(found), Study(found, setup.folder)
     with threads_for(study.subject.n_parameters):
-        seconds = by_turns({"bare": bare, "ours": study.everything}, setup)
+        seconds = by_turns(setup, bare=bare, ours=study.everything)
     by_query = 1e3 / len(study.prepared.groups["matched"])
     note = f"{by_query * statistics.median(seconds['ours']):.2g} ms per query"
     words = "bundled model: sweep of all default measures"
@@ -89,20 +91,23 @@ def whole(setup: Setup) -> Iterator[Row]:
     """The command with everything, from its start to its report, over the bare pass; and how long
     its help takes, in seconds."""
     found = setup.reference()
-    ways = {
-        "bare": Bare.of(found),
-        "whole": lambda: diverge(found, setup.folder / "whole"),
-        "help": lambda: interp("diverge", "--help"),
-    }
-    seconds = by_turns(ways, setup)
-    yield ratio("whole `interp diverge`, with report", seconds["whole"], seconds["bare"], at_most(4))
+    seconds = by_turns(
+        setup,
+        bare=Bare.of(found),
+        whole=lambda: diverge(found, setup.folder / "whole"),
+        help=lambda: interp("diverge", "--help"),
+    )
+    yield ratio(
+        "whole `interp diverge`, with report", seconds["whole"], seconds["bare"], at_most(4)
+    )
     yield figure("`interp diverge --help`, seconds", seconds["help"], at_most(0.4))
 
 
 def chat(setup: Setup) -> Iterator[Row]:
     """The whole command on a real chat model, over plain passes that write and read as much."""
     found = chatting(CACHE, setup.smoke)
-    words = "whole `interp diverge`, SmolLM2-135M, 64 chat queries, 16 answer tokens"
+    size = "a tiny chat" if setup.smoke else "SmolLM2-135M, 64 chat queries, 16 answer tokens"
+    words = f"whole `interp diverge`, {size}"
     if found is None:
         yield Row.skipped(words, at_most(3), "not measured: run `make smollm2` first")
         return
@@ -115,8 +120,8 @@ def chat(setup: Setup) -> Iterator[Row]:
         written.append(time.perf_counter() - start)
         bare.read(answers)
 
-    ways = {"bare": passes, "whole": lambda: diverge(found, setup.folder / "chat")}
-    seconds = by_turns(ways, setup, warm=False)
+    whole = partial(diverge, found, setup.folder / "chat")
+    seconds = by_turns(setup, bare=passes, whole=whole)
     note = f"of the bare passes, {statistics.median(written):.3g} s write the answers"
     yield ratio(words, seconds["whole"], seconds["bare"], at_most(3), note)
 
@@ -126,11 +131,11 @@ def loading(setup: Setup) -> Iterator[Row]:
     found = setup.reference()
     asked = found.experiment(setup.folder / "run")
     built, queries = asked.build(), read_groups(asked)["matched"]
-    ways: dict[str, Any] = {
-        "plain": lambda: AutoModelForCausalLM.from_pretrained(found.model),
-        "ours": lambda: open_subject(asked, built, queries),
-    }
-    seconds = by_turns(ways, setup)
+    seconds = by_turns(
+        setup,
+        plain=lambda: AutoModelForCausalLM.from_pretrained(found.model),
+        ours=lambda: open_subject(asked, built, queries),
+    )
     yield ratio("load and parity over a plain load", seconds["ours"], seconds["plain"], at_most(3))
 
 
@@ -145,8 +150,8 @@ def long_prompt(setup: Setup) -> Iterator[Row]:
     cache = subject.prefill(setting)
     batch = Batch.of(study.prepared.groups["matched"])
     some = len(batch.ids) // 8
-    ways = {"again": lambda: bare.again(some), "ours": lambda: subject.run(setting, batch, cache)}
-    seconds = by_turns(ways, setup)
+    ours = partial(subject.run, setting, batch, cache)
+    seconds = by_turns(setup, again=partial(bare.again, some), ours=ours)
     again = [8 * value for value in seconds["again"]]
     words = f"prompt of {length} tokens: recomputed over reused"
     yield ratio(words, again, seconds["ours"], at_least(25))

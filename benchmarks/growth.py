@@ -1,4 +1,4 @@
-"""What grows, and how: memory and time with the number of queries, time with the prompt's length."""
+"""What grows: memory and time with the number of queries, time with the prompt's length."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def queries(setup: Setup) -> Iterator[Row]:
     """A small model on few and on ten times as many queries. Memory: the peak of the longer run,
     and what it would be with many more, as fast as memory in use grew in the run's second half,
     over the peak of the shorter. Time: a query's at the run's end over its beginning."""
-    few, more = (64, 640) if setup.smoke else (1000, 10_000)
+    few, more = (64, 512) if setup.smoke else (1000, 10_000)
     runs = {n: child("peaks.py", "study", "--queries", str(n)) for n in (few, more)}
     small, large = (runs[n]["peak"] for n in (few, more))
     half = len(runs[more]["done"]) // 2
     slope = float(np.polyfit(runs[more]["done"][half:], runs[more]["used"][half:], 1)[0])
     grown = (large + max(slope, 0.0) * (MANY - more)) / small
-    note = f"{small:.3f} GB at {few:,}, {large:.3f} GB at {more:,}, then {1e6 * slope:+.2g} kB a query"
+    note = (
+        f"{small:.3f} GB at {few:,}, {large:.3f} GB at {more:,}, then {1e6 * slope:+.2g} kB a query"
+    )
     words = f"peak memory of a run of {MANY:,} queries (extrapolated), over {few:,}"
     yield figure(words, [grown], at_most(1.05), note)
     first, last = _paces(runs[more])

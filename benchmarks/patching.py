@@ -12,57 +12,25 @@ from __future__ import annotations
 
 import json
 import platform
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from reference import CACHE, Size, made
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.capture import capture, keep
 from interp.conditions import Base, Lora, Prompt
 from interp.edits import Edit, replace
 from interp.measures.output import kl_divergence
 from interp.patching.patched import patched_logits
-from interp.queries import Encoded
+from interp.queries import encode, read_queries
 from interp.subject import Batch, Subject, load
 
-LAYERS, QUERIES, LENGTH, PROMPT, VOCABULARY, ROUNDS = 6, 64, 16, 200, 8192, 3
-
-
-def model(folder: Path) -> tuple[str, str]:
-    """A random model and a LoRA on all its linear layers, saved."""
-    torch.manual_seed(0)
-    words = {f"w{i}": i for i in range(VOCABULARY)}
-    core = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=512,
-    )
-    hf = LlamaForCausalLM(config)
-    hf.save_pretrained(folder / "model")
-    PreTrainedTokenizerFast(tokenizer_object=core).save_pretrained(folder / "model")
-    peft = get_peft_model(hf, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
-    for name, parameter in peft.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    peft.save_pretrained(str(folder / "lora"))
-    config_file = folder / "lora" / "adapter_config.json"
-    settings = json.loads(config_file.read_text()) | {"base_model_name_or_path": "model"}
-    config_file.write_text(json.dumps(settings))
-    return str(folder / "model"), str(folder / "lora")
+SIZE, ROUNDS = Size(layers=6, loras=1), 3
 
 
 def ours(subject: Subject, batch: Batch) -> dict[str, Tensor]:
@@ -80,14 +48,14 @@ def ours(subject: Subject, batch: Batch) -> dict[str, Tensor]:
         entries = {site: own[target].values[site] for site in pres}
         setting = subject.settings[target]
         runs = patched_logits(
-            subject, setting, batch, caches[target], entries, patches, rows=QUERIES
+            subject, setting, batch, caches[target], entries, patches, rows=SIZE.queries
         )
         found = {
             number: kl_divergence(own[target].logits, row)
             for numbers, logits in runs
             for number, row in zip(numbers, logits, strict=True)
         }
-        damage[f"{source} into {target}"] = torch.stack([found[i] for i in range(LAYERS)])
+        damage[f"{source} into {target}"] = torch.stack([found[i] for i in range(SIZE.layers)])
     return damage
 
 
@@ -128,20 +96,13 @@ def timed(run: Callable[[], dict[str, Tensor]]) -> tuple[float, dict[str, Tensor
     return time.perf_counter() - start, result
 
 
-def queries() -> Sequence[Encoded]:
-    """Random queries of equal length."""
-    drawn = torch.randint(VOCABULARY, (QUERIES, LENGTH), generator=torch.Generator().manual_seed(1))
-    return [Encoded(f"q{i}", "", tuple(row)) for i, row in enumerate(drawn.tolist())]
-
-
 def main() -> None:
     """Time both by turns, the best of each, and keep the ratio."""
-    with tempfile.TemporaryDirectory() as folder:
-        base, lora = model(Path(folder))
-        text = " ".join(f"w{i}" for i in range(1, PROMPT + 1))
-        conditions = {"base": Base(), "prompt": Prompt(text=text), "lora": Lora(lora)}
-        subject = load(base, conditions, ["w1 w2"])
-    batch = Batch.of(queries())
+    reference = made(CACHE, SIZE)
+    prompt, lora = Prompt(text=reference.prompt), Lora(reference.loras[0])
+    conditions = {"base": Base(), "prompt": prompt, "lora": lora}
+    subject = load(reference.model, conditions, reference.texts[:1])
+    batch = Batch.of(encode(read_queries(reference.queries), subject.tokenizer))
     seconds: dict[str, list[float]] = {"interp": [], "transformer_lens": []}
     worst = 0.0
     for _ in range(ROUNDS):
@@ -154,7 +115,8 @@ def main() -> None:
         raise SystemExit(f"the two ways disagree by {worst:.2g} nats: no time counts")
     ratio = min(seconds["transformer_lens"]) / min(seconds["interp"])
     kept = {
-        "what": f"{LAYERS} layers, 2 directions, {QUERIES} x {LENGTH} tokens, prompt {PROMPT}",
+        "what": f"{SIZE.layers} layers, 2 directions, {SIZE.queries} x {SIZE.length} tokens, "
+        f"prompt {SIZE.prompt}",
         "parameters": subject.n_parameters,
         "seconds": {name: round(min(values), 3) for name, values in seconds.items()},
         "ratio": round(ratio, 1),

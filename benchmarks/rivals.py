@@ -1,15 +1,15 @@
 """The same work with other libraries, written as their users write it.
 
 `run_with_cache` of TransformerLens keeps whole activations of every condition, prompt included, and
-the measures are computed from them afterwards. nnsight saves residual streams and patterns, behind a
-prompt that was computed once, and measures nothing. What both find must agree with what this
+the measures are computed from them afterwards. nnsight saves residual streams and patterns behind
+a prompt that was computed once, and measures nothing. What both find must agree with what this
 library finds before a time counts.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
+import statistics
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from bare import BASE, Bare
 from costs import Study
 from reference import Reference
-from timing import PRINTED, Row, Setup, at_least, at_most, by_turns, child, ratio
+from timing import PRINTED, Row, Setup, at_least, at_most, by_turns, child, figure, ratio
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -136,9 +136,9 @@ def run_with_cache(setup: Setup) -> Iterator[Row]:
     """Time, and peak memory above the model, of the workflow over ours."""
     found = setup.reference()
     study, workflow = Study(found, setup.folder), Workflow(found)
-    agree(study, study.outputs_states_attention(), workflow())
-    ways = {"theirs": workflow, "ours": study.outputs_states_attention}
-    seconds = by_turns(ways, setup, warm=False)
+    agree(study, study.outputs_states_attention(), workflow())  # and warms up
+    ours = study.outputs_states_attention
+    seconds = by_turns(setup, warm=False, theirs=workflow, ours=ours)
     words = "`run_with_cache` and the same measures afterwards, over the sweep"
     yield ratio(f"{words}: time", seconds["theirs"], seconds["ours"], at_least(4))
     smoke = ["--smoke"] * setup.smoke
@@ -146,12 +146,10 @@ def run_with_cache(setup: Setup) -> Iterator[Row]:
         way: [child("peaks.py", way, *smoke)["above"] for _ in range(setup.rounds)]
         for way in ("run_with_cache", "ours")
     }
-    theirs, ours = peaks["run_with_cache"], peaks["ours"]
-    turns = sorted(a / b for a, b in itertools.product(theirs, ours))
-    note = f"{max(theirs):.3g} GB over {max(ours):.3g} GB"
-    middle = turns[len(turns) // 2]
-    words = f"{words}: peak memory above the model"
-    yield Row(words, middle, turns[0], turns[-1], at_least(8), note)
+    turns = [a / b for a, b in zip(peaks["run_with_cache"], peaks["ours"], strict=True)]
+    theirs, own = (statistics.median(peaks[way]) for way in ("run_with_cache", "ours"))
+    note = f"{theirs:.3g} GB over {own:.3g} GB"
+    yield figure(f"{words}: peak memory above the model", turns, at_least(8), note)
 
 
 class Nnsight:
@@ -209,10 +207,7 @@ def nnsight(setup: Setup) -> Iterator[Row]:
         for site, a, b in zip(sites, own[name], other[name], strict=True):
             if not torch.allclose(a, b, atol=NEAR):
                 raise SystemExit(f"nnsight finds another {site} in {name}: no time counts")
-    ways = {"ours": ours, "theirs": theirs, "sweep": study.outputs_states_attention}
-    seconds = by_turns(ways, setup)
+    seconds = by_turns(setup, ours=ours, theirs=theirs, sweep=study.outputs_states_attention)
     yield ratio(f"saving {words}", seconds["ours"], seconds["theirs"], at_most(1))
     words = f"sweep of outputs, states, attention, over nnsight saving {words.split(',')[0]}"
     yield ratio(words, seconds["sweep"], seconds["theirs"], PRINTED)
-
-

@@ -1,7 +1,7 @@
 """Rows of the table of costs: two ways of one piece of work, timed by turns.
 
-    seconds = by_turns({"ours": study.sweep, "bare": bare}, Setup(folder, rounds=3, smoke=False))
-    ratio("sweep", seconds["ours"], seconds["bare"], AtMost(2))
+    seconds = by_turns(Setup(folder, rounds=3, smoke=False), ours=study.everything, bare=bare)
+    ratio("sweep", seconds["ours"], seconds["bare"], at_most(2))
 
 A cost is the ratio of the medians, its spread that of the turns.
 """
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class Row(NamedTuple):
 
 
 def by_turns(
-    ways: Mapping[str, Callable[[], Any]], setup: Setup, *, warm: bool = True
+    setup: Setup, *, warm: bool = True, **ways: Callable[[], Any]
 ) -> dict[str, list[float]]:
     """Seconds of every way in every round. A first round, which does not count, warms up; a way
     that starts a process of its own, or takes minutes, needs none."""
