@@ -30,7 +30,7 @@ from interp.patching.patched import patched_logits
 from interp.queries import encode, read_queries
 from interp.subject import Batch, Subject, load
 
-SIZE, ROUNDS = Size(layers=6, loras=1), 3
+SIZE, ROUNDS = Size(layers=6, loras=1, tied=False), 3
 
 
 def ours(subject: Subject, batch: Batch) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ What is random is drawn from one seed and saved once; the same numbers follow on
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from interp.subject.loading import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
-SMOLLM2 = ROOT / ".cache" / "smollm2"
+SMOLLM2 = Path(os.environ.get("INTERP_SMOLLM2", ROOT / ".cache" / "smollm2"))
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Size:
     length: int = 16
     prompt: int = 200
     loras: int = 2
+    tied: bool = True
+    """Whether the unembedding is the embedding."""
 
 
 TEMPLATE = (
@@ -97,7 +100,7 @@ class Reference:
 
 def made(folder: Path, size: Size) -> Reference:
     """The random model of this size, made where it is not there yet."""
-    own = folder / "-".join(str(number) for number in vars(size).values())
+    own = folder / "-".join(str(int(number)) for number in vars(size).values())
     found = Reference(
         str(own / "model"),
         [str(own / f"lora_{i}") for i in range(size.loras)],
@@ -159,7 +162,7 @@ def _make(found: Reference, size: Size) -> None:
         num_attention_heads=size.heads,
         num_key_value_heads=size.heads,
         max_position_embeddings=8192 + 64,
-        tie_word_embeddings=True,
+        tie_word_embeddings=size.tied,
     )
     LlamaForCausalLM(config).save_pretrained(found.model)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE)

@@ -60,18 +60,19 @@ class Work:
 
     @property
     def attention(self) -> float:
-        """Parameters of all queries, keys, values and output projections."""
-        return self.layers * self.d_model * (2 * self.d_model + 2 * self.keys_values)
+        """Parameters of what makes queries, keys and values."""
+        return self.layers * self.d_model * (self.d_model + 2 * self.keys_values)
 
     @property
     def parameters(self) -> float:
         """Of all blocks and the unembedding."""
-        mlp = 3 * self.layers * self.d_model * (self.d_mlp or int(2.6875 * self.d_model))
-        return self.attention + mlp + self.vocabulary * self.d_model
+        d_mlp = self.d_mlp or int(2.6875 * self.d_model)
+        others = self.layers * (self.d_model + 3 * d_mlp) + self.vocabulary
+        return self.attention + others * self.d_model
 
     @property
     def flops(self) -> float:
-        """Of all forward passes: whole ones of every condition, attention alone at pinned inputs of
+        """Of all forward passes: whole ones of every condition, patterns alone at pinned inputs of
         all but base and again of those with weights, and what precedes the query once."""
         alone = CONDITIONS - 1 + WEIGHTED
         tokens = self.queries * self.length
