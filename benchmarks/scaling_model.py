@@ -3,8 +3,8 @@
 A few constants are fitted to studies of small random models that are measured here, and the model
 is tried on others. Then come published peaks of a GPU in the place of this machine's.
 
-    python benchmarks/scaling_model.py           # measures; writes scaling.json and docs/scaling.md
-    python benchmarks/scaling_model.py --kept    # the page again, from scaling.json
+    python benchmarks/scaling_model.py           # measures; writes scaling_model.json and docs/scaling.md
+    python benchmarks/scaling_model.py --kept    # the page again, from scaling_model.json
     python benchmarks/scaling_model.py --smoke   # tiny models: does everything run?
 """
 
@@ -232,7 +232,7 @@ def main(kept: bool = False, smoke: bool = False) -> None:
     """Measure, fit, try and predict.
 
     Args:
-        kept: Measure nothing; write the page from scaling.json.
+        kept: Measure nothing; write the page from scaling_model.json.
         smoke: Tiny models; nothing is written.
     """
     fitted, held_out = (TINY, TINY[:1]) if smoke else (FITTED, HELD_OUT)
