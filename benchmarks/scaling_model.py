@@ -3,7 +3,7 @@
 A few constants are fitted to studies of small random models that are measured here, and the model
 is tried on others. Then come published peaks of a GPU in the place of this machine's.
 
-    python benchmarks/scaling_model.py           # measures; writes scaling_model.json and docs/scaling.md
+    python benchmarks/scaling_model.py           # writes scaling_model.json, docs/scaling.md
     python benchmarks/scaling_model.py --kept    # the page again, from scaling_model.json
     python benchmarks/scaling_model.py --smoke   # tiny models: does everything run?
 """
