@@ -32,6 +32,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.batch import Batch
+from interp.engines import InProcess
 from interp.preparing import applicable, open_subject, prepare, read_groups
 from interp.store import Store
 from interp.subject import Subject
@@ -134,7 +135,10 @@ class Study:
         self.built = applicable(self.asked, built, tokenizer)
         self.subject: Subject = open_subject(self.asked, self.built, queries["matched"])
         with Store.open(folder / "kept", {}, overwrite=True) as store:
-            self.prepared = prepare(self.asked, self.subject, self.built, queries, store)
+            self.engine = InProcess(self.subject)
+            self.prepared = prepare(
+                self.asked, self.subject, self.engine, self.built, queries, store
+            )
         self.folder = folder
 
     def sweep(self, *unasked: str) -> None:
@@ -142,7 +146,7 @@ class Study:
         plan = replace(self.prepared.plan, unasked=frozenset(unasked))
         queries = self.prepared.groups["matched"]
         with Store.open(self.folder / "kept", {}, overwrite=True) as store:
-            sweep(self.subject, plan, queries, store, "matched", lambda *_: None)
+            sweep(self.engine, plan, queries, store, "matched", lambda *_: None)
 
 
 def sweeps(found: Reference, folder: Path, rounds: int) -> list[Row]:

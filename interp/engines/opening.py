@@ -1,0 +1,93 @@
+"""The engine that settings ask for, and what a worker does before its first work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from interp.config import Computing
+from interp.engines.engine import Engine, InProcess
+from interp.errors import ConfigError, RunError
+
+_Context = TypeVar("_Context")
+
+
+@contextmanager
+def opened_engine(
+    settings: Computing,
+    context: _Context,
+    another: Callable[[], _Context],
+    libraries: Iterable[str],
+    device: torch.device,
+) -> Iterator[Engine[_Context]]:
+    """Work on `context` here, or on what `another()` opens in every worker; workers are gone
+    afterwards.
+
+    A worker has this process's number of threads (which number sums, and so the last bits, depend
+    on), its folder, and its versions of these `libraries`; on cuda it has one GPU. `another` is
+    pickled when work is begun first. `ConfigError` or `RunError` where there are no such workers.
+    """
+    if settings.engine == "in-process":
+        if settings.workers is not None or settings.address is not None:
+            raise ConfigError("--workers and --address are of Ray's: add --engine ray")
+        yield InProcess(context)
+        return
+    from interp.engines.on_ray import Request, ray_workers
+
+    threads = torch.get_num_threads()
+    on_gpu = device.type == "cuda"
+    request = Request(
+        workers=settings.workers or 2,
+        cpus=1 if on_gpu else threads,
+        gpus=int(on_gpu),
+        address=settings.address,
+        timeout=settings.timeout,
+    )
+    versions = {name: _version(name) for name in libraries}
+    with ray_workers(request, Worker(another, threads, Path.cwd(), versions)) as engine:
+        yield engine
+
+
+@dataclass(frozen=True)
+class Worker(Generic[_Context]):
+    """How a worker comes to its context; called in the worker."""
+
+    another: Callable[[], _Context]
+    threads: int
+    folder: Path
+    versions: Mapping[str, str]
+
+    def __call__(self) -> _Context:
+        """The context; a `RunError` where the worker's results could be others."""
+        here = socket.gethostname()
+        for name, version in self.versions.items():
+            if (found := _version(name)) != version:
+                raise RunError(
+                    f"the worker on {here} has {name} {found}, not {version}: install it"
+                )
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise RunError(
+                f"the worker on {here} cannot read {self.folder} ({error.strerror}): workers need "
+                "the same files at the same paths"
+            ) from error
+        torch.set_num_threads(self.threads)
+        threadpool_limits(self.threads)
+        return self.another()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "no version at all"

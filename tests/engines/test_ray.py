@@ -1,0 +1,253 @@
+"""Two workers of a local Ray: the same bytes as in process, also where one is killed; no wait
+without an end, and nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray_work
+from command_line import failed
+from tiny_models import MODULES, save_adapter, save_model
+
+from interp.config import Experiment
+from interp.engines.on_ray import RESTARTS, Request, ray_workers
+from interp.errors import QueryError, RunError
+from interp.patching.run import patch
+from interp.patching.settings import Patching
+from interp.runs.files import ANSWERS, ARRAYS, INTERCHANGE, QUERIES, TABLE
+from interp.store import FOLDER
+from interp.study import run_study
+
+pytest.importorskip("ray")
+
+TEXTS = ["hot is", "big is the", "up", "the river is wide", "lily said: yes", "no", "a hill is"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray with two CPUs in this process, and its end."""
+    beside = [str(Path(ray_work.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        context.setenv("PYTHONPATH", os.pathsep.join(filter(None, beside)))  # of the workers
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        yield
+        ray.shutdown()
+
+
+def workers() -> dict[int, str]:
+    """Process id and title of our workers."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:  # it has ended meanwhile
+            continue
+        if "_Actor" in title:
+            found[process.pid] = title
+    return found
+
+
+def none_left() -> bool:
+    """Whether all workers end within a few seconds."""
+    deadline = time.monotonic() + 20
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not workers()
+
+
+# The engine alone -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("begin", [ray_work.squares, ray_work.deadly])
+def test_every_item_is_done_once_whoever_dies(begin: Any, tmp_path: Path) -> None:
+    ticks: list[int] = []
+    with ray_workers(Request(2), partial(ray_work.opened_in, tmp_path)) as engine:
+        found = dict(engine.run(begin, range(7), ticks.append))
+        again = dict(engine.run(ray_work.squares, [9], ticks.append))
+    assert {number: result.tolist() for number, result in found.items()} == {
+        number: [number, number**2] for number in range(7)
+    }
+    assert again[0].tolist() == [9, 81]
+    assert sum(ticks) == sum(range(7)) + 9
+    found[0][0] = 5  # as writable as if made here
+    killed = begin is ray_work.deadly
+    assert (tmp_path / "dead").exists() == killed
+    assert len(list(tmp_path.glob("opened *"))) == 2 + killed
+    assert none_left()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_faults_in_a_worker_are_those_of_its_work(tmp_path: Path) -> None:
+    with ray_workers(Request(1), partial(ray_work.opened_in, tmp_path)) as engine:
+        with pytest.raises(QueryError, match=r"^query 3 cannot be used$"):
+            list(engine.run(ray_work.refusing, [3], print))
+        with pytest.raises(ZeroDivisionError):
+            list(engine.run(ray_work.broken, [3], print))
+        assert len(dict(engine.run(ray_work.squares, [3], lambda _: None))) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_work_that_kills_every_worker_ends_in_one_line(tmp_path: Path) -> None:
+    with (
+        ray_workers(Request(1), partial(ray_work.opened_in, tmp_path)) as engine,
+        pytest.raises(RunError, match="--resume") as caught,
+    ):
+        list(engine.run(ray_work.always_deadly, [3], print))
+    assert "\n" not in str(caught.value)
+    assert len(list(tmp_path.glob("opened *"))) == 1 + RESTARTS
+
+
+@pytest.mark.usefixtures("cluster")
+def test_who_is_busy_for_longer_than_the_limit_is_alive(tmp_path: Path) -> None:
+    request = Request(1, timeout=1.0)
+    with ray_workers(Request(1), partial(ray_work.opened_in, tmp_path)) as patient:
+        assert dict(patient.run(ray_work.squares, [0], print))  # imported and opened
+        patient.request = request  # type: ignore[attr-defined]
+        assert dict(patient.run(ray_work.slow, [7], print)) == {0: 7}
+
+
+# Whole runs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A chat whose answers are written, with a control that is fitted."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("inputs")
+    model = save_model("gpt2", folder / "model")
+    words = AutoTokenizer.from_pretrained(model)
+    words.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    words.save_pretrained(model)
+    (folder / "system.txt").write_text("people talked")
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
+    return Experiment(
+        model=model,
+        adapter=(save_adapter(model, folder / "lora", MODULES["gpt2"]["qkv"]),),
+        system_file=(folder / "system.txt",),
+        queries=folder / "queries.jsonl",
+        out=folder / "none",
+        chat=True,
+        answer_tokens=3,
+        answers_from="prompt",
+        controls=("logit_bias", "random_lora"),
+        bootstrap=20,
+        permutations=9,
+        sample=4,
+        batch_size=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.store.SHARD", 2)
+
+
+def into(experiment: Experiment, out: Path, **fields: Any) -> Experiment:
+    return experiment.model_copy(update={"out": out, **fields})
+
+
+def files(out: Path, *names: str) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def here(asked: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in process."""
+    out = tmp_path_factory.mktemp("runs") / "here"
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("interp.store.SHARD", 2)
+        return run_study(into(asked, out))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_whose_worker_is_killed_has_the_same_bytes(
+    asked: Experiment, here: Path, tmp_path: Path
+) -> None:
+    counted: list[int] = []
+    killed: set[int] = set()
+    seen: set[int] = set()
+
+    def progress(stage: str, newly: int, total: int) -> None:
+        seen.update(workers())
+        if stage == "matched":
+            counted.append(newly)
+            if not killed:
+                killed.add(min(pid for pid, title in workers().items() if "work" in title))
+                os.kill(min(killed), signal.SIGKILL)
+
+    out = run_study(into(asked, tmp_path / "run", engine="ray", workers=2), progress)
+    names = (TABLE, ARRAYS, QUERIES, ANSWERS)
+    assert files(out, *names) == files(here, *names)
+    assert sum(counted) == len(TEXTS)
+    assert len(killed) == 1
+    assert len(seen) == 3  # two workers, and the one that took a place
+    assert not (out / FOLDER).exists()
+    assert none_left()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_interchange_has_the_same_bytes(here: Path, tmp_path: Path) -> None:
+    found = {}
+    for engine in ("in-process", "ray"):
+        run = Path(shutil.copytree(here, tmp_path / engine))
+        settings = Patching(
+            run=run,
+            bootstrap=10,
+            permutations=9,
+            positions=1,
+            limit=4,
+            greedy=2,
+            engine=engine,
+            workers=2 if engine == "ray" else None,
+        )
+        found[engine] = files(patch(settings), INTERCHANGE)
+    assert found["ray"] == found["in-process"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ctrl_c_leaves_no_worker_and_the_rest_is_done_in_process(
+    asked: Experiment, here: Path, tmp_path: Path
+) -> None:
+    def interrupt(stage: str, newly: int, total: int) -> None:
+        if stage == "matched":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(into(asked, tmp_path, engine="ray", workers=2), interrupt)
+    assert none_left()
+    run_study(into(asked, tmp_path, resume=True))
+    assert files(tmp_path, TABLE, ARRAYS) == files(here, TABLE, ARRAYS)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_there_is_room_for_are_one_line(
+    asked: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["diverge", "--model", asked.model, "--adapter", *asked.adapter]
+    words += ["--queries", str(asked.queries), "--controls", "--out", str(tmp_path)]
+    line = failed([*words, "--engine", "ray", "--workers", "3", "--timeout", "8"], capsys)
+    assert "asked for 3 workers with 1 CPU each; 1 of 3 gave no sign of life within 8 s" in line
+    assert "The cluster has 2 CPU (0 free)" in line
+    assert none_left()
