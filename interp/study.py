@@ -101,7 +101,8 @@ def run_study(
         there = experiment.model_copy(update={"device": subject.device.type})
         another = partial(another_subject, there, built, asked["matched"], hashes, subject.settings)
         with threads_for(subject.n_parameters):
-            with opened_engine(experiment, subject, another, libraries, subject.device) as engine:
+            on_gpu = subject.device.type == "cuda"
+            with opened_engine(experiment, subject, another, libraries, on_gpu=on_gpu) as engine:
                 prepared = prepare(experiment, subject, engine, built, asked, store, progress)
                 tallies = {
                     name: sweep(engine, prepared.plan, queries, store, name, progress)

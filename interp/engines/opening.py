@@ -1,4 +1,5 @@
-"""The engine that settings ask for, and what a worker does before its first work."""
+"""The engine that settings ask for, and what a worker does before its first work. Torch-free until
+then."""
 
 from __future__ import annotations
 
@@ -10,9 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from interp.config import Computing
 from interp.engines.engine import Engine, InProcess
@@ -27,13 +25,14 @@ def opened_engine(
     context: _Context,
     another: Callable[[], _Context],
     libraries: Iterable[str],
-    device: torch.device,
+    *,
+    on_gpu: bool,
 ) -> Iterator[Engine[_Context]]:
     """Work on `context` here, or on what `another()` opens in every worker; workers are gone
     afterwards.
 
     A worker has this process's number of threads (which number sums, and so the last bits, depend
-    on), its folder, and its versions of these `libraries`; on cuda it has one GPU. `another` is
+    on), its folder, and its versions of these `libraries`; `on_gpu`, it has one GPU. `another` is
     pickled when work is begun first. `ConfigError` or `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
@@ -41,10 +40,11 @@ def opened_engine(
             raise ConfigError("--workers and --address are of Ray's: add --engine ray")
         yield InProcess(context)
         return
+    import torch
+
     from interp.engines.on_ray import Request, ray_workers
 
     threads = torch.get_num_threads()
-    on_gpu = device.type == "cuda"
     request = Request(
         workers=settings.workers or 2,
         cpus=1 if on_gpu else threads,
@@ -81,6 +81,9 @@ class Worker(Generic[_Context]):
                 f"the worker on {here} cannot read {self.folder} ({error.strerror}): workers need "
                 "the same files at the same paths"
             ) from error
+        import torch
+        from threadpoolctl import threadpool_limits
+
         torch.set_num_threads(self.threads)
         threadpool_limits(self.threads)
         return self.another()

@@ -17,8 +17,6 @@ from interp.engines import InProcess, opened_engine
 from interp.engines.opening import Worker
 from interp.errors import ConfigError, RunError
 
-CPU = torch.device("cpu")
-
 
 def test_in_process_does_one_item_after_another_on_its_context(tmp_path: Path) -> None:
     ticks: list[int] = []
@@ -35,7 +33,7 @@ def test_work_without_items_is_not_begun(tmp_path: Path) -> None:
 def refused(settings: Computing) -> str:
     with (
         pytest.raises((ConfigError, RunError)) as caught,
-        opened_engine(settings, None, lambda: None, (), CPU),
+        opened_engine(settings, None, lambda: None, (), on_gpu=False),
     ):
         pass
     assert "\n" not in str(caught.value)

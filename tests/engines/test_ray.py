@@ -126,6 +126,20 @@ def test_who_is_busy_for_longer_than_the_limit_is_alive(tmp_path: Path) -> None:
         assert dict(patient.run(ray_work.slow, [7], print)) == {0: 7}
 
 
+@pytest.mark.usefixtures("cluster")
+def test_ctrl_c_leaves_no_worker(tmp_path: Path) -> None:
+    def interrupt(_: int) -> None:
+        assert len(workers()) == 2
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ray_workers(Request(2), partial(ray_work.opened_in, tmp_path)) as engine,
+    ):
+        list(engine.run(ray_work.slow, range(9), interrupt))
+    assert none_left()
+
+
 # Whole runs -------------------------------------------------------------------------------------
 
 
@@ -220,25 +234,10 @@ def test_an_interchange_has_the_same_bytes(here: Path, tmp_path: Path) -> None:
             limit=4,
             greedy=2,
             engine=engine,
-            workers=2 if engine == "ray" else None,
+            workers=1 if engine == "ray" else None,
         )
         found[engine] = files(patch(settings), INTERCHANGE)
     assert found["ray"] == found["in-process"]
-
-
-@pytest.mark.usefixtures("cluster")
-def test_ctrl_c_leaves_no_worker_and_the_rest_is_done_in_process(
-    asked: Experiment, here: Path, tmp_path: Path
-) -> None:
-    def interrupt(stage: str, newly: int, total: int) -> None:
-        if stage == "matched":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_study(into(asked, tmp_path, engine="ray", workers=2), interrupt)
-    assert none_left()
-    run_study(into(asked, tmp_path, resume=True))
-    assert files(tmp_path, TABLE, ARRAYS) == files(here, TABLE, ARRAYS)
 
 
 @pytest.mark.usefixtures("cluster")
