@@ -88,8 +88,7 @@ def run_study(
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
-    libraries = versions(experiment)
-    settings |= {f"version of {name}": version for name, version in libraries.items()}
+    settings |= {f"version of {name}": version for name, version in versions(experiment).items()}
     first, frame = asked["matched"][0].turns, experiment.framed
     for name, condition in built.items():
         ids = resolve(condition, tokenizer, frame, first).prefix
@@ -102,7 +101,7 @@ def run_study(
         another = partial(another_subject, there, built, asked["matched"], hashes, subject.settings)
         with threads_for(subject.n_parameters):
             on_gpu = subject.device.type == "cuda"
-            with opened_engine(experiment, subject, another, libraries, on_gpu=on_gpu) as engine:
+            with opened_engine(experiment, subject, another, on_gpu=on_gpu) as engine:
                 prepared = prepare(experiment, subject, engine, built, asked, store, progress)
                 tallies = {
                     name: sweep(engine, prepared.plan, queries, store, name, progress)

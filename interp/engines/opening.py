@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,20 @@ from interp.errors import ConfigError, RunError
 
 _Context = TypeVar("_Context")
 
+_LIBRARIES = (
+    *("interp", "torch", "transformers", "transformer-lens", "peft", "numpy"),
+    *("gguf", "torchao", "bitsandbytes"),
+)
+"""What the numbers depend on, as far as it is installed."""
+
+_MISSING = "(not installed)"
+
 
 @contextmanager
 def opened_engine(
     settings: Computing,
     context: _Context,
     another: Callable[[], _Context],
-    libraries: Iterable[str],
     *,
     on_gpu: bool,
 ) -> Iterator[Engine[_Context]]:
@@ -32,7 +39,7 @@ def opened_engine(
     afterwards.
 
     A worker has this process's number of threads (which number sums, and so the last bits, depend
-    on), its folder, and its versions of these `libraries`; `on_gpu`, it has one GPU. `another` is
+    on), its folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is
     pickled when work is begun first. `ConfigError` or `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
@@ -52,7 +59,7 @@ def opened_engine(
         address=settings.address,
         timeout=settings.timeout,
     )
-    versions = {name: _version(name) for name in libraries}
+    versions = {name: _version(name) for name in _LIBRARIES}
     with ray_workers(request, Worker(another, threads, Path.cwd(), versions)) as engine:
         yield engine
 
@@ -72,7 +79,8 @@ class Worker(Generic[_Context]):
         for name, version in self.versions.items():
             if (found := _version(name)) != version:
                 raise RunError(
-                    f"the worker on {here} has {name} {found}, not {version}: install it"
+                    f"the worker on {here} has {name} {found}, the run has {version}: "
+                    "give all machines the same"
                 )
         try:
             os.chdir(self.folder)
@@ -93,4 +101,4 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "no version at all"
+        return _MISSING

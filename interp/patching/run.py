@@ -66,8 +66,8 @@ def patch(settings: Patching, progress: Progress = no_progress) -> Path:
             idle = refuse_noise(job)
             there = settings.model_copy(update={"device": job.subject.device.type})
             another = partial(prepare_patching, there, manifest)
-            libraries, on_gpu = manifest["versions"], job.subject.device.type == "cuda"
-            with opened_engine(settings, job, another, libraries, on_gpu=on_gpu) as engine:
+            on_gpu = job.subject.device.type == "cuda"
+            with opened_engine(settings, job, another, on_gpu=on_gpu) as engine:
                 table, findings = _find(settings, job, engine, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
         store.finish()

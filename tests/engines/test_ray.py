@@ -19,9 +19,10 @@ import ray_work
 from command_line import failed
 from tiny_models import MODULES, save_adapter, save_model
 
-from interp.config import Experiment
+from interp.config import Distillation, Experiment
 from interp.engines.on_ray import RESTARTS, Request, ray_workers
 from interp.errors import QueryError, RunError
+from interp.matching.seeds import distil_seeds
 from interp.patching.run import patch
 from interp.patching.settings import Patching
 from interp.runs.files import ANSWERS, ARRAYS, INTERCHANGE, QUERIES, TABLE
@@ -119,10 +120,9 @@ def test_work_that_kills_every_worker_ends_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_who_is_busy_for_longer_than_the_limit_is_alive(tmp_path: Path) -> None:
-    request = Request(1, timeout=1.0)
     with ray_workers(Request(1), partial(ray_work.opened_in, tmp_path)) as patient:
         assert dict(patient.run(ray_work.squares, [0], print))  # imported and opened
-        patient.request = request  # type: ignore[attr-defined]
+        patient.request = Request(1, timeout=1.0)  # what follows takes longer
         assert dict(patient.run(ray_work.slow, [7], print)) == {0: 7}
 
 
@@ -238,6 +238,34 @@ def test_an_interchange_has_the_same_bytes(here: Path, tmp_path: Path) -> None:
         )
         found[engine] = files(patch(settings), INTERCHANGE)
     assert found["ray"] == found["in-process"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_loras_of_several_seeds_have_the_same_bytes(asked: Experiment, tmp_path: Path) -> None:
+    def trained(**fields: Any) -> dict[str, bytes]:
+        out = tmp_path / fields["engine"]
+        settings = Distillation(
+            model=asked.model,
+            system_file=asked.system_file[0],
+            chat=True,
+            answer_tokens=2,
+            queries=asked.queries,
+            out=out,
+            seeds=2,
+            epochs=2,
+            device="cpu",
+            **fields,
+        )
+        found = distil_seeds(settings)
+        assert list(found) == [out / "lora_0", out / "lora_1"]
+        assert all(
+            signed["n"] == len(TEXTS) for certificates in found.values() for signed in certificates
+        )
+        return {f.name: (f / "adapter_model.safetensors").read_bytes() for f in found}
+
+    here, there = trained(engine="in-process"), trained(engine="ray", workers=2)
+    assert there == here
+    assert len(set(here.values())) == 2  # seeds differ
 
 
 @pytest.mark.usefixtures("cluster")
