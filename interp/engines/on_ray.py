@@ -174,7 +174,7 @@ class _RayEngine:
         except failed.RayError as error:
             raise RunError(
                 f"a worker of Ray was lost, and {RESTARTS} more after it ({_first_line(error)}): "
-                "what was done is kept; see Ray's logs, and go on with --resume"
+                "see Ray's logs; what was finished is on disk"
             ) from error
 
 

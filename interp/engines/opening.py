@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from interp.config import Computing
 from interp.engines.engine import Engine, InProcess
@@ -24,6 +24,7 @@ _LIBRARIES = (
 )
 """What the numbers depend on, as far as it is installed."""
 
+_OMP = "OMP_NUM_THREADS"
 _MISSING = "(not installed)"
 
 
@@ -38,8 +39,8 @@ def opened_engine(
     """Work on `context` here, or on what `another()` opens in every worker; workers are gone
     afterwards.
 
-    A worker has this process's number of threads (which number sums, and so the last bits, depend
-    on), its folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is
+    A worker has this process's number of threads (on which the last bits of sums may depend), its
+    folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is
     pickled when work is begun first. `ConfigError` or `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
@@ -47,14 +48,12 @@ def opened_engine(
             raise ConfigError("--workers and --address are of Ray's: add --engine ray")
         yield InProcess(context)
         return
-    import torch
-
     from interp.engines.on_ray import Request, ray_workers
 
-    threads = torch.get_num_threads()
+    threads = Threads.here()
     request = Request(
         workers=settings.workers or 2,
-        cpus=1 if on_gpu else threads,
+        cpus=1 if on_gpu else threads.torch,
         gpus=int(on_gpu),
         address=settings.address,
         timeout=settings.timeout,
@@ -64,12 +63,41 @@ def opened_engine(
         yield engine
 
 
+class Threads(NamedTuple):
+    """A process's number of threads, of torch and of numpy's linear algebra; `omp`: its
+    OMP_NUM_THREADS, which Ray sets too."""
+
+    torch: int
+    blas: int
+    omp: str | None
+
+    @classmethod
+    def here(cls) -> Threads:
+        """Those of this process."""
+        import torch
+        from threadpoolctl import threadpool_info
+
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return cls(torch.get_num_threads(), max(pools, default=1), os.environ.get(_OMP))
+
+    def use(self) -> None:
+        """Have this process work with as many."""
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        os.environ.pop(_OMP, None)
+        if self.omp is not None:
+            os.environ[_OMP] = self.omp
+        torch.set_num_threads(self.torch)
+        threadpool_limits(self.blas, "blas")
+
+
 @dataclass(frozen=True)
 class Worker(Generic[_Context]):
     """How a worker comes to its context; called in the worker."""
 
     another: Callable[[], _Context]
-    threads: int
+    threads: Threads
     folder: Path
     versions: Mapping[str, str]
 
@@ -89,11 +117,7 @@ class Worker(Generic[_Context]):
                 f"the worker on {here} cannot read {self.folder} ({error.strerror}): workers need "
                 "the same files at the same paths"
             ) from error
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        torch.set_num_threads(self.threads)
-        threadpool_limits(self.threads)
+        self.threads.use()
         return self.another()
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import ray_work
-import torch
 
 from interp.config import Computing
 from interp.engines import InProcess, opened_engine
-from interp.engines.opening import Worker
+from interp.engines.opening import Threads, Worker
 from interp.errors import ConfigError, RunError
 
 
@@ -69,7 +68,7 @@ def test_ray_s_client_is_refused() -> None:
 
 @pytest.mark.parametrize("version", ["0.0.1", "(not installed)"])
 def test_a_worker_with_other_libraries_is_refused(tmp_path: Path, version: str) -> None:
-    worker = Worker(lambda: "a model", 1, tmp_path, {"numpy": version})
+    worker = Worker(lambda: "a model", Threads.here(), tmp_path, {"numpy": version})
     installed = importlib.metadata.version("numpy")
     with pytest.raises(RunError, match=re.escape(f"numpy {installed}, the run has {version}")):
         worker()
@@ -77,16 +76,19 @@ def test_a_worker_with_other_libraries_is_refused(tmp_path: Path, version: str) 
 
 def test_a_worker_without_the_run_s_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="same files at the same paths"):
-        Worker(lambda: "a model", 1, tmp_path / "elsewhere", {})()
+        Worker(lambda: "a model", Threads.here(), tmp_path / "elsewhere", {})()
 
 
+@pytest.mark.parametrize("omp", ["2", None])
 def test_a_worker_stands_in_the_run_s_folder_with_its_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, omp: str | None
 ) -> None:
     monkeypatch.chdir("/")
-    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = Threads.here()
     try:
-        found = Worker(lambda: (Path.cwd(), torch.get_num_threads()), 3, tmp_path, {})()
+        found = Worker(lambda: (Path.cwd(), Threads.here()), Threads(3, 2, omp), tmp_path, {})()
     finally:
-        torch.set_num_threads(before)
-    assert found == (tmp_path, 3)
+        before.use()
+    assert found == (tmp_path, Threads(3, 2, omp))
+    assert Threads.here() == before

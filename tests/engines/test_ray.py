@@ -111,7 +111,7 @@ def test_faults_in_a_worker_are_those_of_its_work(tmp_path: Path) -> None:
 def test_work_that_kills_every_worker_ends_in_one_line(tmp_path: Path) -> None:
     with (
         ray_workers(Request(1), partial(ray_work.opened_in, tmp_path)) as engine,
-        pytest.raises(RunError, match="--resume") as caught,
+        pytest.raises(RunError, match="Ray's logs") as caught,
     ):
         list(engine.run(ray_work.always_deadly, [3], print))
     assert "\n" not in str(caught.value)
