@@ -15,10 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+import ray_trial
 import ray_work
 from command_line import failed
 from tiny_models import MODULES, save_adapter, save_model
 
+from interp import cli
+from interp.cli import series
 from interp.config import Distillation, Experiment
 from interp.engines.on_ray import RESTARTS, Request, ray_workers
 from interp.errors import QueryError, RunError
@@ -266,6 +269,26 @@ def test_loras_of_several_seeds_have_the_same_bytes(asked: Experiment, tmp_path:
     here, there = trained(engine="in-process"), trained(engine="ray", workers=2)
     assert there == here
     assert len(set(here.values())) == 2  # seeds differ
+
+
+@pytest.mark.usefixtures("cluster")
+def test_experiments_leave_the_same_findings_and_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(series, "trial_named", ray_trial.TRIALS.__getitem__)
+    kept = {}
+    for flags in ([], ["--engine", "ray", "--workers", "1"]):
+        words = ["experiment", "all", "--only", *ray_trial.TRIALS, "--seed", "5", *flags]
+        assert cli.main([*words, "--out", str(tmp_path / "all")]) == 2
+        error = capsys.readouterr().err
+        assert "generalisation: FAILED: no queries; give --queries, " in error
+        assert "golden_zone: done, " in error
+        findings = [
+            tmp_path / "all" / "golden_zone" / name for name in ("finding.json", "table.csv")
+        ]
+        kept[len(flags)] = [file.read_bytes() for file in findings]
+        shutil.rmtree(tmp_path / "all")
+    assert kept[0] == kept[4]
 
 
 @pytest.mark.usefixtures("cluster")
