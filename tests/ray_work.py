@@ -78,7 +78,7 @@ def slow(folder: Path) -> Callable[[int, Tick], int]:
     """Takes longer than a worker has to give a sign of life."""
 
     def sleep(number: int, tick: Tick) -> int:
-        time.sleep(2.5)
+        time.sleep(4.5)
         return number
 
     return sleep

@@ -170,11 +170,16 @@ class _RayEngine:
         except failed.RayTaskError as error:
             if isinstance(error.cause, InterpError):
                 raise error.cause from None
-            raise
+            if not isinstance(error.cause, failed.RayError):
+                raise
+            raise RunError(
+                f"a worker of Ray cannot do its work ({_reason(error)}): every machine needs the "
+                "same interp"
+            ) from error
         except failed.RayError as error:
             raise RunError(
-                f"a worker of Ray was lost, and {RESTARTS} more after it ({_first_line(error)}): "
-                "see Ray's logs; what was finished is on disk"
+                f"Ray lost a worker, which it starts up to {1 + RESTARTS} times "
+                f"({_reason(error)}): see Ray's logs; what was finished is on disk"
             ) from error
 
 
@@ -202,7 +207,7 @@ def _connect(ray: Any, request: Request) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        raise RunError(f"no cluster of Ray at {address}: {_first_line(error)}") from error
+        raise RunError(f"no cluster of Ray at {address}: {_reason(error)}") from error
 
 
 def _knock(address: str, timeout: float) -> None:
@@ -218,5 +223,7 @@ def _knock(address: str, timeout: float) -> None:
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def _reason(error: BaseException) -> str:
+    """The line of an error of Ray that says most: the last of a traceback, or the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return lines[-1] if re.match(r"\w+Error: ", lines[-1]) else lines[0]
