@@ -112,8 +112,9 @@ class Store:
             for number, shard in enumerate(chunks(range(count), SHARD))
         }
         missing = {place: s for place, s in shards.items() if self._content(place) is None}
-        for place in shards.keys() - missing.keys():
-            progress(len(shards[place]))
+        for place, shard in shards.items():
+            if place not in missing:
+                progress(len(shard))
         work = partial(_by_chunk, begin, size)
         newly = self._kept(list(missing), engine.run(work, list(missing.values()), progress))
         total: Tally = {}

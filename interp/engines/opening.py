@@ -40,8 +40,8 @@ def opened_engine(
     afterwards.
 
     A worker has this process's number of threads (on which the last bits of sums may depend), its
-    folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is
-    pickled when work is begun first. `ConfigError` or `RunError` where there are no such workers.
+    folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is pickled when
+    work is begun first. `ConfigError` or `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
         if settings.workers is not None or settings.address is not None:
