@@ -99,7 +99,7 @@ def summary(seconds: Mapping[int, Sequence[Seconds]], size: Size) -> dict[str, A
     return found
 
 
-def main(smoke: bool = False, queries: int = 16 * SHARD, rounds: int = 1) -> None:
+def main(smoke: bool = False, queries: int = 24 * SHARD, rounds: int = 1) -> None:
     """Time one worker and two by turns.
 
     Args:
