@@ -18,6 +18,7 @@ from timing import Row, Setup, at_least, at_most, by_turns, diverge, figure, int
 from transformers import AutoModelForCausalLM
 
 from interp.batch import Batch
+from interp.engines import InProcess
 from interp.measures.tally import Tally
 from interp.preparing import applicable, open_subject, prepare, read_groups
 from interp.store import Store
@@ -43,7 +44,9 @@ class Study:
         self.built = applicable(self.asked, built, tokenizer)
         self.subject: Subject = open_subject(self.asked, self.built, queries["matched"])
         with Store.open(folder / "kept", {}, overwrite=True) as store:
-            self.prepared = prepare(self.asked, self.subject, self.built, queries, store)
+            self.prepared = prepare(
+                self.asked, self.subject, InProcess(self.subject), self.built, queries, store
+            )
         self.folder = folder
 
     def sweep(self, *unasked: str) -> Tally:
@@ -51,7 +54,7 @@ class Study:
         plan = replace(self.prepared.plan, unasked=frozenset(unasked))
         queries = self.prepared.groups["matched"]
         with Store.open(self.folder / "kept", {}, overwrite=True) as store:
-            return sweep(self.subject, plan, queries, store, "matched", lambda *_: None)
+            return sweep(InProcess(self.subject), plan, queries, store, "matched", lambda *_: None)
 
     def outputs_states_attention(self) -> Tally:
         """Neither runs at pinned inputs nor the readout."""

@@ -29,6 +29,7 @@ from scaling_page import page
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
+from interp.engines import InProcess
 from interp.store import FOLDER, Store
 from interp.subject.loading import quiet
 from interp.sweep import sweep
@@ -165,7 +166,14 @@ def _merge(study: Study) -> None:
     """The sweep again where all its shards are there."""
     queries = study.prepared.groups["matched"]
     with Store.open(study.folder / "kept", {}, resume=True) as store:
-        sweep(study.subject, study.prepared.plan, queries, store, "matched", lambda *_: None)
+        sweep(
+            InProcess(study.subject),
+            study.prepared.plan,
+            queries,
+            store,
+            "matched",
+            lambda *_: None,
+        )
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -1,6 +1,7 @@
 """Answers of a study: what conditions write, what is forced on all of them, what a run keeps.
 
-    written = write_answers(subject, groups, 16, Sampling(), store, progress)
+    names = list(subject.settings)
+    written = write_answers(InProcess(subject), names, groups, 16, Sampling(), store, progress)
     groups = forced(groups, written, "prompt")          # the prompt's answers, on every condition
     answer_table(subject, groups, written)              # RUN/answers.parquet
 
@@ -9,7 +10,7 @@ Without written answers those of the query file are forced, where it has any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from interp.conditions import Condition
+from interp.engines import Engine
 from interp.errors import RunError
 from interp.generating import Sampling, generate
 from interp.measures.tally import Key, Tally
@@ -40,21 +42,24 @@ _NOTHING = -1
 
 
 def write_answers(
-    subject: Subject,
+    engine: Engine[Subject],
+    names: Sequence[str],
     groups: Groups,
     n_tokens: int,
     sampling: Sampling,
     store: Store,
     progress: Progress,
 ) -> WrittenAnswers:
-    """Every condition's own answers; those of an earlier attempt are not written again."""
+    """The own answers of the conditions of these names; those of an earlier attempt are not written
+    again."""
     written: dict[str, dict[str, list[tuple[int, ...]]]] = {}
     for group, queries in groups.items():
-        total = len(queries) * len(subject.settings)
+        total = len(queries) * len(names)
         done = partial(_written, progress, f"{group} answers", total)
-        for name in subject.settings:
-            answer = partial(_answers, subject, name, queries, n_tokens, sampling)
-            found = store.sharded(f"answers-{group}-{name}", len(queries), answer, SHARD, done)
+        for name in names:
+            begin = partial(_answering, name, queries, n_tokens, sampling)
+            place = f"answers-{group}-{name}"
+            found = store.sharded(place, len(queries), begin, SHARD, done, engine)
             kept = found[_key(name)]
             assert isinstance(kept, PerQuery)
             rows = kept.compute().astype(int).tolist()
@@ -67,18 +72,21 @@ def _written(progress: Progress, what: str, total: int, newly: int) -> None:
     progress(what, newly, total)
 
 
-def _answers(
-    subject: Subject,
+def _answering(
     name: str,
     queries: Sequence[Encoded],
     n_tokens: int,
     sampling: Sampling,
-    numbers: Sequence[int],
-) -> Tally:
-    """What a condition answers to the queries of these numbers."""
-    some = [queries[i] for i in numbers]
-    found = generate(subject, subject.settings[name], some, n_tokens, sampling)
-    return {_key(name): PerQuery.of(numbers, _padded(found, n_tokens))}
+    subject: Subject,
+) -> Callable[[Sequence[int]], Tally]:
+    """What a condition of a subject answers to the queries of given numbers."""
+
+    def answers(numbers: Sequence[int]) -> Tally:
+        some = [queries[i] for i in numbers]
+        found = generate(subject, subject.settings[name], some, n_tokens, sampling)
+        return {_key(name): PerQuery.of(numbers, _padded(found, n_tokens))}
+
+    return answers
 
 
 def _key(name: str) -> Key:

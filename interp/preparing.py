@@ -3,7 +3,7 @@
 experiment, built = reopen("RUN")                    # or experiment.build()
 asked = read_groups(experiment)
 subject = open_subject(experiment, built, asked["matched"])
-prepared = prepare(experiment, subject, built, asked, store)
+prepared = prepare(experiment, subject, InProcess(subject), built, asked, store)
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from interp.answers import WrittenAnswers, forced, write_answers
 from interp.capabilities import find
 from interp.capture import chunk_size
-from interp.conditions import Condition, FittedBias, simple_parts, token_id
+from interp.conditions import Condition, FittedBias, Setting, simple_parts, token_id
 from interp.config import Experiment
 from interp.design import BASE, Design
+from interp.engines import Engine
 from interp.errors import RunError
 from interp.generating import Sampling
 from interp.geometry import sample
@@ -49,12 +50,19 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Experiment, dict[st
     manifest = read_manifest(folder)
     experiment = Experiment.model_validate(manifest["config"])
     built = {n: c for n, c in experiment.build().items() if n in manifest["conditions"]}
-    now = fingerprints(experiment, built)
-    if changed := [file for file, digest in manifest["hashes"].items() if now.get(file) != digest]:
+    if changed := changed_inputs(experiment, built, manifest["hashes"]):
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
     if device is not None:
         experiment = experiment.model_copy(update={"device": device})
     return experiment, built
+
+
+def changed_inputs(
+    experiment: Experiment, built: Mapping[str, Condition], hashes: Mapping[str, str]
+) -> list[str]:
+    """What an experiment reads from disk that is not what it was, by role."""
+    now = fingerprints(experiment, built)
+    return [role for role, digest in hashes.items() if now.get(role) != digest]
 
 
 def applicable(
@@ -94,12 +102,14 @@ class Prepared(NamedTuple):
 def prepare(
     experiment: Experiment,
     subject: Subject,
+    engine: Engine[Subject],
     built: Mapping[str, Condition],
     asked: Mapping[str, Sequence[Query]],
     store: Store,
     progress: Progress = no_progress,
 ) -> Prepared:
-    """Check everything that can be wrong before the first measurement; write the answers."""
+    """Check everything that can be wrong before the first measurement; write the answers, which is
+    the first work of the `engine`: what its workers open is complete by then."""
     design = Design.of(built, experiment.families, experiment.compare)
     groups = encode_groups(subject, built, asked)
     by_length = sorted(groups["matched"], key=lambda query: len(query.ids))
@@ -109,7 +119,8 @@ def prepare(
     if experiment.answer_tokens:
         sampling = Sampling(experiment.temperature, experiment.seed)
         n_tokens = experiment.answer_tokens
-        written = write_answers(subject, groups, n_tokens, sampling, store, progress)
+        names = list(subject.settings)
+        written = write_answers(engine, names, groups, n_tokens, sampling, store, progress)
         if experiment.answers_from is not None:
             groups = forced(subject, groups, written, experiment.answers_from)
     plan = make_plan(experiment, subject, design, groups, withheld)
@@ -145,6 +156,20 @@ def open_subject(
         progress=progress,
         **experiment.loading,
     )
+
+
+def another_subject(
+    experiment: Experiment,
+    built: Mapping[str, Condition],
+    queries: Sequence[Query],
+    hashes: Mapping[str, str],
+    settings: Mapping[str, Setting],
+) -> Subject:
+    """The subject of an experiment in another process: with the `settings` of the first, where
+    biases are fitted already. A `RunError` where a file has another hash here."""
+    if changed := changed_inputs(experiment, built, hashes):
+        raise RunError(f"the {changed[0]} that a worker reads is another one than the run's")
+    return replace(open_subject(experiment, built, queries), settings=dict(settings))
 
 
 def make_plan(

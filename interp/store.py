@@ -1,7 +1,7 @@
 """Shards of an unfinished run: content-addressed, atomic, and refused when the settings changed.
 
     with Store.open(out, settings, resume=True) as store:
-        tally = store.sharded("matched", len(queries), measure, 16, print)
+        tally = store.sharded("matched", len(queries), begin, 16, print, InProcess(subject))
         store.finish()
 
 They lie in `OUT/.unfinished/` and go when the run is written. A shard's name ends in the sha256 of
@@ -17,19 +17,23 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from interp.capture import chunks
+from interp.engines import Engine, Tick
 from interp.errors import RunError
 from interp.measures.tally import Key, Summing, Tally, absorb_, as_it_is, from_arrays
 from interp.runs.files import MANIFEST, write_atomic
 
 SHARD = 64
 """Queries per shard: what is lost at most when a run is killed."""
+
+_Context = TypeVar("_Context")
 
 FOLDER, _SETTINGS, _LOCK, _SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
 
@@ -90,38 +94,58 @@ class Store:
         self,
         name: str,
         count: int,
-        compute: Callable[[Sequence[int]], Tally],
+        begin: Callable[[_Context], Callable[[Sequence[int]], Tally]],
         size: int,
-        progress: Callable[[int], None],
+        progress: Tick,
+        engine: Engine[_Context],
         summed: Callable[[Sequence[int]], Summing] = lambda shard: as_it_is,
     ) -> Tally:
-        """What `compute` makes of the numbers of `count` queries, at most `size` at a time. Shards
-        that an earlier attempt finished are not done again; `progress` is told how many newly are.
+        """What `begin` (on the engine's context) makes of the numbers of `count` queries, at most
+        `size` at a time. Shards that an earlier attempt finished are not done again; `progress` is
+        told how many newly are.
 
-        Shards are merged in their order, so a resumed run has the same bits; `summed`: how what a
-        shard keeps by query becomes sums.
+        Shards are merged in their order, whichever is done first, so every engine's run and a
+        resumed one have the same bits; `summed`: how what a shard keeps by query becomes sums.
         """
-        total: Tally = {}
-        for number, shard in enumerate(chunks(range(count), SHARD)):
-            place = f"{name}-{number:05d}"
-            done = self.get(place)
-            if done is None:
-                done = {}
-                for part in chunks(shard, size):
-                    absorb_(done, compute(part))
-                    progress(len(part))
-                self.put(place, done)
-            else:
+        shards = {
+            f"{name}-{number:05d}": shard
+            for number, shard in enumerate(chunks(range(count), SHARD))
+        }
+        missing = {place: s for place, s in shards.items() if self._content(place) is None}
+        for place, shard in shards.items():
+            if place not in missing:
                 progress(len(shard))
+        work = partial(_by_chunk, begin, size)
+        newly = self._kept(list(missing), engine.run(work, list(missing.values()), progress))
+        total: Tally = {}
+        for place, shard in shards.items():
+            done = None if place in missing else self.get(place)
+            while place in missing:  # others that are done before it are read again in their turn
+                finished, done = next(newly)
+                del missing[finished]
+            assert done is not None, place
             absorb_(total, done, summed(shard))
         return total
 
+    def _kept(
+        self, places: Sequence[str], results: Iterator[tuple[int, Tally]]
+    ) -> Iterator[tuple[str, Tally]]:
+        """Shards by their place, once they are on disk."""
+        for number, done in results:
+            self.put(places[number], done)
+            yield places[number], done
+
     def get(self, shard: str) -> Tally | None:
         """A finished shard, or None."""
+        content = self._content(shard)
+        return None if content is None else _unpack(content)
+
+    def _content(self, shard: str) -> bytes | None:
+        """The bytes of a finished shard; what is damaged is removed."""
         for path in sorted(self.folder.glob(f"{shard}-*{_SUFFIX}")):
             content = path.read_bytes()
             if path.stem.removeprefix(f"{shard}-") == hashlib.sha256(content).hexdigest():
-                return _unpack(content)
+                return content
             path.unlink()
         return None
 
@@ -134,6 +158,22 @@ class Store:
     def finish(self) -> None:
         """Remove the shards: the run is written."""
         shutil.rmtree(self.folder)
+
+
+def _by_chunk(
+    begin: Callable[[_Context], Callable[[Sequence[int]], Tally]], size: int, context: _Context
+) -> Callable[[Sequence[int], Tick], Tally]:
+    """Work on a shard: its queries, at most `size` at a time."""
+    compute = begin(context)
+
+    def shard(numbers: Sequence[int], tick: Tick) -> Tally:
+        done: Tally = {}
+        for part in chunks(numbers, size):
+            absorb_(done, compute(part))
+            tick(len(part))
+        return done
+
+    return shard
 
 
 def _pack(tally: Tally) -> bytes:

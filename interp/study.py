@@ -9,6 +9,7 @@ written from them by `interp.report.write`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pandas as pd
 from interp.answers import answer_table, encode_again, own_rows, query_table
 from interp.capabilities import measures, open_sum
 from interp.conditions import Condition, resolve
-from interp.config import Experiment
+from interp.config import Computing, Experiment
 from interp.design import Design
+from interp.engines import opened_engine
 from interp.heads import head_view
 from interp.manifest import describe_run, fingerprints, versions
 from interp.measures.certificate import Tolerance
@@ -28,6 +30,7 @@ from interp.noise import floor
 from interp.preparing import (
     FIT_BATCH,
     Prepared,
+    another_subject,
     applicable,
     fit_biases,
     make_plan,
@@ -57,7 +60,15 @@ from interp.tabulate.contexts import context_rows
 from interp.tabulate.families import family_rows
 from interp.tabulate.geometry import geometry_rows
 
-EPHEMERAL = {"out", "resume", "overwrite", "batch_size", "memory", "device"}
+EPHEMERAL = {
+    "out",
+    "resume",
+    "overwrite",
+    "batch_size",
+    "memory",
+    "device",
+    *Computing.model_fields,
+}
 """Fields that a resumed run may change: they do not change the numbers (beyond rounding)."""
 
 
@@ -86,12 +97,16 @@ def run_study(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
         subject = subject or open_subject(experiment, built, asked["matched"], progress)
+        there = experiment.model_copy(update={"device": subject.device.type})
+        another = partial(another_subject, there, built, asked["matched"], hashes, subject.settings)
         with threads_for(subject.n_parameters):
-            prepared = prepare(experiment, subject, built, asked, store, progress)
-            tallies = {
-                name: sweep(prepared.subject, prepared.plan, queries, store, name, progress)
-                for name, queries in prepared.groups.items()
-            }
+            on_gpu = subject.device.type == "cuda"
+            with opened_engine(experiment, subject, another, on_gpu=on_gpu) as engine:
+                prepared = prepare(experiment, subject, engine, built, asked, store, progress)
+                tallies = {
+                    name: sweep(engine, prepared.plan, queries, store, name, progress)
+                    for name, queries in prepared.groups.items()
+                }
             _write(experiment, built, prepared, tallies, hashes)
         store.finish()
     return experiment.out

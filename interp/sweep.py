@@ -1,6 +1,6 @@
 """The one loop: shards of queries x conditions -> capture -> accumulators, merged.
 
-    tally = sweep(subject, plan, queries, store, "matched", progress=print)
+    tally = sweep(InProcess(subject), plan, queries, store, "matched", progress=print)
 
 Memory holds one chunk's query rows in all conditions; what an accumulator keeps does not grow with
 the number of queries. Shards are merged in their order, so a resumed run has the same bits.
@@ -8,9 +8,9 @@ the number of queries. Shards are merged in their order, so a resumed run has th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp import readout
 from interp.batch import Batch, Tokens
+from interp.engines import Engine
 from interp.influence import closing_error, influence, present_terms
 from interp.measures import output
 from interp.measures.certificate import in_columns
@@ -42,7 +43,7 @@ from interp.subject import Subject
 
 
 def sweep(
-    subject: Subject,
+    engine: Engine[Subject],
     plan: Plan,
     queries: Sequence[Encoded],
     store: Store,
@@ -50,14 +51,6 @@ def sweep(
     progress: Progress,
 ) -> Tally:
     """Measure all queries of a group; finished shards of an earlier attempt are not done again."""
-
-    @cache
-    def caches() -> dict[str, Any]:
-        return {name: subject.prefill(setting) for name, setting in subject.settings.items()}
-
-    def compute(numbers: Sequence[int]) -> Tally:
-        chunk = [queries[i] for i in numbers]
-        return measure_chunk(subject, plan, chunk, numbers[0], caches())
 
     def done(newly: int) -> None:
         progress(group, newly, len(queries))
@@ -69,7 +62,21 @@ def sweep(
             sign_vectors(keys, plan.permutations, plan.seed),
         )
 
-    return store.sharded(group, len(queries), compute, plan.batch_size, done, summed)
+    begin = partial(measuring, plan, queries)
+    return store.sharded(group, len(queries), begin, plan.batch_size, done, engine, summed)
+
+
+def measuring(
+    plan: Plan, queries: Sequence[Encoded], subject: Subject
+) -> Callable[[Sequence[int]], Tally]:
+    """What measures the queries of consecutive numbers on a subject."""
+    caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+
+    def compute(numbers: Sequence[int]) -> Tally:
+        chunk = [queries[i] for i in numbers]
+        return measure_chunk(subject, plan, chunk, numbers[0], caches)
+
+    return compute
 
 
 def measure_chunk(

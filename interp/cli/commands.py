@@ -198,22 +198,23 @@ def experiment_command(words: Sequence[str]) -> None:
 def match_distil_command(words: Sequence[str]) -> None:
     """Train a LoRA that does what a prompt does."""
     settings = read_flags(Distillation, words, "interp match distil")
-    from interp.matching.distil import distil
+    from interp.matching.seeds import distil_seeds
 
     console().print("loading the model ...")
     with counting() as counter:
-        certificates = distil(settings, counter.add)
-    for signed in certificates:
-        verdict = "matched" if signed["passed"] else "NOT MATCHED"
-        shown = _numbers(signed, 4)
-        print(
-            f"{signed['queries']}: {verdict}: mean JS {shown['mean_js']} nats, "
-            f"95th percentile {shown['p95_js']}, top-1 agreement {shown['top1_agreement']}, "
-            f"answer agreement {shown['answer_agreement']}, "
-            f"sequence KL {shown['sequence_kl']} nats on {signed['n']} queries "
-            f"({signed['tokens']} answer tokens)"
-        )
-    print(f"adapter: {settings.out}")
+        found = distil_seeds(settings, counter.add)
+    for folder, certificates in found.items():
+        for signed in certificates:
+            verdict = "matched" if signed["passed"] else "NOT MATCHED"
+            shown = _numbers(signed, 4)
+            print(
+                f"{signed['queries']}: {verdict}: mean JS {shown['mean_js']} nats, "
+                f"95th percentile {shown['p95_js']}, top-1 agreement {shown['top1_agreement']}, "
+                f"answer agreement {shown['answer_agreement']}, "
+                f"sequence KL {shown['sequence_kl']} nats on {signed['n']} queries "
+                f"({signed['tokens']} answer tokens)"
+            )
+        print(f"adapter: {folder}")
 
 
 def match_invert_command(words: Sequence[str]) -> None:

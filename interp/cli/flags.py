@@ -12,10 +12,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ValidationError
 
-from interp.config import FILE_ONLY, Loading, explain
+from interp.config import FILE_ONLY, Computing, Loading, explain
 from interp.errors import ConfigError
 
-_SHARED = frozenset(Loading.model_fields)
+_SHARED = frozenset(Loading.model_fields | Computing.model_fields)
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 

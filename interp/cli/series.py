@@ -7,6 +7,7 @@ hypothesis fails there, of the other three that it holds. Flags are passed on to
 
     interp experiment all                              # the bundled model
     interp experiment all --resume                     # go on after an interruption
+    interp experiment all --engine ray --workers 4     # several at once
     interp experiment all --only golden_zone --seed 1
     interp experiment all --model M --adapter A --queries Q.jsonl --heldout H.jsonl \\
         --pool P.jsonl --floor A1 A2 --out runs/mine
@@ -19,16 +20,18 @@ import gc
 import io
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
+from interp.engines import Tick, opened_engine
 from interp.errors import InterpError, RunError
 from interp.experiments import SCORED, AllTrials, check_named, trial_named
 from interp.finding import read_finding
 from interp.matching.settings import Emulation, bundled_emulation
+from interp.progress import no_progress
 from interp.queries import read_queries
 
 if TYPE_CHECKING:
@@ -81,20 +84,50 @@ def conduct_all(config: AllTrials) -> None:
 
 
 def _each(trials: Sequence[type[Trial]], config: AllTrials) -> dict[str, str]:
-    """Run one after another; what failed, and why."""
-    failed, start, common = {}, time.monotonic(), _common(config)
-    for done, trial in enumerate(trials):
+    """Run them, one after another or by workers of Ray; what failed, and why."""
+    from interp.subject.loading import device_of
+
+    common, device = _common(config), device_of(config.device).type
+    if config.engine == "ray" and "device" in common:
+        common["device"] = device  # a worker sees one device, the first
+    asked = [trial(**trial.bundled_fields(config.out / trial.name()) | common) for trial in trials]
+    failed, start = {}, time.monotonic()
+
+    def announce(done: int) -> None:
         spent = time.monotonic() - start
-        left = f", about {spent / done * (len(trials) - done) / 60:.0f} min left" if done else ""
-        name = trial.name()
-        _say(f"[{done + 1}/{len(trials)}] {name} ({spent / 60:.1f} min so far{left})")
+        left = f", about {spent / done * (len(asked) - done) / 60:.0f} min left" if done else ""
+        name = asked[done].name()
+        _say(f"[{done + 1}/{len(asked)}] {name} ({spent / 60:.1f} min so far{left})")
+
+    heard: Callable[[int], None] = announce
+    with opened_engine(config, heard, _unheard, on_gpu=device == "cuda") as engine:
+        for number, (line, took) in engine.run(_conducting, enumerate(asked), _unheard()):
+            name = asked[number].name()
+            if line:
+                failed[name] = line
+            _say(f"  {name}: {f'FAILED: {line}' if line else 'done'}, {took:.0f} s")
+    return {trial.name(): failed[trial.name()] for trial in trials if trial.name() in failed}
+
+
+def _unheard() -> Callable[[int], None]:
+    """How a worker announces what it does."""
+    return no_progress
+
+
+def _conducting(
+    announce: Callable[[int], None],
+) -> Callable[[tuple[int, Trial], Tick], tuple[str | None, float]]:
+    """What runs one experiment: why it failed, if it did, and how many seconds it took."""
+
+    def run(item: tuple[int, Trial], tick: Tick) -> tuple[str | None, float]:
+        number, trial = item
+        announce(number)
         began = time.monotonic()
-        if line := _failure(trial(**trial.bundled_fields(config.out / name) | common)):
-            failed[name] = line
+        line = _failure(trial)
         _release()
-        took = time.monotonic() - began
-        _say(f"  {name}: {f'FAILED: {line}' if line else 'done'}, {took:.0f} s")
-    return failed
+        return line, time.monotonic() - began
+
+    return run
 
 
 def _common(config: AllTrials) -> dict[str, Any]:

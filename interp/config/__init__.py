@@ -20,6 +20,7 @@ from interp.config.parsing import (
 from interp.config.settings import (
     Bootstrapped,
     ChatFrame,
+    Computing,
     Framing,
     Loading,
     Matched,
@@ -32,6 +33,7 @@ __all__ = [
     "FILE_ONLY",
     "Bootstrapped",
     "ChatFrame",
+    "Computing",
     "Distillation",
     "Experiment",
     "Framing",

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from interp.conditions import Prompt
 from interp.config.parsing import read_prompt
-from interp.config.settings import Framing, Matched
+from interp.config.settings import Computing, Framing, Matched
 from interp.errors import ConfigError
 
 
-class Distillation(Framing, Matched):
+class Distillation(Framing, Matched, Computing):
     """Train a LoRA whose outputs without a prompt match the model's outputs with it."""
 
     queries: Path
@@ -57,6 +57,9 @@ class Distillation(Framing, Matched):
     """Stop early after this many epochs without improvement."""
     seed: int = 0
     """Seed of the LoRA's initial values, the order of queries and sampled answers."""
+    seeds: int = Field(default=1, ge=1)
+    """Number of LoRAs to train, with seeds `seed`, `seed + 1`, ...; several are written to
+    `OUT/lora_0`, `OUT/lora_1`, ..."""
     adapter_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the adapter's file."""
     overwrite: bool = False

@@ -24,7 +24,7 @@ from interp.conditions import (
     located,
 )
 from interp.config.parsing import CONDITION_NAME, parse_condition, read_prompt
-from interp.config.settings import Bootstrapped, Framing, Matched
+from interp.config.settings import Bootstrapped, Computing, Framing, Matched
 from interp.contrast import Contrast, is_few_shot, is_plain_lora, is_prompt, is_text
 from interp.design import BASE, headline_of
 from interp.errors import ConfigError
@@ -48,7 +48,7 @@ for a plain LoRA. `untrained`: freshly initialised weights, a second set in memo
 base with a constant bias fitted to the outputs of the headline's reference."""
 
 
-class Experiment(Framing, Matched, Bootstrapped):
+class Experiment(Framing, Matched, Bootstrapped, Computing):
     """Compare one model under prompts and adapters, on the same queries."""
 
     queries: Path

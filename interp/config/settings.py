@@ -80,6 +80,19 @@ class Loading(Settings):
         }
 
 
+class Computing(Settings):
+    """Where independent work is done; the numbers do not depend on it."""
+
+    engine: Literal["in-process", "ray"] = "in-process"
+    """Do the work in this process, or with workers of Ray (`pip install 'interp[ray]'`)."""
+    workers: int | None = Field(default=None, ge=1)
+    """Number of Ray's workers, each with a copy of the model (none: 2)."""
+    address: str | None = None
+    """HOST:PORT of a running Ray cluster, or auto (none: one is started on this machine)."""
+    timeout: float = Field(default=120, gt=0)
+    """Seconds that a worker of Ray has to be placed, and later to give a sign of life."""
+
+
 class Matched(Loading):
     """A model on queries, and when two conditions' outputs on them count as matched."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from interp.config import Computing
 from interp.errors import ConfigError
 from interp.matching.settings import Emulation
 
@@ -36,7 +37,7 @@ SCORED = tuple(name for name in QUESTIONS if name != "prompt_as_weights")
 """Those of the scorecard, in order; the last has a prompt and a LoRA for its target."""
 
 
-class AllTrials(Emulation):
+class AllTrials(Emulation, Computing):
     """Run all experiments on the hypothesis and write their scorecard."""
 
     only: tuple[str, ...] = ()

@@ -32,10 +32,16 @@ GROUP = 1 << 18
 
 def layer_groups(*layers: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Every condition's tensors `[batch, layer, ...]`, a few layers at a time: many where they are
-    small, so that a small model does not wait for Python, and one where they are large."""
-    step = max(1, GROUP // max(1, layers[0][0].numel()))
-    for start in range(0, len(layers[0]), step):
-        yield [torch.stack(list(own[start : start + step]), dim=1) for own in layers]
+    small, so that a small model does not wait for Python, and one where they are large. Layers of
+    different shapes (Gemma 4 has heads of two widths) are never in one."""
+    shapes, start = [own.shape for own in layers[0]], 0
+    while start < len(shapes):
+        most = start + max(1, GROUP // max(1, shapes[start].numel()))
+        end = start + 1
+        while end < min(most, len(shapes)) and shapes[end] == shapes[start]:
+            end += 1
+        yield [torch.stack(list(own[start:end]), dim=1) for own in layers]
+        start = end
 
 
 class LayerParts:

@@ -8,11 +8,14 @@ here. `interp.report.write` then draws both.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from interp.config import Computing
+from interp.engines import Engine, opened_engine
 from interp.measures import DTYPE_NOISE
 from interp.patching import ablation, attribution, contexts, effects, function_vectors
 from interp.patching.contexts import Contexts
@@ -45,6 +48,9 @@ from interp.subject.loading import threads_for
 
 __all__ = ["patch"]
 
+_EPHEMERAL = {"run", "resume", "memory", "device", *Computing.model_fields}
+"""Fields that do not change the numbers (beyond rounding)."""
+
 
 def patch(settings: Patching, progress: Progress = no_progress) -> Path:
     """Run every interchange of a finished run's two conditions; returns the run's folder.
@@ -52,20 +58,24 @@ def patch(settings: Patching, progress: Progress = no_progress) -> Path:
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
-    fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
+    fields = settings.model_dump(mode="json", exclude=_EPHEMERAL)
     begun = {**fields, "command": "patch", "sha256 of the run": manifest["files"][TABLE]}
     with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
         job = prepare_patching(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
-            table, findings = _find(settings, job, store, progress)
+            there = settings.model_copy(update={"device": job.subject.device.type})
+            another = partial(prepare_patching, there, manifest)
+            on_gpu = job.subject.device.type == "cuda"
+            with opened_engine(settings, job, another, on_gpu=on_gpu) as engine:
+                table, findings = _find(settings, job, engine, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
         store.finish()
     return settings.run
 
 
 def _find(
-    settings: Patching, job: Job, store: Store, progress: Progress
+    settings: Patching, job: Job, engine: Engine[Job], store: Store, progress: Progress
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of the run's second table, and what its manifest says of them."""
     plan, keys = job.plan, [query.key for query in job.queries]
@@ -73,7 +83,7 @@ def _find(
     scale = Resampling.of(
         keys, settings.bootstrap, settings.permutations, plan.seed, settings.tolerance, noise
     )
-    found = run_moves(job, store, progress)
+    found = run_moves(job, engine, store, progress)
     moves, pair = by_move(found), (plan.a, plan.b)
     table = effects.effect_rows(found, scale, plan.base)
     tables: list[pd.DataFrame] = []
@@ -85,11 +95,11 @@ def _find(
     )
     if swap is not None:
         swapped = contexts.context_exchange_rows(
-            contexts_exchanged(job, swap, store, progress), scale
+            contexts_exchanged(job, swap, engine, store, progress), scale
         )
         tables.append(swapped)
     if settings.attribution:
-        estimates = estimated(job, store, progress)
+        estimates = estimated(job, engine, store, progress)
         tables.append(attribution.attribution_rows(estimates, scale))
         more["attribution"] = attribution.agreement(estimates, found)
     if plan.segments:
@@ -100,7 +110,7 @@ def _find(
         vectors, joint = _together(settings, job, moves, scale, progress)
         tables, more = [*tables, *vectors], more | joint
     parts, notes = _ablation_parts(settings, job)
-    without = ablated(job, parts, store, progress)
+    without = ablated(job, parts, engine, store, progress)
     findings = {
         "condition": plan.a,
         "reference": plan.b,

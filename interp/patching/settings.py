@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from interp.config import Bootstrapped, OfRun
+from interp.config import Bootstrapped, Computing, OfRun
 
 
-class Patching(OfRun, Bootstrapped):
+class Patching(OfRun, Bootstrapped, Computing):
     """Patch one condition's internal states into the other's run: where are they as good?"""
 
     condition: str | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from interp.engines import Engine
 from interp.errors import SubjectError
 from interp.measures.tally import Key, Tally
 from interp.patching import contexts
@@ -20,6 +22,9 @@ from interp.progress import Progress
 from interp.statistics import PerQuery
 from interp.store import Store
 
+_Compute = Callable[[Sequence[int]], Tally]
+"""What is kept of the queries of some numbers."""
+
 
 def refuse_noise(job: Job) -> float:
     """Base's own values put back into base's run must change nothing at all."""
@@ -32,8 +37,17 @@ def refuse_noise(job: Job) -> float:
     return changed
 
 
-def run_moves(job: Job, store: Store, progress: Progress) -> list[Effects]:
+def run_moves(job: Job, engine: Engine[Job], store: Store, progress: Progress) -> list[Effects]:
     """All moves on all queries."""
+    total = _sharded("interchange", _moving, job, engine, store, progress)
+    cells = {move: job.plan.cells(job.subject, move) for move in job.plan.moves}
+    return [
+        Effects(*move, its, **_rows(total, _move("interchange", move)))
+        for move, its in cells.items()
+    ]
+
+
+def _moving(job: Job) -> _Compute:
     number_of = partners([query.key for query in job.queries], job.plan.seed)
 
     def compute(numbers: Sequence[int]) -> Tally:
@@ -42,84 +56,101 @@ def run_moves(job: Job, store: Store, progress: Progress) -> list[Effects]:
         found = run_interchange(job.subject, job.plan, here, there, job.caches, job.rows)
         return _kept({_move("interchange", own): own for own in found}, numbers)
 
-    total = _sharded("interchange", compute, job, store, progress)
-    cells = {move: job.plan.cells(job.subject, move) for move in job.plan.moves}
-    return [
-        Effects(*move, its, **_rows(total, _move("interchange", move)))
-        for move, its in cells.items()
-    ]
+    return compute
 
 
-def contexts_exchanged(job: Job, plan: Contexts, store: Store, progress: Progress) -> list[Effects]:
+def contexts_exchanged(
+    job: Job, plan: Contexts, engine: Engine[Job], store: Store, progress: Progress
+) -> list[Effects]:
     """What stands before the query, exchanged in all queries' runs."""
-
-    def compute(numbers: Sequence[int]) -> Tally:
-        here = [job.queries[i] for i in numbers]
-        found = contexts.exchange(job.subject, plan, here, job.caches)
-        return _kept({_move("contexts", own): own for own in found}, numbers)
-
-    total = _sharded("contexts", compute, job, store, progress)
+    total = _sharded("contexts", partial(_exchanging, plan), job, engine, store, progress)
     return [
         Effects(*move, plan.cells, **_rows(total, _move("contexts", move))) for move in plan.moves
     ]
 
 
-def estimated(job: Job, store: Store, progress: Progress) -> list[Attribution]:
-    """All moves on all queries, to first order."""
-
-    def place(move: PatchMove | Attribution) -> Key:
-        return Key("attribution", move.source, move.target, "")
-
+def _exchanging(plan: Contexts, job: Job) -> _Compute:
     def compute(numbers: Sequence[int]) -> Tally:
         here = [job.queries[i] for i in numbers]
-        found = attribute(job.subject, job.plan, here, job.caches)
-        return _kept({place(own): own for own in found}, numbers)
+        found = contexts.exchange(job.subject, plan, here, job.caches)
+        return _kept({_move("contexts", own): own for own in found}, numbers)
 
-    total = _sharded("attribution", compute, job, store, progress, size=job.backward_chunk)
+    return compute
+
+
+def estimated(job: Job, engine: Engine[Job], store: Store, progress: Progress) -> list[Attribution]:
+    """All moves on all queries, to first order."""
+    size = job.backward_chunk
+    total = _sharded("attribution", _attributing, job, engine, store, progress, size)
     cells = attributed(job.subject, job.plan)
     moves = [move for move in job.plan.moves if not move.control]
     return [
-        Attribution(move.source, move.target, cells, **_rows(total, place(move))) for move in moves
+        Attribution(move.source, move.target, cells, **_rows(total, _estimate(move)))
+        for move in moves
     ]
 
 
-def ablated(
-    job: Job, parts: Mapping[str, Sequence[AdapterPart]], store: Store, progress: Progress
-) -> dict[str, Ablated]:
-    """Every condition of `parts` without each of them, on all queries."""
-    places = {condition: Key("ablation", condition, "", "") for condition in parts}
-
+def _attributing(job: Job) -> _Compute:
     def compute(numbers: Sequence[int]) -> Tally:
         here = [job.queries[i] for i in numbers]
-        found = {places[c]: ablate(job.subject, c, some, here) for c, some in parts.items()}
-        return _kept(found, numbers)
+        found = attribute(job.subject, job.plan, here, job.caches)
+        return _kept({_estimate(own): own for own in found}, numbers)
 
+    return compute
+
+
+def ablated(
+    job: Job,
+    parts: Mapping[str, Sequence[AdapterPart]],
+    engine: Engine[Job],
+    store: Store,
+    progress: Progress,
+) -> dict[str, Ablated]:
+    """Every condition of `parts` without each of them, on all queries."""
     if not parts:
         return {}
-    total = _sharded("ablation", compute, job, store, progress)
-    return {condition: Ablated(**_rows(total, place)) for condition, place in places.items()}
+    total = _sharded("ablation", partial(_ablating, parts), job, engine, store, progress)
+    return {condition: Ablated(**_rows(total, _without(condition))) for condition in parts}
+
+
+def _ablating(parts: Mapping[str, Sequence[AdapterPart]], job: Job) -> _Compute:
+    def compute(numbers: Sequence[int]) -> Tally:
+        here = [job.queries[i] for i in numbers]
+        found = {_without(c): ablate(job.subject, c, some, here) for c, some in parts.items()}
+        return _kept(found, numbers)
+
+    return compute
 
 
 def _sharded(
     name: str,
-    compute: Callable[[Sequence[int]], Tally],
+    begin: Callable[[Job], _Compute],
     job: Job,
+    engine: Engine[Job],
     store: Store,
     progress: Progress,
     size: int | None = None,
 ) -> Tally:
-    """What `compute` makes of the numbers of all queries, at most `size` (the job's chunk) at a
+    """What `begin` makes of the numbers of all queries, at most `size` (the job's chunk) at a
     time."""
     count = len(job.queries)
 
     def done(newly: int) -> None:
         progress(name, newly, count)
 
-    return store.sharded(name, count, compute, size or job.chunk, done)
+    return store.sharded(name, count, begin, size or job.chunk, done, engine)
 
 
 def _move(stage: str, move: PatchMove | Effects) -> Key:
     return Key(stage, move.source, move.target, move.control)
+
+
+def _estimate(move: PatchMove | Attribution) -> Key:
+    return Key("attribution", move.source, move.target, "")
+
+
+def _without(condition: str) -> Key:
+    return Key("ablation", condition, "", "")
 
 
 def _kept(found: Mapping[Key, Effects | Attribution | Ablated], numbers: Sequence[int]) -> Tally:

@@ -20,6 +20,7 @@ from transformer_lens.tools.analysis.attribution_patching import Node, attributi
 from interp.capture import capture
 from interp.conditions import Base, Condition, FineTuned, Lora, Prefix, Prompt, Steering
 from interp.edits import Edit
+from interp.engines import InProcess
 from interp.errors import ConfigError
 from interp.measures.output import log_odds
 from interp.names import Site
@@ -284,8 +285,9 @@ def test_a_query_has_its_own_gradient_whatever_stands_beside_it(
     job = Job(own.subject, plan, own.queries, own.caches, rows=own.subject.n_layers)
     assert job.backward_chunk == 1
     with Store.open(tmp_path, {}) as store:
-        first = estimated(job, store, no_progress)
-        again = estimated(job._replace(caches={}), store, no_progress)
+        first = estimated(job, InProcess(job), store, no_progress)
+        emptied = job._replace(caches={})
+        again = estimated(emptied, InProcess(emptied), store, no_progress)
     for alone, kept in zip(first, again, strict=True):
         whole = together.pop((alone.source, alone.target))
         assert whole.cells == alone.cells == kept.cells
