@@ -23,10 +23,12 @@ from interp.errors import SubjectError
 from interp.influence import closing_error, influence
 from interp.measures import DTYPE_NOISE, wide
 from interp.measures.plan import Observed
+from interp.memory import is_out_of_memory
 from interp.observe import observe
 from interp.queries import Encoded
 from interp.readout import LastStates, lens, lens_error
-from interp.registry import MEASURES, grouped
+from interp.registry import MEASURES
+from interp.selection import NEEDS
 from interp.subject import Subject
 
 GROUPS = tuple(dict.fromkeys(m.group for m in MEASURES.values() if m.group))
@@ -38,11 +40,6 @@ _CLOSING = 10.0
 
 _STEPS = ("score split", "change decomposition", "pinned inputs", "scores", "patterns")
 """What is left out, one more at a time, where a run that reads everything fails."""
-
-
-def measures(withheld: Iterable[str]) -> set[str]:
-    """The measures of these groups."""
-    return {measure for name in withheld for measure in grouped(name)}
 
 
 def find(
@@ -60,7 +57,9 @@ def find(
     withheld = _with_consequences(dict(subject.withheld))
     if subject.anatomy.layers("router") and not subject.anatomy.link:
         withheld["routing"] = "the weights of its experts do not follow from its router's logits"
-    if reason := _tried(lambda: _pinned_error(subject, batch, base, caches[base]), subject):
+    if "pinned inputs" not in unasked and (
+        reason := _tried(lambda: _pinned_error(subject, batch, base, caches[base]), subject)
+    ):
         withheld = _with_consequences(withheld | {"pinned inputs": reason})
     for step in (None, *_STEPS):
         if step is not None:
@@ -70,12 +69,14 @@ def find(
             observed, last = observe(subject, batch, caches, base, unread)
             break
         except Exception as raised:  # whatever it raises, the architecture is another than assumed
-            reason = _said(raised)
+            reason = _reason(raised)
     else:
         raise SubjectError(f"the states of {subject.name} cannot be read: {reason}")
     changes = [float(change.error) for seen in observed.values() for change in seen.changes]
     splits = [float(split.error) for seen in observed.values() for split in seen.splits]
-    if "scores" not in withheld and (reason := _not_scores(observed.values(), subject)):
+    if "scores" not in unasked.union(withheld) and (
+        reason := _not_scores(observed.values(), subject)
+    ):
         withheld = _with_consequences(withheld | {"scores": reason})
     if "score split" not in unasked.union(withheld) and _tried(
         lambda: _turned(subject, batch, base, caches[base]), subject
@@ -105,25 +106,19 @@ def _tried(error: Callable[[], float], subject: Subject) -> str:
     try:
         return open_sum(error(), subject)
     except Exception as raised:  # as above
-        return _said(raised)
+        return _reason(raised)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """What an error says; raised again where memory ran out, which says nothing of the model."""
+    if is_out_of_memory(error):
+        raise error
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
 
 
-_NEEDS = {
-    "scores": ("patterns",),
-    "pinned inputs": ("patterns",),
-    "change decomposition": ("pinned inputs",),
-    "score split": ("scores", "pinned inputs"),
-}
-"""What compares, or splits, what another one reads."""
-
-
 def _with_consequences(withheld: dict[str, str]) -> dict[str, str]:
-    for name, needs in _NEEDS.items():
+    for name, needs in NEEDS.items():
         for needed in needs:
             if needed in withheld:
                 withheld.setdefault(name, f"{needed} are withheld")

@@ -20,7 +20,7 @@ from interp.conditions import Condition, FittedBias, Setting, simple_parts, toke
 from interp.config import Experiment
 from interp.design import BASE, Design
 from interp.engines import Engine
-from interp.errors import RunError
+from interp.errors import ConfigError, RunError
 from interp.generating import Sampling
 from interp.geometry import sample
 from interp.logit_bias import fit_bias
@@ -32,10 +32,12 @@ from interp.positions import SEGMENTS, position_labels
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
 from interp.runs.files import read_manifest
+from interp.selection import GROUP_OF, measures_of
 from interp.store import Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
 from interp.subject.quantization import saved_method
+from interp.subject.tokenizers import open_tokenizer
 
 FIT_BATCH = 8
 """Queries per forward pass of such a fit, where no batch size is given."""
@@ -88,6 +90,24 @@ def read_groups(experiment: Experiment) -> dict[str, list[Query]]:
     return groups
 
 
+def inputs_of(
+    experiment: Experiment,
+) -> tuple[dict[str, Condition], dict[str, list[Query]], Any]:
+    """The conditions of an experiment that its model has a use for, its queries as written, and its
+    tokenizer."""
+    built, asked = experiment.build(), read_groups(experiment)
+    tokenizer = open_tokenizer(
+        experiment.model, built.values(), experiment.tokenizer, **experiment.hub
+    )
+    return applicable(experiment, built, tokenizer), asked, tokenizer
+
+
+def probe_of(queries: Sequence[Encoded]) -> list[Encoded]:
+    """The shortest and the longest query: what can be measured is tried on them."""
+    by_length = sorted(queries, key=lambda query: len(query.ids))
+    return [by_length[0], by_length[-1]]
+
+
 class Prepared(NamedTuple):
     """What a study runs on: the model, the token ids of its queries with the answers that are
     forced on all conditions, what these wrote themselves, the plan and its design."""
@@ -112,8 +132,7 @@ def prepare(
     the first work of the `engine`: what its workers open is complete by then."""
     design = Design.of(built, experiment.families, experiment.compare)
     groups = encode_groups(subject, built, asked)
-    by_length = sorted(groups["matched"], key=lambda query: len(query.ids))
-    withheld = find(subject, [by_length[0], by_length[-1]], BASE, experiment.unasked)
+    withheld = find(subject, probe_of(groups["matched"]), BASE, experiment.unasked)
     fit_biases(subject, built, groups["matched"], experiment.batch_size or FIT_BATCH)
     written: WrittenAnswers = {}
     if experiment.answer_tokens:
@@ -179,7 +198,9 @@ def make_plan(
     groups: Mapping[str, Sequence[Encoded]],
     withheld: Mapping[str, str],
 ) -> Plan:
-    """Pairs, positions, samples and batch size of an experiment."""
+    """Pairs, positions, samples and batch size of an experiment; a `ConfigError` where nothing that
+    it names can be measured."""
+    _check_left(experiment, subject, design, withheld)
     everyone = [query for queries in groups.values() for query in queries]
     longest = max(len(query.ids) for query in everyone)
     answer = max(len(query.answer_ids) for query in everyone)
@@ -187,15 +208,16 @@ def make_plan(
     read = max(len(query.forced) for query in everyone)
     fitting = chunk_size(subject, read, experiment.memory * 1e9)
     keys = [query.key for query in groups["matched"]]
+    geometry, families = (name not in experiment.unasked for name in ("geometry", "families"))
     compared = [*(design.headline or subject.settings), *design.nulls, BASE]
     return Plan(
         base=BASE,
         pairs=design.pairs,
         certified=design.certified,
         controls=design.controls if experiment.permutations else {},
-        members=design.members if len(design.families) > 1 else (),
-        kept=tuple(name for name in subject.settings if name in compared),
-        sample=frozenset(sample(keys, experiment.sample, experiment.seed)),
+        members=design.members if families and len(design.families) > 1 else (),
+        kept=tuple(name for name in subject.settings if geometry and name in compared),
+        sample=frozenset(sample(keys, experiment.sample if geometry else 0, experiment.seed)),
         speaker=_speaker(design),
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
@@ -203,7 +225,7 @@ def make_plan(
             position_labels(longest, experiment.max_positions, present, answer if present else 0)
         ),
         longest_answer=max(1, answer),
-        sites=(*STATE_SITES, *(KEYS_VALUES if experiment.keys_values else ())),
+        sites=_sites(experiment, subject),
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,
         seed=experiment.seed,
@@ -213,6 +235,30 @@ def make_plan(
         unasked=experiment.unasked,
         layers=layers_of(subject),
     )
+
+
+def _check_left(
+    experiment: Experiment, subject: Subject, design: Design, withheld: Mapping[str, str]
+) -> None:
+    missing = dict(withheld)
+    if not subject.anatomy.layers("router"):
+        missing["routing"] = "the model routes to no experts"
+    if len(design.families) < 2:
+        missing["families"] = "there are fewer than two"
+    if not experiment.written - measures_of(missing):
+        named = {GROUP_OF[name] for name in experiment.written}
+        why = "; ".join(f"{name}: {why}" for name, why in missing.items() if name in named)
+        raise ConfigError(f"nothing that --measures names can be measured ({why}): name others")
+
+
+def _sites(experiment: Experiment, subject: Subject) -> tuple[str, ...]:
+    """The sites whose states are compared, or read for another measure that is asked for."""
+    if {"states", "families"} - experiment.unasked:
+        return (*STATE_SITES, *(KEYS_VALUES if experiment.keys_values else ()))
+    read = [] if "geometry" in experiment.unasked else ["resid_post"]
+    if "change decomposition" not in experiment.unasked and subject.anatomy.mixed:
+        read.append("z")
+    return tuple(read)
 
 
 def layers_of(subject: Subject) -> dict[str, tuple[int, ...]]:

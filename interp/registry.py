@@ -457,8 +457,3 @@ def _having(fields: dict[str, str | bool]) -> Iterator[str]:
     for name, measure in MEASURES.items():
         if all(getattr(measure, field) == value for field, value in fields.items()):
             yield name
-
-
-def grouped(group: str) -> tuple[str, ...]:
-    """The measures that are withheld together, in their order."""
-    return tuple(_having({"group": group}))

@@ -8,7 +8,7 @@ written from them by `interp.report.write`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 
 from interp.answers import answer_table, encode_again, own_rows, query_table
-from interp.capabilities import measures, open_sum
+from interp.capabilities import open_sum
 from interp.conditions import Condition, resolve
 from interp.config import Computing, Experiment
 from interp.design import Design
 from interp.engines import opened_engine
+from interp.halving import memory_errors, sizes_of
 from interp.heads import head_view
 from interp.manifest import describe_run, fingerprints, versions
 from interp.measures.certificate import Tolerance
@@ -31,8 +32,8 @@ from interp.preparing import (
     FIT_BATCH,
     Prepared,
     another_subject,
-    applicable,
     fit_biases,
+    inputs_of,
     make_plan,
     open_subject,
     prepare,
@@ -42,10 +43,10 @@ from interp.preparing import (
 from interp.progress import Progress, no_progress
 from interp.runs.files import ANSWERS, QUERIES, as_table, token_hash, write_run
 from interp.runs.heads import HeadView
+from interp.selection import measure_of, measures_of
 from interp.store import SHARD, Store
 from interp.subject import Subject
 from interp.subject.loading import threads_for
-from interp.subject.tokenizers import open_tokenizer
 from interp.sweep import kept_labels, sweep
 from interp.tabulate import (
     by_model_layer,
@@ -79,12 +80,7 @@ def run_study(
 
     Raises `SubjectError`, `QueryError`, `RunError`, `ConfigError` or `ConditionError`, each with
     one line that says what to do."""
-    built = experiment.build()
-    asked = read_groups(experiment)
-    tokenizer = open_tokenizer(
-        experiment.model, built.values(), experiment.tokenizer, **experiment.hub
-    )
-    built = applicable(experiment, built, tokenizer)
+    built, asked, tokenizer = inputs_of(experiment)
     hashes = fingerprints(experiment, built)
     settings = experiment.model_dump(mode="json", exclude=EPHEMERAL) | {"shard": SHARD}
     settings |= {f"sha256 of {role}": digest for role, digest in hashes.items()}
@@ -99,7 +95,7 @@ def run_study(
         subject = subject or open_subject(experiment, built, asked["matched"], progress)
         there = experiment.model_copy(update={"device": subject.device.type})
         another = partial(another_subject, there, built, asked["matched"], hashes, subject.settings)
-        with threads_for(subject.n_parameters):
+        with threads_for(subject.n_parameters), memory_errors():
             on_gpu = subject.device.type == "cuda"
             with opened_engine(experiment, subject, another, on_gpu=on_gpu) as engine:
                 prepared = prepare(experiment, subject, engine, built, asked, store, progress)
@@ -146,16 +142,32 @@ def _write(
     parts.append(own_rows(written, plan.certified, groups, plan.replicates, plan.seed))
     manifest = describe_run(experiment, subject, built, design, groups)
     manifest |= {"hashes": dict(hashes), "certificates": signed, "checks": checks}
-    manifest["withheld"] = withheld
-    if "patterns" not in withheld:
+    manifest |= {"withheld": withheld, "unasked": sorted(plan.unasked)}
+    sizes = {name: sizes_of(tally) for name, tally in tallies.items()}
+    manifest["batch_sizes"] = {name: _by_size(found) for name, found in sizes.items()}
+    manifest["notes"] = [*manifest["notes"], *_halved(sizes, plan.batch_size)]
+    if "patterns" not in plan.unread.union(withheld):
         cell = largest_cell(tallies["matched"], design.headline or plan.pairs[0], plan)
-        view = head_view(subject, cell, plan.pairs, groups["matched"], plan.batch_size)
+        view = head_view(subject, cell, plan.pairs, groups["matched"], min(sizes["matched"]))
         manifest["head_view"] = view.manifest()
         arrays |= view.arrays()
     table = by_model_layer(pd.concat(map(as_table, parts), ignore_index=True), plan.layers)
-    table = table[~table["measure"].isin(measures(withheld))]
+    rows = experiment.written - measures_of(withheld)
+    table = table[table["measure"].map(measure_of).isin(rows)]
     beside = {QUERIES: query_table(groups), ANSWERS: answer_table(subject, written)}
     write_run(experiment.out, table, arrays, manifest, beside)
+
+
+def _by_size(sizes: Mapping[int, int]) -> list[dict[str, int]]:
+    return [{"batch_size": size, "queries": count} for size, count in sizes.items()]
+
+
+def _halved(sizes: Mapping[str, Mapping[int, int]], planned: int) -> Iterator[str]:
+    """What is said of groups that memory did not hold as planned."""
+    for name, found in sizes.items():
+        if min(found) < planned:
+            counts = ", ".join(f"{count} at {size}" for size, count in found.items())
+            yield f"memory ran out at {planned} {name} queries per batch; measured: {counts}"
 
 
 def head_of_run(folder: Path, name: str) -> HeadView:

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp import readout
 from interp.batch import Batch, Tokens
 from interp.engines import Engine
+from interp.halving import Halving
 from interp.influence import closing_error, influence, present_terms
 from interp.measures import output
 from interp.measures.certificate import in_columns
@@ -50,7 +51,8 @@ def sweep(
     group: str,
     progress: Progress,
 ) -> Tally:
-    """Measure all queries of a group; finished shards of an earlier attempt are not done again."""
+    """Measure all queries of a group; finished shards of an earlier attempt are not done again, and
+    a chunk that memory does not hold is measured in halves."""
 
     def done(newly: int) -> None:
         progress(group, newly, len(queries))
@@ -71,12 +73,13 @@ def measuring(
 ) -> Callable[[Sequence[int]], Tally]:
     """What measures the queries of consecutive numbers on a subject."""
     caches = {name: subject.prefill(setting) for name, setting in subject.settings.items()}
+    batches = Halving(plan.batch_size)
 
-    def compute(numbers: Sequence[int]) -> Tally:
+    def measured(numbers: Sequence[int]) -> Tally:
         chunk = [queries[i] for i in numbers]
         return measure_chunk(subject, plan, chunk, numbers[0], caches)
 
-    return compute
+    return partial(batches.measured, measure=measured)
 
 
 def measure_chunk(

@@ -34,9 +34,9 @@ from reference import Condition, Key, States, Value
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import load_run
-from interp.capabilities import measures
 from interp.config import Experiment
 from interp.runs.view import Run
+from interp.selection import measures_of
 from interp.study import run_study
 from interp.validation import architectures
 
@@ -86,7 +86,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         headline=("prompt", "lora"),
         families={},
     )
-    left_out = measures(WITHHELD.get(request.param, ()))
+    left_out = measures_of(WITHHELD.get(request.param, ()))
     expected = {key: v for key, v in reference.rows(study).items() if key[0] not in left_out}
     return Compared(request.param, run, observed, measured(run, "matched"), expected)
 

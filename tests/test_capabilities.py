@@ -15,12 +15,12 @@ from tiny_models import save_adapter, save_model, tokenizer
 from transformers.models.llama import modeling_llama
 
 from interp import Experiment, Patching, Run, diverge, load_run, patch
-from interp.capabilities import measures
 from interp.errors import SubjectError
 from interp.names import Head
-from interp.registry import MEASURES, grouped
+from interp.registry import MEASURES
 from interp.report import text_table, write
 from interp.runs.terms import TOTAL, terms
+from interp.selection import measures_of
 from interp.study import head_of_run
 from interp.validation import architectures
 from interp.validation.architectures import MODELS, TABLE_HEADINGS, ArchitectureRow
@@ -157,7 +157,7 @@ def test_a_model_whose_attention_is_not_hooked_has_the_rest(run_of: Callable[...
     assert set(withheld) == {
         "patterns", "scores", "pinned inputs", "change decomposition", "score split",
     }  # fmt: skip
-    assert not set(run.table["measure"]) & measures(withheld)
+    assert not set(run.table["measure"]) & measures_of(withheld)
     assert {"relative_l2", "influence", "lens_js", "kl_divergence"} <= set(run.table["measure"])
     assert layers(run, "relative_l2", "mixer_out") == [0, 1, 2]
     check_said(run)
@@ -200,5 +200,5 @@ def test_where_the_stream_is_no_sum_influence_alone_is_withheld(tmp_path: Path) 
     assert set(run.manifest["withheld"]) == {"influence"}
     assert "do not add up" in run.manifest["withheld"]["influence"]
     every = {n for n, m in MEASURES.items() if m.group and not n.endswith("no_sink")}
-    assert every - set(run.table["measure"]) == {"influence", *grouped("routing")}
+    assert every - set(run.table["measure"]) == {"influence", *measures_of({"routing"})}
     check_said(run)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from interp.registry import MEASURES, SECTIONS, grouped, named
+from interp.registry import MEASURES, SECTIONS, named
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +45,7 @@ def test_every_measure_stands_in_one_section_with_its_definition() -> None:
 def test_records_are_found_by_what_they_hold() -> None:
     assert "content_js" in named(rounding="divergence", head="pattern")
     assert "content_js" not in named(rounding="cosine")
-    assert grouped("routing") == ("router_js", "expert_overlap")
+    assert named(group="routing") == {"router_js", "expert_overlap"}
     assert named(position="answer", units="nats") == {"sequence_kl"}
 
 

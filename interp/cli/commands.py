@@ -48,7 +48,27 @@ def diverge_command(words: Sequence[str]) -> None:
     fields: dict[str, Any] = {}
     if words and words[0].endswith((".yaml", ".yml")):
         fields, words = from_yaml(Path(words[0])), words[1:]
-    _run(read_flags(Experiment, words, "interp diverge [experiment.yaml]", fields))
+    asked = read_flags(_Diverging, words, "interp diverge [experiment.yaml]", fields)
+    experiment = Experiment(**{name: getattr(asked, name) for name in Experiment.model_fields})
+    if asked.plan:
+        _plan(experiment)
+    else:
+        _run(experiment)
+
+
+class _Diverging(Experiment):
+    __doc__ = Experiment.__doc__
+
+    plan: bool = False
+    """Say what the run would compute, how long it would take, how much memory it would need and
+    what it would write, measured on one chunk of queries; then stop."""
+
+
+def _plan(experiment: Experiment) -> None:
+    from interp.planning import foresee
+
+    console().print("loading and comparing with plain Hugging Face, then one chunk of queries ...")
+    print("\n".join(foresee(experiment).lines()))
 
 
 def _run(experiment: Experiment) -> None:

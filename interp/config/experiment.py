@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from interp.conditions import (
     Base,
@@ -28,6 +28,7 @@ from interp.config.settings import Bootstrapped, Computing, Framing, Matched
 from interp.contrast import Contrast, is_few_shot, is_plain_lora, is_prompt, is_text
 from interp.design import BASE, headline_of
 from interp.errors import ConfigError
+from interp.selection import ALL_GROUPS, PRESETS, chosen, computed, measures_of
 
 _Control = Literal[
     "neutral",
@@ -93,6 +94,12 @@ class Experiment(Framing, Matched, Bootstrapped, Computing):
     keys_values: bool = False
     """Also compare keys and values by key/value head: those of the query, and those of the context
     where two conditions have equally many."""
+    preset: Literal["quick", "full"] = "full"
+    """Which measures to compute: full, or quick, without runs at pinned inputs (re-wiring, terms of
+    heads' changes) and without the geometry of queries."""
+    measures: tuple[str, ...] = ()
+    """Measures, or groups of measures, that alone are computed and written (none: those of the
+    preset)."""
     lens: bool = True
     """Compute the logit lens: one unembedding per layer and answer token, slow for a large
     vocabulary."""
@@ -104,11 +111,39 @@ class Experiment(Framing, Matched, Bootstrapped, Computing):
     overwrite: bool = False
     """Replace what is in `out`."""
 
+    @model_validator(mode="after")
+    def _agree(self) -> Experiment:
+        """What is named is there, and not switched off."""
+        unasked = self.unasked
+        if self.measures and (self.preset != "full" or self.score_split or not self.lens):
+            raise ConfigError(
+                "--measures names all that is computed: leave --preset quick, --score-split and "
+                "--no-lens away"
+            )
+        if self.preset == "quick" and self.score_split:
+            raise ConfigError(
+                "--score-split needs the runs at pinned inputs that --preset quick leaves out: "
+                "leave one of them away"
+            )
+        if self.keys_values and "states" in unasked:
+            raise ConfigError("--keys-values compares states: add states to --measures")
+        if self.measures and not self.sample and "geometry" not in unasked:
+            raise ConfigError("measures of geometry need states of queries: give a --sample")
+        return self
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The measures that get rows."""
+        if self.measures:
+            return chosen(self.measures)
+        off, added = ({name} for name in ("lens", "score split"))
+        groups = PRESETS[self.preset] - (set() if self.lens else off)
+        return measures_of(groups | (added if self.score_split else set()))
+
     @property
     def unasked(self) -> frozenset[str]:
-        """The groups of measures (`interp.capabilities`) that are switched off."""
-        asked = {"lens": self.lens, "score split": self.score_split}
-        return frozenset(name for name, wanted in asked.items() if not wanted)
+        """The groups of measures (`interp.selection`) that are not computed."""
+        return frozenset(ALL_GROUPS) - computed(self.written)
 
     def build(self) -> dict[str, Condition]:
         """All conditions by name, in the order in which they are shown; `base` is always first."""

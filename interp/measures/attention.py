@@ -53,25 +53,46 @@ def read_rows(
     counts as a key in the full row's entropy; it is neither prefix nor content.
     """
     length = pattern.shape[-2]
-    own, prefix = wide(pattern[..., -length:]), wide(pattern[..., :-length])
+    own = wide(pattern[..., -length:])
+    own_rest = own[..., int(own_first) :]
     content = own / own.sum(-1, keepdim=True)
-    rest, own_rest = prefix[..., int(first) :], own[..., int(own_first) :]
-    kept = rest.sum(-1) + own_rest.sum(-1)
-    prefix_mass = prefix.sum(-1)
-    whole = entropy(own) + entropy(prefix)
-    content_mass = 1 - prefix_mass
+    start, rest = (_summed(part) for part in pattern[..., :-length].tensor_split([1], -1))
+    prefix = _Sums(start.mass + rest.mass, start.entropy + rest.entropy)
+    rest = rest if first else prefix
+    kept = rest.mass + own_rest.sum(-1)
+    whole = entropy(own) + prefix.entropy
+    content_mass = 1 - prefix.mass
     if sink:
         content_mass = own.sum(-1)
-        whole = whole + entropy((1 - prefix_mass - content_mass).clamp(min=0)[..., None])
+        whole = whole + entropy((1 - prefix.mass - content_mass).clamp(min=0)[..., None])
     return AttentionRows(
-        prefix_mass=prefix_mass,
+        prefix_mass=prefix.mass,
         entropy=whole,
         content_entropy=entropy(content),
-        prefix_mass_no_sink=rest.sum(-1) / kept,
-        entropy_no_sink=kept.log() + (entropy(own_rest) + entropy(rest)) / kept,
+        prefix_mass_no_sink=rest.mass / kept,
+        entropy_no_sink=kept.log() + (entropy(own_rest) + rest.entropy) / kept,
         content=content,
         content_mass=content_mass,
     )
+
+
+_BLOCK = 1 << 22
+"""Entries of a pattern that are widened at a time: a long prefix has many keys."""
+
+
+class _Sums(NamedTuple):
+    mass: Rows
+    entropy: Rows
+
+
+def _summed(columns: Pattern) -> _Sums:
+    """Mass and entropy of some of a pattern's columns, by blocks of keys."""
+    mass = wide(columns.new_zeros(columns.shape[:-1]))
+    spread = mass
+    for block in columns.split(max(1, _BLOCK // max(1, mass.numel())), dim=-1):
+        own = wide(block)
+        mass, spread = mass + own.sum(-1), spread + entropy(own)
+    return _Sums(mass, spread)
 
 
 def without_first(content: Content) -> Content:

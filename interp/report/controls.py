@@ -194,9 +194,15 @@ def _said(run: Run, pair: Pair, position: str) -> Cell:
 
 
 def withheld(run: Run) -> list[str]:
-    """What this model does not allow to measure, and why."""
-    found = run.manifest.get("withheld") or {}
-    return [visible(f"not measured: {name} ({reason})") for name, reason in found.items()]
+    """What this model does not allow to measure, and why; what was not asked for, where that was
+    said."""
+    found, asked = run.manifest.get("withheld") or {}, run.manifest.get("config", {})
+    lines = [visible(f"not measured: {name} ({reason})") for name, reason in found.items()]
+    if asked.get("measures"):
+        lines.append(f"measured alone: {visible(', '.join(asked['measures']))}")
+    elif asked.get("preset", "full") != "full":
+        lines.append(f"not asked for: {visible(', '.join(run.manifest['unasked']))}")
+    return lines
 
 
 def checks(run: Run) -> Table:

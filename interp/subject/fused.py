@@ -54,9 +54,12 @@ class Slice(nn.Module):
 
 
 def mend(bridge: Any) -> None:
-    """Replace the copied parts of every fused projection of a booted bridge by live slices."""
+    """Replace the copied parts of every fused projection of a booted bridge by live slices. Their
+    heads also keep the last pattern, which nobody reads: those of all layers, of a whole prefix."""
     for block in bridge.blocks:
         attention: Any = getattr(block, "attn", None)
+        if "_pattern" in vars(attention or object):
+            attention.register_forward_hook(_forget)
         mlp: Any = getattr(block, "mlp", None)
         hf = getattr(attention, "original_component", None)
         for name, split in attention_splits(bridge.cfg).items():
@@ -67,6 +70,10 @@ def mend(bridge: Any) -> None:
                 module := getattr(getattr(mlp, "original_component", None), name, None)
             ) is not None:
                 _replace([mlp.gate, getattr(mlp, "in")], module, split)
+
+
+def _forget(attention: Any, *_: Any) -> None:
+    attention._pattern = None
 
 
 def _replace(components: list[Any], module: nn.Module, split: _Split) -> None:

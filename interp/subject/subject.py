@@ -25,6 +25,12 @@ from interp.subject.anatomy import Anatomy
 from interp.subject.insertions import Insertions, VirtualTokens
 from interp.subject.weights import Weights
 
+_SCORES = 1 << 26
+"""Attention scores of one layer that exist at once while a long prefix is read."""
+
+_PIECE = 64
+"""Fewer tokens than this are not worth a pass of their own."""
+
 Hook = Callable[[Tensor], Tensor | None]
 """Reads a site's value; returns None, or the value that takes its place."""
 
@@ -164,7 +170,8 @@ class Subject:
         does.
 
         `given` takes the place of what the setting names: virtual tokens before its prefix, or the
-        ids of several prefixes `[prefix, pos]`. `grad`: autograd follows.
+        ids of several prefixes `[prefix, pos]`. `grad`: autograd follows. A long prefix is read in
+        pieces: attention of all its tokens at once would take `[head, pos, pos]` per layer.
         """
         ids = torch.tensor([setting.prefix], dtype=torch.long, device=self.device)
         virtual = self.insertions.tokens(setting) if given is None else given
@@ -179,12 +186,41 @@ class Subject:
             arguments = {"input_ids": ids}
             if virtual:
                 arguments = virtual.before(self.input_embeddings, ids, used_up=grad)
-            first: Any = arguments.pop("inputs_embeds", arguments.pop("input_ids", None))
-            with shortcuts.only_at(self.bridge.unembed, first.new_zeros(len(first), 1).long()):
-                _, cache = self.bridge(
-                    first, return_type="logits_and_cache", use_cache=True, **arguments
-                )
+            whole = arguments.pop("inputs_embeds", arguments.pop("input_ids", ids))
+            cache = arguments.pop("past_key_values", None)
+            for piece in whole.tensor_split(1 if grad else self._n_pieces(whole), dim=1):
+                cache = self._extended(cache, piece)
         return cache
+
+    def _n_pieces(self, whole: Tensor) -> int:
+        """In how many pieces of near equal length what precedes a query is read. All at once where
+        some blocks mix tokens by a recurrence: from piece to piece its rounding grows (to 1e-4 in
+        tiny Qwen3.5 models, and 6e-4 in Nemotron-H, which steps single tokens by another formula).
+        """
+        rows, length = whole.shape[:2]
+        if self.anatomy.layers("mixer_out"):
+            return 1
+        fitting = max(_PIECE, _SCORES // (rows * self.n_heads * length))
+        return -(-length // fitting)
+
+    def _extended(self, cache: Any, tokens: Tensor) -> Any:
+        """A cache (None: an empty one) with the keys and values of tokens, ids or embeddings, that
+        follow; the unembedding sees one of them."""
+        rows, length = tokens.shape[:2]
+        past, arguments = 0 if cache is None else cache.get_seq_length(), {}
+        if past:
+            places = torch.arange(past, past + length, device=tokens.device)
+            arguments = {
+                "past_key_values": cache,
+                "attention_mask": torch.ones(rows, past + length, device=tokens.device),
+                "position_ids": places.expand(rows, -1),
+            }
+        one = torch.zeros(rows, 1, dtype=torch.long, device=tokens.device)
+        with shortcuts.only_at(self.bridge.unembed, one):
+            _, extended = self.bridge(
+                tokens, return_type="logits_and_cache", use_cache=True, **arguments
+            )
+        return extended
 
     def run(
         self,

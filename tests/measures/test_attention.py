@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cosine, jensenshannon
 from scipy.stats import entropy
 
+from interp.measures import attention
 from interp.measures.attention import (
     content_js,
     read_rows,
@@ -289,3 +290,18 @@ def test_the_weights_part_is_undefined_where_a_pattern_is() -> None:
         patterns = [p, p, p, p]
         patterns[place] = undefined
         assert torch.isnan(part_of_weights(*patterns)).all()
+
+
+def test_blocks_of_keys_add_up_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of long prefixes are summed block by block: the numbers are those of all keys."""
+    torch.manual_seed(0)
+    pattern = torch.randn(2, 3, 5, 400).softmax(-1)
+    whole = read_rows(pattern)
+    monkeypatch.setattr(attention, "_BLOCK", 7 * 2 * 3 * 5)
+    for name, blocks in read_rows(pattern)._asdict().items():
+        torch.testing.assert_close(blocks, getattr(whole, name), rtol=1e-13, atol=1e-13)
+    p = pattern.double()
+    torch.testing.assert_close(whole.prefix_mass, p[..., :-5].sum(-1))
+    torch.testing.assert_close(whole.entropy, torch.special.entr(p).sum(-1))
+    rest = p[..., 1:] / p[..., 1:].sum(-1, keepdim=True)
+    torch.testing.assert_close(whole.entropy_no_sink, torch.special.entr(rest).sum(-1))

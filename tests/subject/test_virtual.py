@@ -52,7 +52,7 @@ from interp.errors import ConditionError, InterpError, SubjectError
 from interp.heads import head_view
 from interp.names import Head
 from interp.queries import Encoded, Query, encode
-from interp.subject import Batch, Subject, load
+from interp.subject import Batch, Subject, load, subject
 from interp.subject.adapter_files import PICKLE_FILE, WEIGHTS_FILE
 from interp.subject.insertions import Insertions
 from interp.subject.loading import pretrained
@@ -148,6 +148,17 @@ def difference(case: Case, got: Tensor, rows: list[Tensor]) -> float:
      "soft_lora", "prefix_lora", "prompt_prefix_lora"],
 )  # fmt: skip
 def test_a_padded_batch_gives_peft_s_logits(case: Case, name: str) -> None:
+    assert difference(case, case.logits(name), plain(case, name)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["long_soft", "prompt_soft", "prompt_prefix", "prefix_lora"])
+def test_pieces_of_what_precedes_give_them_too(
+    case: Case, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Virtual embeddings are read in pieces with the prefix; virtual keys and values stand before
+    the first piece."""
+    monkeypatch.setattr(subject, "_SCORES", 1)
+    monkeypatch.setattr(subject, "_PIECE", 3)
     assert difference(case, case.logits(name), plain(case, name)) < 1e-4
 
 
