@@ -85,6 +85,9 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
         raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    from interp.cli.importing import preload
+
+    preload("interp.cli.commands")
     from interp.cli import commands
 
     return getattr(commands, name.replace(" ", "_") + "_command"), words[len(name.split()) :]

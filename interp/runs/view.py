@@ -209,7 +209,8 @@ class Run:
     def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
         """The table by measure and site: figures ask for hundreds of selections, and a run with
         families has some hundred thousand rows."""
-        grouped = self.table.groupby(["measure", "site"], sort=False)
+        texts = {name: "string[python]" for name in self.table.select_dtypes("string")}
+        grouped = self.table.astype(texts).groupby(["measure", "site"], sort=False)
         return {(str(m), str(s)): part for (m, s), part in grouped}
 
     def compared(self, frame: pd.DataFrame) -> list[Pair]:

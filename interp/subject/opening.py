@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.batch import Batch
@@ -230,8 +231,6 @@ def _changed(setting: Setting) -> str:
 
 def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     """TransformerBridge on the live modules, its fused projections mended."""
-    from transformer_lens.model_bridge import TransformerBridge
-
     hf.config.architectures = [type(hf).__name__]
     if getattr(hf.config, "new_decoder_architecture", False):
         hf.config.multi_query = False  # Falcon's own code does not look at it then, the bridge does
