@@ -160,9 +160,10 @@ def _idle(
 ) -> list[str]:
     """Notes on the conditions that change nothing; a `SubjectError` where that is not `allowed`."""
     notes = []
+    known = {setting: references[name] for name, setting in settings.items()}
     for name, setting in settings.items():
         what = _changed(setting)
-        if not what or not parity.equals_base(hf, setting, references[name], record):
+        if not what or not parity.equals_base(hf, setting, known, record):
             continue
         notes.append(f"condition {name} changes nothing: its {what} the outputs of base")
         if not allowed:

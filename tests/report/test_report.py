@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from interp.cli import main
 from interp.plots import output
 from interp.plots.gallery import RECIPES
 from interp.report import text_table, write, write_head_view
@@ -94,6 +95,29 @@ def test_pictures_of_an_earlier_report_do_not_stay(
     write(path)
     assert not (path / "figures" / "output.png").exists()
     load_run(path)
+
+
+@pytest.mark.usefixtures("one_figure")
+@pytest.mark.parametrize(
+    ("words", "drawn"), [([], ["png"]), (["--svg"], ["png", "svg"])], ids=["png", "png and svg"]
+)
+def test_pictures_are_drawn_by_the_command_of_the_report_alone(
+    words: list[str],
+    drawn: list[str],
+    make_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, asked = make_folder(n_layers=2), []
+
+    def pictures(_: object, endings: Sequence[str]) -> tuple[dict[str, bytes], None]:
+        asked.extend(endings)
+        return {}, None
+
+    monkeypatch.setattr("interp.plots.exporting._pictures", pictures)
+    write(path)
+    assert asked == []
+    assert main(["report", str(path), *words]) == 0
+    assert asked == drawn
 
 
 @pytest.mark.usefixtures("one_figure")
