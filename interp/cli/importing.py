@@ -1,6 +1,6 @@
 """Imports at less cost: Python looks for no garbage meanwhile.
 
-    preload("interp.study", "interp.report")
+preload("interp.study", "interp.report")
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ from interp.report.bundle import escaped_json, packed_plotly, policy, script_has
 def render(template: str, figures: Mapping[str, go.Figure], **words: Any) -> str:
     """The page; the template finds titles, captions and heights of the figures in `figures`."""
     plain = {name: bare(figure) for name, figure in figures.items()}
-    parts = (f"{json.dumps(name)}:{to_json(figure, validate=False)}" for name, figure in plain.items())
+    parts = (
+        f"{json.dumps(name)}:{to_json(figure, validate=False)}" for name, figure in plain.items()
+    )
     script, plotly = _part("report.js"), packed_plotly()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(_part)

@@ -46,18 +46,18 @@ operation.
 
 @contextlib.contextmanager
 def threads_for(parameters: int) -> Iterator[None]:
-    """One thread for a small model while inside, of torch and of numpy's linear algebra, unless
-    OMP_NUM_THREADS says otherwise."""
-    if parameters >= _SMALL or "OMP_NUM_THREADS" in os.environ:
+    """One thread while inside, of numpy's linear algebra, whose matrices are small beside the
+    model's, and for a small model of torch as well; OMP_NUM_THREADS overrules both."""
+    if "OMP_NUM_THREADS" in os.environ:
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
+    small, before = parameters < _SMALL, torch.get_num_threads()
+    with threadpool_limits(1, user_api=None if small else "blas"):
+        torch.set_num_threads(1 if small else before)
+        try:
             yield
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)
 
 
 def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
