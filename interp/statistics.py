@@ -213,31 +213,31 @@ def percentile_interval(
     Bounds are the order statistics at `(B + 1) q`: numpy's default, at `(B - 1) q + 1`, covers only
     (B - 1) / (B + 1) of the level (0.940 of 200 replicates).
     """
-    interval = np.full((2, *replicates.shape[1:]), np.nan)
+    if len(replicates) < 20:
+        unknown = np.full(replicates.shape[1:], np.nan)
+        return unknown, unknown.copy()
     finite = np.isfinite(replicates)
-    defined = finite.sum(0)
-    whole = (defined == len(replicates)) & (defined >= 20)
-    partly = ~whole & (defined >= 20)
-    if whole.any():
-        interval[:, whole] = np.quantile(replicates[:, whole], _TAILS, axis=0, method="weibull")
-    if partly.any():
-        known = np.where(finite[:, partly], replicates[:, partly], np.inf)
-        interval[:, partly] = [_order_statistic(known, defined[partly], q) for q in _TAILS]
-    return interval[0, ...], interval[1, ...]  # arrays also where there is one cell
+    known = replicates if finite.all() else np.where(finite, replicates, np.inf)
+    ordered, defined = np.sort(known, axis=0), finite.sum(0)
+    low, high = (_order_statistic(ordered, defined, q) for q in _TAILS)
+    few = defined < 20
+    return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
 _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
-def _order_statistic(values: ndarray, count: ndarray, q: float) -> ndarray:
-    """The value at `(count + 1) q` among the `count` smallest of every column, between two values
-    in proportion: `np.nanquantile` goes through the columns one by one."""
-    ordered = np.sort(values, axis=0)
-    place = np.clip((count + 1) * q - 1, 0, count - 1)
+def _order_statistic(ordered: ndarray, count: ndarray, q: float) -> ndarray:
+    """The value at `(count + 1) q` among the `count` first of every column, between two values in
+    proportion: numpy's `weibull`, to the bit, at a quarter of the cost (a sort is vectorised, a
+    partition is not), and with columns of different counts."""
+    place = np.clip(count * q + q - 1, 0, np.maximum(count - 1, 0))
     below = np.floor(place).astype(int)
-    above = np.minimum(below + 1, count - 1)
+    above = np.minimum(below + 1, np.maximum(count - 1, 0))
     a, b = (np.take_along_axis(ordered, i[None], axis=0)[0] for i in (below, above))
-    return a + (b - a) * (place - below)
+    share = place - below
+    with np.errstate(invalid="ignore"):  # of columns without a number
+        return np.where(share < 0.5, a + (b - a) * share, b - (b - a) * (1 - share))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ COMMANDS = {
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
-    "report": "draw the report of a run again: interp report RUN",
+    "report": "draw the report of a run again, and pictures: interp report RUN",
     "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",
@@ -85,6 +85,9 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
         raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    from interp.cli.importing import preload
+
+    preload("interp.cli.commands")
     from interp.cli import commands
 
     return getattr(commands, name.replace(" ", "_") + "_command"), words[len(name.split()) :]

@@ -10,6 +10,7 @@ import tyro
 
 from interp.cli import series
 from interp.cli.flags import read_flags
+from interp.cli.importing import preload
 from interp.cli.progress import console, counting
 from interp.config import (
     Distillation,
@@ -72,6 +73,7 @@ def _plan(experiment: Experiment) -> None:
 
 
 def _run(experiment: Experiment) -> None:
+    preload("interp.study", "interp.report")
     from interp.study import run_study
 
     console().print("loading and comparing with plain Hugging Face ...")
@@ -80,14 +82,15 @@ def _run(experiment: Experiment) -> None:
     _show(out)
 
 
-def _show(out: Path, svg: bool = False) -> None:
+def _show(out: Path, pictures: Sequence[str] = ()) -> None:
     """The run's table on stdout, and its report."""
     import rich
 
+    preload("interp.report")
     from interp.report import text_table, write
     from interp.runs.view import load_run
 
-    report_file = write(out, svg=svg)
+    report_file = write(out, pictures)
     run = load_run(out)
     rich.print(text_table(run))
     for note in run.manifest["notes"]:
@@ -96,18 +99,19 @@ def _show(out: Path, svg: bool = False) -> None:
 
 
 def report_command(words: Sequence[str]) -> None:
-    """Draw figures and report of a run again."""
+    """Draw figures and report of a run again, with pictures."""
 
     def settings(
         run: Annotated[Path, tyro.conf.Positional], svg: bool = False
-    ) -> tuple[Path, bool]:
-        """Draw the figures and the report of a run again, from its files alone.
+    ) -> tuple[Path, Sequence[str]]:
+        """Draw the figures and the report of a run again, from its files alone, and every figure as
+        a PNG picture (where Chromium or Chrome is installed).
 
         Args:
             run: Folder of the run.
             svg: Also draw every figure as SVG.
         """
-        return run, svg
+        return run, ("png", "svg") if svg else ("png",)
 
     _show(*tyro.cli(settings, args=words, prog="interp report"))
 
@@ -141,6 +145,7 @@ def head_command(words: Sequence[str]) -> None:
 def patch_command(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
     settings = read_flags(Patching, words, "interp patch", positional=("run",))
+    preload("interp.patching.run", "interp.report")
 
     from interp.patching.run import patch as run_patch
     from interp.report import patch_table
@@ -151,6 +156,7 @@ def patch_command(words: Sequence[str]) -> None:
 def weights_command(words: Sequence[str]) -> None:
     """What a run's conditions do to the weights."""
     settings = read_flags(Weighing, words, "interp weights", positional=("run",))
+    preload("interp.weights.run", "interp.report")
 
     from interp.report import weights_table
     from interp.weights.run import weigh

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.distance import pdist, squareform
 
 from interp.geometry.calibration import (
     Result,
@@ -27,7 +28,7 @@ from interp.geometry.calibration import (
 from interp.geometry.dimension import (
     NEIGHBOUR_SCALES,
     euclidean_distances,
-    from_distances,
+    from_nearest,
     gride,
     two_nn,
 )
@@ -103,18 +104,20 @@ def single(x: Points, seed: int, permutations: int = _SHUFFLES) -> dict[str, Res
     """
     n, rng = len(x), np.random.default_rng(seed)
     between = euclidean_distances(x)
-    shuffled = []
-    if not np.isnan(between).any():
-        wide = x.astype(np.float64)
-        shuffles = range(min(permutations, _SHUFFLES))
-        shuffled = [euclidean_distances(rng.permuted(wide, axis=0)) for _ in shuffles]
-    subsets = [np.ix_(kept, kept) for kept in all_but_one_group(n, seed)]
+    if between is None:
+        return {name: undefined_result(n) for name in NEIGHBOUR_SCALES}
+    subsets = [between[np.ix_(kept, kept)] for kept in all_but_one_group(n, seed)]
+    wide = x.astype(np.float64)
+    shuffles = (rng.permuted(wide, axis=0) for _ in range(min(permutations, _SHUFFLES)))
+    shuffled = [squareform(pdist(each)) for each in shuffles]
+    near, *left = (np.sort(each, axis=1) for each in (between, *subsets, *shuffled))
     results = {}
     for name, n1 in NEIGHBOUR_SCALES.items():
-        value = from_distances(between, n1)
-        replicates = [from_distances(between[kept], n1) for kept in subsets]
-        null = [from_distances(each, n1) for each in shuffled]
-        results[name] = result(value, replicates, null, n, DIMENSIONS)
+        replicates, null = (
+            [from_nearest(each, n1) for each in some]
+            for some in (left[: len(subsets)], left[len(subsets) :])
+        )
+        results[name] = result(from_nearest(near, n1), replicates, null, n, DIMENSIONS)
     return results
 
 

@@ -47,22 +47,22 @@ def gride(x: Points, n1: int) -> float:
     NaN as there, with r_n1 for r1, and where more than half of the others are neighbours (2 n2 >
     n - 1): the density would have to be constant over as many.
     """
-    return from_distances(euclidean_distances(x), n1)
+    between = euclidean_distances(x)
+    return float("nan") if between is None else from_nearest(np.sort(between, axis=1), n1)
 
 
-def euclidean_distances(x: Points) -> Float[ndarray, "query other"]:
-    """Euclidean, without a Gram: duplicates are exactly 0 apart. NaN if all points are the same."""
-    if centred(x) is None:
-        return np.full((len(x), len(x)), np.nan)
-    return squareform(pdist(x.astype(np.float64)))
+def euclidean_distances(x: Points) -> Float[ndarray, "query other"] | None:
+    """Euclidean, without a Gram: duplicates are exactly 0 apart. None where a state is not finite,
+    or all are the same."""
+    return None if centred(x) is None else squareform(pdist(x.astype(np.float64)))
 
 
-def from_distances(between: Float[ndarray, "query other"], n1: int) -> float:
-    """`gride` of points of which only the distances are known."""
-    n2, n = 2 * n1, len(between)
-    if 2 * n2 > n - 1 or np.isnan(between).any():
+def from_nearest(near: Float[ndarray, "query other"], n1: int) -> float:
+    """`gride` of points of which the distances to all others are known, the nearest first (that is
+    the point itself)."""
+    n2, n = 2 * n1, len(near)
+    if 2 * n2 > n - 1:
         return float("nan")
-    near = np.partition(between, [n1, n2], axis=1)  # column 0 is the point itself
     r1, r2 = near[near[:, n1] > 0][:, [n1, n2]].T
     logs = np.log(r2 / r1)
     if len(logs) < _FEWEST or not logs.any():

@@ -1,4 +1,4 @@
-"""Figures as files: plotly JSON and the plotted numbers always, PNG and SVG where a browser is.
+"""Figures as files: plotly JSON and the plotted numbers, and PNG and SVG where a browser is.
 
     files = export({"layers": layers(run)}, Path("RUN/figures"))
 
@@ -41,20 +41,17 @@ def find_browser() -> str | None:
 
 
 def export(
-    figures: Mapping[str, go.Figure],
-    folder: Path,
-    browser: bool = True,
-    pictures: Sequence[str] = ("png", "svg"),
+    figures: Mapping[str, go.Figure], folder: Path, pictures: Sequence[str] = ("png", "svg")
 ) -> list[str]:
-    """Write NAME.json and NAME.csv of every figure, and NAME.png and NAME.svg if possible.
+    """Write NAME.json and NAME.csv of every figure, and its `pictures` if possible.
 
-    Returns the names of the files written. `browser=False` leaves the pictures out; without
-    kaleido or a browser one logged line says that there are none.
+    Returns the names of the files written. Without kaleido or a browser one logged line says that
+    there are no pictures.
     """
     # The browser draws while the numbers are written out, in a thread of its own: asyncio.run also
     # works there where a loop is running (notebooks).
     with ThreadPoolExecutor(1) as pool:
-        drawing = pool.submit(_pictures, figures, pictures) if browser and figures else None
+        drawing = pool.submit(_pictures, figures, pictures) if pictures and figures else None
         contents: dict[str, bytes] = {}
         for name, figure in figures.items():
             contents[f"{name}.json"] = figure.to_json().encode()

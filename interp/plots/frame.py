@@ -9,10 +9,9 @@ and the match certificate.
 
 from __future__ import annotations
 
-import copy
 import html
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -145,17 +144,18 @@ def _footnote(words: str, around: Margins) -> dict[str, object]:
     }
 
 
-def bare(figure: go.Figure) -> go.Figure:
-    """A copy without title and caption, and of free width: the page around it shows both."""
-    plain = copy.deepcopy(figure)
-    meta = figure.layout.meta
-    margin, height = plain.layout.margin, plain.layout.height
-    plain.layout.annotations = [a for a in plain.layout.annotations if a.name != "caption"]
-    plain.layout.title = None
-    plain.layout.width = None
-    plain.layout.autosize = True
-    plain.layout.height = height - meta["heading"] - meta["footer"]
-    plain.layout.margin.t = margin.t - meta["heading"]
-    plain.layout.margin.b = margin.b - meta["footer"]
-    plain.layout.legend.y = 1
+def bare(figure: go.Figure) -> dict[str, Any]:
+    """The figure as plotly.js reads it, without title and caption, and of free width: the page
+    around it shows both."""
+    plain = figure.to_dict()
+    layout = plain["layout"]
+    meta, margin = layout["meta"], layout["margin"]
+    notes = [note for note in layout["annotations"] if note.get("name") != "caption"]
+    layout["annotations"] = notes
+    del layout["title"], layout["width"]
+    layout["autosize"] = True
+    layout["height"] -= meta["heading"] + meta["footer"]
+    margin["t"] -= meta["heading"]
+    margin["b"] -= meta["footer"]
+    layout["legend"]["y"] = 1
     return plain

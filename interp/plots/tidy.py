@@ -32,11 +32,10 @@ def _rows(trace: Any) -> pd.DataFrame:
 
     meta = trace.meta
     if "table" in meta:
-        return _fixed(pd.DataFrame(meta["table"]), meta)
-    shape = np.shape(trace.z) if "z" in meta else (len(trace.x),)
-    columns: dict[str, Any] = dict(meta.get("columns", {}))
+        return pd.DataFrame({**meta["fixed"], **pd.DataFrame(meta["table"])})
+    columns: dict[str, Any] = {**meta["fixed"], **meta.get("columns", {})}
     if "z" in meta:
-        rows, across = np.indices(shape)
+        rows, across = np.indices(np.shape(trace.z))
         columns |= _named(meta, "y", np.asarray(trace.y)[rows.ravel()])
         columns |= _named(meta, "x", np.asarray(trace.x)[across.ravel()])
         columns[meta["z"]] = np.ravel(trace.z)
@@ -46,18 +45,12 @@ def _rows(trace: Any) -> pd.DataFrame:
     if trace.customdata is not None:
         custom = np.asarray(trace.customdata).reshape(-1, len(meta["custom"]))
         columns |= {name: custom[:, i] for i, name in enumerate(meta["custom"])}
-    frame = _fixed(pd.DataFrame(columns), meta)
+    frame = pd.DataFrame(columns)
     if "z" in meta:
         numbers = [meta["z"], *meta.get("custom", [])]
         frame = frame[frame[numbers].notna().any(axis=1)]
     if meta.get("gaps"):
         frame = frame[frame[meta["y"]].notna()]
-    return frame
-
-
-def _fixed(frame: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
-    for place, (name, value) in enumerate(meta["fixed"].items()):
-        frame.insert(place, name, value)
     return frame
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
+from plotly.io import to_json
 
 from interp.plots.frame import bare
 from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
@@ -24,7 +25,9 @@ from interp.report.bundle import escaped_json, packed_plotly, policy, script_has
 def render(template: str, figures: Mapping[str, go.Figure], **words: Any) -> str:
     """The page; the template finds titles, captions and heights of the figures in `figures`."""
     plain = {name: bare(figure) for name, figure in figures.items()}
-    parts = (f"{json.dumps(name)}:{figure.to_json()}" for name, figure in plain.items())
+    parts = (
+        f"{json.dumps(name)}:{to_json(figure, validate=False)}" for name, figure in plain.items()
+    )
     script, plotly = _part("report.js"), packed_plotly()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(_part)
@@ -32,7 +35,7 @@ def render(template: str, figures: Mapping[str, go.Figure], **words: Any) -> str
     return environment.get_template(template).render(
         **words,
         figures={
-            name: {**figures[name].layout.meta, "height": round(figure.layout.height)}
+            name: {**figures[name].layout.meta, "height": round(figure["layout"]["height"])}
             for name, figure in plain.items()
         },
         policy=Markup(policy([plotly.source_hash, script_hash(script)])),

@@ -169,7 +169,7 @@ def _figures(finding: Finding, folder: Path) -> dict[str, go.Figure]:
         found = {file.stem: go.Figure(json.loads(file.read_text("utf-8"))) for file in files}
         for figure in found.values():
             bare(figure)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise RunError(f"{folder / FIGURES}: a figure is damaged; run it again") from error
     return found
 

@@ -10,7 +10,7 @@ stops vouching for those that are about to be replaced. Interrupted, both can be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,32 +35,33 @@ class DrawnHead(NamedTuple):
     files: list[Path]
 
 
-def write(path: Path, browser: bool = True, svg: bool = False) -> Path:
+def write(path: Path, pictures: Sequence[str] = ()) -> Path:
     """Draw the run in the folder `path`; returns the path of the report.
 
-    `browser=False` makes no pictures; `svg` makes SVG beside PNG, which takes as long again (half a
-    second each). Figures of single heads stay.
+    `pictures`: `png` or `svg`, of which a browser draws each in about half a second. Figures of
+    single heads stay.
     """
     run = load_run(path)
     old = [name for name in run.manifest["files"] if _DRAWN.fullmatch(name)]
     manifest = _without(path, run.manifest, old)
     drawn = figures(run)
-    pictures = ("png", "svg") if svg else ("png",)
     with ThreadPoolExecutor(1) as pool:  # the browser draws while the page is made
         text = pool.submit(page, run, drawn)
-        files = export(drawn, path / FIGURES, browser, pictures)
+        files = export(drawn, path / FIGURES, pictures)
     write_atomic(path / REPORT, text.result().encode())
     seal(path, manifest, [REPORT, *(f"{FIGURES}/{file}" for file in files)])
     return path / REPORT
 
 
-def write_head_view(path: Path, view: HeadView, browser: bool = True) -> DrawnHead:
+def write_head_view(
+    path: Path, view: HeadView, pictures: Sequence[str] = ("png", "svg")
+) -> DrawnHead:
     """Draw one head of the run in the folder `path` as `figures/head_<head>`."""
     run = load_run(path)
     name = f"head_{view.head}"
     old = [file for file in run.manifest["files"] if file.startswith(f"{FIGURES}/{name}.")]
     manifest = _without(path, run.manifest, old)
-    files = export({name: head_view(view, run)}, path / FIGURES, browser)
+    files = export({name: head_view(view, run)}, path / FIGURES, pictures)
     seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
     return DrawnHead(head_view_table(view.narrowed(run)), [path / FIGURES / file for file in files])
 

@@ -208,8 +208,9 @@ class Run:
     @cached_property
     def _parts(self) -> dict[tuple[str, str], pd.DataFrame]:
         """The table by measure and site: figures ask for hundreds of selections, and a run with
-        families has some hundred thousand rows."""
-        grouped = self.table.groupby(["measure", "site"], sort=False)
+        families has some hundred thousand rows. Texts are Python's: Arrow's are slow to cut."""
+        texts = dict.fromkeys(self.table.select_dtypes("string"), "string[python]")
+        grouped = self.table.astype(texts).groupby(["measure", "site"], sort=False)
         return {(str(m), str(s)): part for (m, s), part in grouped}
 
     def compared(self, frame: pd.DataFrame) -> list[Pair]:

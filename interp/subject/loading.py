@@ -46,18 +46,18 @@ operation.
 
 @contextlib.contextmanager
 def threads_for(parameters: int) -> Iterator[None]:
-    """One thread for a small model while inside, of torch and of numpy's linear algebra, unless
-    OMP_NUM_THREADS says otherwise."""
-    if parameters >= _SMALL or "OMP_NUM_THREADS" in os.environ:
+    """One thread while inside, of numpy's linear algebra, whose matrices are small beside the
+    model's, and for a small model of torch as well; OMP_NUM_THREADS overrules both."""
+    if "OMP_NUM_THREADS" in os.environ:
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
+    small, before = parameters < _SMALL, torch.get_num_threads()
+    with threadpool_limits(1, user_api=None if small else "blas"):
+        torch.set_num_threads(1 if small else before)
+        try:
             yield
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)
 
 
 def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
@@ -117,8 +117,15 @@ def pretrained(
 def check_finite(model: str, hf: Any) -> None:
     """A `SubjectError` where a weight is no number."""
     for name, parameter in hf.named_parameters():
-        if not all(torch.isfinite(part).all() for part in inner(parameter)):
+        if not all(map(_finite, inner(parameter))):
             raise SubjectError(f"{model}: {name} has NaN or infinite values")
+
+
+def _finite(values: torch.Tensor) -> bool:
+    """Whether all values are numbers: those are whose sum is one, and a sum that overflows is
+    looked at more closely."""
+    total = values.sum(dtype=torch.float32)
+    return bool(total.isfinite()) or bool(torch.isfinite(values).all())
 
 
 def _check_room(model: str, dtype: str, hub: Mapping[str, Any], device: torch.device) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.batch import Batch
@@ -159,9 +160,10 @@ def _idle(
 ) -> list[str]:
     """Notes on the conditions that change nothing; a `SubjectError` where that is not `allowed`."""
     notes = []
+    known = {setting: references[name] for name, setting in settings.items()}
     for name, setting in settings.items():
         what = _changed(setting)
-        if not what or not parity.equals_base(hf, setting, references[name], record):
+        if not what or not parity.equals_base(hf, setting, known, record):
             continue
         notes.append(f"condition {name} changes nothing: its {what} the outputs of base")
         if not allowed:
@@ -230,8 +232,6 @@ def _changed(setting: Setting) -> str:
 
 def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     """TransformerBridge on the live modules, its fused projections mended."""
-    from transformer_lens.model_bridge import TransformerBridge
-
     hf.config.architectures = [type(hf).__name__]
     if getattr(hf.config, "new_decoder_architecture", False):
         hf.config.multi_query = False  # Falcon's own code does not look at it then, the bridge does

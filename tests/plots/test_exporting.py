@@ -42,7 +42,7 @@ def test_a_browser_that_cannot_start_costs_only_the_pictures(
 
 def test_csv_holds_what_json_draws(run: Run, tmp_path: Path) -> None:
     figure = plots.head_map(run, "content_js")
-    plots.export({"map": figure}, tmp_path, browser=False)
+    plots.export({"map": figure}, tmp_path, pictures=())
     numbers = pd.read_csv(tmp_path / "map.csv")
     assert len(numbers) == 2 * 4 * 3
     assert set(numbers["condition"]) == {"prompt", "neutral"}

@@ -29,5 +29,5 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 def folder(make_folder: Callable[..., Path]) -> Path:
     """A run folder with its report, without pictures."""
     path = make_folder()
-    write(path, browser=False)
+    write(path)
     return path

@@ -57,7 +57,7 @@ def write(out: Path, findings: Sequence[Finding] = FINDINGS) -> list[str]:
     for found in findings:
         look = Curves(title=f"Curve of {found.name}", x="tokens", y="strength", log_x=True)
         figures = {name: curves(table(HOSTILE), look, "caption") for name in ("a", found.figure)}
-        export(figures, out / found.name / "figures", browser=False)
+        export(figures, out / found.name / "figures", pictures=())
         table(HOSTILE).to_csv(out / found.name / FINDINGS_TABLE, index=False)
         found.write(out / found.name)
     return [found.name for found in findings]

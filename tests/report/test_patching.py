@@ -60,7 +60,7 @@ def terminal(run: Run, width: int = 200) -> str:
 
 def section(path: Path) -> str:
     """The markup of the section in the run's report, written anew."""
-    write(path, browser=False)
+    write(path)
     page = (path / "report.html").read_text(encoding="utf-8")
     found = re.search(r'<h2 id="patching">.*?(?=<h2 )', page, re.S)
     assert found, "no section"
@@ -84,7 +84,7 @@ def exactly(run: Run, **wanted: object) -> float:
 
 def test_a_run_without_it_says_how_to_add_it(make_folder: Callable[..., Path]) -> None:
     path = make_folder(families=False, n_layers=2, patched=False)
-    write(path, browser=False)
+    write(path)
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "<code>interp patch RUN</code> adds it" in page
     assert "Activation patching:" not in page
@@ -326,7 +326,7 @@ def test_a_run_made_anew_has_no_interchange(make: Callable[..., Path]) -> None:
     path = make()
     section(path)
     synthetic.write(path, families=False, patched=False)
-    write(path, browser=False)
+    write(path)
     assert 'id="patching">Whether' in (path / "report.html").read_text(encoding="utf-8")
     assert not (path / INTERCHANGE).exists()
     assert not (load_run(path).table["measure"] == "damage").any()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from interp.cli import main
 from interp.plots import output
 from interp.plots.gallery import RECIPES
 from interp.report import text_table, write, write_head_view
@@ -43,7 +44,7 @@ def test_first_line_is_the_verdict(folder: Path, make_folder: Callable[..., Path
     assert body(folder).split("<main>")[1].lstrip().startswith('<div class="verdict pass"')
     assert "PASS: outputs match." in body(folder)
     failed = make_folder(passed=False)
-    write(failed, browser=False)
+    write(failed)
     first = body(failed).split("<main>")[1][:400]
     assert "FAIL: OUTPUTS NOT MATCHED." in first
     assert "mean JS 0.310 &gt; 0.02 nats, top-1 0.500 &lt; 0.95, n = 64" in first
@@ -75,10 +76,10 @@ def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("one_figure")
 def test_writing_again_gives_the_same_files(make_folder: Callable[..., Path]) -> None:
     path = make_folder(n_layers=2)
-    write(path, browser=False)
+    write(path)
     names = ["report.html", "manifest.json", "figures/output.json", "figures/output.csv"]
     before = [(path / name).read_bytes() for name in names]
-    write(path, browser=False)
+    write(path)
     assert [(path / name).read_bytes() for name in names] == before
 
 
@@ -89,11 +90,34 @@ def test_pictures_of_an_earlier_report_do_not_stay(
     path = make_folder(n_layers=2)
     with monkeypatch.context() as patch:
         patch.setattr("interp.plots.exporting._pictures", lambda *_: ({"output.png": b"old"}, None))
-        write(path)
+        write(path, pictures=("png",))
     assert (path / "figures" / "output.png").exists()
-    write(path, browser=False)
+    write(path)
     assert not (path / "figures" / "output.png").exists()
     load_run(path)
+
+
+@pytest.mark.usefixtures("one_figure")
+@pytest.mark.parametrize(
+    ("words", "drawn"), [([], ["png"]), (["--svg"], ["png", "svg"])], ids=["png", "png and svg"]
+)
+def test_pictures_are_drawn_by_the_command_of_the_report_alone(
+    words: list[str],
+    drawn: list[str],
+    make_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, asked = make_folder(n_layers=2), []
+
+    def pictures(_: object, endings: Sequence[str]) -> tuple[dict[str, bytes], None]:
+        asked.extend(endings)
+        return {}, None
+
+    monkeypatch.setattr("interp.plots.exporting._pictures", pictures)
+    write(path)
+    assert asked == []
+    assert main(["report", str(path), *words]) == 0
+    assert asked == drawn
 
 
 @pytest.mark.usefixtures("one_figure")
@@ -101,12 +125,12 @@ def test_an_interrupted_report_can_be_written_again(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_folder(n_layers=2)
-    write(path, browser=False)
+    write(path)
     with monkeypatch.context() as patch:
         patch.setattr("interp.report.writing.page", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            write(path, browser=False)
-    write(path, browser=False)
+            write(path)
+    write(path)
     assert "report.html" in load_run(path).manifest["files"]
 
 
@@ -116,8 +140,8 @@ def test_a_probed_head_is_vouched_for_and_outlives_the_report(
 ) -> None:
     path = make_folder()
     for _ in range(2):
-        table, files = write_head_view(path, HeadView.of(load_run(path)), browser=False)
-        write(path, browser=False)
+        table, files = write_head_view(path, HeadView.of(load_run(path)), pictures=())
+        write(path)
     assert [file.name for file in files] == ["head_L1H2.csv", "head_L1H2.json"]
     assert "figures/head_L1H2.json" in load_run(path).manifest["files"]
     out = io.StringIO()
@@ -129,7 +153,7 @@ def test_a_changed_run_is_refused(make_folder: Callable[..., Path]) -> None:
     path = make_folder(n_layers=2)
     (path / "results.parquet").write_bytes(b"changed")
     with pytest.raises(RunError, match="results"):
-        write(path, browser=False)
+        write(path)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -43,7 +43,7 @@ def terminal(run: Run, width: int = 80) -> str:
 
 def words(path: Path) -> str:
     """The section of the run's report, written anew, without its markup."""
-    write(path, browser=False)
+    write(path)
     page = (path / "report.html").read_text(encoding="utf-8")
     found = re.search(r'<h2 id="weights">.*?(?=<h2 )', page, re.S)
     assert found, "no section"
@@ -123,7 +123,7 @@ def test_what_was_not_measured_is_a_dash(run: Run) -> None:
 
 def test_a_run_that_was_not_weighed(make_folder: Callable[..., Path]) -> None:
     path = make_folder(weighed=False, n_layers=2)
-    write(path, browser=False)
+    write(path)
     assert 'id="weights"' not in (path / "report.html").read_text(encoding="utf-8")
     with pytest.raises(RunError, match="interp weights"):
         weights_table(load_run(path))
