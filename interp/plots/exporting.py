@@ -112,19 +112,29 @@ def _hushed() -> Iterator[None]:
 
 SCALES = {"png": 2, "svg": 1}
 
+_SECONDS = 60
+"""What a browser may take to draw a picture, and twice that to start, or to close."""
+
 
 async def _render(
     figures: Mapping[str, go.Figure], path: str, endings: Sequence[str]
 ) -> dict[str, bytes]:
+    """Pictures by file name; a TimeoutError from a browser that does nothing more, even where it
+    does not close either."""
     from kaleido import Kaleido  # its sandbox is off by default, so that root can use it too
 
     drawn: dict[str, bytes] = {}
-    async with Kaleido(n=1, timeout=60, mathjax=False, path=path) as kaleido:
+    async with (
+        asyncio.timeout(2 * _SECONDS) as given_up,
+        Kaleido(n=1, timeout=_SECONDS, mathjax=False, path=path) as kaleido,
+    ):
         for name, figure in figures.items():
             still = _still(figure)
             for ending in endings:
                 options: Any = {"format": ending, "scale": SCALES[ending]}
-                drawn[f"{name}.{ending}"] = await kaleido.calc_fig(still, opts=options)
+                given_up.reschedule(asyncio.get_running_loop().time() + 2 * _SECONDS)
+                async with asyncio.timeout(_SECONDS):
+                    drawn[f"{name}.{ending}"] = await kaleido.calc_fig(still, opts=options)
     return drawn
 
 

@@ -55,7 +55,11 @@ import sys, threading, time
 from pathlib import Path
 import plotly.graph_objects as go
 import psutil
+from interp.plots import exporting
 from interp.plots.exporting import export
+
+exporting._SECONDS = 3
+done = threading.Event()
 
 def kill():
     myself = psutil.Process()
@@ -64,22 +68,33 @@ def kill():
         time.sleep(0.01)
     time.sleep(float(sys.argv[1]))
     for process in myself.children(recursive=True):
+        getattr(process, sys.argv[3])()
+    done.wait(60)
+    for process in myself.children(recursive=True):
         process.kill()
 
 killer = threading.Thread(target=kill)
 killer.start()
 figures = {str(i): go.Figure(go.Scatter(y=[1, i])) for i in range(200)}
 print(len(export(figures, Path(sys.argv[2]))))
+done.set()
 killer.join()
 """
 
 
 @pytest.mark.skipif(NO_BROWSER, reason="no Chromium or Chrome on PATH")
-@pytest.mark.parametrize("after", [0.0, 3.0])
-def test_a_browser_that_dies_costs_the_pictures_and_one_line(after: float, tmp_path: Path) -> None:
-    """While it starts, or while it draws: nothing more is said, not even when Python ends."""
+@pytest.mark.parametrize(
+    ("after", "what"),
+    [(0.0, "kill"), (3.0, "kill"), (3.0, "suspend")],
+    ids=lambda value: str(value),
+)
+def test_a_browser_that_dies_costs_the_pictures_and_one_line(
+    after: float, what: str, tmp_path: Path
+) -> None:
+    """While it starts, or while it draws, or where it only does nothing more: nothing more is said,
+    not even when Python ends."""
     pytest.importorskip("kaleido")
-    command = [sys.executable, "-c", KILLED, str(after), str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, str(after), str(tmp_path), what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0
     assert done.stdout.split() == ["400"]
