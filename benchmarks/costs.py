@@ -14,7 +14,19 @@ from pathlib import Path
 
 from bare import Bare, BareChat
 from reference import CACHE, Reference, bundled, chatting
-from timing import Row, Setup, at_least, at_most, by_turns, diverge, figure, interp, ratio
+from timing import (
+    PRINTED,
+    Row,
+    Setup,
+    at_least,
+    at_most,
+    by_turns,
+    child,
+    diverge,
+    figure,
+    interp,
+    ratio,
+)
 from transformers import AutoModelForCausalLM
 
 from interp.batch import Batch
@@ -140,6 +152,17 @@ def loading(setup: Setup) -> Iterator[Row]:
         ours=lambda: open_subject(asked, built, queries),
     )
     yield ratio("load and parity over a plain load", seconds["ours"], seconds["plain"], at_most(3))
+
+
+def engines(setup: Setup) -> Iterator[Row]:
+    """Two workers of Ray, of one thread each, over one; their results are the same bytes."""
+    found = child("engines.py", *(["--smoke"] if setup.smoke else []))
+    for part, words, target in (
+        ("whole", "two workers of Ray over one, whole study", at_least(1.6)),
+        ("shards", "two workers of Ray over one, shards alone", PRINTED),
+    ):
+        one, two = zip(*found[part], strict=True)
+        yield ratio(words, one, two, target, "the same bytes")
 
 
 def long_prompt(setup: Setup) -> Iterator[Row]:

@@ -35,7 +35,17 @@ from interp.subject.loading import quiet
 RESULTS = Path(__file__).resolve().with_name("RESULTS.md")
 
 Group = Literal[
-    "sweeps", "whole", "chat", "small", "cached", "nnsight", "long_prompt", "growth", "keys", "load"
+    "sweeps",
+    "whole",
+    "chat",
+    "small",
+    "cached",
+    "nnsight",
+    "long_prompt",
+    "growth",
+    "keys",
+    "load",
+    "engines",
 ]
 GROUPS: dict[Group, Callable[[Setup], Iterator[Row]]] = {
     "sweeps": costs.sweeps,
@@ -48,6 +58,7 @@ GROUPS: dict[Group, Callable[[Setup], Iterator[Row]]] = {
     "growth": growth.queries,
     "keys": growth.keys,
     "load": costs.loading,
+    "engines": costs.engines,
 }
 
 
