@@ -218,7 +218,7 @@ def percentile_interval(
         return unknown, unknown.copy()
     finite = np.isfinite(replicates)
     known = replicates if finite.all() else np.where(finite, replicates, np.inf)
-    ordered, defined = np.sort(known, axis=0), finite.sum(0)
+    ordered, defined = np.sort(known, axis=0), np.asarray(finite.sum(0))
     low, high = (_order_statistic(ordered, defined, q) for q in _TAILS)
     few = defined < 20
     return np.where(few, np.nan, low), np.where(few, np.nan, high)

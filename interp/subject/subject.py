@@ -207,14 +207,12 @@ class Subject:
         """A cache (None: an empty one) with the keys and values of tokens, ids or embeddings, that
         follow; the unembedding sees one of them."""
         rows, length = tokens.shape[:2]
-        past, arguments = 0 if cache is None else cache.get_seq_length(), {}
+        past = 0 if cache is None else cache.get_seq_length()
+        arguments = {} if cache is None else {"past_key_values": cache}
         if past:
             places = torch.arange(past, past + length, device=tokens.device)
-            arguments = {
-                "past_key_values": cache,
-                "attention_mask": torch.ones(rows, past + length, device=tokens.device),
-                "position_ids": places.expand(rows, -1),
-            }
+            arguments["attention_mask"] = torch.ones(rows, past + length, device=tokens.device)
+            arguments["position_ids"] = places.expand(rows, -1)
         one = torch.zeros(rows, 1, dtype=torch.long, device=tokens.device)
         with shortcuts.only_at(self.bridge.unembed, one):
             _, extended = self.bridge(
