@@ -136,8 +136,8 @@ def chat(setup: Setup) -> Iterator[Row]:
         bare.read(answers)
 
     whole = partial(diverge, found, setup.folder / "chat")
-    seconds = by_turns(setup, bare=passes, whole=whole)
-    note = f"of the bare passes, {statistics.median(written):.3g} s write the answers"
+    seconds = by_turns(replace(setup, rounds=1), warm=False, bare=passes, whole=whole)
+    note = f"one turn; of the bare passes, {statistics.median(written):.3g} s write the answers"
     yield ratio(words, seconds["whole"], seconds["bare"], at_most(3), note)
 
 

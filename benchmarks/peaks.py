@@ -4,14 +4,13 @@
     python benchmarks/peaks.py run_with_cache           # the workflow of `rivals.py`
     python benchmarks/peaks.py study --queries 10000    # a whole run, as it goes
 
-`above`: the most that was in memory less what was there once the model was loaded, in GB.
+`above`: the most that was in memory less what was there once the model was loaded, in GB. The
+system's count of a process's most begins with its parent's, and is not used.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -19,23 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import torch
 import tyro
 from costs import Study
 from reference import CACHE, SMOKE, Size, made
 from rivals import Workflow
 
+from interp.memory import peak_memory
 from interp.store import FOLDER
 from interp.study import run_study
 from interp.subject.loading import quiet
 
 SMALL = Size(layers=2, d_model=64, heads=4, vocabulary=128, length=6, prompt=20)
 """So small that many queries take minutes."""
-
-
-def peak() -> float:
-    """GB, the most that this process has had in memory."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def above(way: str, smoke: bool) -> dict[str, float]:
@@ -47,11 +42,12 @@ def above(way: str, smoke: bool) -> dict[str, float]:
             run = Study(found, Path(folder)).outputs_states_attention
         else:
             run = Workflow(found)
-        loaded = psutil.Process().memory_info().rss / 1e9
         start = time.perf_counter()
-        run()
+        with peak_memory(torch.device("cpu")) as memory:
+            run()
         seconds = time.perf_counter() - start
-    return {"loaded": loaded, "above": peak() - loaded, "seconds": seconds}
+    loaded, most = memory.before / 1e9, memory.most / 1e9
+    return {"loaded": loaded, "above": most - loaded, "seconds": seconds}
 
 
 @dataclass
@@ -80,8 +76,9 @@ def study(queries: int) -> dict[str, Any]:
     found = made(CACHE, Size(**vars(SMALL) | {"queries": queries}))
     with tempfile.TemporaryDirectory() as folder:
         course = Course(Path(folder) / "run")
-        run_study(found.experiment(course.folder), course)
-        course.peak = peak()
+        with peak_memory(torch.device("cpu")) as memory:
+            run_study(found.experiment(course.folder), course)
+        course.peak = memory.most / 1e9
     return asdict(course) | {"folder": ""}
 
 

@@ -18,7 +18,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -49,16 +49,16 @@ Group = Literal[
 ]
 GROUPS: dict[Group, Callable[[Setup], Iterator[Row]]] = {
     "sweeps": costs.sweeps,
-    "whole": costs.whole,
-    "chat": costs.chat,
     "small": costs.small,
-    "cached": rivals.run_with_cache,
-    "nnsight": rivals.nnsight,
-    "long_prompt": costs.long_prompt,
-    "growth": growth.queries,
-    "keys": growth.keys,
     "load": costs.loading,
+    "whole": costs.whole,
+    "long_prompt": costs.long_prompt,
+    "nnsight": rivals.nnsight,
+    "keys": growth.keys,
+    "cached": rivals.run_with_cache,
     "engines": costs.engines,
+    "growth": growth.queries,
+    "chat": costs.chat,
 }
 
 
@@ -66,28 +66,29 @@ def main(only: tuple[Group, ...] = (), smoke: bool = False, rounds: int = 3) -> 
     """Time everything by turns.
 
     Args:
-        only: Groups of rows (none: all, and RESULTS.md is written).
+        only: Groups of rows (none: all, and RESULTS.md is written after each).
         smoke: Tiny sizes and one round; RESULTS.md stays as it is.
         rounds: Turns that count.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, quiet():
         setup = Setup(Path(folder), 1 if smoke else rounds, smoke)
-        rows = list(_measured(only or tuple(GROUPS), setup))
-    text = table(rows, setup)
-    print(text, f"in {(time.perf_counter() - start) / 60:.1f} minutes", sep="\n")
+        rows: list[Row] = []
+        for name in only or tuple(GROUPS):
+            rows += _measured(name, setup)
+            if not (smoke or only):
+                RESULTS.write_text(table(rows, setup))
+    print(table(rows, setup), f"in {(time.perf_counter() - start) / 60:.1f} minutes", sep="\n")
     if smoke:
         check(rows)
-    elif not only:
-        RESULTS.write_text(text)
 
 
-def _measured(names: Iterable[Group], setup: Setup) -> Iterator[Row]:
-    """The rows of some groups; says how long each took."""
-    for name in names:
-        start = time.perf_counter()
-        yield from GROUPS[name](setup)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+def _measured(name: Group, setup: Setup) -> list[Row]:
+    """The rows of a group; says how long they took."""
+    start = time.perf_counter()
+    rows = list(GROUPS[name](setup))
+    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return rows
 
 
 def check(rows: Sequence[Row]) -> None:
