@@ -85,7 +85,7 @@ killer.join()
 @pytest.mark.skipif(NO_BROWSER, reason="no Chromium or Chrome on PATH")
 @pytest.mark.parametrize(
     ("after", "what"),
-    [(0.0, "kill"), (3.0, "kill"), (3.0, "suspend")],
+    [(0.0, "kill"), (3.0, "kill")],
     ids=lambda value: str(value),
 )
 def test_a_browser_that_dies_costs_the_pictures_and_one_line(
