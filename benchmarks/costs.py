@@ -32,11 +32,10 @@ from transformers import AutoModelForCausalLM
 from interp.batch import Batch
 from interp.engines import InProcess
 from interp.measures.tally import Tally
-from interp.preparing import applicable, open_subject, prepare, read_groups
+from interp.preparing import inputs_of, open_subject, prepare, read_groups
 from interp.store import Store
 from interp.subject import Subject
 from interp.subject.loading import threads_for
-from interp.subject.tokenizers import open_tokenizer
 from interp.sweep import sweep
 
 PINNED = ("pinned inputs", "change decomposition", "score split")
@@ -50,14 +49,11 @@ class Study:
 
     def __init__(self, found: Reference, folder: Path) -> None:
         self.asked = found.experiment(folder / "run")
-        built, queries = self.asked.build(), read_groups(self.asked)
-        hub = self.asked.hub
-        tokenizer = open_tokenizer(self.asked.model, built.values(), self.asked.tokenizer, **hub)
-        self.built = applicable(self.asked, built, tokenizer)
-        self.subject: Subject = open_subject(self.asked, self.built, queries["matched"])
+        built, queries, _ = inputs_of(self.asked)
+        self.subject: Subject = open_subject(self.asked, built, queries["matched"])
         with Store.open(folder / "kept", {}, overwrite=True) as store:
             self.prepared = prepare(
-                self.asked, self.subject, InProcess(self.subject), self.built, queries, store
+                self.asked, self.subject, InProcess(self.subject), built, queries, store
             )
         self.folder = folder
 

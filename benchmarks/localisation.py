@@ -182,7 +182,7 @@ def measured(subject: Subject, batch: Batch, case: Case, reference: str) -> Head
 
     both = zip(a.states["z"], b.states["z"], strict=True)
     found = {
-        "z relative_l2": mean(relative_l2(gram(torch.stack(pair)), 0, 1) for pair in both),
+        "z relative_l2": mean(relative_l2(gram(pair), 0, 1) for pair in both),
         "content_js": mean(map(content_js, a.content, b.content)),
         "petrov_residual": mean(map(content_js, a.pinned, b.content)),
         "sim_am": mean(1 - sim_am(x, y) for x, y in zip(a.scores, b.scores, strict=True)),

@@ -19,9 +19,9 @@ from interp.errors import RunError
 from interp.halving import Halving, memory_errors, sizes_of
 from interp.measures.tally import Key, Tally
 from interp.memory import is_out_of_memory, peak_memory
-from interp.organism import ADAPTERS, MODEL, PROMPTS, QUERIES
 from interp.statistics import PerQuery
 from interp.study import run_study
+from tests.studies import quick_study
 
 TOO_MUCH = 1 << 58
 """Bytes that no allocator has."""
@@ -111,20 +111,8 @@ def test_the_largest_size_of_a_process_is_watched() -> None:
 
 
 def study(out: Path, **fields: Any) -> Experiment:
-    given: dict[str, Any] = {
-        "model": str(MODEL),
-        "adapter": (str(ADAPTERS / "lora_0"),),
-        "prompt_file": (PROMPTS / "instruction_0.txt",),
-        "queries": QUERIES / "matched.jsonl",
-        "separator": " ",
-        "limit": 10,
-        "permutations": 19,
-        "bootstrap": 20,
-        "sample": 0,
-        "controls": ("neutral",),
-        "out": out,
-    }
-    return Experiment(**given | fields)
+    """Without geometry."""
+    return quick_study(out, **{"sample": 0} | fields)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from interp import Experiment, Run, cli, diverge, load, load_run
 from interp.errors import ConfigError
-from interp.organism import ADAPTERS, MODEL, PROMPTS, QUERIES
+from interp.organism import ADAPTERS, MODEL, QUERIES
 from interp.planning import MEMORY_FACTOR, foresee
 from interp.preparing import inputs_of, open_subject
 from interp.registry import SECTIONS
@@ -24,6 +24,7 @@ from interp.report import text_table, write
 from interp.selection import ALL_GROUPS, GROUP_OF, NEEDS, PRESETS, chosen, computed
 from interp.study import run_study
 from interp.subject import Subject
+from tests.studies import quick_study
 
 WHERE = ["measure", "condition", "reference", "site", "layer", "head", "position", "queries"]
 PINNED = {"pinned inputs", "change decomposition"}
@@ -31,20 +32,7 @@ PINNED = {"pinned inputs", "change decomposition"}
 
 def experiment(out: Path, **fields: Any) -> Experiment:
     """A study of five conditions in chunks of four queries."""
-    given: dict[str, Any] = {
-        "model": str(MODEL),
-        "adapter": (str(ADAPTERS / "lora_0"),),
-        "prompt_file": (PROMPTS / "instruction_0.txt",),
-        "queries": QUERIES / "matched.jsonl",
-        "separator": " ",
-        "limit": 10,
-        "batch_size": 4,
-        "permutations": 19,
-        "bootstrap": 20,
-        "controls": ("neutral", "logit_bias"),
-        "out": out,
-    }
-    return Experiment(**given | fields)
+    return quick_study(out, **{"batch_size": 4, "controls": ("neutral", "logit_bias")} | fields)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def _internal_distance(
         if site.name == "pattern":
             patterns.append(content_js(_known(own), _known(wanted))[query, :, last].mean(-1))
         else:
-            both = torch.stack([own[query, last], wanted[query, last]])
+            both = [own[query, last], wanted[query, last]]
             streams.append(relative_l2(gram(both), 0, 1))
     one = Batch(last[:, None], torch.ones_like(last), torch.ones_like(last))
     pair = got.logits[query, last][:, None], target.logits[first][:, None]

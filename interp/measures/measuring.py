@@ -261,15 +261,14 @@ def _pinned(
     patterns = (seen.content, base.content, seen.pinned, seen.base_weights or seen.content)
     for own, before, at_inputs, of_inputs in layer_groups(*patterns):
         known = p_log_p(before)
-
-        def js(content: Tensor, before: Tensor = before, known: Tensor = known) -> Tensor:
-            return attention.content_js(content, before, (p_log_p(content), known))
-
-        residual, total = js(at_inputs), js(own)
+        changed = [at_inputs, own, *([of_inputs] if seen.base_weights else [])]
+        residual, total, *inputs = (
+            attention.content_js(content, before, (p_log_p(content), known)) for content in changed
+        )
         total = total.where(total > noise**2, torch.nan)
         part = torch.zeros_like(total)
-        if seen.base_weights:
-            part = attention.weight_driven(total, residual, js(of_inputs))
+        if inputs:
+            part = attention.weight_driven(total, residual, *inputs)
         found.add(Key("petrov_residual", name, base_name, "pattern"), residual)
         found.add(Key("rewiring_share", name, base_name, "pattern"), part, total)
     yield from found.whole()

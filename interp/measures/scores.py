@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.measures import wide
-from interp.measures.attention import Content, Rows
+from interp.measures.attention import Content, Rows, unmasked
 
 SPLIT = ("score_query", "score_key", "score_weights", "score_interaction")
 """The shares of `split_scores`, in their order."""
@@ -59,7 +58,7 @@ def split_scores(scores: Mapping[Coalition, Content], own: Content, noise: float
     every row (which no softmax sees: a bias by position moves with the prefix), over their size.
     """
     whole_set = max(scores, key=len)
-    value = {members: _known(s) for members, s in scores.items()}
+    value = {members: unmasked(s) for members, s in scores.items()}
     change = value[whole_set] - value[frozenset()]
     terms = [_shapley(value, player) if player in whole_set else 0 * change for player in PLAYERS]
     alone = [value[frozenset({player})] - value[frozenset()] for player in whole_set]
@@ -68,8 +67,8 @@ def split_scores(scores: Mapping[Coalition, Content], own: Content, noise: float
     before = value[frozenset()].square().sum(-1)
     whole = whole.where(whole > noise**2 * before, torch.nan)
     shares = [(term * change).sum(-1) for term in terms]
-    gap = _centred(value[whole_set], own) - _centred(_known(own), own)
-    size = _known(own).abs().max()
+    gap = _centred(value[whole_set], own) - _centred(unmasked(own), own)
+    size = unmasked(own).abs().max()
     error = gap.abs().max() / size.where(size > 0, 1.0)
     return ScoreSplit((shares[0], shares[1], shares[2], shares[3]), whole, error)
 
@@ -84,11 +83,6 @@ def _shapley(value: Mapping[Coalition, Tensor], player: str) -> Tensor:
         if player not in members
     ]
     return sum(parts[1:], parts[0])
-
-
-def _known(scores: Content) -> Tensor:
-    """Masked keys count nothing."""
-    return wide(scores).masked_fill(scores == -torch.inf, 0.0)
 
 
 def _centred(known: Tensor, scores: Content) -> Tensor:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from interp.measures.state import cosine, gram, relative_l2
 from interp.registry import MEASURES
 
@@ -32,7 +30,7 @@ def context_rows(
                 x, y = (getattr(caches[name].layers[layer], part) for name in (a, b))
                 if x.shape != y.shape:
                     continue
-                g = gram(torch.stack([x, y]))
+                g = gram([x, y])
                 for measure, distance in DISTANCES.items():
                     for head, value in enumerate(distance(g, 0, 1)[0].mean(-1).tolist()):
                         yield {
