@@ -117,8 +117,8 @@ class Forecast:
             yield f"  {name:<16} {_words(cost)}"
         yield (
             f"time: about {_seconds(self.opening + self.total.seconds)}, "
-            f"{_seconds(self.opening)} of it to open and check the model; the geometry of queries, "
-            "the report and its pictures come on top"
+            f"{_seconds(self.opening)} of it to open and check the model; the geometry of queries "
+            "and the report come on top"
         )
         yield (
             f"memory: about {bytes_words(self.memory)}, {bytes_words(self.before)} of it for the "

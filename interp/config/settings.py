@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from interp.conditions import Frame, Prompt
 from interp.config.parsing import read_prompt
@@ -91,6 +91,12 @@ class Computing(Settings):
     """HOST:PORT of a running Ray cluster, or auto (none: one is started on this machine)."""
     timeout: float = Field(default=120, gt=0)
     """Seconds that a worker of Ray has to be placed, and later to give a sign of life."""
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> Self:
+        if self.engine != "ray" and (self.workers, self.address) != (None, None):
+            raise ConfigError("--workers and --address are of Ray's: add --engine ray")
+        return self
 
 
 class Matched(Loading):

@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from interp.config import Computing
 from interp.engines.engine import Engine, InProcess
-from interp.errors import ConfigError, RunError
+from interp.errors import RunError
 
 _Context = TypeVar("_Context")
 
@@ -44,8 +44,6 @@ def opened_engine(
     work is begun first. `ConfigError` or `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
-        if settings.workers is not None or settings.address is not None:
-            raise ConfigError("--workers and --address are of Ray's: add --engine ray")
         yield InProcess(context)
         return
     from interp.engines.on_ray import Request, ray_workers
