@@ -30,11 +30,13 @@ QUESTIONS = {
     "prompt_library": "could a library of prompts with a router stand in for training?",
     "equivalence_strength": "how strong is the best prompt-equivalent of a LoRA?",
     "prompt_as_weights": "is a prompt an update of the weights, whatever the query?",
+    "exact_chain": "is a prompt an exact chain of weight patches, one for all queries?",
 }
 """Name of every experiment -> its question."""
 
-SCORED = tuple(name for name in QUESTIONS if name != "prompt_as_weights")
-"""Those of the scorecard, in order; the last has a prompt and a LoRA for its target."""
+_UNSCORED = ("prompt_as_weights", "exact_chain")
+SCORED = tuple(name for name in QUESTIONS if name not in _UNSCORED)
+"""Those of the scorecard, in order; the others have a prompt for their target."""
 
 
 class AllTrials(Emulation, Computing):

@@ -55,10 +55,11 @@ def projections(subject: Subject) -> list[_Projections]:
         known.setdefault(id(parameter), name.removesuffix(".weight"))
     found = []
     for number, block in enumerate(subject.blocks):
-        mlp = block.mlp
+        mlp = getattr(block, "mlp", None)
         if not (hasattr(mlp, "in") and hasattr(mlp, "out")):
             raise SubjectError(
-                f"{subject.name}: block {number} has no MLP of its own projections (it has experts)"
+                f"{subject.name}: block {number} has no MLP of its own projections (it has "
+                "experts, or none)"
             )
         parts = (_named(mlp, names, known) for names in (("gate", "in"), ("out",)))
         found.append(_Projections(*parts))
@@ -73,7 +74,7 @@ def _named(mlp: Any, names: Sequence[str], known: Mapping[int, str]) -> dict[str
 
 
 @contextmanager
-def _hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+def hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
     """`hook(path, input, output)` sees every call of these modules; what it returns, if anything,
     takes the output's place."""
     with ExitStack() as stack:
@@ -89,7 +90,7 @@ def _hooked(modules: Mapping[str, nn.Module], hook: Callable[..., Any]) -> Itera
 def patched_projections(subject: Subject, deltas: Mapping[str, _Delta]) -> Iterator[None]:
     """The MLPs' projections of these paths give what their deltas add on top while inside."""
     live = {p: m for block in projections(subject) for p, m in (block.into | block.out).items()}
-    with _hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
+    with hooked({p: live[p] for p in deltas}, lambda path, x, y: y + deltas[path](x).to(y.dtype)):
         yield
 
 
@@ -138,7 +139,7 @@ def read_modules(
             ) -> None:
                 seen.read[path], seen.gave[path] = pick(x), pick(y)
 
-            with _hooked(modules, note):
+            with hooked(modules, note):
                 sites = {s: pick for s in subject.anatomy.points if s.name in _STREAM}
                 seen.stream.update(capture(subject, setting, batch, cache, sites).values)
             parts.append(seen)
