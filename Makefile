@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics bench bench-smoke clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics docs tutorial bench bench-smoke clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -39,6 +39,13 @@ architectures: $(READY)
 metrics: $(READY)
 	$(BIN)/python recipes/metrics.py
 
+docs: $(READY)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo build/docs/index.html
+
+tutorial: $(READY)
+	$(BIN)/python recipes/tutorial.py
+
 bench: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py
 
@@ -47,7 +54,7 @@ bench-smoke: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,export]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,export]'
 	touch $(READY)
 
 clean:

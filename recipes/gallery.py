@@ -48,7 +48,7 @@ EXPERIMENTS = {
 
 
 def main() -> None:
-    """Run the demo's experiment and keep the figures that the README shows."""
+    """Run the demo's experiment and keep the figures that the documentation shows."""
     with tempfile.TemporaryDirectory() as folder:
         run = diverge(demo_experiment(Path(folder) / "run"))
         patch(Patching(run=run))
