@@ -27,7 +27,7 @@ from interp.measures import output
 from interp.measures.certificate import in_columns
 from interp.measures.layerwise import Values
 from interp.measures.measuring import collect, measure
-from interp.measures.output import Between
+from interp.measures.output import Between, Distribution
 from interp.measures.plan import Observed, OutputDistances, Plan, Scale
 from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.measures.tally import Key, Summing, Tally, over_queries
@@ -140,36 +140,54 @@ class Readouts:
 
 def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
     """The logit lens of every layer; `lens_js` speaks of states, so no logit bias goes into it."""
-    subject, plan, tokens, last = read.subject, read.plan, read.tokens, read.last
-    found: dict[tuple[str, str, str], list[Tensor]] = {}
-    top: dict[str, list[Tensor]] = {name: [] for name in last}
-
-    def add(name: str, a: str, b: str, value: Tensor) -> None:
-        found.setdefault((name, a, b), []).append(value)
-
+    subject, tokens, last = read.subject, read.tokens, read.last
+    parts: dict[tuple[str, str, str], list[Tensor]] = {}
     for layers in _blocks(subject, last):
         states = {name: own.resid_post[:, layers] for name, own in last.items()}
         settings = {name: subject.settings[name] for name in last}
         bare = {n: readout.lens(subject, settings[n], x) for n, x in states.items()}
-        for (a, b), between in output.between(bare, plan.pairs).items():
-            add("lens_js", a, b, between.js)
-        for name, own in last.items():
-            said = bare[name]
-            if settings[name].bias:
-                said = readout.lens(subject, settings[name], states[name], tokens)
-            top[name].append(said.argmax(-1))
-            final = own.logits[:, None].expand_as(said)
-            add("lens_kl", name, "", lens_kl(final, said))
-            wanted = read.targets[:, None].expand(said.shape[:-1])
-            add("answer_information", name, "", answer_information(said, wanted))
-            if layers.stop == subject.n_layers:
-                error = readout.lens_error(own.logits, said[:, -1])
+        biased = {
+            n: readout.lens(subject, settings[n], x, tokens)
+            for n, x in states.items()
+            if settings[n].bias
+        }
+        for key, value in _lens_values(read, bare, biased).items():
+            parts.setdefault(key, []).append(value)
+        if layers.stop == subject.n_layers:
+            for name, said in (bare | biased).items():
+                error = readout.lens_error(last[name].logits, said[:, -1])
                 measured[Key("closing_error", name, "", "lens")] = Maximum.of([error])
-    for key, parts in found.items():
-        yield Key(*key, "resid_post"), tokens.spread(torch.cat(parts, 1)), 1.0
-    for name, by_layer in top.items():
-        depth = decision_depth(torch.cat(by_layer, 1), last[name].logits.argmax(-1))
+    found = {key: torch.cat(values, 1) for key, values in parts.items()}
+    for name, own in last.items():
+        depth = decision_depth(found.pop(("top1", name, "")), own.logits.argmax(-1))
         yield Key("decision_depth", name, "", OUTPUT), tokens.spread(depth), 1.0
+    for key, values in found.items():
+        yield Key(*key, "resid_post"), tokens.spread(values), 1.0
+
+
+def _lens_values(
+    read: Readouts, bare: Mapping[str, Tensor], biased: Mapping[str, Tensor]
+) -> dict[tuple[str, str, str], Float[Tensor, "token layer"]]:
+    """What is read off some layers' lenses: every distribution is made once, for all measures."""
+    shape = next(iter(bare.values())).shape[:2]
+    found: dict[tuple[str, str, str], Tensor] = {}
+
+    def put(name: str, a: str, b: str, value: Tensor) -> None:
+        kept = found.setdefault((name, a, b), value.new_empty(shape))
+        kept[rows, layer] = value
+
+    for rows in output.blocks(next(iter(bare.values()))):
+        final = {name: Distribution.of(own.logits[rows]) for name, own in read.last.items()}
+        for layer in range(shape[1]):
+            own = {name: Distribution.of(x[rows, layer]) for name, x in bare.items()}
+            for a, b in read.plan.pairs:
+                put("lens_js", a, b, own[a].js(own[b]))
+            own |= {name: Distribution.of(x[rows, layer]) for name, x in biased.items()}
+            for name, said in own.items():
+                put("top1", name, "", said.top)
+                put("lens_kl", name, "", lens_kl(final[name], said))
+                put("answer_information", name, "", answer_information(said, read.targets[rows]))
+    return found
 
 
 _LENS = 1 << 24

@@ -40,6 +40,7 @@ from interp.conditions import (
     Steering,
 )
 from interp.influence import Frozen, Influence, closing_error, influence
+from interp.measures.output import Distribution
 from interp.measures.readout import answer_information, decision_depth, lens_kl
 from interp.queries import Query, encode
 from interp.readout import LastStates, lens, lens_error, sites
@@ -544,7 +545,7 @@ def test_the_last_layers_lens_is_the_output(
     own = lens(subject, setting, last.resid_post[:, -1], at)
     torch.testing.assert_close(own, last.logits, rtol=1e-5, atol=1e-5)
     assert lens_error(last.logits, own) <= 1e-5
-    assert (lens_kl(last.logits, own) <= 1e-10).all()
+    assert (lens_kl(*map(Distribution.of, (last.logits, own))) <= 1e-10).all()
     earlier = lens(subject, setting, last.resid_post[:, 0], at)
     assert lens_error(last.logits, earlier) > 1e-2
     layers = lens(subject, setting, last.resid_post, at)
@@ -599,27 +600,28 @@ logits = st.lists(st.floats(-20, 20, width=32), min_size=4, max_size=4)
 @given(logits, logits)
 def test_lens_kl_is_kl_of_the_output_from_the_lens(final: list[float], read: list[float]) -> None:
     p, q = (np.exp(x - np.logaddexp.reduce(x)) for x in (np.array(final), np.array(read)))
-    measured = float(lens_kl(torch.tensor([final]), torch.tensor([read])))
+    output, lens_of = (Distribution.of(torch.tensor([x])) for x in (final, read))
+    measured = float(lens_kl(output, lens_of))
     assert measured == pytest.approx(float((p * np.log(p / q)).sum()), abs=1e-9)
     assert measured >= 0
-    assert float(lens_kl(torch.tensor([final]), torch.tensor([final]))) == 0
+    assert float(lens_kl(output, output)) == 0
 
 
 @given(logits, st.integers(0, 3), st.floats(-5, 5))
 def test_answer_information(read: list[float], target: int, shift: float) -> None:
     p = np.exp(np.array(read) - np.logaddexp.reduce(np.array(read)))
-    token = torch.tensor([target])
-    measured = float(answer_information(torch.tensor([read], dtype=torch.float64), token))
+    token, said = torch.tensor([target]), torch.tensor([read], dtype=torch.float64)
+    measured = float(answer_information(Distribution.of(said), token))
     assert measured == pytest.approx(math.log(4 * p[target]), abs=1e-9)
     assert measured <= math.log(4) + 1e-12
-    moved = torch.tensor([read], dtype=torch.float64) + shift
+    moved = Distribution.of(said + shift)
     assert float(answer_information(moved, token)) == pytest.approx(measured, abs=1e-9)
 
 
 def test_answer_information_of_the_uniform_and_of_no_target() -> None:
-    flat = torch.full((2, 3, 10), 1.7)
-    target = torch.tensor([[0, 9, -1], [3, -1, 2]])
-    found = answer_information(flat, target)
+    flat = torch.full((6, 10), 1.7)
+    target = torch.tensor([0, 9, -1, 3, -1, 2])
+    found = answer_information(Distribution.of(flat), target)
     assert torch.equal(found.isnan(), target < 0)
     assert found[target >= 0].abs().max() < 1e-12
 

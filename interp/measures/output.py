@@ -5,7 +5,7 @@ Definitions: docs/reference/metrics.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,12 +20,15 @@ _BLOCK = 1 << 17
 """Logits of a condition that are turned into float64 at a time: few enough to stay in a core's
 cache, which is six times as fast as all at once, and memory does not grow with the vocabulary."""
 
+_LEAST = -1e3
+"""`ln p` below which p is 0 in float64, so that `p ln p` of an impossible choice is 0."""
+
 
 def kl_divergence(
     p: Float[Tensor, "*token d_vocab"], q: Float[Tensor, "*token d_vocab"]
 ) -> Float[Tensor, "*token"]:
     """`KL(p ‖ q) = sum p (log p - log q)` of softmaxed logits, in nats, `[0, inf)`."""
-    return _blockwise(_kl, p, q)
+    return _blockwise(Distribution.kl, p, q)
 
 
 def js_divergence(
@@ -33,7 +36,7 @@ def js_divergence(
 ) -> Float[Tensor, "*token"]:
     """`½KL(p‖m) + ½KL(q‖m)`, `m = (p+q)/2`, of softmaxed logits, in nats, `[0, ln 2]`
     (Lin 1991, doi:10.1109/18.61115, eq. 3.7 with equal weights)."""
-    return _blockwise(_js, p, q)
+    return _blockwise(Distribution.js, p, q)
 
 
 def js_of_rows(
@@ -93,18 +96,32 @@ def between(
 ) -> dict[tuple[str, str], Between]:
     """All three for many pairs of conditions; every condition's distribution is made once."""
     pairs = list(dict.fromkeys(pairs))
-    shape = next(iter(logits.values())).shape
-    size = max(1, _BLOCK // shape[-1])
-    blocks = zip(*(x.reshape(-1, shape[-1]).split(size) for x in logits.values()), strict=True)
+    shape = next(iter(logits.values())).shape[:-1]
     found: dict[tuple[str, str], list[Between]] = {pair: [] for pair in pairs}
-    for block in blocks:
-        said = {name: Distribution.of(rows) for name, rows in zip(logits, block, strict=True)}
+    for said in distributions(logits):
         for a, b in pairs:
             found[a, b].append(_between(said[a], said[b]))
     return {
-        pair: Between(*(torch.cat(part).reshape(shape[:-1]) for part in zip(*parts, strict=True)))
+        pair: Between(*(torch.cat(part).reshape(shape) for part in zip(*parts, strict=True)))
         for pair, parts in found.items()
     }
+
+
+def distributions(
+    logits: Mapping[str, Float[Tensor, "*token d_vocab"]],
+) -> Iterator[dict[str, Distribution]]:
+    """Every condition's distributions at a few tokens, then at the next ones: so few at a time that
+    they stay in a core's cache, and that memory does not grow with the number of tokens."""
+    flat = {name: x.reshape(-1, x.shape[-1]) for name, x in logits.items()}
+    for rows in blocks(next(iter(flat.values()))):
+        yield {name: Distribution.of(x[rows]) for name, x in flat.items()}
+
+
+def blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> Iterator[slice]:
+    """A few tokens, then the next ones."""
+    size = max(1, _BLOCK // logits.shape[-1])
+    for start in range(0, max(1, len(logits)), size):
+        yield slice(start, start + size)
 
 
 @dataclass(frozen=True)
@@ -123,32 +140,31 @@ class Distribution:
 
     @cached_property
     def p_log_p(self) -> Float[Tensor, "token d_vocab"]:
-        """Of p alone: that of equal distributions is equal to the bit."""
-        return p_log_p(self.p)
+        """Of these logits alone: that of equal distributions is equal to the bit."""
+        return self.log_p.clamp(min=_LEAST).mul_(self.p)
+
+    def same(self, other: Distribution) -> Bool[Tensor, " token"]:
+        """Whether the logits are equal to the bit."""
+        return (self.logits == other.logits).all(-1)
+
+    def kl(self, other: Distribution) -> Float[Tensor, " token"]:
+        """`kl_divergence` of the two; exactly 0 where logits are equal."""
+        apart = (self.log_p - other.log_p).mul_(self.p).sum(-1).clamp(min=0)
+        return apart.masked_fill(self.same(other), 0.0)
+
+    def js(self, other: Distribution) -> Float[Tensor, " token"]:
+        """`js_divergence` of the two; exactly 0 where logits are equal."""
+        apart = js_of_rows(self.p, other.p, (self.p_log_p, other.p_log_p))
+        return apart.masked_fill(self.same(other), 0.0)
 
 
 def _between(a: Distribution, b: Distribution) -> Between:
-    same = (a.logits == b.logits).all(-1)
-    kl, js = (value.masked_fill(same, 0.0) for value in (_kl(a, b), _js(a, b)))
-    return Between(kl, js, a.top == b.top)
-
-
-def _kl(a: Distribution, b: Distribution) -> Tensor:
-    return (a.log_p - b.log_p).mul_(a.p).sum(-1).clamp(min=0)
-
-
-def _js(a: Distribution, b: Distribution) -> Tensor:
-    return js_of_rows(a.p, b.p, (a.p_log_p, b.p_log_p))
+    return Between(a.kl(b), a.js(b), a.top == b.top)
 
 
 def _blockwise(
     function: Callable[[Distribution, Distribution], Tensor], p: Tensor, q: Tensor
 ) -> Tensor:
-    """The function of two distributions, token by token; exactly 0 where logits are equal."""
-    rows = [x.reshape(-1, x.shape[-1]) for x in (p, q)]
-    size = max(1, _BLOCK // p.shape[-1])
-    blocks = [
-        function(Distribution.of(a), Distribution.of(b)).masked_fill((a == b).all(-1), 0.0)
-        for a, b in zip(*(x.split(size) for x in rows), strict=True)
-    ]
+    """The function of two distributions, token by token."""
+    blocks = [function(said["p"], said["q"]) for said in distributions({"p": p, "q": q})]
     return torch.cat(blocks).reshape(p.shape[:-1])

@@ -1,11 +1,11 @@
 """What a layer's state would say (docs/reference/metrics.md): numbers of the logit lens.
 
-    lens_kl(final_logits, lens_logits)              # [batch], nats
-    answer_information(lens_logits, target)         # [batch], nats
-    decision_depth(lens_top1, final_top1)           # [batch], a layer
+    lens_kl(final, said)                        # [token], nats; both a `Distribution`
+    answer_information(said, target)            # [token], nats
+    decision_depth(lens_top1, final_top1)       # [token], a layer
 
 The lens logits themselves come from `interp.readout.lens`; the divergence between two conditions'
-lenses is `output.js_divergence` of them.
+lenses is `Distribution.js` of them.
 """
 
 from __future__ import annotations
@@ -16,28 +16,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.measures import wide
-from interp.measures.output import kl_divergence
+from interp.measures.output import Distribution
 
 
-def lens_kl(
-    final_logits: Float[Tensor, "*token d_vocab"], lens_logits: Float[Tensor, "*token d_vocab"]
-) -> Float[Tensor, "*token"]:
+def lens_kl(final: Distribution, said: Distribution) -> Float[Tensor, " token"]:
     """`KL(own final output ‖ lens)` in nats, `[0, inf)`: what the lens of a layer still lacks of
     the same condition's output; 0 at the last layer (Belrose et al. 2303.08112, section 2)."""
-    return kl_divergence(final_logits, lens_logits)
+    return final.kl(said)
 
 
 def answer_information(
-    lens_logits: Float[Tensor, "*token d_vocab"], target: Int[Tensor, "*token"]
-) -> Float[Tensor, "*token"]:
+    said: Distribution, target: Int[Tensor, " token"]
+) -> Float[Tensor, " token"]:
     """`ln d_vocab + ln p_lens(target)` in nats, `(-inf, ln d_vocab]`: how far the lens has raised
     the target token above the uniform distribution, at which it is 0 (the pointwise form of
     V-information with the uniform prior, Xu et al. 2002.10689). NaN where there is no target
     (a negative id)."""
-    rows = wide(lens_logits).log_softmax(-1)
-    chosen = rows.gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
-    return (chosen + math.log(rows.shape[-1])).masked_fill(target < 0, math.nan)
+    chosen = said.log_p.gather(-1, target.clamp(min=0)[:, None])[:, 0]
+    return (chosen + math.log(said.log_p.shape[-1])).masked_fill(target < 0, math.nan)
 
 
 def decision_depth(
