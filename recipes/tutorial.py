@@ -46,14 +46,14 @@ def shown(command: str) -> str:
     if done.returncode:
         raise SystemExit(f"exit code {done.returncode}: {command}")
     said = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
-    return f"{typed}\n{said}\n" if said else f"{typed}\n"
+    return f"{typed}\n{said}\n\n" if said else f"{typed}\n"
 
 
 def run_page(page: Path) -> None:
     """Run the page's commands in their order, and write what they print."""
 
     def again(block: re.Match[str]) -> str:
-        return "```console\n" + "\n".join(map(shown, commands_of(block[1]))) + "```"
+        return "```console\n" + "".join(map(shown, commands_of(block[1]))).rstrip() + "\n```"
 
     page.write_text(BLOCK.sub(again, page.read_text(encoding="utf-8")), encoding="utf-8")
 
