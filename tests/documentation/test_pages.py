@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,6 +91,7 @@ CLASSES = {
 } | {"NotMeasured"}
 
 
+@functools.cache
 def raised() -> dict[str, str]:
     """Every message that the library can raise, `…` for what differs, and a file that raises it."""
     found = {}
@@ -131,6 +133,7 @@ def letters(message: str) -> int:
     return len(re.sub("[^A-Za-z]", "", message))
 
 
+@functools.cache
 def rows() -> list[str]:
     """The messages that the page of errors explains."""
     text = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
