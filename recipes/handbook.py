@@ -131,11 +131,18 @@ def _of_function(function: Callable[..., Any], **_: Any) -> None:
 # --- tables --------------------------------------------------------------------------------------
 
 
+_SERIES = {
+    "experiment all": "all experiments but the last two, and a scorecard",
+    "experiment claims": "do claims of the literature hold here? one table",
+}
+"""Commands of several experiments -> what they do."""
+
+
 def flags() -> str:
     """Every flag: those that commands share, those of each command, those of each experiment."""
     parts = []
     read = {name: flags_of(*name.split()) for name in COMMANDS if name != "experiment"}
-    read["experiment all"] = flags_of("experiment", "all")
+    read |= {name: flags_of(*name.split()) for name in _SERIES}
     for heading, model in SHARED.items():
         names = _own(model)
         by = [
@@ -144,7 +151,7 @@ def flags() -> str:
         shared = [f for f in _model_flags(model) if f.name in names]
         parts.append(f"## {heading}\n\nRead by {', '.join(by)}.\n\n{_table(shared)}")
     for name, found in read.items():
-        about = COMMANDS.get(name, "all experiments but `prompt_as_weights`, and a scorecard")
+        about = (COMMANDS | _SERIES)[name]
         parts.append(f"## interp {name}\n\n{_sentence(about)}\n\n{_and_shared(found)}")
     for name, question in QUESTIONS.items():
         own = [f for f in flags_of("experiment", name) if f.name not in Emulation.model_fields]

@@ -19,7 +19,7 @@ from interp.config import (
     from_yaml,
     parse_condition,
 )
-from interp.experiments import QUESTIONS, AllTrials
+from interp.experiments import QUESTIONS, AllTrials, Claims
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.validation.settings import Validating
@@ -205,15 +205,24 @@ def validate_command(words: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
+_SEVERAL = {
+    "all": "all but the last two, one after another, and a scorecard",
+    "claims": "do claims of the literature hold here? one table",
+}
+
+
 def experiment_command(words: Sequence[str]) -> None:
     """One experiment by its name, all of them, or their names."""
     name, *rest = words or ["--help"]
     if name in ("-h", "--help"):
-        listed = {**QUESTIONS, "all": "all but the last, one after another, and a scorecard"}
+        listed = {**QUESTIONS, **_SEVERAL}
         lines = [f"  {one:<22}{what}" for one, what in listed.items()]
         print("\n".join(["Experiments: interp experiment NAME", "", *lines, ""]))
         print("interp experiment NAME --help lists an experiment's flags.")
         raise SystemExit(0)
+    if name == "claims":
+        series.conduct_claims(read_flags(Claims, rest, "interp experiment claims"))
+        return
     if name != "all":
         series.conduct_named(name, rest)
         return

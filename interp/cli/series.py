@@ -28,7 +28,7 @@ from interp.cli.flags import read_flags
 from interp.cli.progress import console, counting
 from interp.engines import Tick, opened_engine
 from interp.errors import InterpError, RunError
-from interp.experiments import SCORED, AllTrials, check_named, trial_named
+from interp.experiments import SCORED, AllTrials, Claims, check_named, trial_named
 from interp.finding import read_finding
 from interp.matching.settings import Emulation, bundled_emulation
 from interp.progress import no_progress
@@ -81,6 +81,15 @@ def conduct_all(config: AllTrials) -> None:
     if failed:
         what = f"{len(failed)} of {len(chosen)} experiments failed ({', '.join(failed)})"
         raise RunError(f"{what}; what they said is in {config.out}/NAME/{_OUTPUT}")
+
+
+def conduct_claims(config: Claims) -> None:
+    """Measure claims of the literature with progress shown; print where their table is."""
+    from interp.experiments.claims import measure_claims
+
+    with counting() as counter:
+        page = measure_claims(config, counter.add)
+    print(f"claims: {page}")
 
 
 def _each(trials: Sequence[type[Trial]], config: AllTrials) -> dict[str, str]:

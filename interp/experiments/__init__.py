@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from interp.config import Computing
+from interp.config.settings import Settings
 from interp.errors import ConfigError
 from interp.matching.settings import Emulation
 
@@ -45,6 +49,29 @@ class AllTrials(Emulation, Computing):
     only: tuple[str, ...] = ()
     """Names of the experiments to run; the others' findings are kept if they are of the same model
     and target."""
+
+
+class Claims(Settings):
+    """Test claims of the literature on the bundled model and on SmolLM2; write one table."""
+
+    only: tuple[int, ...] = ()
+    """Numbers of the claims to measure (none: all); what is known of the others stays."""
+    models: tuple[str, ...] = ("organism", "smollm2")
+    """Models to measure them on: organism, smollm2."""
+    scripts: Path = Path("analyses/claims")
+    """Folder of the scripts, one per claim."""
+    chat: Path = Path("analyses/chat")
+    """Folder of SmolLM2's prompts, adapters and queries."""
+    smollm2: Path = Path(".cache/smollm2")
+    """Folder of SmolLM2."""
+    out: Path = Path("runs/claims")
+    """Folder of what is measured, one file per claim and model."""
+    docs: Path = Path("docs/findings/claims.md")
+    """Markdown file of the table."""
+    limit: int | None = Field(default=None, ge=4)
+    """Largest number of queries per model (none: as many as each claim asks for)."""
+    resume: bool = False
+    """Keep what was measured with the same script and settings."""
 
 
 def check_named(name: str, among: Iterable[str] = QUESTIONS) -> None:

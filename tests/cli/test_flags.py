@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from interp.cli.flags import read_flags
 from interp.config import FILE_ONLY, Distillation, Experiment
-from interp.experiments import QUESTIONS, AllTrials, trial_named
+from interp.experiments import QUESTIONS, AllTrials, Claims, trial_named
 from interp.matching.settings import Inversion
 from interp.patching.settings import Patching
 from interp.validation.settings import Validating
@@ -25,7 +25,8 @@ SCRIPTS = sorted(
     if "(BaseModel)" in path.read_text() or "class Config(" in path.read_text()
 )
 TRIALS = [trial_named(name) for name in QUESTIONS]
-COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, *TRIALS]
+COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, Claims]
+COMMANDS += TRIALS
 
 
 def settings_of(path: Path) -> type[BaseModel]:
