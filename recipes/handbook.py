@@ -1,4 +1,4 @@
-"""The tables of the reference that are read from the code: flags, kinds of conditions, columns.
+"""What pages read from elsewhere: flags, kinds of conditions and columns of the code, notebooks.
 
     python recipes/handbook.py        # print them
     filled(app, page, source)          # what `docs/conf.py` calls for every page
@@ -10,6 +10,7 @@ Nothing is kept: what the documentation shows is what the code has when it is bu
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from interp.matching.settings import Emulation
 from interp.runs.files import COLUMNS
 
 PACKAGE = Path(interp.__file__).parent
+DEMOS = Path(__file__).resolve().parents[1] / "demos"
 
 SHARED: Mapping[str, type[BaseModel]] = {
     "Opening a model": Loading,
@@ -245,6 +247,19 @@ def columns() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def notebooks() -> str:
+    """The cells of every notebook of `demos/`, headings one level lower."""
+    parts = []
+    for path in sorted(DEMOS.glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(cell["source"])
+            code = cell["cell_type"] == "code"
+            parts.append(
+                f"```python\n{text}\n```" if code else re.sub("^#", "##", text, flags=re.M)
+            )
+    return "\n\n".join(parts) + "\n"
+
+
 _OUTWARD = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+)([^)]+)\)")
 """A link that goes up: its words, the steps, the rest."""
 
@@ -252,6 +267,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "flags": flags,
     "conditions": conditions,
     "columns": columns,
+    "notebooks": notebooks,
 }
 """Name of a block of code -> the table that takes its place."""
 

@@ -82,6 +82,13 @@ def test_places_are_filled_and_outward_links_lose_their_target() -> None:
     assert source[0].endswith("[a](../x.md) b {download}`n <../../figures/z.csv>`")
 
 
+def test_the_notebooks_are_shown_cell_by_cell() -> None:
+    text = handbook.notebooks()
+    assert text.count("```python") >= 20
+    assert [line for line in text.splitlines() if line.startswith("## ") and "map" in line]
+    assert 'lab.patch(texts, source="lora", target="base")' in text
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 CLASSES = {
