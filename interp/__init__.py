@@ -9,7 +9,7 @@
 In a notebook: load -> Lab (run, patch), plots.
 A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
     read_queries; Certificate.
-On a finished run: Patching, patch; Weighing, weigh.
+On a finished run: Patching, patch; Weighing, weigh; DifferenceReading, read_run.
 To match outputs: Distillation, distil; Inversion, invert.
 Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
 Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,
@@ -72,6 +72,8 @@ _HOMES = {
     "validate": "validation.running",
     "Weighing": "weights.settings",
     "weigh": "weights.run",
+    "DifferenceReading": "reading.settings",
+    "read_run": "reading.run",
     "distil": "matching.distil",
     "head_view": "heads",
 }
@@ -113,6 +115,8 @@ if TYPE_CHECKING:
     from interp.patching.run import patch
     from interp.patching.settings import Patching
     from interp.queries import Query, read_queries
+    from interp.reading.run import read_run
+    from interp.reading.settings import DifferenceReading
     from interp.runs.heads import HeadView
     from interp.runs.view import Run, load_run
     from interp.subject import Batch, Subject

@@ -62,6 +62,7 @@ class Measure:
 DAI = "Dai et al. 2212.10559"
 PETROV = "Petrov et al. 2310.19698"
 DHERIN = "Dherin et al. 2507.16003"
+MINDER = "after Minder et al. 2510.13900"
 
 
 def _patterns(
@@ -107,6 +108,24 @@ def _readout(
     return Measure(
         title, units, definition, source, rounding=rounding, position="answer token", group="lens",
         bounds=bounds,
+    )  # fmt: skip
+
+
+def _channel(title: str, of: str) -> Measure:
+    """Energy of changes along a LoRA's directions."""
+    directions = {"input": "input (right)", "output": "output (left)"}[of]
+    return Measure(
+        f"share along what is {title}", "share",
+        f"Σ(direction·Δ)² / Σ‖Δ‖² of what a condition changes, from base, of a module's {of}, "
+        f"along the {directions} singular directions of a LoRA's update",
+    )  # fmt: skip
+
+
+def _over(of: str, other: str) -> Measure:
+    """The same over a null's."""
+    return Measure(
+        f"share of the {of}'s change over {other}", "share", f"share less {other}", signed=True,
+        bounds=(-1.0, 1.0),
     )  # fmt: skip
 
 
@@ -440,6 +459,60 @@ SECTIONS: dict[str, dict[str, Measure]] = {
             "overlap with the LoRA, read", "share", "of implicit updates and the LoRA's", DHERIN
         ),
         "implicit_overlap_right_chance": Measure("chance", "share", "the same of random spaces"),
+    },
+    "Readings of differences": {
+        "difference_norm": Measure(
+            "size of the mean difference", "ratio",
+            "‖mean of x_a − x_b over queries‖ / mean ‖x_base‖, states averaged over a segment",
+        ),
+        "word_score": Measure(
+            "score of the task words", "SD",
+            "mean logit of the task words, over the vocabulary's mean, that differences add in the "
+            "logit lens: mean over queries, in standard deviations of the vocabulary (root mean "
+            "square over queries)", MINDER,
+            rounding="unbounded", signed=True,
+        ),
+        "word_score_random": Measure(
+            "random differences", "SD",
+            "the same of base's states at every two queries, first less second: middle 95 %",
+            MINDER, signed=True,
+        ),
+        "word_score_excess": Measure(
+            "score over the control's", "SD",
+            "score of the task words less that of the control in the condition's place, on the "
+            "same queries", signed=True,
+        ),
+        "word_rank": Measure(
+            "median rank of the task words", "count",
+            "place among all tokens by the logit that the mean difference adds, 1 the first",
+            bounds=(1.0, inf),
+        ),
+    },
+    "A LoRA's own variables": {
+        "channel_read": _channel("read by the LoRA", "input"),
+        "channel_written": _channel("written by the LoRA", "output"),
+        "channel_read_excess": _over("input", "the neutral prompt's"),
+        "channel_written_excess": _over("output", "the neutral prompt's"),
+        "channel_read_over_random": _over("input", "that along a random LoRA's directions"),
+        "channel_written_over_random": _over("output", "that along a random LoRA's directions"),
+        "channel_read_chance": Measure("chance", "share", "rank over the input's dimensions"),
+        "channel_written_chance": Measure("chance", "share", "rank over the output's dimensions"),
+        "direction_auroc": Measure(
+            "AUROC of a direction", "share",
+            "chance that |V_k x| / ‖x‖ (or |U_k'y| / ‖y‖), mean over a text's tokens, is larger "
+            "for a matched query than for an unrelated text", "Hanley & McNeil 1982",
+        ),
+        "direction_auroc_best": Measure(
+            "AUROC of the best direction", "share",
+            "the same of the direction that is best on one half of the texts, on the other half; "
+            "above 0.5: as on the first", "Hanley & McNeil 1982",
+        ),
+        "direction_word_score": Measure(
+            "score of the task words", "SD",
+            "of what a direction writes to the residual stream, by the lens: mean logit of the "
+            "task words over the vocabulary's mean, in its standard deviations",
+            rounding="unbounded", signed=True,
+        ),
     },
 }  # fmt: skip
 """Section of the documentation -> its measures, in the order in which a reader meets them."""

@@ -23,7 +23,12 @@ _WHOLE = {
 }
 """Sections of the documentation whose measures are one group."""
 
-_ELSEWHERE = {"Interchange and ablation": "interp patch", "Weights": "interp weights"}
+_ELSEWHERE = {
+    "Interchange and ablation": "interp patch",
+    "Weights": "interp weights",
+    "Readings of differences": "interp read",
+    "A LoRA's own variables": "interp read",
+}
 """Sections that other commands measure."""
 
 GROUP_OF: dict[str, str] = {

@@ -12,6 +12,8 @@ from pathlib import Path
 from interp import Patching, diverge, load_run, patch
 from interp.cli.commands import demo_experiment
 from interp.plots import export, figures
+from interp.reading.run import read_run
+from interp.reading.settings import DifferenceReading
 from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 
@@ -36,6 +38,8 @@ SHOWN = (
     "ablation",
     "weights_overlap",
     "weights_prompts",
+    "reading",
+    "channels",
 )
 
 RUNS = Path("runs/weak_points")
@@ -53,6 +57,7 @@ def main() -> None:
         run = diverge(demo_experiment(Path(folder) / "run"))
         patch(Patching(run=run))
         weigh(Weighing(run=run))
+        read_run(DifferenceReading(run=run))
         drawn = figures(load_run(run))
         export({name: drawn[name] for name in SHOWN}, Path(folder))
         for name in SHOWN:

@@ -29,6 +29,7 @@ TYPED = [
     "readout",
     "influence",
     "weights",
+    "reading",
 ]
 install_import_hook([f"interp.{room}" for room in TYPED], "beartype.beartype")
 

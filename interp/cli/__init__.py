@@ -21,6 +21,7 @@ COMMANDS = {
     "head": "one head of a run, closely: interp head RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
+    "read": "what do a run's differences say in words? interp read RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again, and pictures: interp report RUN",
     "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
@@ -98,7 +99,7 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    if words[0] not in ("diverge", "patch", "weights", "experiment") and not inverted:
+    if words[0] not in ("diverge", "patch", "weights", "read", "experiment") and not inverted:
         return "Nothing is left to resume."
     import shlex
 

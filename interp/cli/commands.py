@@ -22,10 +22,11 @@ from interp.config import (
 from interp.experiments import QUESTIONS, AllTrials, Claims
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
+from interp.reading.settings import DifferenceReading
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-_Added = TypeVar("_Added", Patching, Weighing)
+_Added = TypeVar("_Added", Patching, Weighing, DifferenceReading)
 
 
 def demo_command(words: Sequence[str]) -> None:
@@ -162,6 +163,17 @@ def weights_command(words: Sequence[str]) -> None:
     from interp.weights.run import weigh
 
     _add_to_run(settings, weigh, weights_table)
+
+
+def read_command(words: Sequence[str]) -> None:
+    """What the differences between a run's conditions say."""
+    settings = read_flags(DifferenceReading, words, "interp read", positional=("run",))
+    preload("interp.reading.run", "interp.report")
+
+    from interp.reading.run import read_run
+    from interp.report import reading_table
+
+    _add_to_run(settings, read_run, reading_table)
 
 
 def _add_to_run(

@@ -24,6 +24,7 @@ from interp.plots.by_layer import (
     layers,
     routing,
 )
+from interp.plots.channels import channels
 from interp.plots.curves import Curves, curves
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
@@ -42,6 +43,7 @@ from interp.plots.interchange import (
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.outputs import output
+from interp.plots.reading import reading
 from interp.plots.scorecard import scorecard
 from interp.plots.weights import spectra, weights_overlap
 
@@ -51,6 +53,7 @@ __all__ = [
     "attention",
     "attribution",
     "attribution_heads",
+    "channels",
     "condition_embedding",
     "curves",
     "dimensions",
@@ -74,6 +77,7 @@ __all__ = [
     "layer_position",
     "layers",
     "output",
+    "reading",
     "routing",
     "score_changes",
     "scorecard",

@@ -27,6 +27,7 @@ from interp.plots.by_layer import (
     routing,
     segments,
 )
+from interp.plots.channels import channels
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.few_heads import few_heads
@@ -42,6 +43,7 @@ from interp.plots.interchange import (
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.outputs import output
+from interp.plots.reading import reading
 from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView
 from interp.runs.view import NotMeasured, Run
@@ -87,6 +89,8 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "weights_spectra": spectra,
     "weights_overlap": weights_overlap,
     "weights_prompts": implicit,
+    "reading": reading,
+    "channels": channels,
 }
 
 

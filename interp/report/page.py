@@ -13,7 +13,16 @@ import plotly.graph_objects as go
 
 from interp.certificates import Certificate
 from interp.names import pair_name
-from interp.report import chats, controls, lora_parts, patching, tables, weights
+from interp.report import (
+    channels,
+    chats,
+    controls,
+    lora_parts,
+    patching,
+    reading,
+    tables,
+    weights,
+)
 from interp.report.html import render
 from interp.runs.heads import HeadView
 from interp.runs.view import Run
@@ -24,6 +33,8 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
     failed = run.verdict().passed is False
     parts = {"patching": _patching(run), "weights": weights.weights_section(run)}
+    parts["reading"] = reading.reading_section(run)
+    parts["variables"] = channels.variables_section(run)
     parts["chats"] = chats.chat_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)

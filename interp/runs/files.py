@@ -3,9 +3,9 @@
     write_run(Path("RUN"), rows, arrays, manifest)
     read_manifest("RUN")["certificates"]
 
-Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet` and `weights.parquet` (the
-same, where `interp patch` and `interp weights` were run; `interp.load_run` puts all into one
-table),
+Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet`, `weights.parquet` and
+`reading.parquet` (the same, where `interp patch`, `interp weights` and `interp read` were run;
+`interp.load_run` puts all into one table), `reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file). Every file is written to a temporary name, synced and
@@ -30,17 +30,17 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
 SCHEMA_VERSION = 2
 
-TABLE, INTERCHANGE, WEIGHTS, QUERIES, ANSWERS, ARRAYS, MANIFEST, REPORT, FIGURES = (
+TABLE, INTERCHANGE, WEIGHTS, READING, READ_TOKENS, QUERIES, ANSWERS, ARRAYS = (
     "results.parquet",
     "interchange.parquet",
     "weights.parquet",
+    "reading.parquet",
+    "reading_tokens.parquet",
     "queries.parquet",
     "answers.parquet",
     "arrays.safetensors",
-    "manifest.json",
-    "report.html",
-    "figures",
 )
+MANIFEST, REPORT, FIGURES = "manifest.json", "report.html", "figures"
 
 COLUMNS = {
     "measure": "string",
@@ -76,6 +76,29 @@ how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjus
 no test was made. Of weights alone, `queries` and `n` are null, `site` is a module's path (`path:q`:
 that part of a fused one), `position` the number of a singular value, and the interval of a chance
 level holds 95 % of what chance gives.
+"""
+
+TOKEN_COLUMNS = {
+    "lens": "string",
+    "condition": "string",
+    "reference": "string",
+    "queries": "string",
+    "site": "string",
+    "layer": "Int64",
+    "position": "string",
+    "vector": "string",
+    "share": "float64",
+    "rank": "Int64",
+    "token_id": "Int64",
+    "token": "string",
+    "score": "float64",
+    "task": "boolean",
+}
+"""Columns of `reading_tokens.parquet`: which tokens a vector says, or which drive it.
+
+`vector`: `mean`, or a direction and its end. `rank`: 1 is the token that it says most. `score`:
+standard deviations of the vocabulary above its mean. `task`: whether it is a task word. Tokens are
+kept as they are: whoever shows one escapes it.
 """
 
 
@@ -131,7 +154,8 @@ def write_run(
     import numpy as np
     from safetensors.numpy import save
 
-    for name in (INTERCHANGE, WEIGHTS, QUERIES, ANSWERS):  # of a run that is replaced
+    added = (INTERCHANGE, WEIGHTS, READING, READ_TOKENS)
+    for name in (*added, QUERIES, ANSWERS):  # of a run that is replaced
         (path / name).unlink(missing_ok=True)
     for name, table in (beside or {}).items():
         write_atomic(path / name, table.to_parquet(index=False))
@@ -153,23 +177,33 @@ def write_run(
 def add_interchange(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
     """Write what `interp patch` measured beside a finished run, and its findings into the
     manifest."""
-    _add(path, INTERCHANGE, "interchange", rows, findings)
+    _add(path, {INTERCHANGE: as_table(rows)}, "interchange", findings)
 
 
 def add_weights(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
     """The same of `interp weights`."""
-    _add(path, WEIGHTS, "weights", rows, findings)
+    _add(path, {WEIGHTS: as_table(rows)}, "weights", findings)
+
+
+def add_reading(
+    path: Path, rows: pd.DataFrame, tokens: pd.DataFrame, findings: Mapping[str, Any]
+) -> None:
+    """The same of `interp read`, whose ranked `tokens` are a table of their own."""
+    ranked = tokens.reindex(columns=list(TOKEN_COLUMNS)).astype(TOKEN_COLUMNS)
+    _add(path, {READING: as_table(rows), READ_TOKENS: ranked}, "reading", findings)
 
 
 def _add(
-    path: Path, file: str, entry: str, rows: pd.DataFrame, findings: Mapping[str, Any]
+    path: Path, tables: Mapping[str, pd.DataFrame], entry: str, findings: Mapping[str, Any]
 ) -> None:
     manifest = read_manifest(path)
-    manifest["files"].pop(file, None)
+    for file in tables:
+        manifest["files"].pop(file, None)
     if manifest.pop(entry, None):
         seal(path, manifest, [])  # a crash from here on leaves the run without this part
-    write_atomic(path / file, as_table(rows).to_parquet(index=False))
-    seal(path, {**manifest, entry: dict(findings)}, [file])
+    for file, table in tables.items():
+        write_atomic(path / file, table.to_parquet(index=False))
+    seal(path, {**manifest, entry: dict(findings)}, list(tables))
 
 
 def seal(path: Path, manifest: dict[str, Any], files: Iterable[str]) -> None:

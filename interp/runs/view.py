@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
     import xarray as xr
 
     from interp.runs.patched import Patched
+    from interp.runs.readings import Readings
     from interp.runs.weights import Weighed
 
 
@@ -320,6 +321,13 @@ class Run:
 
         return Weighed.of(self)
 
+    @property
+    def reading(self) -> Readings:
+        """What `interp read` found; `NotMeasured` without it."""
+        from interp.runs.readings import Readings
+
+        return Readings.of(self)
+
     def exchanged(self) -> Run:
         """The run with the two conditions of its interchange as headline, and that part's n and
         interval: so names, colours, certificate and captions are theirs. `NotMeasured` without
@@ -383,7 +391,7 @@ def load_run(path: str | Path) -> Run:
         name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
         for name, label in manifest["arrays"].items()
     }
-    named = (files.TABLE, files.INTERCHANGE, files.WEIGHTS)
+    named = (files.TABLE, files.INTERCHANGE, files.WEIGHTS, files.READING)
     tables = [pd.read_parquet(root / name) for name in named if name in manifest["files"]]
     table = pd.concat([one.astype(files.COLUMNS) for one in tables], ignore_index=True)
     return Run(root, table, arrays, manifest)

@@ -12,10 +12,11 @@ from manifests import certificate, condition_entry, run_manifest
 from plots.synthetic_families import study
 from plots.synthetic_interchange import exchange
 from plots.synthetic_parts import parts
+from plots.synthetic_reading import readings
 from plots.synthetic_weights import weights
 
 from interp.names import Head
-from interp.runs.files import add_interchange, add_weights, write_run
+from interp.runs.files import add_interchange, add_reading, add_weights, write_run
 from interp.runs.heads import HeadView
 
 HOSTILE = [
@@ -60,6 +61,7 @@ def write(
     families: bool = True,
     patched: bool = True,
     weighed: bool = True,
+    read: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write a run folder and return its path."""
@@ -85,6 +87,12 @@ def write(
         names = [name for name in adapters if name in manifest["conditions"]]
         found, findings = weights(rng, n_layers, n_heads, names)
         add_weights(path, pd.DataFrame(found), findings)
+    if read:
+        controls = [(name, "base") for name in ("neutral", "random_lora")]
+        found = {p: None for p in controls if p[0] in manifest["conditions"]}
+        beside = {("prompt", "base"): controls[0], ("lora", "base"): next(reversed(found))}
+        said, words, notes = readings(rng, n_layers, {**beside, **found}, HOSTILE)
+        add_reading(path, pd.DataFrame(said), pd.DataFrame(words), notes)
     return path
 
 

@@ -1,0 +1,102 @@
+"""What `interp read` found, in the report and in a terminal; tokens stay text everywhere."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from interp.errors import RunError
+from interp.report import reading, reading_table, write
+from interp.runs.view import Run, load_run
+from interp.showing import number
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures have tests of their own."""
+    monkeypatch.setattr("interp.report.writing.figures", lambda run: {})
+
+
+@pytest.fixture(scope="module")
+def path(make_folder: Callable[..., Path]) -> Path:
+    return make_folder()
+
+
+@pytest.fixture(scope="module")
+def run(path: Path) -> Run:
+    return load_run(path)
+
+
+def section(path: Path) -> str:
+    """The section of the run's report, written anew."""
+    write(path)
+    page = (path / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'<h2 id="reading">.*?(?=<h2 )', page, re.S)
+    assert found, "no section"
+    return found[0]
+
+
+def test_the_strongest_reading_is_the_largest_of_the_table(run: Run) -> None:
+    of = run.reading
+    table = run.table[run.table["measure"] == "word_score"]
+    rows = reading.strongest_table(of).rows
+    assert len(rows) == len(of.pairs) * len(of.groups)
+    for group, pair, where, score, p, *_ in rows:
+        condition, reference = pair.text.split(" vs ")
+        own = table[(table["condition"] == condition) & (table["reference"] == reference)]
+        own = own[own["queries"] == group.text]
+        best = own.loc[own["value"].idxmax()]
+        assert score.text == number(best["value"])
+        assert where.text == f"{best['layer']}, {best['position']}"
+        assert p.text == f"{best['p_adjusted']:.2g}"
+
+
+def test_sentences_say_what_the_numbers_do(run: Run) -> None:
+    said = reading.reading_words(run.reading)
+    assert len(said) == 4
+    for line, (group, pair) in zip(
+        said, [(g, p) for g in run.reading.groups for p in run.reading.own], strict=True
+    ):
+        best = run.reading.strongest(pair, group)
+        assert best is not None
+        named = best["p_adjusted"] <= 0.05 and best["value"] > 0
+        assert (" names the task words" in line) == named
+        assert f"largest score is {number(best['value'])} SD" in line
+        assert "neutral vs base's" in line
+        assert "than its control's by" in line
+
+
+def test_the_section_has_tokens_as_text(path: Path) -> None:
+    found = section(path)
+    assert "<script" not in found
+    assert "<img" not in found
+    assert "\x00" not in found
+    words = html.unescape(re.sub(r"<[^>]*>", " ", found))
+    assert "</script><script>window.x=1</script>" in words
+    assert "&lt;" in words
+    assert "a note on <b>readings</b>" in words
+    for caption in ("The mean difference", "What mean differences say", "Leading directions"):
+        assert caption in words
+
+
+def test_the_terminal_fits_and_is_plain(run: Run) -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(reading_table(run))
+    said = out.getvalue()
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\x1b" not in said
+    assert "\x00" not in said
+
+
+def test_a_run_that_was_not_read(make_folder: Callable[..., Path]) -> None:
+    path = make_folder(read=False, n_layers=2)
+    write(path)
+    assert 'id="reading"' not in (path / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(RunError, match="interp read"):
+        reading_table(load_run(path))
