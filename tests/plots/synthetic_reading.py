@@ -25,7 +25,8 @@ def readings(
         for label, layer in itertools.product(labels, range(n_layers)):
             place = {"condition": pair[0], "reference": pair[1], "queries": group}
             place |= {"layer": layer, "position": label}
-            rows += _rows(rng, {**place, "site": "resid_post", "n": 32}, null is not None)
+            known = bool(layer) or n_layers == 1  # nothing is added below the first block
+            rows += _rows(rng, {**place, "site": "resid_post", "n": 32}, null is not None, known)
             for vector in ("mean", "direction 0 +", "direction 0 −"):
                 tokens += _tokens(rng, words, {**place, "vector": vector, "lens": "logit lens"})
     findings = {
@@ -41,14 +42,66 @@ def readings(
         "chosen": True,
         "interval": {"replicates": 200},
         "notes": ["a note on <b>readings</b>"],
+        "variables": {
+            "lora": "lora",
+            "random": "random_lora",
+            "neutral": "neutral",
+            "users": ["prompt", "neutral"],
+            "strongest": [{"module": MODULE.format(0), "direction": 1, "size": 2.5}],
+        },
     }
-    return rows, tokens, findings
+    more, driving = _variables(rng, n_layers, words)
+    return rows + more, tokens + driving, findings
 
 
-def _rows(rng: np.random.Generator, place: Any, beside: bool) -> list[dict[str, Any]]:
-    value = float(rng.normal(1, 1)) if place["layer"] else np.nan
+MODULE = "model.layers.{}.mlp.up_proj"
+
+
+def _variables(
+    rng: np.random.Generator, n_layers: int, words: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Energy shares of both prompts along both LoRAs' directions, AUROCs, and what drives one."""
+    rows = []
+    for side, user, owner in itertools.product(
+        ("read", "written"), ("prompt", "neutral"), ("lora", "random_lora")
+    ):
+        place = {"condition": user, "reference": owner, "queries": "matched", "units": "share"}
+        place |= {"position": "query", "n": 64}
+        endings = ("", "_excess", "_over_random") if (user, owner) == ("prompt", "lora") else ("",)
+        for ending, layer in itertools.product(endings, (*range(n_layers), None)):
+            value = float(rng.uniform(0.05, 0.3))
+            site = "every" if layer is None else "block"
+            rows.append({**place, "measure": f"channel_{side}{ending}", "site": site,
+                         "layer": layer, "value": value, "ci_low": value - 0.02,
+                         "ci_high": value + 0.02})  # fmt: skip
+    for side, owner, layer in itertools.product(
+        ("read", "written"), ("lora", "random_lora"), range(n_layers)
+    ):
+        place = {"condition": "lora", "reference": owner, "queries": "matched", "units": "share"}
+        place |= {"site": MODULE.format(layer), "layer": layer, "position": f"direction 1 {side}"}
+        value = float(rng.uniform(0, 1))
+        row = {**place, "value": value, "ci_low": 0.0, "ci_high": 1.0, "n": 96}
+        rows.append({**row, "measure": "direction_auroc"})
+        if not layer:
+            rows.append({**row, "measure": "direction_auroc_best"})
+        chance = {"measure": f"channel_{side}_chance", "queries": None, "position": None}
+        rows.append({**row, **chance, "value": 0.04, "reference": None})
+    driving = [
+        {"lens": lens, "condition": "lora", "queries": group, "site": MODULE.format(0), "layer": 0,
+         "position": f"direction 1 {side}", "vector": "", "rank": at + 1, "token_id": at,
+         "token": word, "score": 1.0, "task": False}
+        for lens, side, groups in (("drivers", "read", ("matched", "unrelated")),
+                                   ("written", "written", (None,)))
+        for group in groups
+        for at, word in enumerate(words)
+    ]  # fmt: skip
+    return rows, driving
+
+
+def _rows(rng: np.random.Generator, place: Any, beside: bool, known: bool) -> list[dict[str, Any]]:
+    value = float(rng.normal(1, 1)) if known else np.nan
     around = {"ci_low": value - 0.5, "ci_high": value + 0.5, "units": "SD"}
-    p = float(rng.choice([0.001, 0.4])) if place["layer"] else np.nan
+    p = float(rng.choice([0.001, 0.4])) if known else np.nan
     found = [
         {"measure": "word_score", "value": value, "p_adjusted": p, **around},
         {

@@ -42,6 +42,21 @@ def test_hostile_words_stay_text_in_the_caption(run: Run) -> None:
     assert "\x00" not in str(figure.layout.annotations)
 
 
+def test_the_channel_s_lines_and_marks_are_the_tables(run: Run) -> None:
+    drawn = tidy(plots.channels(run))
+    keys = ["measure", "condition", "reference", "position", "layer"]
+    lines = drawn[drawn["measure"].str.startswith("channel_")]
+    table = run.table[(run.table["site"] == "block") & run.table["measure"].isin(lines["measure"])]
+    table = table[(table["reference"] == "lora") | (table["condition"] == "prompt")]
+    both = lines.merge(table, on=keys)
+    assert len(both) == len(lines) == len(table)
+    np.testing.assert_allclose(both["value_x"], both["value_y"], rtol=1e-6)
+    marks = drawn[drawn["measure"] == "direction_auroc"]
+    wanted = run.table[run.table["measure"] == "direction_auroc"]
+    assert len(marks) == len(wanted)
+    assert set(marks["reference"]) == {"lora", "random_lora"}
+
+
 def test_a_run_that_was_not_read_has_none(make_run: Callable[..., Run]) -> None:
     with pytest.raises(NotMeasured, match="interp read"):
         plots.reading(make_run(read=False, n_layers=2))

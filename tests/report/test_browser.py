@@ -12,9 +12,8 @@ import pytest
 from interp.plots.exporting import find_browser
 from interp.plots.gallery import RECIPES
 
-ABSENT = 7
-"""Figures of what the synthetic run has not: answers, experts, split scores, contexts, directions
-of a LoRA."""
+ABSENT = 6
+"""Figures of what the synthetic run has not: answers, experts, split scores, contexts."""
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = find_browser()

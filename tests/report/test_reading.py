@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from interp.errors import RunError
-from interp.report import reading, reading_table, write
+from interp.report import channels, reading, reading_table, write
 from interp.runs.view import Run, load_run
 from interp.showing import number
 
@@ -81,8 +81,24 @@ def test_the_section_has_tokens_as_text(path: Path) -> None:
     assert "</script><script>window.x=1</script>" in words
     assert "&lt;" in words
     assert "a note on <b>readings</b>" in words
-    for caption in ("The mean difference", "What mean differences say", "Leading directions"):
+    captions = ("The mean difference", "What mean differences say", "Leading directions")
+    for caption in (*captions, "What prompts change along", "The directions of lora that write"):
         assert caption in words
+
+
+def test_sentences_on_the_channel_follow_both_nulls(run: Run) -> None:
+    of = run.reading.variables
+    said = channels.variable_words(of)
+    assert len(said) == 4
+    for line, side in zip(said, ("read", "written"), strict=False):
+        found = [of.overall(f"channel_{side}{e}", ("prompt", "lora"), "query")
+                 for e in ("", "_excess", "_over_random")]  # fmt: skip
+        assert all(found)
+        over = all(row["ci_low"] > 0 for row in found[1:])
+        assert (" uses this channel" in line) == over
+        for row in found:
+            assert number(row["value"]) in line
+    assert "random LoRA's: " in said[2]
 
 
 def test_the_terminal_fits_and_is_plain(run: Run) -> None:
