@@ -9,7 +9,7 @@
 In a notebook: load -> Lab (run, patch), plots.
 A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
     read_queries; Certificate.
-On a finished run: Patching, patch; Weighing, weigh; DifferenceReading, read_run.
+On a finished run: Patching, patch; Subspaces, find_subspaces; Weighing, weigh; DifferenceReading, read_run.
 To match outputs: Distillation, distil; Inversion, invert.
 Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
 Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,
@@ -70,6 +70,8 @@ _HOMES = {
     "invert": "matching.invert",
     "Validating": "validation.settings",
     "validate": "validation.running",
+    "Subspaces": "subspace.settings",
+    "find_subspaces": "subspace.run",
     "Weighing": "weights.settings",
     "weigh": "weights.run",
     "DifferenceReading": "reading.settings",
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
     from interp.runs.heads import HeadView
     from interp.runs.view import Run, load_run
     from interp.subject import Batch, Subject
+    from interp.subspace.run import find_subspaces
+    from interp.subspace.settings import Subspaces
     from interp.validation.running import validate
     from interp.validation.settings import Validating
     from interp.weights.run import weigh

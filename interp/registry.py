@@ -63,6 +63,7 @@ DAI = "Dai et al. 2212.10559"
 PETROV = "Petrov et al. 2310.19698"
 DHERIN = "Dherin et al. 2507.16003"
 MINDER = "after Minder et al. 2510.13900"
+DAS = "Geiger et al. 2303.02536"
 
 
 def _patterns(
@@ -413,6 +414,45 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         ),
         "ablation_change": Measure(
             "internal change", "ratio", "relative L2 distance of states without that part"
+        ),
+    },
+    "Subspaces": {
+        "subspace_recovery": Measure(
+            "recovery in k dimensions", "share",
+            "recovery by the source's state along a learned subspace of the residual stream",
+            DAS, signed=True, bounds=PART,
+        ),
+        "subspace_recovery_full": Measure(
+            "recovery by the whole state", "share", "the same of all dimensions", signed=True,
+            bounds=PART,
+        ),
+        "subspace_recovery_principal": Measure(
+            "recovery, principal directions", "share",
+            "the same of the k leading directions of the difference, untrained", signed=True,
+            bounds=PART,
+        ),
+        "subspace_recovery_random_rotation": Measure(
+            "recovery, random directions", "share", "the same of random subspaces", signed=True,
+            bounds=PART,
+        ),
+        "subspace_recovery_shuffled": Measure(
+            "recovery, other queries' states", "share",
+            "the same of other queries' source states along a subspace learned on such",
+            signed=True, bounds=PART,
+        ),
+        "subspace_recovery_random_difference": Measure(
+            "recovery, random difference", "share",
+            "within the learned subspace, a step as long along an unrelated query's difference",
+            signed=True, bounds=PART,
+        ),
+        "subspace_recovery_crossed": Measure(
+            "recovery, the other's subspace", "share",
+            "the same along the subspace learned for the other condition", signed=True,
+            bounds=PART,
+        ),
+        "subspace_dimension": Measure(
+            "smallest sufficient dimension", "dimensions",
+            "from which on a learned subspace recovers as much as the whole state, up to a margin",
         ),
     },
     "Weights": {

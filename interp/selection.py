@@ -25,6 +25,7 @@ _WHOLE = {
 
 _ELSEWHERE = {
     "Interchange and ablation": "interp patch",
+    "Subspaces": "interp subspace",
     "Weights": "interp weights",
     "Readings of differences": "interp read",
     "A LoRA's own variables": "interp read",

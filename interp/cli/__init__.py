@@ -20,6 +20,7 @@ COMMANDS = {
     "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
     "head": "one head of a run, closely: interp head RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
+    "subspace": "in how few dimensions does a state act? interp subspace RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "read": "what do a run's differences say in words? interp read RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
@@ -99,7 +100,8 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    if words[0] not in ("diverge", "patch", "weights", "read", "experiment") and not inverted:
+    added = ("diverge", "patch", "subspace", "weights", "read", "experiment")
+    if words[0] not in added and not inverted:
         return "Nothing is left to resume."
     import shlex
 

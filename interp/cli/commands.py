@@ -23,10 +23,11 @@ from interp.experiments import QUESTIONS, AllTrials, Claims
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.reading.settings import DifferenceReading
+from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-_Added = TypeVar("_Added", Patching, Weighing, DifferenceReading)
+_Added = TypeVar("_Added", Patching, Subspaces, Weighing, DifferenceReading)
 
 
 def demo_command(words: Sequence[str]) -> None:
@@ -163,6 +164,17 @@ def weights_command(words: Sequence[str]) -> None:
     from interp.weights.run import weigh
 
     _add_to_run(settings, weigh, weights_table)
+
+
+def subspace_command(words: Sequence[str]) -> None:
+    """In how many dimensions the states of a run's two conditions act."""
+    settings = read_flags(Subspaces, words, "interp subspace", positional=("run",))
+    preload("interp.subspace.run", "interp.report")
+
+    from interp.report import subspaces_table
+    from interp.subspace.run import find_subspaces
+
+    _add_to_run(settings, find_subspaces, subspaces_table)
 
 
 def read_command(words: Sequence[str]) -> None:

@@ -282,7 +282,7 @@ class _Values:
         else:
             there = self.unrelated
             difference = there[move.source].values[site] - there[move.target].values[site]
-            step = _aligned(difference, self.chunk, self.others)
+            step = aligned_tokens(difference, self.chunk, self.others)
         return moved(own, step, distance)
 
     def _noise(self, like: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ def moved(own: Tensor, step: Tensor, distance: Tensor) -> Tensor:
     return own + step / length.clamp(min=tiny) * distance
 
 
-def _aligned(value: Tensor, chunk: Sequence[Encoded], others: Sequence[Encoded]) -> Tensor:
+def aligned_tokens(value: Tensor, chunk: Sequence[Encoded], others: Sequence[Encoded]) -> Tensor:
     """Other queries' tokens under these queries', segment by segment."""
     rows = [torch.tensor(counterparts(*pair)) for pair in zip(chunk, others, strict=True)]
     place = pad_sequence(rows, batch_first=True).to(value.device)

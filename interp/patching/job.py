@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from interp.answers import encode_again
 from interp.conditions import Condition
@@ -49,7 +50,7 @@ def prepare_patching(
     experiment, built = reopen(settings.run, settings.device)
     limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
     experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
-    a, b = _pair(settings, manifest, built)
+    a, b = pair_to_patch(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}
     subject = open_subject(experiment, kept, asked["matched"], progress)
@@ -100,8 +101,19 @@ def _positions(queries: Sequence[Encoded], most: int) -> tuple[str, ...]:
     return tuple(label for label in position_labels(longest, most) if label != "mean")
 
 
-def _pair(
-    settings: Patching, manifest: Mapping[str, Any], built: Mapping[str, Condition]
+class AsksForPair(Protocol):
+    """Settings that name a run, and two of its conditions or none."""
+
+    @property
+    def run(self) -> Path: ...
+    @property
+    def condition(self) -> str | None: ...
+    @property
+    def reference(self) -> str | None: ...
+
+
+def pair_to_patch(
+    settings: AsksForPair, manifest: Mapping[str, Any], built: Mapping[str, Condition]
 ) -> tuple[str, str]:
     """The two conditions: as asked, or the run's headline."""
     headline = manifest["headline"] or {}

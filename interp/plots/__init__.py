@@ -45,6 +45,7 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.outputs import output
 from interp.plots.reading import reading
 from interp.plots.scorecard import scorecard
+from interp.plots.subspaces import subspaces
 from interp.plots.weights import spectra, weights_overlap
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "scorecard",
     "similarity",
     "spectra",
+    "subspaces",
     "waterfall",
     "weights_overlap",
 ]

@@ -44,6 +44,7 @@ from interp.plots.interchange_maps import interchange_heads, interchange_positio
 from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.outputs import output
 from interp.plots.reading import reading
+from interp.plots.subspaces import subspaces
 from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView
 from interp.runs.view import NotMeasured, Run
@@ -86,6 +87,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "attribution": attribution,
     "attribution_heads": attribution_heads,
     "ablation": ablation,
+    "subspaces": subspaces,
     "weights_spectra": spectra,
     "weights_overlap": weights_overlap,
     "weights_prompts": implicit,

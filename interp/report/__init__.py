@@ -11,6 +11,7 @@ The report is a view: run `write` again after changing nothing and its bytes are
 
 from interp.report.patching_lines import patch_table
 from interp.report.reading import reading_table
+from interp.report.subspaces import subspaces_table
 from interp.report.terminal import head_view_table, text_table
 from interp.report.weights import weights_table
 from interp.report.writing import write, write_head_view
@@ -19,6 +20,7 @@ __all__ = [
     "head_view_table",
     "patch_table",
     "reading_table",
+    "subspaces_table",
     "text_table",
     "weights_table",
     "write",

@@ -20,6 +20,7 @@ from interp.report import (
     lora_parts,
     patching,
     reading,
+    subspaces,
     tables,
     weights,
 )
@@ -35,6 +36,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     parts = {"patching": _patching(run), "weights": weights.weights_section(run)}
     parts["reading"] = reading.reading_section(run)
     parts["variables"] = channels.variables_section(run)
+    parts["subspaces"] = subspaces.subspace_section(run)
     parts["chats"] = chats.chat_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)

@@ -3,9 +3,10 @@
     write_run(Path("RUN"), rows, arrays, manifest)
     read_manifest("RUN")["certificates"]
 
-Files: `results.parquet` (columns: `COLUMNS`), `interchange.parquet`, `weights.parquet` and
-`reading.parquet` (the same, where `interp patch`, `interp weights` and `interp read` were run;
-`interp.load_run` puts all into one table), `reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
+Files: `results.parquet` (columns: `COLUMNS`); `interchange.parquet`, `subspaces.parquet`,
+`weights.parquet` and `reading.parquet` (the same, where `interp patch`, `interp subspace`, `interp
+weights` and `interp read` were run; `interp.load_run` puts all into one table),
+`reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file). Every file is written to a temporary name, synced and
@@ -30,9 +31,10 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
 SCHEMA_VERSION = 2
 
-TABLE, INTERCHANGE, WEIGHTS, READING, READ_TOKENS, QUERIES, ANSWERS, ARRAYS = (
+TABLE, INTERCHANGE, SUBSPACES, WEIGHTS, READING, READ_TOKENS, QUERIES, ANSWERS, ARRAYS = (
     "results.parquet",
     "interchange.parquet",
+    "subspaces.parquet",
     "weights.parquet",
     "reading.parquet",
     "reading_tokens.parquet",
@@ -41,6 +43,9 @@ TABLE, INTERCHANGE, WEIGHTS, READING, READ_TOKENS, QUERIES, ANSWERS, ARRAYS = (
     "arrays.safetensors",
 )
 MANIFEST, REPORT, FIGURES = "manifest.json", "report.html", "figures"
+
+ADDED = INTERCHANGE, SUBSPACES, WEIGHTS, READING
+"""Tables that commands add to a finished run."""
 
 COLUMNS = {
     "measure": "string",
@@ -154,8 +159,7 @@ def write_run(
     import numpy as np
     from safetensors.numpy import save
 
-    added = (INTERCHANGE, WEIGHTS, READING, READ_TOKENS)
-    for name in (*added, QUERIES, ANSWERS):  # of a run that is replaced
+    for name in (*ADDED, READ_TOKENS, QUERIES, ANSWERS):  # of a run that is replaced
         (path / name).unlink(missing_ok=True)
     for name, table in (beside or {}).items():
         write_atomic(path / name, table.to_parquet(index=False))
@@ -191,6 +195,11 @@ def add_reading(
     """The same of `interp read`, whose ranked `tokens` are a table of their own."""
     ranked = tokens.reindex(columns=list(TOKEN_COLUMNS)).astype(TOKEN_COLUMNS)
     _add(path, {READING: as_table(rows), READ_TOKENS: ranked}, "reading", findings)
+
+
+def add_subspaces(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
+    """The same of `interp subspace`."""
+    _add(path, {SUBSPACES: as_table(rows)}, "subspaces", findings)
 
 
 def _add(

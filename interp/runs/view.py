@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
     from interp.runs.patched import Patched
     from interp.runs.readings import Readings
+    from interp.runs.subspaces import FoundSubspaces
     from interp.runs.weights import Weighed
 
 
@@ -328,6 +329,13 @@ class Run:
 
         return Readings.of(self)
 
+    @property
+    def subspaces(self) -> FoundSubspaces:
+        """What `interp subspace` found; `NotMeasured` without it."""
+        from interp.runs.subspaces import FoundSubspaces
+
+        return FoundSubspaces.of(self)
+
     def exchanged(self) -> Run:
         """The run with the two conditions of its interchange as headline, and that part's n and
         interval: so names, colours, certificate and captions are theirs. `NotMeasured` without
@@ -391,7 +399,7 @@ def load_run(path: str | Path) -> Run:
         name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
         for name, label in manifest["arrays"].items()
     }
-    named = (files.TABLE, files.INTERCHANGE, files.WEIGHTS, files.READING)
+    named = (files.TABLE, *files.ADDED)
     tables = [pd.read_parquet(root / name) for name in named if name in manifest["files"]]
     table = pd.concat([one.astype(files.COLUMNS) for one in tables], ignore_index=True)
     return Run(root, table, arrays, manifest)
