@@ -15,6 +15,7 @@ from interp.config import FILE_ONLY, Distillation, Experiment
 from interp.experiments import QUESTIONS, AllTrials, Claims, trial_named
 from interp.matching.settings import Inversion
 from interp.patching.settings import Patching
+from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
@@ -27,6 +28,7 @@ SCRIPTS = sorted(
 TRIALS = [trial_named(name) for name in QUESTIONS]
 COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, Claims]
 COMMANDS += TRIALS
+COMMANDS += [Subspaces]
 
 
 def settings_of(path: Path) -> type[BaseModel]:

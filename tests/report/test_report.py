@@ -19,8 +19,8 @@ from interp.runs.files import RunError
 from interp.runs.heads import HeadView
 from interp.runs.view import load_run
 
-ABSENT = 6
-"""Figures of what the synthetic run has not: answers, experts, split scores, contexts."""
+ABSENT = 7
+"""Figures of what the synthetic run has not: answers, experts, split scores, contexts, subspaces."""
 
 
 def body(path: Path) -> str:
