@@ -23,6 +23,7 @@ ABSENT = {
     "interchange_segments",
     "interchange_contexts",
     "routing",
+    "subspaces",
     "scores",
 }
 """Figures of what the synthetic run has not: answers of several tokens, experts, split scores,
