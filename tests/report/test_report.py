@@ -20,7 +20,8 @@ from interp.runs.heads import HeadView
 from interp.runs.view import load_run
 
 ABSENT = 7
-"""Figures of what the synthetic run has not: answers, experts, split scores, contexts, subspaces."""
+"""Figures of what the synthetic run has not: answers, experts, split scores, contexts, and
+subspaces."""
 
 
 def body(path: Path) -> str:
