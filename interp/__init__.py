@@ -9,7 +9,8 @@
 In a notebook: load -> Lab (run, patch), plots.
 A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
     read_queries; Certificate.
-On a finished run: Patching, patch; Subspaces, find_subspaces; Weighing, weigh; DifferenceReading, read_run.
+On a finished run: Patching, patch; Subspaces, find_subspaces; Weighing, weigh;
+    DifferenceReading, read_run.
 To match outputs: Distillation, distil; Inversion, invert.
 Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
 Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,

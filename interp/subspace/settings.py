@@ -8,8 +8,7 @@ from interp.config import Bootstrapped, OfRun
 
 
 class Subspaces(OfRun, Bootstrapped):
-    """In how few dimensions of the residual stream can one condition's state be put into another's
-    run, and still do what the whole state does? (distributed alignment search)"""
+    """In how few dimensions does one condition's state act as the whole of it in another's run?"""
 
     condition: str | None = None
     """First condition of the pair (none: that of the run's headline)."""
