@@ -37,6 +37,19 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+def test_the_russian_readme_has_the_numbers_of_the_english_pages() -> None:
+    russian = (ROOT / "README.ru.md").read_text(encoding="utf-8")
+    numbers = {number.replace(",", ".") for number in re.findall(r"\d+,\d+", russian)}
+    pages = [
+        ROOT / "README.md",
+        DOCS / "findings" / "hypothesis.md",
+        DOCS / "findings" / "organism.md",
+    ]
+    english = " ".join(page.read_text(encoding="utf-8") for page in pages)
+    assert len(numbers) > 30
+    assert numbers - set(re.findall(r"\d+\.\d+", english)) == set()
+
+
 def test_every_figure_of_a_report_is_explained() -> None:
     headings = re.findall(r"^### (.*)$", (DOCS / "figures.md").read_text(encoding="utf-8"), re.M)
     explained = set(re.findall(r"`(\w+)`", " ".join(headings)))
