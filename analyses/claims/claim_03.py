@@ -31,6 +31,7 @@ CLAIM = PaperClaim(
     "answer tokens, behind the middle block",
     threshold=1.0,
     reason="1 is one order of magnitude, the least that the words can mean",
+    placebos=("neutral",),
 )
 
 

@@ -29,6 +29,7 @@ CLAIM = PaperClaim(
     "minus the first quarter",
     threshold=0.05,
     reason="a twentieth of the states' norm; a smaller growth is no divergence",
+    placebos=("prompt to neutral",),
 )
 
 

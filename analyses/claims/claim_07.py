@@ -29,6 +29,7 @@ CLAIM = PaperClaim(
     measured="TwoNN dimension of queries' last tokens, demonstrations minus LoRA, mean over layers",
     threshold=0.0,
     reason="the claim is of the sign",
+    placebos=("neutral minus base",),
 )
 
 

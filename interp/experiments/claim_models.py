@@ -11,27 +11,32 @@ LoRA's shape and size. The prompted model writes every query's answer, which is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from interp import organism
 from interp.capture import Reader, capture, chunks
 from interp.conditions import Condition, Lora, Neutral, Prompt, RandomLora
 from interp.config import read_prompt
 from interp.design import BASE
+from interp.edits import Edit
 from interp.errors import ConfigError
 from interp.generating import generate
 from interp.lab import Lab
 from interp.lab import load as load_lab
 from interp.measures import wide
+from interp.measures.output import kl_divergence
 from interp.names import Site
+from interp.organism.language import NEUTRAL_PASSAGE
 from interp.queries import Encoded, read_queries
 from interp.statistics import generator_of, percentile_interval
 from interp.subject import Batch, Subject
@@ -65,6 +70,7 @@ class ClaimModel:
     chat: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     known: dict[str, Float[ndarray, "layer token d_model"]] = field(default_factory=dict)
+    spoken: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
     def lab(self) -> Lab:
@@ -101,6 +107,12 @@ class ClaimModel:
         return [replace(q, answer_ids=a) for q, a in zip(some, answers, strict=True)]
 
     @cached_property
+    def unrelated(self) -> list[Encoded]:
+        """Sentences that ask for nothing and have to do with no task."""
+        sentences = [f"{text.strip(' .')}." for text in NEUTRAL_PASSAGE.split(". ")]
+        return self.lab.encode(sentences)
+
+    @cached_property
     def owner(self) -> Int[ndarray, " token"]:
         """The query of every token at which an answer's tokens are predicted."""
         counts = [len(query.segments["answer"]) for query in self.queries]
@@ -129,6 +141,49 @@ class ClaimModel:
             values = capture(self.subject, setting, batch, cache, read, last=True).values
             parts.append(np.stack([values[site] for site in sites]))
         return np.concatenate(parts, axis=1)
+
+    def said(self, condition: str, numbers: Sequence[int], edits: Sequence[Edit] = ()) -> Tensor:
+        """The logits that predict the answers of these queries, with states edited."""
+        key = (condition, *numbers)
+        if not edits and key in self.spoken:
+            return self.spoken[key]
+        setting, batch = self.subject.settings[condition], self._forced(numbers)
+        cache, columns = self.subject.prefill(setting), batch.answer.columns
+        got = capture(self.subject, setting, batch, cache, {}, edits, columns=columns)
+        logits = batch.answer.pick_rows(got.logits)
+        if not edits:
+            self.spoken[key] = logits
+        return logits
+
+    def kl(
+        self,
+        target: str,
+        condition: str,
+        numbers: Sequence[int],
+        edits: Sequence[Edit] = (),
+    ) -> Float[ndarray, " query"]:
+        """`KL(target ‖ condition with edited states)` of these queries, nats per answer."""
+        pair = self.said(target, numbers), self.said(condition, numbers, edits)
+        total = self._forced(numbers).answer.total(kl_divergence(*pair))
+        return total.cpu().numpy()
+
+    def _forced(self, numbers: Sequence[int]) -> Batch:
+        return Batch.forced([self.queries[number] for number in numbers], self.subject.device)
+
+    def put_in(
+        self, layer: int, states: Float[ndarray, "token d_model"], numbers: Sequence[int]
+    ) -> Edit:
+        """These states behind a block, where the answers of these queries (in their order) are
+        predicted; `states` has the tokens of all queries."""
+        tokens = self._forced(numbers).answer
+        kept = torch.from_numpy(states[np.isin(self.owner, numbers)])
+
+        def change(own: Tensor) -> Tensor:
+            new = own.clone()
+            new[tokens.query, tokens.column] = kept.to(own)
+            return new
+
+        return Edit(Site("resid_post", layer), change)
 
     def shift(self, condition: str) -> Float[ndarray, "layer token d_model"]:
         """What a condition moves: its states minus base's."""

@@ -39,7 +39,8 @@ class PaperClaim:
     """A claim: its number in the table, what it says, its source and how much of that was read,
     what is measured, and the value above which that counts (set before the run, with the reason).
 
-    `missing`: why it is not measured yet; such a claim has no measure."""
+    `placebos`: controls that have no such effect; a claim whose interval is not above theirs is not
+    supported. `missing`: why it is not measured yet; such a claim has no measure."""
 
     number: int
     says: str
@@ -47,6 +48,7 @@ class PaperClaim:
     measured: str
     threshold: float
     reason: str
+    placebos: tuple[str, ...] = ()
     missing: str = ""
 
 
@@ -66,6 +68,14 @@ class ClaimOutcome:
         """The number beside how much counts."""
         ends = (self.value, self.ci_low, self.ci_high)
         return DecidingEstimate(claim.measured, *ends, claim.threshold)
+
+    def verdict(self, claim: PaperClaim) -> str:
+        """Supported where the interval lies above the threshold and above every placebo."""
+        verdict = self.against(claim).verdict
+        placebos = [self.nulls[name] for name in claim.placebos]
+        if verdict == "supported" and not all(self.ci_low > value for value in placebos):
+            return "undecided"
+        return verdict
 
 
 ClaimMeasure = Callable[[ClaimModel], ClaimOutcome]
@@ -212,8 +222,9 @@ Written by `interp experiment claims` from what `analyses/claims/` measures; not
 organism is the bundled model (1.1M parameters, the task is to give the opposite of a word), SmolLM2
 is SmolLM2-135M-Instruct with a persona as system message; each has a LoRA that was distilled from
 its prompt. A number is followed by its 95 % interval. *Supported*: the interval lies above the
-threshold that stands in the script since before the run; *not supported*: below; *undecided*: it
-has the threshold inside, or the two models disagree. Nothing here is about other models.
+threshold that stands in the script since before the run, and above the controls that should show no
+such effect; *not supported*: below the threshold; *undecided*: neither, or the two models disagree.
+Nothing here is about other models.
 """
 
 
@@ -227,8 +238,8 @@ def _row(config: Claims, script: ClaimScript) -> str:
             cells.append("–")
             continue
         estimate = outcome.against(claim)
-        verdicts[name] = estimate.verdict
-        cells.append(f"{estimate.estimate}: {estimate.verdict}")
+        verdicts[name] = outcome.verdict(claim)
+        cells.append(f"{estimate.estimate}: {verdicts[name]}")
     verdict = overall_verdict(verdicts, len(CLAIM_MODELS))
     if claim.missing:
         verdict = f"{_NOT_YET}: {claim.missing}"
@@ -262,6 +273,6 @@ def conduct_claim(claim: PaperClaim, measure: ClaimMeasure, config: Claims) -> N
         estimate = outcome.against(claim)
         nulls = ", ".join(f"{null} {value:.3g}" for null, value in outcome.nulls.items())
         print(f"{name}: {claim.measured}: {estimate.estimate} (threshold {claim.threshold:g})")
-        print(f"  {estimate.verdict.upper()} here, n = {outcome.n}. Controls: {nulls or 'none'}.")
+        print(f"  {outcome.verdict(claim).upper()} here, n = {outcome.n}. Controls: {nulls}.")
         if outcome.note:
             print(f"  {outcome.note}")

@@ -15,13 +15,13 @@ from interp.experiments import Claims, claims
 from interp.experiments.claim_models import CLAIM_MODELS, ClaimModel
 from interp.experiments.claims import (
     ClaimOutcome,
+    PaperClaim,
     claim_model,
     measure_claims,
     overall_verdict,
     read_outcome,
     read_scripts,
 )
-from interp.finding import DecidingEstimate
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "analyses" / "claims"
 N = 6
@@ -85,10 +85,9 @@ def test_a_verdict_follows_from_the_interval_and_the_threshold(config: Claims, p
             continue
         assert outcome is not None
         assert outcome.ci_low <= outcome.value <= outcome.ci_high
-        assert outcome.nulls
+        assert set(script.claim.placebos) <= outcome.nulls.keys() != set()
         found = outcome.against(script.claim)
-        assert isinstance(found, DecidingEstimate)
-        assert f"{found.estimate}: {found.verdict}" in page
+        assert f"{found.estimate}: {outcome.verdict(script.claim)}" in page
 
 
 def test_measures_restated(config: Claims, model: ClaimModel, page: str) -> None:
@@ -129,6 +128,23 @@ def test_states_are_those_that_predict_the_answers(model: ClaimModel) -> None:
     one = model.read("prompt", [model.queries[2]], "resid_post")
     own = model.states("prompt")[:, model.owner == 2]
     np.testing.assert_allclose(one, own, atol=1e-4)
+
+
+def test_states_put_in_at_the_last_block_say_what_their_own_run_says(model: ClaimModel) -> None:
+    numbers, last = [1, 3, 4], model.subject.n_layers - 1
+    apart = model.kl("lora", "base", numbers)
+    own = model.put_in(2, model.states("base")[2], numbers)
+    other = model.put_in(last, model.states("lora")[last], numbers)
+    np.testing.assert_allclose(model.kl("lora", "base", numbers, [own]), apart, rtol=1e-4)
+    assert apart.min() > 0.1
+    assert model.kl("lora", "base", numbers, [other]).max() < 1e-6
+
+
+def test_a_placebo_that_does_as_well_takes_support_away() -> None:
+    claim = PaperClaim(1, "", "", "", 0.5, "", placebos=("random",))
+    for value, verdict in ((0.6, "supported"), (0.7, "undecided"), (0.9, "undecided")):
+        assert ClaimOutcome(0.8, 0.7, 0.9, 5, {"random": value}).verdict(claim) == verdict
+    assert ClaimOutcome(0.3, 0.2, 0.4, 5, {"random": 0.9}).verdict(claim) == "not supported"
 
 
 def test_what_is_measured_is_kept_until_its_script_or_settings_change(
