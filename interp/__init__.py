@@ -10,7 +10,7 @@ In a notebook: load -> Lab (run, patch), plots.
 A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
     read_queries; Certificate.
 On a finished run: Patching, patch; Subspaces, find_subspaces; Weighing, weigh;
-    DifferenceReading, read_run.
+    DifferenceReading, read_run; Ladder, ladder.
 To match outputs: Distillation, distil; Inversion, invert.
 Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
 Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,
@@ -77,6 +77,8 @@ _HOMES = {
     "weigh": "weights.run",
     "DifferenceReading": "reading.settings",
     "read_run": "reading.run",
+    "Ladder": "rungs.settings",
+    "ladder": "rungs.run",
     "distil": "matching.distil",
     "head_view": "heads",
 }
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
     from interp.queries import Query, read_queries
     from interp.reading.run import read_run
     from interp.reading.settings import DifferenceReading
+    from interp.rungs.run import ladder
+    from interp.rungs.settings import Ladder
     from interp.runs.heads import HeadView
     from interp.runs.view import Run, load_run
     from interp.subject import Batch, Subject

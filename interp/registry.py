@@ -455,6 +455,44 @@ SECTIONS: dict[str, dict[str, Measure]] = {
             "from which on a learned subspace recovers as much as the whole state, up to a margin",
         ),
     },
+    "Equivalence ladder": {
+        "mapped_variance": Measure(
+            "variance explained", "share",
+            "1 − Σ‖x_b − m(x_a)‖² / Σ‖x_b − x_a‖² of a fitted map m, on other queries",
+            signed=True, bounds=PART,
+        ),
+        "mapped_kl": Measure(
+            "KL with the mapped state", "nats",
+            "KL(reference ‖ the reference's run with m(x_a) in the place of x_b)",
+            rounding="divergence",
+        ),
+        "mapped_recovery": Measure(
+            "recovery by the mapped state", "share",
+            "the part of that KL that goes when x_a is mapped: 1 − KL(m) / KL(no map)",
+            signed=True, bounds=PART,
+        ),
+        "mapped_shortfall": Measure(
+            "shortfall from full interchange", "share",
+            "recovery of the reference's own state less that of a rung", signed=True,
+        ),
+        "mapped_ridge": Measure(
+            "ridge of a fitted map", "ratio",
+            "over the mean variance of a dimension of x_a; chosen inside the fitting half",
+        ),
+        "steered_kl": Measure(
+            "KL where the mapped state steers", "nats",
+            "KL(reference ‖ the condition's own run with m(x_a) in the place of x_a)",
+            rounding="divergence",
+        ),
+        "steered_recovery": Measure(
+            "recovery by steering", "share", "the same of steering: 1 − KL(m) / KL(no map)",
+            signed=True, bounds=PART,
+        ),
+        "steered_shortfall": Measure(
+            "shortfall from full interchange", "share",
+            "the same of steering; full interchange puts x_b in the place of x_a", signed=True,
+        ),
+    },
     "Weights": {
         "singular_value": Measure("singular value", "norm", "of the LoRA's update of a matrix"),
         "relative_norm": Measure("relative norm", "ratio", "‖ΔW‖ / ‖W‖ (Frobenius)"),

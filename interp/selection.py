@@ -26,6 +26,7 @@ _WHOLE = {
 _ELSEWHERE = {
     "Interchange and ablation": "interp patch",
     "Subspaces": "interp subspace",
+    "Equivalence ladder": "interp ladder",
     "Weights": "interp weights",
     "Readings of differences": "interp read",
     "A LoRA's own variables": "interp read",

@@ -14,6 +14,8 @@ from interp.cli.commands import demo_experiment
 from interp.plots import export, figures
 from interp.reading.run import read_run
 from interp.reading.settings import DifferenceReading
+from interp.rungs.run import ladder
+from interp.rungs.settings import Ladder
 from interp.weights.run import weigh
 from interp.weights.settings import Weighing
 
@@ -40,6 +42,7 @@ SHOWN = (
     "weights_prompts",
     "reading",
     "channels",
+    "ladder",
 )
 
 RUNS = Path("runs/weak_points")
@@ -58,6 +61,7 @@ def main() -> None:
         patch(Patching(run=run))
         weigh(Weighing(run=run))
         read_run(DifferenceReading(run=run))
+        ladder(Ladder(run=run))
         drawn = figures(load_run(run))
         export({name: drawn[name] for name in SHOWN}, Path(folder))
         for name in SHOWN:

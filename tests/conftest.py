@@ -23,6 +23,8 @@ settings.load_profile("interp")
 TYPED = [
     "measures",
     "statistics",
+    "moments",
+    "rungs.maps",
     "significance",
     "families",
     "geometry",

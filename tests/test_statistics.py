@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from interp.measures.tally import Accumulator, from_arrays
+from interp.moments import ShiftMoments
 from interp.positions import SEGMENTS, answer_labels, position_labels, position_weights
 from interp.statistics import (
     Maximum,
@@ -65,6 +66,12 @@ def per_query(data: Data, rows: Sequence[int]) -> PerQuery:
     return PerQuery.of(list(rows), data.numerator[list(rows)].reshape(len(rows), -1))
 
 
+def moments(data: Data, rows: Sequence[int]) -> ShiftMoments:
+    """Of all tokens of the rows; an undefined one lies at 1."""
+    states, shifts = (np.nan_to_num(data.denominator[list(rows), i], nan=1.0) for i in (0, 1))
+    return ShiftMoments.of(states, shifts)
+
+
 def largest(data: Data, rows: Sequence[int]) -> Maximum:
     return Maximum.of(float(value) for value in data.numerator[list(rows)].ravel())
 
@@ -75,6 +82,7 @@ ACCUMULATORS: dict[str, tuple[Maker, Accumulator]] = {
     "mean": (mean, Ratio.empty()),
     "per query": (per_query, PerQuery.empty()),
     "largest": (largest, Maximum.empty()),
+    "moments": (moments, ShiftMoments.empty()),
 }
 each_accumulator = pytest.mark.parametrize(
     ("make", "empty"), ACCUMULATORS.values(), ids=list(ACCUMULATORS)

@@ -23,6 +23,7 @@ COMMANDS = {
     "subspace": "in how few dimensions does a state act? interp subspace RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "read": "what do a run's differences say in words? interp read RUN",
+    "ladder": "is the difference of two conditions one vector, one map, or more? interp ladder RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again, and pictures: interp report RUN",
     "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
@@ -100,7 +101,7 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    added = ("diverge", "patch", "subspace", "weights", "read", "experiment")
+    added = ("diverge", "patch", "subspace", "weights", "read", "ladder", "experiment")
     if words[0] not in added and not inverted:
         return "Nothing is left to resume."
     import shlex

@@ -23,11 +23,12 @@ from interp.experiments import QUESTIONS, AllTrials, Claims
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.reading.settings import DifferenceReading
+from interp.rungs.settings import Ladder
 from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-_Added = TypeVar("_Added", Patching, Subspaces, Weighing, DifferenceReading)
+_Added = TypeVar("_Added", Patching, Subspaces, Weighing, DifferenceReading, Ladder)
 
 
 def demo_command(words: Sequence[str]) -> None:
@@ -186,6 +187,17 @@ def read_command(words: Sequence[str]) -> None:
     from interp.report import reading_table
 
     _add_to_run(settings, read_run, reading_table)
+
+
+def ladder_command(words: Sequence[str]) -> None:
+    """Maps between a run's conditions, of growing freedom."""
+    settings = read_flags(Ladder, words, "interp ladder", positional=("run",))
+    preload("interp.rungs.run", "interp.report")
+
+    from interp.report import ladder_table
+    from interp.rungs.run import ladder
+
+    _add_to_run(settings, ladder, ladder_table)
 
 
 def _add_to_run(

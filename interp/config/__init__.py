@@ -24,6 +24,7 @@ from interp.config.settings import (
     Framing,
     Loading,
     Matched,
+    OfPair,
     OfRun,
     Settings,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Framing",
     "Loading",
     "Matched",
+    "OfPair",
     "OfRun",
     "Settings",
     "bundled",

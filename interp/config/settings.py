@@ -34,6 +34,15 @@ class OfRun(Settings):
     """Device: cpu, cuda, ... (none: that of the run)."""
 
 
+class OfPair(OfRun):
+    """More measurements of two conditions of a finished run."""
+
+    condition: str | None = None
+    """First condition of the pair (none: that of the run's headline)."""
+    reference: str | None = None
+    """Second condition of the pair (none: the reference of the run's headline)."""
+
+
 class ChatFrame(Settings):
     """The format of a chat."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from interp.moments import ShiftMoments
 from interp.significance import DifferencesByQuery, SignFlip
 from interp.statistics import Maximum, PerQuery, Ratio, SumsByQuery
 
@@ -20,7 +21,9 @@ class Key(NamedTuple):
     site: str
 
 
-Accumulator = Ratio | SumsByQuery | PerQuery | Maximum | SignFlip | DifferencesByQuery
+Accumulator = (
+    Ratio | SumsByQuery | PerQuery | Maximum | SignFlip | DifferencesByQuery | ShiftMoments
+)
 Tally = dict[Key, Accumulator]
 
 _BY_ARRAY: dict[str, type[Accumulator]] = {
@@ -30,6 +33,7 @@ _BY_ARRAY: dict[str, type[Accumulator]] = {
     "largest": Maximum,
     "sums": SignFlip,
     "difference": DifferencesByQuery,
+    "tokens": ShiftMoments,
 }
 
 

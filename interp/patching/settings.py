@@ -6,16 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from interp.config import Bootstrapped, Computing, OfRun
+from interp.config import Bootstrapped, Computing, OfPair
 
 
-class Patching(OfRun, Bootstrapped, Computing):
+class Patching(OfPair, Bootstrapped, Computing):
     """Patch one condition's internal states into the other's run: where are they as good?"""
 
-    condition: str | None = None
-    """First condition of the pair (none: that of the run's headline)."""
-    reference: str | None = None
-    """Second condition of the pair (none: the reference of the run's headline)."""
     sites: tuple[Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ...] = (
         "resid_post",
         "attn_out",

@@ -42,6 +42,7 @@ from interp.plots.interchange import (
 )
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
+from interp.plots.ladder import equivalence_ladder
 from interp.plots.outputs import output
 from interp.plots.reading import reading
 from interp.plots.scorecard import scorecard
@@ -59,6 +60,7 @@ __all__ = [
     "curves",
     "dimensions",
     "divergence",
+    "equivalence_ladder",
     "export",
     "few_heads",
     "figures",

@@ -42,6 +42,7 @@ from interp.plots.interchange import (
 )
 from interp.plots.interchange_maps import interchange_heads, interchange_positions
 from interp.plots.interchange_overlap import interchange_overlap
+from interp.plots.ladder import equivalence_ladder
 from interp.plots.outputs import output
 from interp.plots.reading import reading
 from interp.plots.subspaces import subspaces
@@ -83,6 +84,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "interchange_heads": interchange_heads,
     "interchange_patterns": lambda run: interchange_heads(run, "pattern"),
     "interchange_overlap": interchange_overlap,
+    "ladder": equivalence_ladder,
     "few_heads": few_heads,
     "attribution": attribution,
     "attribution_heads": attribution_heads,

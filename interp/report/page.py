@@ -17,6 +17,7 @@ from interp.report import (
     channels,
     chats,
     controls,
+    ladder,
     lora_parts,
     patching,
     reading,
@@ -38,6 +39,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     parts["variables"] = channels.variables_section(run)
     parts["subspaces"] = subspaces.subspace_section(run)
     parts["chats"] = chats.chat_section(run)
+    parts["ladder"] = ladder.ladder_section(run)
     found = {**_words(run), **_tables(run), **parts, "failed": failed}
     return render("report.html.j2", figures, **found)
 

@@ -4,9 +4,9 @@
     read_manifest("RUN")["certificates"]
 
 Files: `results.parquet` (columns: `COLUMNS`); `interchange.parquet`, `subspaces.parquet`,
-`weights.parquet` and `reading.parquet` (the same, where `interp patch`, `interp subspace`, `interp
-weights` and `interp read` were run; `interp.load_run` puts all into one table),
-`reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
+`weights.parquet`, `reading.parquet` and `ladder.parquet` (the same, where `interp patch`, `interp
+subspace`, `interp weights`, `interp read` and `interp ladder` were run; `interp.load_run` puts
+all into one table), `reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file). Every file is written to a temporary name, synced and
@@ -31,20 +31,21 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
 
 SCHEMA_VERSION = 2
 
-TABLE, INTERCHANGE, SUBSPACES, WEIGHTS, READING, READ_TOKENS, QUERIES, ANSWERS, ARRAYS = (
+TABLE, INTERCHANGE, SUBSPACES, WEIGHTS, READING, READ_TOKENS, LADDER, QUERIES, ANSWERS, ARRAYS = (
     "results.parquet",
     "interchange.parquet",
     "subspaces.parquet",
     "weights.parquet",
     "reading.parquet",
     "reading_tokens.parquet",
+    "ladder.parquet",
     "queries.parquet",
     "answers.parquet",
     "arrays.safetensors",
 )
 MANIFEST, REPORT, FIGURES = "manifest.json", "report.html", "figures"
 
-ADDED = INTERCHANGE, SUBSPACES, WEIGHTS, READING
+ADDED = INTERCHANGE, SUBSPACES, WEIGHTS, READING, LADDER
 """Tables that commands add to a finished run."""
 
 COLUMNS = {
@@ -80,7 +81,9 @@ all layers at once `layer` is.
 how few queries. `ci_low`, `ci_high`: 95 % interval, queries resampled. `p_adjusted`: null where
 no test was made. Of weights alone, `queries` and `n` are null, `site` is a module's path (`path:q`:
 that part of a fused one), `position` the number of a singular value, and the interval of a chance
-level holds 95 % of what chance gives.
+level holds 95 % of what chance gives. Of a ladder, `condition` is whose states are mapped and
+`reference` whose they are mapped to, `site` ends in the rung (`resid_post:rank_4`; `none`: no map,
+`full`: the reference's own state), and `n` counts the queries that score.
 """
 
 TOKEN_COLUMNS = {
@@ -200,6 +203,11 @@ def add_reading(
 def add_subspaces(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
     """The same of `interp subspace`."""
     _add(path, {SUBSPACES: as_table(rows)}, "subspaces", findings)
+
+
+def add_ladder(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
+    """The same of `interp ladder`."""
+    _add(path, {LADDER: as_table(rows)}, "ladder", findings)
 
 
 def _add(

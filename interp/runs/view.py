@@ -12,7 +12,7 @@ Only reading: nothing here draws, and nothing computes a measure. Torch-free.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
     import pandas as pd
     import xarray as xr
 
+    from interp.runs.ladder import Laddered
     from interp.runs.patched import Patched
     from interp.runs.readings import Readings
     from interp.runs.subspaces import FoundSubspaces
@@ -336,21 +337,40 @@ class Run:
 
         return FoundSubspaces.of(self)
 
+    @property
+    def ladder(self) -> Laddered:
+        """What `interp ladder` found; `NotMeasured` without it."""
+        from interp.runs.ladder import Laddered
+
+        return Laddered.of(self)
+
     def exchanged(self) -> Run:
         """The run with the two conditions of its interchange as headline, and that part's n and
         interval: so names, colours, certificate and captions are theirs. `NotMeasured` without
         one."""
-        found, manifest = self.manifest.get("interchange"), self.manifest
+        found = self.manifest.get("interchange")
         if not found:
             raise NotMeasured("this run has no interchange: make it with `interp patch`")
-        count = found["interval"]["replicates"]
+        return self._about(found, {"matched": found["n"]})
+
+    def climbed(self) -> Run:
+        """The same of its ladder, with the numbers of queries that score; a pair of one condition
+        and base leaves the headline as it is."""
+        found = self.ladder.found
+        return self._about(found, {k: n for k, n in found["n"].items() if k != "fitted"})
+
+    def _about(self, found: Mapping[str, Any], counts: Mapping[str, int]) -> Run:
+        """The run with a part's pair, numbers of queries and interval."""
+        manifest, count = self.manifest, found["interval"]["replicates"]
         pair = {name: found[name] for name in ("condition", "reference")}
+        if pair["reference"] is None:
+            pair = manifest.get("headline") or {}
         null, control = manifest.get("null_pair") or {}, self.null_control
-        kept = any(pair[side] == name for side, name in null.items() if name != control)
+        kept = any(pair.get(side) == name for side, name in null.items() if name != control)
         changes = {
-            "headline": pair,
+            "headline": pair or None,
             "null_pair": null if kept else None,
-            "queries": {**manifest.get("queries", {}), "matched": found["n"]},
+            "queries": {**manifest.get("queries", {}), **counts},
             "interval": {**manifest["interval"], "replicates": count} if count else None,
         }
         other = replace(self, manifest={**manifest, **changes})

@@ -1,0 +1,60 @@
+"""`interp ladder`: a quick help, settings as flags, one line per fault, a way on after Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import check_flags, check_help, failed
+
+from interp import cli
+from interp.errors import InterpError
+from interp.rungs.settings import Ladder
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    check_help("ladder")
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    check_flags(["ladder"], set(Ladder.model_fields) - {"run"}, capsys)
+
+
+@pytest.mark.parametrize("flag", [["--every", "0"], ["--ranks", "0"], ["--margin", "0"]])
+def test_a_value_out_of_bounds_is_one_line(
+    flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert flag[0].removeprefix("--") in failed(["ladder", "run", *flag], capsys)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a run: it has no manifest.json" in failed(["ladder", str(tmp_path)], capsys)
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Ladder] = []
+
+    def interrupted(settings: Ladder, *_: Any) -> None:
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.rungs.run.ladder", interrupted)
+    assert cli.main(["ladder", "it's a run", "--every", "5"]) == 130
+    resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
+    assert cli.main(resumed[1:]) == 130
+    assert seen[0] == Ladder(run=Path("it's a run"), every=5)
+    assert seen[1] == seen[0].model_copy(update={"resume": True})
+
+
+def test_an_error_while_climbing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise InterpError("what, where, what to do")
+
+    monkeypatch.setattr("interp.rungs.run.ladder", refused)
+    assert failed(["ladder", "run"], capsys) == "interp: what, where, what to do"
