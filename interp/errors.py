@@ -1,5 +1,10 @@
 """What can go wrong, each with one line that says what, where and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class InterpError(Exception):
     """Base of every error that is the input's fault; the command line prints its message alone."""
@@ -27,3 +32,9 @@ class ParityError(SubjectError):
 
 class RunError(InterpError):
     """A run that cannot be written or read."""
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """A question for who has misspelt a name, to be put behind an error; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""

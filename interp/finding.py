@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from interp.errors import RunError
 from interp.runs.files import write_atomic
+from interp.untrusted import read_json
 
 FILE = "finding.json"
 AGAINST = range(1, 6)
@@ -125,7 +126,7 @@ def read_finding(folder: Path) -> Finding:
     """The finding of an experiment; RunError where there is none or it is damaged."""
     file = folder / FILE
     try:
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        kept: dict[str, Any] = read_json(file.read_bytes())
         if kept["contrast"]["value"] is None:
             kept["contrast"]["value"] = float("nan")
         return TypeAdapter(Finding).validate_python(kept)

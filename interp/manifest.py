@@ -23,6 +23,10 @@ from interp.runs.files import sha256, token_hash
 from interp.statistics import LEVEL
 from interp.subject import Subject
 from interp.subject.quantization import PACKAGES, saved_method
+from interp.untrusted import is_there
+
+_THIS_TIME = {"resume", "overwrite"}
+"""Fields that say how a run was started, not what it is."""
 
 
 def describe_run(
@@ -35,11 +39,12 @@ def describe_run(
     """What the manifest says of a run, but for what was measured."""
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": experiment.model_dump(mode="json", exclude_none=True),
+        "config": experiment.model_dump(mode="json", exclude_none=True, exclude=_THIS_TIME),
         "seed": experiment.seed,
         "versions": versions(experiment),
         "model": {
             "name": short_name(experiment.model),
+            "revision": getattr(subject.hf_model.config, "_commit_hash", None),
             "architecture": type(subject.hf_model).__name__,
             "n_layers": subject.n_layers,
             "n_heads": subject.n_heads,
@@ -108,7 +113,7 @@ def fingerprints(experiment: Experiment, built: Mapping[str, Condition]) -> dict
             role = f"{what} of {name}"
             earlier = sum(known == role or known.startswith(f"{role}, ") for known in files)
             files[f"{role}, {earlier + 1}" if earlier else role] = file
-    hashes = {role: sha256(f) if Path(f).exists() else str(f) for role, f in files.items()}
+    hashes = {role: sha256(f) if is_there(Path(f)) else str(f) for role, f in files.items()}
     for name, condition in built.items():
         hashes[f"condition {name}"] = hashlib.sha256(repr(condition).encode()).hexdigest()
     return hashes

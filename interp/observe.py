@@ -23,6 +23,7 @@ from interp.capture import Captured, Reader, capture, keep
 from interp.conditions import Setting
 from interp.edits import Edit
 from interp.edits import replace as replace_by
+from interp.finite import first_broken
 from interp.measures import DTYPE_NOISE, wide
 from interp.measures.attention import (
     AttentionRows,
@@ -74,7 +75,7 @@ def observe(
         read = {s: keep for s in subject.anatomy.points if s.name in (*sites, *split)}
         read |= _own_run(subject, setting, caches[name], bare, heads, withheld, len(batch.ids))
         runs[name] = capture(subject, setting, batch, caches[name], read)
-    observed = {name: _observed(subject, run, sites) for name, run in runs.items()}
+    observed = {name: _observed(subject, run, sites, batch) for name, run in runs.items()}
     if "pinned inputs" not in withheld:
         sources = _pin_(observed, subject, batch, caches, base, runs, withheld)
         if "score split" not in withheld:
@@ -293,7 +294,7 @@ def _head_runs(subject: Subject, got: Captured) -> list[HeadRun]:
     return runs
 
 
-def _observed(subject: Subject, got: Captured, sites: Sequence[str]) -> Observed:
+def _observed(subject: Subject, got: Captured, sites: Sequence[str], batch: Batch) -> Observed:
     def layers(name: str) -> list[Any]:
         return [got.values[site] for site in subject.anatomy.sites(name) if site in got.values]
 
@@ -303,6 +304,7 @@ def _observed(subject: Subject, got: Captured, sites: Sequence[str]) -> Observed
         rows=[read.rows for read in layers("pattern")],
         scores=layers("attn_scores"),
         routing=layers("router"),
+        broken=first_broken(got, batch),
     )
 
 

@@ -222,7 +222,9 @@ def make_plan(
         against=token_id(experiment.against, subject.tokenizer) if experiment.against else None,
         bos=bool(subject.settings[BASE].n_prefix),
         labels=tuple(
-            position_labels(longest, experiment.max_positions, present, answer if present else 0)
+            position_labels(
+                longest, positions_of(experiment, subject), present, answer if present else 0
+            )
         ),
         longest_answer=max(1, answer),
         sites=_sites(experiment, subject),
@@ -235,6 +237,18 @@ def make_plan(
         unasked=experiment.unasked,
         layers=layers_of(subject),
     )
+
+
+_POSITIONS, _MANY_HEADS = 32, 512
+"""Positions with rows of their own where nothing is asked for, in a model of at most so many
+heads."""
+
+
+def positions_of(experiment: Experiment, subject: Subject) -> int:
+    """How many positions of a query have rows of their own."""
+    if experiment.max_positions is not None:
+        return experiment.max_positions
+    return _POSITIONS if subject.n_layers * subject.n_heads <= _MANY_HEADS else 0
 
 
 def _check_left(

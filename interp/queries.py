@@ -11,7 +11,6 @@ after its prefix. Torch-free.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from interp.conditions import RAW, Base, Condition, Frame, Message, place, user
 from interp.conditions.placing import tokenised
 from interp.errors import ConditionError, QueryError
+from interp.untrusted import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,8 +96,8 @@ def read_queries(path: str | Path, limit: int | None = None) -> list[Query]:
 
 def _parse(line: bytes, where: str) -> Query:
     try:
-        fields = json.loads(line.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        fields = read_json(line)
+    except ValueError as error:
         raise QueryError(f"{where}: not JSON in UTF-8 ({error})") from error
     if not isinstance(fields, dict) or ("text" in fields) == ("messages" in fields):
         raise QueryError(f'{where}: write an object with a "text", like {{"text": "big ->"}}')

@@ -5,15 +5,18 @@
         store.finish()
 
 They lie in `OUT/.unfinished/` and go when the run is written. A shard's name ends in the sha256 of
-its bytes, so a truncated or altered file is not found and is computed again.
+its bytes, so a truncated or altered file is not found and is computed again. Of a shard that is not
+done, its first chunks are kept too: every minute, and when it is interrupted (in this process; a
+worker of Ray begins its shard again).
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,21 +24,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from safetensors.numpy import load, save
-
 from interp.capture import chunks
-from interp.engines import Engine, Tick
+from interp.engines import Engine, InProcess, Tick
 from interp.errors import RunError
-from interp.measures.tally import Key, Summing, Tally, absorb_, as_it_is, from_arrays
-from interp.runs.files import MANIFEST, write_atomic
+from interp.measures.tally import Summing, Tally, absorb_, as_it_is
+from interp.runs.claiming import SHARDS, UNFINISHED, has_begun, refuse_finished, refuse_unfinished
+from interp.runs.files import TEMPORARY, remove_temporaries, write_atomic
+from interp.shards import (
+    FirstChunks,
+    ShardWork,
+    by_chunk,
+    read_shard,
+    shard_bytes,
+    write_shard,
+)
+from interp.untrusted import read_json
 
 SHARD = 64
-"""Queries per shard: what is lost at most when a run is killed."""
+"""Queries per shard."""
 
 _Context = TypeVar("_Context")
 
-FOLDER, _SETTINGS, _LOCK, _SUFFIX = ".unfinished", "settings.json", "lock", ".safetensors"
+FOLDER, _SETTINGS, _LOCK = UNFINISHED, "settings.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,7 @@ class Store:
     ) -> Iterator[Store]:
         """Claim a run folder; refuses one in use, finished, or begun with other settings."""
         folder = out / FOLDER
-        begun = any(folder.glob(f"*{_SUFFIX}"))
-        if (out / MANIFEST).exists() and not (overwrite or (resume and begun)):
-            raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
+        refuse_finished(out, resume=resume, overwrite=overwrite)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / _LOCK).open("w")
@@ -77,17 +85,15 @@ class Store:
 
     def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         file = self.folder / _SETTINGS
-        begun = any(self.folder.glob(f"*{_SUFFIX}"))
-        if begun and not (resume or overwrite):
-            raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
-        if begun and resume:
+        refuse_unfinished(out, resume=resume, overwrite=overwrite)
+        if has_begun(out) and resume:
             way_out = "start again without --resume" if overwrite else "pass --overwrite"
-            _refuse_changes(json.loads(file.read_text(encoding="utf-8")), settings, out, way_out)
+            _refuse_changes(_settings_in(file, way_out), settings, out, way_out)
         else:
-            for shard in self.folder.glob(f"*{_SUFFIX}"):
+            for shard in self.folder.glob(SHARDS):
                 shard.unlink()
-        for leftover in self.folder.glob(".tmp-*"):
-            leftover.unlink()
+        for place in (self.folder, out):
+            remove_temporaries(place)
         write_atomic(file, json.dumps(settings, indent=1, sort_keys=True).encode())
 
     def sharded(
@@ -104,19 +110,24 @@ class Store:
         `size` at a time. Shards that an earlier attempt finished are not done again; `progress` is
         told how many newly are.
 
-        Shards are merged in their order, whichever is done first, so every engine's run and a
-        resumed one have the same bits; `summed`: how what a shard keeps by query becomes sums.
+        Shards are merged in their order, whichever is done first, and within a shard chunks in
+        theirs, so every engine's run and a resumed one have the same bits; `summed`: how what a
+        shard keeps by query becomes sums.
         """
         shards = {
             f"{name}-{number:05d}": shard
             for number, shard in enumerate(chunks(range(count), SHARD))
         }
-        missing = {place: s for place, s in shards.items() if self._content(place) is None}
+        missing = {
+            place: s for place, s in shards.items() if shard_bytes(self.folder, place) is None
+        }
         for place, shard in shards.items():
             if place not in missing:
                 progress(len(shard))
-        work = partial(_by_chunk, begin, size)
-        newly = self._kept(list(missing), engine.run(work, list(missing.values()), progress))
+        here = isinstance(engine, InProcess)
+        items = [ShardWork(s, self._part(place) if here else None) for place, s in missing.items()]
+        work = partial(by_chunk, begin, size)
+        newly = self._kept(list(missing), engine.run(work, items, progress))
         total: Tally = {}
         for place, shard in shards.items():
             done = None if place in missing else self.get(place)
@@ -125,7 +136,11 @@ class Store:
                 del missing[finished]
             assert done is not None, place
             absorb_(total, done, summed(shard))
-        return total
+        return dict(sorted(total.items()))
+
+    def _part(self, place: str) -> FirstChunks:
+        """Where the first chunks of a shard are kept."""
+        return FirstChunks(self.folder, f"{place}.part")
 
     def _kept(
         self, places: Sequence[str], results: Iterator[tuple[int, Tally]]
@@ -133,63 +148,37 @@ class Store:
         """Shards by their place, once they are on disk."""
         for number, done in results:
             self.put(places[number], done)
+            self._part(places[number]).drop()
             yield places[number], done
 
     def get(self, shard: str) -> Tally | None:
         """A finished shard, or None."""
-        content = self._content(shard)
-        return None if content is None else _unpack(content)
-
-    def _content(self, shard: str) -> bytes | None:
-        """The bytes of a finished shard; what is damaged is removed."""
-        for path in sorted(self.folder.glob(f"{shard}-*{_SUFFIX}")):
-            content = path.read_bytes()
-            if path.stem.removeprefix(f"{shard}-") == hashlib.sha256(content).hexdigest():
-                return content
-            path.unlink()
-        return None
+        return read_shard(self.folder, shard)
 
     def put(self, shard: str, tally: Tally) -> None:
         """Keep a finished shard."""
-        content = _pack(tally)
-        name = f"{shard}-{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
-        write_atomic(self.folder / name, content)
+        write_shard(self.folder, shard, tally)
 
     def finish(self) -> None:
-        """Remove the shards: the run is written."""
-        shutil.rmtree(self.folder)
+        """Remove the shards: the run is written. Their folder goes at once, and then what is in
+        it."""
+        gone = tempfile.mkdtemp(dir=self.folder.parent, prefix=TEMPORARY)
+        os.replace(self.folder, gone)
+        shutil.rmtree(gone)
 
 
-def _by_chunk(
-    begin: Callable[[_Context], Callable[[Sequence[int]], Tally]], size: int, context: _Context
-) -> Callable[[Sequence[int], Tick], Tally]:
-    """Work on a shard: its queries, at most `size` at a time."""
-    compute = begin(context)
-
-    def shard(numbers: Sequence[int], tick: Tick) -> Tally:
-        done: Tally = {}
-        for part in chunks(numbers, size):
-            absorb_(done, compute(part))
-            tick(len(part))
-        return done
-
-    return shard
-
-
-def _pack(tally: Tally) -> bytes:
-    arrays: dict[str, np.ndarray] = {}
-    for key, accumulator in sorted(tally.items()):
-        for name, array in accumulator.arrays().items():
-            arrays["|".join((*key, name))] = np.ascontiguousarray(array)
-    return save(arrays)
-
-
-def _unpack(content: bytes) -> Tally:
-    groups: dict[Key, dict[str, np.ndarray]] = {}
-    for label, array in load(content).items():
-        *key, name = label.split("|")
-        groups.setdefault(Key(*key), {})[name] = array
-    return {key: from_arrays(arrays) for key, arrays in sorted(groups.items())}
+def _settings_in(file: Path, way_out: str) -> dict[str, Any]:
+    """The settings of an unfinished run; a `RunError` where they are lost."""
+    try:
+        settings = read_json(file.read_bytes())
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise RunError(
+            f"{file} is missing or damaged, and nothing else says what the unfinished run's shards "
+            f"are of: {way_out}"
+        )
+    return settings
 
 
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any], out: Path, way_out: str) -> None:

@@ -21,6 +21,7 @@ from interp.conditions import Condition, resolve
 from interp.config import Computing, Experiment
 from interp.design import Design
 from interp.engines import opened_engine
+from interp.finite import told
 from interp.halving import memory_errors, sizes_of
 from interp.heads import head_view
 from interp.manifest import describe_run, fingerprints, versions
@@ -36,6 +37,7 @@ from interp.preparing import (
     inputs_of,
     make_plan,
     open_subject,
+    positions_of,
     prepare,
     read_groups,
     reopen,
@@ -44,10 +46,11 @@ from interp.progress import Progress, no_progress
 from interp.runs.files import ANSWERS, QUERIES, as_table, token_hash, write_run
 from interp.runs.heads import HeadView
 from interp.selection import measure_of, measures_of
+from interp.statistics import PerQuery
 from interp.store import SHARD, Store
 from interp.subject import Subject
 from interp.subject.loading import threads_for
-from interp.sweep import kept_labels, sweep
+from interp.sweep import kept_labels, no_numbers, sweep
 from interp.tabulate import (
     by_model_layer,
     certificate_entries,
@@ -60,6 +63,9 @@ from interp.tabulate import (
 from interp.tabulate.contexts import context_rows
 from interp.tabulate.families import family_rows
 from interp.tabulate.geometry import geometry_rows
+
+FEW = 8
+"""Fewer queries than this show next to nothing: of 7, no p is below 0.016."""
 
 EPHEMERAL = {
     "out",
@@ -145,7 +151,7 @@ def _write(
     manifest |= {"withheld": withheld, "unasked": sorted(plan.unasked)}
     sizes = {name: sizes_of(tally) for name, tally in tallies.items()}
     manifest["batch_sizes"] = {name: _by_size(found) for name, found in sizes.items()}
-    manifest["notes"] = [*manifest["notes"], *_halved(sizes, plan.batch_size)]
+    manifest["notes"] = [*manifest["notes"], *_notes(experiment, prepared, tallies, sizes)]
     if "patterns" not in plan.unread.union(withheld):
         cell = largest_cell(tallies["matched"], design.headline or plan.pairs[0], plan)
         view = head_view(subject, cell, plan.pairs, groups["matched"], min(sizes["matched"]))
@@ -160,6 +166,32 @@ def _write(
 
 def _by_size(sizes: Mapping[int, int]) -> list[dict[str, int]]:
     return [{"batch_size": size, "queries": count} for size, count in sizes.items()]
+
+
+def _notes(
+    experiment: Experiment,
+    prepared: Prepared,
+    tallies: Mapping[str, Tally],
+    sizes: Mapping[str, Mapping[int, int]],
+) -> Iterator[str]:
+    """What is said of a run beside its numbers."""
+    subject, groups, _, plan, _ = prepared
+    yield from _halved(sizes, plan.batch_size)
+    for group, tally in tallies.items():
+        for name in subject.settings:
+            kept = tally[no_numbers(name)]
+            assert isinstance(kept, PerQuery)
+            if note := told(name, kept, group):
+                yield note
+    if (n := len(groups["matched"])) < FEW:
+        yield (
+            f"{n} queries: the smallest p that a test over them can give is {2.0 ** (1 - n):.2g}, "
+            "before any correction, and intervals over so few are rough: this shows how the "
+            f"tools work, not what the model does (take {FEW} at the least, better 50)"
+        )
+    if experiment.max_positions is None and not positions_of(experiment, subject):
+        heads = subject.n_layers * subject.n_heads
+        yield f"no rows by position, as there are {heads:,} heads: --max-positions 32 makes them"
 
 
 def _halved(sizes: Mapping[str, Mapping[int, int]], planned: int) -> Iterator[str]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp import readout
 from interp.batch import Batch, Tokens
 from interp.engines import Engine
+from interp.finite import as_rows, warn
 from interp.halving import Halving
 from interp.influence import closing_error, influence, present_terms
 from interp.measures import output
@@ -93,6 +94,9 @@ def measure_chunk(
     batch = Batch.forced(chunk, subject.device)
     scale = scale_of(plan, chunk, batch)
     observed, last = observe(subject, batch, caches, plan.base, plan.unread, plan.sites)
+    for name, seen in observed.items():
+        if seen.broken:
+            warn(name, seen.broken, [query.text for query in chunk])
     logits = {name: seen.logits for name, seen in observed.items()}
     apart = output.between(logits, (*plan.pairs, *plan.certified))
     measured = measure(observed, apart, plan, scale)
@@ -244,6 +248,7 @@ def _keep(
             key = Key("states", name, "", f"resid_post {label}")
             measured[key] = PerQuery.of([numbers[i] for i in rows], states)
     for name, seen in observed.items():
+        measured[no_numbers(name)] = as_rows(seen.broken, numbers)
         for identity, parts in (
             ("change_decomposition", seen.changes),
             ("score_split", seen.splits),
@@ -253,6 +258,11 @@ def _keep(
                 measured[key] = Maximum.of(
                     [float(torch.stack([part.error for part in parts]).max())]
                 )
+
+
+def no_numbers(condition: str) -> Key:
+    """Where the queries are kept on which a condition's values are no numbers."""
+    return Key("no numbers", condition, "", OUTPUT)
 
 
 def kept_labels(labels: Sequence[str]) -> list[str]:

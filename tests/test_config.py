@@ -89,9 +89,7 @@ def test_what_neither_gives_is_asked_for(
 ) -> None:
     path = saved(tmp_path, {"model": "gpt2", "out": "run"})
     assert set(from_yaml(path)) == {"model", "out"}
-    with pytest.raises(SystemExit) as left:
-        cli.main(["diverge", str(path)])
-    assert left.value.code == 2
+    assert cli.main(["diverge", str(path)]) == 2
     assert "--queries" in capsys.readouterr().err
     assert asked == []
 
@@ -344,7 +342,6 @@ def test_fields_of_the_wrong_type_are_refused_by_name(spec: Any) -> None:
         (b"hot\n\n", "hot\n"),
         (b"\xef\xbb\xbfhot", "hot"),
         (b"hot ", "hot "),
-        (b"", ""),
     ],
 )
 def test_the_editor_s_line_break_at_the_end_does_not_count(

@@ -7,13 +7,16 @@ flags.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from interp import __version__
-from interp.errors import ConfigError, InterpError
+from interp.errors import ConfigError, InterpError, similar
 
 _Command = Callable[[Sequence[str]], None]
+_HELP = ("-h", "--help", "help")
 
 COMMANDS = {
     "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
@@ -29,12 +32,15 @@ COMMANDS = {
     "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",
+    "doctor": "versions, device, browser, hub and cache on one screen",
+    "completion": "tab completion: interp completion bash (or zsh, fish)",
 }
 
 
-def _usage() -> str:
-    """The top-level help."""
-    lines = [f"  interp {name:<14}{what}" for name, what in COMMANDS.items()]
+def _usage(group: str = "") -> str:
+    """The top-level help; of the commands alone that begin with the word `group`."""
+    named = {n: what for n, what in COMMANDS.items() if n.startswith(group)}
+    lines = [f"  interp {name:<14}{what}" for name, what in named.items()]
     return "\n".join(
         [
             "Where inside a network do a prompt and a LoRA that say the same thing diverge?",
@@ -50,16 +56,31 @@ def _usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _answer(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _answer(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in _HELP:
         print(_usage())
+        return 0
+    if words[0] == "match" and words[1:2] and words[1] in _HELP:
+        print(_usage("match "))
         return 0
     if words[0] == "--version":
         print(f"interp {__version__}")
         return 0
 
     def run() -> None:
+        _check_words(words)
         command, rest = choose(words)
         command(rest)
 
@@ -81,13 +102,23 @@ def guarded(action: Callable[[], None], hint: str = "", *, debug: bool = False) 
     return 0
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Words that are not UTF-8 (a file's name in another encoding) cannot be written anywhere."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{word!r} is not UTF-8: give another name") from error
+
+
 def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
     """The function of a command and the words that are left for it."""
     name = " ".join(words[:2]) if words[0] == "match" else words[0]
     if name == "probe":
         raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
-        raise ConfigError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+        near = similar(name, COMMANDS) if len(name) > len("match") else ""
+        raise ConfigError(f"no command {name!r}{near}; there are {', '.join(COMMANDS)}")
     from interp.cli.importing import preload
 
     preload("interp.cli.commands")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from interp.cli import series
+from interp.cli.early import refuse_early
 from interp.cli.flags import read_flags
 from interp.cli.importing import preload
+from interp.cli.parsing import parsed
 from interp.cli.progress import console, counting
 from interp.config import (
     Distillation,
@@ -24,17 +26,19 @@ from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.reading.settings import DifferenceReading
 from interp.rungs.settings import Ladder
+from interp.runs.files import read_manifest
 from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
 _Added = TypeVar("_Added", Patching, Subspaces, Weighing, DifferenceReading, Ladder)
+_Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def demo_command(words: Sequence[str]) -> None:
     """Run the study of the bundled model."""
 
-    _run(tyro.cli(demo_experiment, args=words, prog="interp demo"))
+    _run(parsed(demo_experiment, words, "interp demo"))
 
 
 def demo_experiment(out: Path = Path("runs/demo"), seed: int = 0) -> Experiment:
@@ -69,6 +73,7 @@ class _Diverging(Experiment):
 
 
 def _plan(experiment: Experiment) -> None:
+    refuse_early(experiment, new=False)
     from interp.planning import foresee
 
     console().print("loading and comparing with plain Hugging Face, then one chunk of queries ...")
@@ -76,6 +81,7 @@ def _plan(experiment: Experiment) -> None:
 
 
 def _run(experiment: Experiment) -> None:
+    refuse_early(experiment)
     preload("interp.study", "interp.report")
     from interp.study import run_study
 
@@ -104,9 +110,7 @@ def _show(out: Path, pictures: Sequence[str] = ()) -> None:
 def report_command(words: Sequence[str]) -> None:
     """Draw figures and report of a run again, with pictures."""
 
-    def settings(
-        run: Annotated[Path, tyro.conf.Positional], svg: bool = False
-    ) -> tuple[Path, Sequence[str]]:
+    def settings(run: _Run, svg: bool = False) -> tuple[Path, Sequence[str]]:
         """Draw the figures and the report of a run again, from its files alone, and every figure as
         a PNG picture (where Chromium or Chrome is installed).
 
@@ -116,14 +120,14 @@ def report_command(words: Sequence[str]) -> None:
         """
         return run, ("png", "svg") if svg else ("png",)
 
-    _show(*tyro.cli(settings, args=words, prog="interp report"))
+    _show(*parsed(settings, words, "interp report"))
 
 
 def head_command(words: Sequence[str]) -> None:
     """One head of a run under every condition."""
 
     def settings(
-        run: Annotated[Path, tyro.conf.Positional], head: Annotated[str, tyro.conf.Positional]
+        run: _Run, head: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="HEAD")]
     ) -> tuple[Path, str]:
         """One head of a run, closely: patterns, prefix mass, content JS, top attended tokens.
 
@@ -133,12 +137,13 @@ def head_command(words: Sequence[str]) -> None:
         """
         return run, head
 
+    folder, name = parsed(settings, words, "interp head")
+    read_manifest(folder)
     import rich
 
     from interp.report import write_head_view
     from interp.study import head_of_run
 
-    folder, name = tyro.cli(settings, args=words, prog="interp head")
     view = head_of_run(folder, name)
     table, files = write_head_view(folder, view)
     rich.print(table)
@@ -148,6 +153,7 @@ def head_command(words: Sequence[str]) -> None:
 def patch_command(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
     settings = read_flags(Patching, words, "interp patch", positional=("run",))
+    refuse_early(settings)
     preload("interp.patching.run", "interp.report")
 
     from interp.patching.run import patch as run_patch
@@ -159,6 +165,7 @@ def patch_command(words: Sequence[str]) -> None:
 def weights_command(words: Sequence[str]) -> None:
     """What a run's conditions do to the weights."""
     settings = read_flags(Weighing, words, "interp weights", positional=("run",))
+    refuse_early(settings)
     preload("interp.weights.run", "interp.report")
 
     from interp.report import weights_table
@@ -269,6 +276,7 @@ def experiment_command(words: Sequence[str]) -> None:
 def match_distil_command(words: Sequence[str]) -> None:
     """Train a LoRA that does what a prompt does."""
     settings = read_flags(Distillation, words, "interp match distil")
+    refuse_early(settings, new=False)
     from interp.matching.seeds import distil_seeds
 
     console().print("loading the model ...")
@@ -291,6 +299,7 @@ def match_distil_command(words: Sequence[str]) -> None:
 def match_invert_command(words: Sequence[str]) -> None:
     """Find the prompt that does what a LoRA does."""
     settings = read_flags(Inversion, words, "interp match invert")
+    refuse_early(settings, new=False)
     from interp.matching.invert import EXPERIMENT, invert
 
     console().print("loading and comparing with plain Hugging Face ...")
@@ -313,6 +322,35 @@ def match_invert_command(words: Sequence[str]) -> None:
         )
     print(f"emulation: {parse_condition('emulation', log['condition'], {}).describe()}")
     print(f"go on with: interp diverge {settings.out / EXPERIMENT} --out RUN")
+
+
+def doctor_command(words: Sequence[str]) -> None:
+    """What a run depends on, on one screen."""
+
+    def look() -> None:
+        """Versions, device, browser, whether the hub answers, and the cache, on one screen."""
+
+    parsed(look, words, "interp doctor")
+    from interp.cli.doctor import symptoms
+
+    for what, found in symptoms():
+        print(f"{what:<14}{found}", flush=True)
+
+
+def completion_command(words: Sequence[str]) -> None:
+    """A script for a shell."""
+
+    def shell(name: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> str:
+        """Print a script that completes commands and flags: `eval "$(interp completion bash)"`.
+
+        Args:
+            name: The shell.
+        """
+        return name
+
+    from interp.cli.completion import script
+
+    print(script(parsed(shell, words, "interp completion")))
 
 
 def _numbers(fields: Mapping[str, Any], digits: int) -> dict[str, str]:

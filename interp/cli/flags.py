@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ValidationError
 
+from interp.cli.parsing import parsed
 from interp.config import FILE_ONLY, Computing, Loading, explain
-from interp.errors import ConfigError
+from interp.errors import ConfigError, similar
 
 _SHARED = frozenset(Loading.model_fields | Computing.model_fields)
 
@@ -44,14 +45,26 @@ def read_flags(
         shown = tyro.conf.arg(help=field.description, help_behavior_hint=_default_hint(default))
         kind: Any = Annotated[field.annotation, shown]
         if name in positional:
-            kind = Annotated[kind, tyro.conf.Positional]
+            kind = Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=name.upper())]
         flags.append((name, kind, dataclasses.field(default=default)))
     reader = dataclasses.make_dataclass(model.__name__, flags, kw_only=True)
-    read: Any = tyro.cli(reader, args=words, prog=prog, description=description or model.__doc__)
+    _refuse_unknown(words, [name for name, _, _ in flags])
+    read: Any = parsed(reader, words, prog, description or model.__doc__)
     try:
         return model(**given | vars(read))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+
+
+def _refuse_unknown(words: Sequence[str], names: Sequence[str]) -> None:
+    """A `ConfigError` that says what a misspelt flag may have been."""
+    known = [f"--{name.replace('_', '-')}" for name in (*names, "help")]
+    for word in words:
+        flag = word.split("=")[0].replace("_", "-")
+        if not flag.startswith("--") or flag == "--" or flag.startswith("--tyro-"):
+            continue
+        if flag not in known and f"--{flag.removeprefix('--no-')}" not in known:
+            raise ConfigError(f"no flag {word.split('=')[0]}{similar(flag, known)}")
 
 
 def _default_hint(default: Any) -> str | None:

@@ -32,7 +32,11 @@ REFERENCES = frozenset({"like", "of", "by"})
 class Condition:
     """Anything that can precede a query or change the weights; `a + b` composes."""
 
-    __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
+    __pydantic_config__ = {  # noqa: RUF012
+        "extra": "forbid",
+        "arbitrary_types_allowed": True,
+        "allow_inf_nan": False,
+    }
 
     tag: ClassVar[str] = ""
     """Its name in experiment files."""

@@ -10,7 +10,6 @@ Torch-free, and nothing but the hub is asked.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from interp.errors import ConditionError
+from interp.hub import asked_in_vain, refusal
+from interp.untrusted import is_there, read_json
 
 CONFIG = "adapter_config.json"
 
@@ -39,6 +40,9 @@ _BEYOND = (
 )  # fmt: skip
 """Options by which a LoRA is more than the product of two factors per module."""
 
+_PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
+"""Fields that are a regular expression where they are one text."""
+
 _Part = TypeVar("_Part")
 
 
@@ -47,13 +51,15 @@ def local_folder(adapter: str, revision: str | None = None) -> str:
 
     What names nothing comes back as it is; a `ConditionError` says what the hub answered.
     """
-    if Path(adapter).exists():
+    if is_there(Path(adapter)):
         return adapter
     whole, _, inside = adapter.rpartition(":") if ":" in adapter else (adapter, "", "")
-    if Path(whole).exists():
+    if is_there(Path(whole)):
         return str(Path(whole) / inside)
     if not _HUB_ID.fullmatch(whole) or ".." in Path(inside).parts:
         return adapter
+    if reason := refusal(whole, revision):
+        raise ConditionError(f"no adapter {adapter!r}: {reason}")
     from huggingface_hub import snapshot_download  # takes half a second
 
     below = f"{inside.strip('/')}/" if inside else ""
@@ -62,10 +68,8 @@ def local_folder(adapter: str, revision: str | None = None) -> str:
             whole, revision=revision, allow_patterns=[below + file for file in _FILES]
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConditionError(
-            f"no adapter {adapter!r}: no such folder, and the hub answered: {reason[:200]}"
-        ) from error
+        reason = asked_in_vain(whole, error, revision) or " ".join(str(error).split())[:200]
+        raise ConditionError(f"no adapter {adapter!r}: {reason}") from error
     return str(Path(root) / inside)
 
 
@@ -106,19 +110,42 @@ def type_of(folder: str) -> str:
 def read_config(folder: str) -> dict[str, Any]:
     """The configuration of an adapter folder; a `ConditionError` where it has none."""
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not is_there(path):
         below = sorted(str(file.parent.relative_to(folder)) for file in _nested(Path(folder)))
         hint = f"; write {folder}:FOLDER for one of {', '.join(below)}" if below else ""
         raise ConditionError(f"{folder} is not a peft adapter: it has no {CONFIG}{hint}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConditionError(f"adapter {folder} is damaged: {error}") from error
-    return config if isinstance(config, dict) else {}
+        config = read_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConditionError(f"adapter {folder} is damaged: {CONFIG}: {error}") from error
+    if not isinstance(config, dict):
+        raise ConditionError(f"adapter {folder} is damaged: {CONFIG} has no fields")
+    _check_config(folder, config)
+    return config
+
+
+def _check_config(folder: str, config: Mapping[str, Any]) -> None:
+    """A `ConditionError` where a field that is read here, or by peft as a pattern, is no such
+    thing."""
+    for name in ("peft_type", "base_model_name_or_path"):
+        if not isinstance(config.get(name), str | None):
+            raise ConditionError(f"adapter {folder}: {name} is {config[name]!r}, not a text")
+    named = ((name, config.get(name)) for name in _PATTERNS)
+    patterns = [(name, found) for name, found in named if isinstance(found, str)]
+    patterns += [(n, p) for n in ("rank_pattern", "alpha_pattern") for p in config.get(n) or ()]
+    for name, pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError, TypeError) as error:
+            raise ConditionError(
+                f"adapter {folder}: {name} {str(pattern)[:60]!r} is no regular expression ({error})"
+            ) from error
 
 
 def _nested(root: Path) -> list[Path]:
     """Configurations one or two folders down, where trainers keep checkpoints."""
+    if not is_there(root):
+        return []
     return [*root.glob(f"*/{CONFIG}"), *root.glob(f"*/*/{CONFIG}")]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, ClassVar
 
 from interp.conditions.condition import Condition
@@ -57,6 +58,7 @@ class Prompt(Condition):
         given = [self.text is not None, bool(self.messages), bool(self.pairs)]
         if sum([*given, self.system is not None]) != 1:
             raise ConditionError("a prompt takes exactly one of text, messages, pairs and system")
+        check_template(self.template)
         for message in self.messages:
             if not all(isinstance(message.get(key), str) for key in ("role", "content")):
                 raise ConditionError(
@@ -255,6 +257,20 @@ class LogitBias(Condition):
     ) -> Setting:
         bias = ((token_id(t, tokenizer), float(v), self.positions) for t, v in self.bias.items())
         return Setting(bias=tuple(bias))
+
+
+def check_template(template: str) -> None:
+    """A `ConditionError` where a demonstration cannot be written by a template."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConditionError(f"the template {template!r} is none: {error}") from error
+    for _, field, form, conversion in parts:
+        if field is not None and (field not in ("query", "answer") or form or conversion):
+            raise ConditionError(
+                f"the template {template!r} has {{{field}}}: it takes {{query}} and {{answer}} as "
+                "they are (a brace of its own is written twice)"
+            )
 
 
 def scaled(scale: float) -> str:

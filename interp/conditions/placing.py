@@ -26,9 +26,13 @@ from interp.conditions.frames import (
     user,
 )
 from interp.errors import ConditionError
+from interp.untrusted import check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LONGEST = 80
+"""Characters of a text that an error shows."""
 
 TokenIds = tuple[int, ...]
 _Offsets = list[tuple[int, int]]
@@ -94,6 +98,10 @@ def prefix_ids(
 
 def tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], _Offsets]:
     """Ids of a text, no special tokens added, and where in it every token begins and ends."""
+    try:
+        check_text(text)
+    except ValueError as error:
+        raise ConditionError(f"{text[:_LONGEST]!r} is no text: {error}") from error
     found: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(found["input_ids"]), list(found["offset_mapping"])
 

@@ -26,6 +26,7 @@ from interp.config.settings import (
     Matched,
     OfPair,
     OfRun,
+    Seed,
     Settings,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "Matched",
     "OfPair",
     "OfRun",
+    "Seed",
     "Settings",
     "bundled",
     "bundled_families",

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from interp.conditions import Prompt
 from interp.config.parsing import read_prompt
-from interp.config.settings import Computing, Framing, Matched
+from interp.config.settings import Computing, Framing, Matched, Seed
 from interp.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ class Distillation(Framing, Matched, Computing):
     """Stop early when an epoch's mean KL (nats) is at most this."""
     patience: int = Field(default=15, ge=1)
     """Stop early after this many epochs without improvement."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the LoRA's initial values, the order of queries and sampled answers."""
     seeds: int = Field(default=1, ge=1)
     """Number of LoRAs to train, with seeds `seed`, `seed + 1`, ...; several are written to

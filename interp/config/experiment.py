@@ -24,7 +24,7 @@ from interp.conditions import (
     located,
 )
 from interp.config.parsing import CONDITION_NAME, parse_condition, read_prompt
-from interp.config.settings import Bootstrapped, Computing, Framing, Matched
+from interp.config.settings import MANY, Bootstrapped, Computing, Framing, Matched, Seed
 from interp.contrast import Contrast, is_few_shot, is_plain_lora, is_prompt, is_text
 from interp.design import BASE, headline_of
 from interp.errors import ConfigError
@@ -81,16 +81,17 @@ class Experiment(Framing, Matched, Bootstrapped, Computing):
     """Queries per forward pass (none: as many as `memory` allows)."""
     memory: float = Field(default=1.0, gt=0)
     """Memory in GB for the activations of one chunk; it sets the batch size."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap and of every control."""
     against: str | None = None
     """Decompose the answer's logit difference from this token instead of the answer's logit."""
-    permutations: int = Field(default=999, ge=0)
+    permutations: int = Field(default=999, ge=0, le=MANY)
     """Permutations behind every p-value (0: no tests)."""
     sample: int = Field(default=100, ge=0)
     """Queries whose states are kept for geometry measures (0: none)."""
-    max_positions: int = Field(default=32, ge=0)
-    """Query positions with rows of their own (`last` and `mean` always cover all)."""
+    max_positions: int | None = Field(default=None, ge=0)
+    """Query positions with rows of their own; `last` and `mean` always cover all (none: 32, or 0 in
+    a model of more than 512 heads, whose table would have millions of rows)."""
     keys_values: bool = False
     """Also compare keys and values by key/value head: those of the query, and those of the context
     where two conditions have equally many."""

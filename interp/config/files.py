@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from interp.config.experiment import Experiment
 from interp.config.parsing import explain
 from interp.errors import ConfigError
+from interp.untrusted import is_there, read_yaml
 
 FILE_ONLY = {"conditions", "families", "frame"}
 """Fields that a YAML file has and the command line has not."""
@@ -22,11 +22,11 @@ def from_yaml(path: Path) -> dict[str, Any]:
     Fields that the file leaves out are not in the result: flags may still give them.
     """
     try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written = read_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML that can be read: {error}") from error
     if not isinstance(written, dict):
         raise ConfigError(f"{path}: write fields like `model: gpt2`")
     located = {key: _beside(path.parent, key, value) for key, value in written.items()}
@@ -34,7 +34,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
     try:
         checked = Experiment.model_validate({**required, **located})
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from error
+        raise ConfigError(f"{path}: {explain(error, Experiment.model_fields)}") from error
     return {name: getattr(checked, name) for name in located}
 
 
@@ -51,6 +51,6 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
         return [_beside(folder, key, item) for item in value]
     if key in _PATHS and isinstance(value, str):
         whole = value.rpartition(":")[0] if key == "adapter" else ""  # of `adapter:subfolder`
-        if (folder / value).exists() or (whole and (folder / whole).exists()):
+        if is_there(folder / value) or (whole and is_there(folder / whole)):
             return str(folder / value)
     return value

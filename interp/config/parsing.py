@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from interp.conditions import CONDITION_KINDS, REFERENCES, Composed, Condition
-from interp.errors import ConditionError, ConfigError
+from interp.errors import ConditionError, ConfigError, similar
 
 CONDITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -19,11 +19,14 @@ CONDITION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 def read_prompt(path: Path) -> str:
     """A prompt file's text, without one line break at its end (the editor's)."""
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
+        text = path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ConfigError(f"prompt file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"prompt file {path} is not UTF-8 text ({error.reason})") from error
+    if not text:
+        raise ConfigError(f"prompt file {path} is empty: write a prompt, or leave the file away")
+    return text
 
 
 def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Condition:
@@ -40,7 +43,8 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
     ((kind, given),) = spec.items()
     if kind not in CONDITION_KINDS:
         raise ConfigError(
-            f"condition {name}: no kind {kind!r}; there are {', '.join(CONDITION_KINDS)}"
+            f"condition {name}: no kind {kind!r}{similar(str(kind), CONDITION_KINDS)}; "
+            f"there are {', '.join(CONDITION_KINDS)}"
         )
     if not isinstance(given, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")
@@ -51,11 +55,14 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         values[reference] = known[values[reference]]
     for field, form in {"file": "text", "system_file": "system"}.items():
         if field in values and kind == "prompt":
-            values[form] = read_prompt(Path(values.pop(field)))
+            if not isinstance(file := values.pop(field), str):
+                raise ConfigError(f"condition {name}: {field} is not a file's name: {file!r}")
+            values[form] = read_prompt(Path(file))
     try:
         return TypeAdapter(CONDITION_KINDS[kind]).validate_python(values)
     except ValidationError as error:
-        raise ConfigError(f"condition {name}: {explain(error)}") from error
+        written = getattr(CONDITION_KINDS[kind], "__dataclass_fields__", ())
+        raise ConfigError(f"condition {name}: {explain(error, written)}") from error
     except ConditionError as error:
         raise ConfigError(f"condition {name}: {error}") from error
 
@@ -75,8 +82,15 @@ def write_condition(name: str, condition: Condition, known: Mapping[str, Conditi
     return {condition.tag: {key: v for key, v in values.items() if v not in (None, ())}}
 
 
-def explain(error: ValidationError) -> str:
-    """The first fault of a configuration in one line."""
-    fault = error.errors()[0]
+def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """The first fault of a configuration in one line, a misspelt field before all others; `known`:
+    the names that a field may have."""
+    faults = error.errors(include_url=False, include_input=False)
+    fault = next((f for f in faults if f["type"] in _UNKNOWN), faults[0])
     field = ".".join(map(str, fault["loc"])) or "experiment"
-    return f"{field}: {fault['msg']}"
+    like = similar(str(fault["loc"][-1]), known) if fault["type"] in _UNKNOWN else ""
+    return f"{field}: {' '.join(fault['msg'].split())}{like}"
+
+
+_UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+"""pydantic's types of a field that there is not."""

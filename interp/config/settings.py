@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,17 +11,25 @@ from interp.conditions import Frame, Prompt
 from interp.config.parsing import read_prompt
 from interp.errors import ConfigError
 
+MANY = 1_000_000
+"""Replicates and permutations are at most so many."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every random generator here takes."""
+
 
 class Settings(BaseModel):
     """Frozen fields; the docstring under a field is the help of its flag."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Bootstrapped(Settings):
     """Measures with intervals over queries."""
 
-    bootstrap: int = Field(default=200, ge=0)
+    bootstrap: int = Field(default=200, ge=0, le=MANY)
     """Bootstrap replicates behind every interval."""
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from interp.config import Computing
 from interp.config.settings import Settings
-from interp.errors import ConfigError
+from interp.errors import ConfigError, similar
 from interp.matching.settings import Emulation
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class Claims(Settings):
 def check_named(name: str, among: Iterable[str] = QUESTIONS) -> None:
     """A `ConfigError` with the names that there are where it is none of them."""
     if name not in among:
-        raise ConfigError(f"no experiment {name!r}; there are {', '.join(among)}")
+        raise ConfigError(
+            f"no experiment {name!r}{similar(name, among)}; there are {', '.join(among)}"
+        )
 
 
 def trial_named(name: str) -> type[Trial]:

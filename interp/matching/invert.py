@@ -179,6 +179,10 @@ def _scorer(settings: Inversion, evaluation: Evaluation, slot: Slot) -> Scorer:
     return scorer(evaluation, evaluation.targets["matched"], slot, settings.fluency)
 
 
+_DIGEST = 32
+"""Bytes of the sha256 before a search's state."""
+
+
 @dataclass(frozen=True)
 class _Unfinished:
     """One search's state in `OUT/.unfinished`, under the sha256 of its settings."""
@@ -194,12 +198,15 @@ class _Unfinished:
         return cls(settings.out / _UNFINISHED / f"{name}-{digest}", settings.resume)
 
     def load(self) -> bytes | None:
-        """What an earlier attempt left, if it is to go on."""
-        return self.path.read_bytes() if self.resume and self.path.is_file() else None
+        """What an earlier attempt left, if it is to go on; None where it is damaged."""
+        if not (self.resume and self.path.is_file()):
+            return None
+        digest, content = (kept := self.path.read_bytes())[:_DIGEST], kept[_DIGEST:]
+        return content if hashlib.sha256(content).digest() == digest else None
 
     def keep(self, content: bytes) -> None:
         """Replace it."""
-        write_atomic(self.path, content)
+        write_atomic(self.path, hashlib.sha256(content).digest() + content)
 
 
 # --- what was found ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from interp import organism
 from interp.conditions import Condition, FineTuned, Lora, Prompt
-from interp.config import Bootstrapped, Framing, Matched, read_prompt
+from interp.config import Bootstrapped, Framing, Matched, Seed, read_prompt
 from interp.errors import ConfigError
 from interp.names import short_name
 from interp.queries import read_queries
@@ -45,7 +45,7 @@ class Emulation(Matched, Bootstrapped):
     """LoRAs trained with other seeds; their distance from the target is the noise floor."""
     batch_size: int = Field(default=64, ge=1)
     """Queries per batch."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all random starts and draws."""
     resume: bool = False
     """Go on with an interrupted attempt in `out`."""

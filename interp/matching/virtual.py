@@ -11,7 +11,6 @@ size reaches.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from jaxtyping import Float
 from peft import PrefixTuningConfig, PromptTuningConfig
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -175,18 +174,26 @@ class _Run:
         self.schedule.step()
 
     def packed(self) -> bytes:
-        file = io.BytesIO()
-        kept = {"values": self.values.detach(), "best": self.best, "history": self.history}
-        states = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
-        torch.save({**kept, **states}, file)
-        return file.getvalue()
+        """All of it as safetensors; rates and losses in float64, which is what they are."""
+        tensors = {"values": self.values.detach(), "best": self.best.detach()}
+        tensors |= self.optimiser.state.get(self.values, {})
+        numbers = {"history": self.history, "lr": [self.optimiser.param_groups[0]["lr"]]}
+        tensors |= {name: torch.tensor(own, dtype=torch.float64) for name, own in numbers.items()}
+        return save({name: tensor.cpu().clone() for name, tensor in tensors.items()})
 
     def restore_(self, content: bytes) -> None:
-        kept = torch.load(io.BytesIO(content), weights_only=True)
-        self.values.data = kept["values"].to(self.values.device)
-        self.best, self.history = kept["best"].to(self.values.device), kept["history"]
-        self.optimiser.load_state_dict(kept["optimiser"])
-        self.schedule.load_state_dict(kept["schedule"])
+        """The inverse of `packed`."""
+        kept = load(content)
+        self.values.data = kept.pop("values").to(self.values.device)
+        self.best = kept.pop("best").to(self.values.device)
+        self.history, rate = kept.pop("history").tolist(), kept.pop("lr").item()
+        groups = self.optimiser.state_dict()["param_groups"]
+        groups[0]["lr"] = rate
+        moments = {0: kept} if kept else {}
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        done = len(self.history)
+        place = {"last_epoch": done, "_step_count": done + 1, "_last_lr": [rate]}
+        self.schedule.load_state_dict(self.schedule.state_dict() | place)
 
 
 def _batch(target: Examples, tuning: Tuning, step: int) -> Examples:

@@ -15,6 +15,7 @@ from interp.measures.attention import AttentionRows, Changes
 from interp.measures.output import Between
 from interp.measures.routing import Routing
 from interp.measures.scores import ScoreSplit
+from interp.names import Site
 from interp.positions import POOLED, answer_labels
 
 STATE_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
@@ -80,7 +81,8 @@ class Observed:
     pinned to base's inputs: `pinned`, content patterns of the condition's own weights and prefix,
     and `changes`, what its heads' changes are made of (both empty for base). `base_weights`:
     content patterns of base's weights at the condition's inputs, where it has its own. `splits`:
-    what the heads' scores change by.
+    what the heads' scores change by. `broken`: queries whose values are no numbers, and from which
+    site on (`interp.finite`).
     """
 
     logits: Tensor
@@ -92,6 +94,7 @@ class Observed:
     changes: list[Changes] = field(default_factory=list)
     base_weights: list[Tensor] = field(default_factory=list)
     splits: list[ScoreSplit] = field(default_factory=list)
+    broken: dict[int, Site | None] = field(default_factory=dict)
 
     @property
     def content(self) -> list[Tensor]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from interp.plots.tidy import tidy
-from interp.runs.files import write_atomic
+from interp.runs.files import check_inside, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,7 @@ def export(
     Returns the names of the files written. Without kaleido or a browser one logged line says that
     there are no pictures.
     """
+    check_inside(folder.parent, folder)
     # The browser draws while the numbers are written out, in a thread of its own: asyncio.run also
     # works there where a loop is running (notebooks).
     with ThreadPoolExecutor(1) as pool:

@@ -22,6 +22,7 @@ from interp.names import Pair
 from interp.plots import style
 from interp.plots.board import Board, Panel
 from interp.plots.scales import ColourScale
+from interp.undefined import reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +133,15 @@ class MapPanel:
             z=n.astype(np.float32),
             colorscale=[[0, style.UNDEFINED], [1, style.UNDEFINED]],
             showscale=False,
-            hovertemplate=f"{self._place(across)}<br>undefined, n = %{{z:.0f}}<extra></extra>",
+            hovertemplate=f"{self._place(across)}<br>{self._why}, n = %{{z:.0f}}<extra></extra>",
             meta=self._meta(across, {}) | {"z": "n"},
             **_where(self.grid),
         )
+
+    @property
+    def _why(self) -> str:
+        measure = self.fixed.get("measure")
+        return f"undefined ({reason(str(measure))})" if measure else "undefined"
 
     def _place(self, across: str) -> str:
         down = "%{y}" if self.rows else f"{self.down} %{{y}}"

@@ -26,6 +26,7 @@ from interp.report.html import render
 from interp.report.tables import Cell, Table
 from interp.runs.files import FIGURES, REPORT, write_atomic
 from interp.showing import number, visible
+from interp.untrusted import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +167,7 @@ def _figures(finding: Finding, folder: Path) -> dict[str, go.Figure]:
     """The experiment's figures, the finding's first."""
     files = sorted((folder / FIGURES).glob("*.json"), key=lambda f: (f.stem != finding.figure, f))
     try:
-        found = {file.stem: go.Figure(json.loads(file.read_text("utf-8"))) for file in files}
+        found = {file.stem: go.Figure(read_json(file.read_bytes())) for file in files}
         for figure in found.values():
             bare(figure)
     except (OSError, ValueError, TypeError, LookupError) as error:

@@ -19,6 +19,7 @@ from interp.runs.view import Run
 from interp.runs.words import units
 from interp.showing import number, visible
 from interp.significance import ALPHA
+from interp.undefined import reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,6 +229,9 @@ def estimate(row: Mapping[Any, Any] | pd.Series, name: str = "value") -> Cell:
     """A number with its interval, where it has one; None and NaN are undefined."""
     low, high = row["ci_low"], row["ci_high"]
     known = low is not None and high is not None and low == low and high == high
+    if row[name] is None or row[name] != row[name]:
+        why = reason(str(row["measure"]), row.get("n")) if "measure" in row else ""
+        return Cell(number(None), f"({why})" if why else "", "number")
     return Cell(number(row[name]), f"[{number(low)}, {number(high)}]" if known else "", "number")
 
 

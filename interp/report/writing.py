@@ -18,9 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from interp.plots import export, figures, head_view
 from interp.report.page import page
 from interp.report.terminal import head_view_table
-from interp.runs.files import FIGURES, REPORT, seal, write_atomic
+from interp.runs.files import (
+    FIGURES,
+    REPORT,
+    check_inside,
+    remove_temporaries,
+    seal,
+    write_atomic,
+)
 from interp.runs.heads import HeadView
-from interp.runs.view import load_run
+from interp.runs.view import Run, load_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +48,7 @@ def write(path: Path, pictures: Sequence[str] = ()) -> Path:
     `pictures`: `png` or `svg`, of which a browser draws each in about half a second. Figures of
     single heads stay.
     """
-    run = load_run(path)
+    run = _opened(path)
     old = [name for name in run.manifest["files"] if _DRAWN.fullmatch(name)]
     manifest = _without(path, run.manifest, old)
     drawn = figures(run)
@@ -57,13 +64,21 @@ def write_head_view(
     path: Path, view: HeadView, pictures: Sequence[str] = ("png", "svg")
 ) -> DrawnHead:
     """Draw one head of the run in the folder `path` as `figures/head_<head>`."""
-    run = load_run(path)
+    run = _opened(path)
     name = f"head_{view.head}"
     old = [file for file in run.manifest["files"] if file.startswith(f"{FIGURES}/{name}.")]
     manifest = _without(path, run.manifest, old)
     files = export({name: head_view(view, run)}, path / FIGURES, pictures)
     seal(path, manifest, [f"{FIGURES}/{file}" for file in files])
     return DrawnHead(head_view_table(view.narrowed(run)), [path / FIGURES / file for file in files])
+
+
+def _opened(path: Path) -> Run:
+    """The run in a folder, which is cleared of what a killed process has left."""
+    run = load_run(path)
+    check_inside(path, path / FIGURES)
+    remove_temporaries(path)
+    return run
 
 
 def _without(path: Path, manifest: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

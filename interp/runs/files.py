@@ -9,8 +9,9 @@ subspace`, `interp weights`, `interp read` and `interp ladder` were run; `interp
 all into one table), `reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
-versions, sha256 of every other file). Every file is written to a temporary name, synced and
-renamed, so a reader sees the old or the new one. Torch-free.
+versions, sha256 of every other file and of itself). Every file is written to a temporary name,
+synced and renamed, so a reader sees the old or the new one; those of a run are all written before
+the first is renamed. Torch-free.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
+from interp.untrusted import read_json
 
 if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only when a run is opened
     import pandas as pd
     import xarray as xr
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_UNHASHED = 2
+"""The schema before: the same, but that its manifest has no hash of its own."""
+
+TEMPORARY = ".tmp-"
+"""What the name of an unfinished file, or of a folder on its way out, begins with."""
 
 TABLE, INTERCHANGE, SUBSPACES, WEIGHTS, READING, READ_TOKENS, LADDER, QUERIES, ANSWERS, ARRAYS = (
     "results.parquet",
@@ -131,23 +141,50 @@ def sha256(*paths: str | Path) -> str:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write through a temporary file, fsync and rename; on failure the old file is untouched."""
-    temporary = ""
+    with _staged({path: content}.items()):
+        pass
+
+
+@contextmanager
+def _staged(contents: Iterable[tuple[Path, bytes]]) -> Iterator[None]:
+    """Files are written beside their places, synced, and renamed one after another when left; on
+    failure before that nothing has changed."""
+    temporary: dict[Path, str] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for path, content in contents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary[path] = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary[path], 0o644)
+        yield
+        for path, written in temporary.items():
+            os.replace(written, path)
     except OSError as error:
         raise RunError(
             f"could not write {path}: {error.strerror}; free space or choose --out"
         ) from error
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        for written in temporary.values():
+            Path(written).unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed process has left in a run folder, and in that of its figures."""
+    for leftover in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{FIGURES}/{TEMPORARY}*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def check_inside(root: Path, folder: Path) -> None:
+    """A `RunError` where a folder of a run is a link that leads out of it."""
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise RunError(f"{folder} leads out of the run, to {folder.resolve()}: remove the link")
 
 
 def write_run(
@@ -162,13 +199,13 @@ def write_run(
     import numpy as np
     from safetensors.numpy import save
 
-    for name in (*ADDED, READ_TOKENS, QUERIES, ANSWERS):  # of a run that is replaced
-        (path / name).unlink(missing_ok=True)
-    for name, table in (beside or {}).items():
-        write_atomic(path / name, table.to_parquet(index=False))
-    write_atomic(path / TABLE, as_table(rows).to_parquet(index=False))
-    payload = {name: np.ascontiguousarray(array.values) for name, array in sorted(arrays.items())}
-    write_atomic(path / ARRAYS, save(payload))
+    def contents() -> Iterator[tuple[Path, bytes]]:
+        for name, table in (beside or {}).items():
+            yield path / name, table.to_parquet(index=False)
+        yield path / TABLE, as_table(rows).to_parquet(index=False)
+        values = {n: np.ascontiguousarray(array.values) for n, array in sorted(arrays.items())}
+        yield path / ARRAYS, save(values)
+
     labels = {
         name: {
             "dims": list(map(str, array.dims)),
@@ -178,6 +215,9 @@ def write_run(
         for name, array in sorted(arrays.items())
     }
     files = [TABLE, ARRAYS, *(beside or {})]
+    with _staged(contents()):  # of a run that is replaced nothing is left from here on
+        for name in (MANIFEST, *ADDED, READ_TOKENS, QUERIES, ANSWERS):
+            (path / name).unlink(missing_ok=True)
     seal(path, {**manifest, "schema_version": SCHEMA_VERSION, "arrays": labels}, files)
 
 
@@ -224,11 +264,25 @@ def _add(
 
 
 def seal(path: Path, manifest: dict[str, Any], files: Iterable[str]) -> None:
-    """Write the manifest with the sha256 of `files` added to those it already vouches for."""
+    """Write the manifest with the sha256 of `files` added to those it already vouches for, and its
+    own."""
     hashes = {**manifest.get("files", {}), **{name: sha256(path / name) for name in files}}
     document = {**manifest, "files": dict(sorted(hashes.items()))}
+    if document.get("schema_version") == _UNHASHED:
+        document["schema_version"] = SCHEMA_VERSION
+    document[_OWN] = _own_hash(document)
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(path / MANIFEST, text.encode())
+
+
+_OWN = "sha256 of this manifest"
+
+
+def _own_hash(manifest: Mapping[str, Any]) -> str:
+    """Hex sha256 of all other entries, in the one form that JSON's writer gives them."""
+    entries = {name: value for name, value in manifest.items() if name != _OWN}
+    text = json.dumps(entries, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_table(rows: pd.DataFrame | Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -247,18 +301,52 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
             f"{path} is not a run: it has no {MANIFEST}; make one with `interp diverge --out`"
         )
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version, _ = int(manifest["schema_version"]), dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = read_json(file.read_bytes())
+        version = _version_of(manifest)
+    except (OSError, ValueError) as error:
         raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
-    if version > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION or version < _UNHASHED:
+        fix = "update interp" if version > SCHEMA_VERSION else "run `interp diverge` again"
         raise RunError(
-            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
-            "update interp"
+            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: {fix}"
         )
-    if version < SCHEMA_VERSION:
-        raise RunError(
-            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
-            "run `interp diverge` again"
-        )
+    try:
+        _check_entries(manifest, version)
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
     return manifest
+
+
+def _version_of(manifest: Any) -> int:
+    """The schema version of what may be a manifest."""
+    if not isinstance(manifest, dict):
+        raise ValueError("it has no entries")
+    version = manifest.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"its schema_version is {version!r}")
+    return version
+
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def _check_entries(manifest: Mapping[str, Any], version: int) -> None:
+    """A ValueError where a manifest is not what `seal` has written."""
+    if (version == SCHEMA_VERSION or _OWN in manifest) and manifest.get(_OWN) != _own_hash(
+        manifest
+    ):
+        raise ValueError("it is not what was written: its sha256 differs")
+    for entry in ("files", "arrays"):
+        if not isinstance(manifest.get(entry), dict):
+            raise ValueError(f"it has no {entry}")
+    for name, digest in manifest["files"].items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not _DIGEST.fullmatch(str(digest)):
+            raise ValueError(f"it vouches for no file {name!r}")
+    for name, label in manifest["arrays"].items():
+        if not (isinstance(label, dict) and isinstance(label.get("dims"), list)
+                and isinstance(label.get("coords"), dict)):  # fmt: skip
+            raise ValueError(f"array {name!r} has no dims or coords")
+    for name in (TABLE, ARRAYS):
+        if name not in manifest["files"]:
+            raise ValueError(f"it vouches for no {name}")

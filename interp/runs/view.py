@@ -404,6 +404,7 @@ def load_run(path: str | Path) -> Run:
     """Open a run folder; every file the manifest names must be there and have its sha256."""
     import pandas as pd
     import xarray as xr
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     root = Path(path)
@@ -414,12 +415,16 @@ def load_run(path: str | Path) -> Run:
             raise RunError(f"{file} is missing; run `interp diverge` again")
         if files.sha256(file) != expected:
             raise RunError(f"{file} has changed since the run (sha256 differs); run it again")
-    values = load_file(root / files.ARRAYS)
-    arrays = {
-        name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
-        for name, label in manifest["arrays"].items()
-    }
-    named = (files.TABLE, *files.ADDED)
-    tables = [pd.read_parquet(root / name) for name in named if name in manifest["files"]]
-    table = pd.concat([one.astype(files.COLUMNS) for one in tables], ignore_index=True)
+    try:  # what was sealed over files that were damaged already
+        values = load_file(root / files.ARRAYS)
+        arrays = {
+            name: xr.DataArray(values[name], dims=label["dims"], coords=label["coords"], name=name)
+            for name, label in manifest["arrays"].items()
+        }
+        named = (files.TABLE, *files.ADDED)
+        tables = [pd.read_parquet(root / name) for name in named if name in manifest["files"]]
+        table = pd.concat([one.astype(files.COLUMNS) for one in tables], ignore_index=True)
+    except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{root} is damaged ({reason}); run `interp diverge` again") from error
     return Run(root, table, arrays, manifest)

@@ -63,6 +63,7 @@ ALPHAS = {
 REFUSED = {
     "alora_invocation_tokens": "it is an aLoRA, which acts only after its invocation tokens, and "
     "conditions are not aligned to these yet",
+    "megatron_config": "it is of Megatron's parallel layers, which peft would import by name",
     "arrow_config": "it is an Arrow router, which acts through the adapters mounted beside it",
     "layer_replication": "it replicates layers, so that its layers are not those of base",
     "sample_at_inference": "it draws other weights in every run",
@@ -139,8 +140,12 @@ def _scaled(config: Mapping[str, Any], scale: float) -> dict[str, Any]:
     field = ALPHAS[kind]
     alpha = config.get(field, getattr(PEFT_TYPE_TO_CONFIG_MAPPING[kind], field))
     pattern = config.get("alpha_pattern") or {}
-    patterns = {module: own * scale for module, own in pattern.items()}
-    return {**config, field: alpha * scale, **({"alpha_pattern": patterns} if pattern else {})}
+    try:
+        patterns = {module: own * scale for module, own in pattern.items()}
+        scaled = alpha * scale
+    except (AttributeError, TypeError) as error:
+        raise SubjectError(f"an adapter with {field} {alpha!r} has no scale ({error})") from error
+    return {**config, field: scaled, **({"alpha_pattern": patterns} if pattern else {})}
 
 
 def _random(
@@ -169,8 +174,8 @@ def read_adapter(
         raise SubjectError(f"adapter {folder} has no {WEIGHTS_FILE}; {fix or 'save it again'}")
     try:
         tensors = load_file(root / WEIGHTS_FILE)
-    except (ValueError, SafetensorError) as error:
-        raise SubjectError(f"adapter {folder} is damaged: {error}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SubjectError(f"adapter {folder} is damaged: {WEIGHTS_FILE}: {error}") from error
     if (kind := config.get("peft_type")) not in types:
         raise SubjectError(f"adapter {folder} is of type {kind}: {_wrong_type(kind, types)}")
     trained_on = config.get("base_model_name_or_path") or base_name

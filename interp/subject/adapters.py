@@ -45,7 +45,7 @@ _SCALES = ("scaling", "fourierft_scaling", "waveft_scaling")
 
 _REFUSALS = (
     RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError,
-    ImportError,
+    ImportError, re.error, ArithmeticError,
 )  # fmt: skip
 """What peft raises where an adapter does not fit a model."""
 
@@ -120,7 +120,27 @@ def fitting(fault: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _REFUSALS as error:
-        raise SubjectError(f"{fault}: {' '.join(str(error).split())}") from error
+        raise SubjectError(f"{fault}: {_shortened(str(error))}") from error
+
+
+_MISFIT = re.compile(
+    r"size mismatch for (\S+?): copying a param with shape (.+?) from checkpoint, "
+    r"the shape in current model is (.+?)\.(?=\s|$)"
+)
+"""torch's words for one tensor that has another shape."""
+
+_LONGEST = 200
+"""Characters of somebody else's words that an error shows."""
+
+
+def _shortened(reason: str) -> str:
+    """What peft says, in one short line: of many shapes that do not fit their number, and the
+    first."""
+    reason = " ".join(reason.split())
+    if found := _MISFIT.findall(reason):
+        name, there, here = (part.replace("torch.Size", "") for part in found[0])
+        return f"{len(found)} tensors have another shape (first: {name}, {there}, here {here})"
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
 
 
 class _Own(NamedTuple):
@@ -226,8 +246,8 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
     if missing or extra:
         raise SubjectError(
             f"adapter {folder} does not fit this model: "
-            f"{len(missing)} tensors it needs are missing{_first(missing)}, "
-            f"{len(extra)} of its tensors have no place{_first(extra)}"
+            f"{len(missing)} tensors it needs are missing{by_kind(missing)}, "
+            f"{len(extra)} of its tensors have no place{by_kind(extra)}"
         )
     for key, tensor in tensors.items():
         own = mounted[key].cpu()
@@ -236,8 +256,21 @@ def _check_arrived(peft: Any, name: str, folder: str, tensors: Mapping[str, Tens
             raise SubjectError(f"adapter {folder}: {key} was not loaded as it is in the file")
 
 
-def _first(keys: list[str]) -> str:
-    return f" (first: {keys[0]})" if keys else ""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+_KINDS = 8
+"""Kinds of keys that an error names."""
+
+
+def by_kind(keys: Iterable[str]) -> str:
+    """All of these keys in few words: those that only numbers tell apart together, with `*` for a
+    number and how many they are; "" without any."""
+    kinds: dict[str, list[str]] = {}
+    for key in keys:
+        kinds.setdefault(_NUMBER.sub("*", key.removeprefix(_ROOT)), []).append(key)
+    shown = [f"{kind} x{len(of)}" if len(of) > 1 else of[0] for kind, of in kinds.items()]
+    more = [f"and {len(shown) - _KINDS} kinds more"] if len(shown) > _KINDS else []
+    return f" ({', '.join([*shown[:_KINDS], *more])})" if shown else ""
 
 
 def tuner_layers(peft: Any) -> dict[str, Any]:

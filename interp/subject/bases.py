@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from interp.conditions import hub_name, read_config
+from interp.untrusted import is_there
 
 _QUANTISED = re.compile(
     r"([-_.](unsloth|bnb|\d+-?bit|int\d|nf4|fp\d+|bf16|gptq|awq|hqq|gguf|mlx|w\d+a\d+|dynamic))+$"
@@ -61,7 +62,8 @@ def _model_name(model: str) -> str:
 
 def _weights(folder: str) -> dict[str, Path]:
     """A model folder's weight files by name."""
-    return {file.name: file for file in sorted(Path(folder).glob("*.safetensors"))}
+    root = Path(folder)
+    return {f.name: f for f in sorted(root.glob("*.safetensors"))} if is_there(root) else {}
 
 
 def _equal(a: dict[str, Path], b: dict[str, Path]) -> bool:

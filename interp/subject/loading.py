@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from interp.errors import SubjectError
+from interp.hub import asked_in_vain, refusal
 from interp.subject.kinds import auto_class
 from interp.subject.quantization import (
     Quantization,
@@ -31,6 +32,7 @@ from interp.subject.quantization import (
     rounded,
     rounding,
 )
+from interp.untrusted import is_there
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,13 +64,22 @@ def threads_for(parameters: int) -> Iterator[None]:
 
 def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
     """A model's fast tokenizer; a one-line error where there is none."""
-    if not Path(model).exists() and (model[:1] in "./~" or model.count("/") > 1):
-        raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
     with _explained(model, hub):
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
     if not tokenizer.is_fast:
         raise SubjectError(f"{model} has no fast tokenizer (tokenizer.json); convert it first")
     return tokenizer
+
+
+def check_name(model: str, revision: str | None = None) -> None:
+    """A `SubjectError` where a model is neither a folder nor to be had from the hub, which is asked
+    once."""
+    if is_there(Path(model)):
+        return
+    if model[:1] in "./~" or model.count("/") > 1:
+        raise SubjectError(f"no model {model!r}: no such folder")  # no hub id looks like this
+    if reason := refusal(model, revision):
+        raise SubjectError(f"no model {model!r}: {reason}")
 
 
 def pretrained(
@@ -175,6 +186,7 @@ def _forget_quantization(hf: Any) -> None:
 def _explained(model: str, hub: Mapping[str, Any], method: str | None = None) -> Iterator[None]:
     """Whatever transformers raises inside, about a model's files, is one line; `method`: how the
     model was saved quantised."""
+    check_name(model, hub.get("revision"))
     try:
         yield
     except Exception as error:
@@ -186,16 +198,34 @@ def _explain(model: str, file: str | None, error: Exception, how: str) -> str:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return f"{model} brings its own code: read it, then pass --trust-remote-code"
-    if Path(model).exists():
-        return f"{model}{f' ({file})' if file else how} could not be loaded: {reason}"
-    return f"no model {model!r}: no such folder, and the hub answered: {reason[:200]}"
+    if is_there(Path(model)):
+        return f"{model}{f' ({file})' if file else how} could not be loaded: {reason[:_LONGEST]}"
+    return f"no model {model!r}: {asked_in_vain(model, error) or reason[:_LONGEST]}"
+
+
+_LONGEST = 300
+"""Characters of somebody else's words that an error shows."""
+
+_DEVICES = {"cpu": lambda: 1, "cuda": torch.cuda.device_count, "mps": torch.mps.device_count}
+"""Types of devices that are computed on -> how many there are."""
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name; `auto` is cuda where there is one."""
+    """The device of a name; `auto` is cuda where there is one. A `SubjectError` where there is no
+    such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in _DEVICES:
+        raise SubjectError(f"no device {name!r}: write auto, cpu, cuda, cuda:1, ... or mps")
+    there = _DEVICES[device.type]()
+    if (device.index or 0) >= there:
+        found = f"it sees {there}" if there else "torch sees none here"
+        raise SubjectError(f"no device {name!r}: {found}; --device cpu works everywhere")
+    return device
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.batch import Batch
 from interp.conditions import RAW, Condition, Frame, Setting, Untrained, located, resolve
-from interp.errors import SubjectError
+from interp.errors import QueryError, SubjectError
 from interp.progress import Progress
 from interp.queries import Query, encode
 from interp.subject import parity
@@ -35,7 +35,7 @@ from interp.subject.loading import (
 )
 from interp.subject.plain import Plain
 from interp.subject.quantization import Quantization, check, readable, rounded
-from interp.subject.subject import Subject
+from interp.subject.subject import Subject, context_of
 from interp.subject.tokenizers import check_rows, open_tokenizer
 from interp.subject.weights import Weights, matching
 
@@ -123,6 +123,7 @@ def _compared(hf: Any, wanted: _Wanted) -> Subject:
     """The plain runs of every condition, then the hooked model, which must do the same."""
     name, settings = wanted.name, wanted.settings
     other_base, progress = wanted.allow_other_base, wanted.progress
+    _check_context(hf, settings, wanted.batches)
     insertions = Insertions.read(settings.values(), hf, name, allow_other_base=other_base)
     total = 2 * len(settings)
     record = parity.Recorder(wanted.batches, insertions, lambda _: progress(_LOADING, 1, total))
@@ -149,6 +150,20 @@ def _compared(hf: Any, wanted: _Wanted) -> Subject:
         subject.parity[own] = parity.verify(subject, own, setting, wanted.batches, references[own])
         progress(_LOADING, 1, total)
     return replace(subject, anatomy=ask(subject, wanted.batches[-1]))
+
+
+def _check_context(hf: Any, settings: Mapping[str, Setting], batches: Sequence[Batch]) -> None:
+    """A `QueryError` where a model cannot read what it is probed with: with learned positions it
+    would fail on it."""
+    context, longest = context_of(hf), max(batch.ids.shape[1] for batch in batches)
+    for name, setting in settings.items():
+        before = setting.n_prefix + setting.shift
+        if before + longest > context:
+            raise QueryError(
+                f"condition {name}: {before} tokens and a query with its answer of {longest} make "
+                f"{before + longest}, the model reads {context}: shorten the prompt, the query or "
+                "the answer"
+            )
 
 
 def _idle(

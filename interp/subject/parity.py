@@ -161,6 +161,7 @@ def verify(
     cache, tolerance, largest = subject.prefill(setting), TOLERANCE[subject.dtype], 0.0
     stream, heads = subject.sites("resid_pre"), subject.anatomy.sites("pattern")
     for batch, expected in zip(batches, references, strict=True):
+        _check_numbers(subject.name, name, expected)
         measured: dict[Site, Tensor] = {}
         hooks = {site: _keep(measured, site) for site in (*stream, *heads)}
         logits = subject.run(setting, batch, cache, hooks)
@@ -180,6 +181,19 @@ def verify(
         ):
             subject.withheld.setdefault("patterns", f"{reason} (condition {name})")
     return largest
+
+
+def _check_numbers(model: str, name: str, expected: Reference) -> None:
+    """A `ParityError` where the plain model itself gives no numbers."""
+    if torch.isfinite(expected.logits).all():
+        return
+    broken = (n for n, state in enumerate(expected.stream) if not torch.isfinite(state).all())
+    layer = next(broken, None)
+    where = "at its output" if layer is None else f"in what enters block {layer}"
+    raise ParityError(
+        f"{model}, condition {name}: NaN or infinite values on the query probed, first {where}, in "
+        "plain Hugging Face too; try --dtype float32, or check the weights"
+    )
 
 
 def _patterns_apart(hooked: Sequence[Tensor], plain: Sequence[Tensor], tolerance: float) -> str:

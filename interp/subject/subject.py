@@ -128,7 +128,7 @@ class Subject:
     @property
     def context(self) -> int:
         """How many tokens the model can read."""
-        return int(getattr(self.text_config, "max_position_embeddings", 1 << 30))
+        return context_of(self.hf_model)
 
     @property
     def cap(self) -> float | None:
@@ -340,6 +340,11 @@ class Subject:
                 f"{length} tokens before and in a query, the model reads {self.context}: "
                 "shorten the prompt or the query"
             )
+
+
+def context_of(hf: Any) -> int:
+    """How many tokens a plain Hugging Face model can read."""
+    return int(getattr(hf.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
 
 def _repeat_(layers: Sequence[Any], size: int) -> None:

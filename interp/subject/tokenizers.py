@@ -21,7 +21,8 @@ from interp.conditions import Condition
 from interp.errors import SubjectError
 from interp.organism.language import NEUTRAL_PASSAGE
 from interp.subject.kinds import check_kind
-from interp.subject.loading import load_tokenizer
+from interp.subject.loading import check_name, load_tokenizer
+from interp.untrusted import is_there
 
 _FILES = ("tokenizer.json", "tokenizer_config.json")
 _TEMPLATE = "chat_template.jinja"
@@ -39,6 +40,7 @@ def open_tokenizer(
     """The tokenizer of `chosen`, or else the model's; a `SubjectError` where a folder of the
     conditions brings one with other tokens, special tokens, splits or another chat template, and
     for a model that is no decoder of text: this is the first that is read of it."""
+    check_name(model, hub.get("revision"))
     check_kind(model, **hub)
     name = chosen or model
     theirs = hub | {"gguf_file": None}
@@ -76,7 +78,7 @@ def _brought(folder: str, **hub: Any) -> PreTrainedTokenizerBase | str | None:
         return load_tokenizer(folder, **hub)
     if (root / _TEMPLATE).is_file():
         return (root / _TEMPLATE).read_text(encoding="utf-8")
-    if root.exists():
+    if is_there(root):
         return None
     with contextlib.suppress(SubjectError):  # what else is wrong with it, its weights will say
         return load_tokenizer(folder, **hub)

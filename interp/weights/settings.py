@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from interp.config import OfRun
+from interp.config import OfRun, Seed
 
 
 class Weighing(OfRun):
@@ -31,7 +31,7 @@ class Weighing(OfRun):
     """Matched queries whose implicit updates by a prompt are stacked (0: none)."""
     draws: int = Field(default=40, ge=2)
     """Random draws behind every chance level of implicit updates."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random draws."""
     resume: bool = False
     """Go on with an unfinished `interp weights` of this run."""

@@ -397,7 +397,7 @@ def test_a_model_with_a_tensor_missing_is_refused(model: str, tmp_path: Path, ro
 
 @pytest.mark.parametrize("name", ["organisation/misspelt", "misspelt", "/nowhere/misspelt"])
 def test_a_misspelt_model_is_one_line_that_repeats_it(name: str) -> None:
-    with pytest.raises(SubjectError, match="no such folder") as caught:
+    with pytest.raises(SubjectError, match=r"no such folder|neither a folder") as caught:
         load(name, {"base": Base()}, ["hot is"])
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,37 @@
+"""Runs that are killed at some moment, in processes that have everything imported already.
+
+killed = in_child(lambda: run_study(experiment), after=1.3)     # True: by SIGKILL, in time
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+
+
+def in_child(work: Callable[[], object], after: float | None = None) -> bool:
+    """Do the work in a forked process, killed `after` so many seconds; whether it was. A fault of
+    the work itself is an error here."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    began = time.monotonic()
+    while after is None or time.monotonic() - began < after:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0, "the work failed"
+            return False
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
