@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics docs tutorial bench bench-smoke clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics docs tutorial faults bench bench-smoke clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -45,6 +45,9 @@ docs: $(READY)
 
 tutorial: $(READY)
 	$(BIN)/python recipes/tutorial.py
+
+faults: $(READY)
+	HF_HUB_OFFLINE=1 INTERP_FAULTS=3000 $(BIN)/python -m pytest -s tests/faults/test_fuzz.py tests/faults/test_kill.py
 
 bench: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +86,15 @@ def describe_run(
         },
         "notes": subject.notes,
     }
+
+
+def without_nan(entry: Any) -> Any:
+    """The entry with None for every number that is none, as JSON has no such number."""
+    if isinstance(entry, dict):
+        return {name: without_nan(own) for name, own in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [without_nan(own) for own in entry]
+    return None if isinstance(entry, float) and not math.isfinite(entry) else entry
 
 
 def _described(condition: Condition, setting: Setting, family: str | None) -> dict[str, Any]:

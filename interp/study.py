@@ -24,7 +24,7 @@ from interp.engines import opened_engine
 from interp.finite import told
 from interp.halving import memory_errors, sizes_of
 from interp.heads import head_view
-from interp.manifest import describe_run, fingerprints, versions
+from interp.manifest import describe_run, fingerprints, versions, without_nan
 from interp.measures.certificate import Tolerance
 from interp.measures.tally import Tally
 from interp.names import Head
@@ -161,7 +161,7 @@ def _write(
     rows = experiment.written - measures_of(withheld)
     table = table[table["measure"].map(measure_of).isin(rows)]
     beside = {QUERIES: query_table(groups), ANSWERS: answer_table(subject, written)}
-    write_run(experiment.out, table, arrays, manifest, beside)
+    write_run(experiment.out, table, arrays, without_nan(manifest), beside)
 
 
 def _by_size(sizes: Mapping[int, int]) -> list[dict[str, int]]:

@@ -118,7 +118,8 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
         raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
         near = similar(name, COMMANDS) if len(name) > len("match") else ""
-        raise ConfigError(f"no command {name!r}{near}; there are {', '.join(COMMANDS)}")
+        what = f"{name!r}{near}"
+        raise ConfigError(f"no command {what}; there are {', '.join(COMMANDS)}")
     from interp.cli.importing import preload
 
     preload("interp.cli.commands")

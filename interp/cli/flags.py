@@ -64,7 +64,8 @@ def _refuse_unknown(words: Sequence[str], names: Sequence[str]) -> None:
         if not flag.startswith("--") or flag == "--" or flag.startswith("--tyro-"):
             continue
         if flag not in known and f"--{flag.removeprefix('--no-')}" not in known:
-            raise ConfigError(f"no flag {word.split('=')[0]}{similar(flag, known)}")
+            what = f"{word.split('=')[0]}{similar(flag, known)}"
+            raise ConfigError(f"no flag {what}")
 
 
 def _default_hint(default: Any) -> str | None:

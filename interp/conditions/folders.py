@@ -116,10 +116,10 @@ def read_config(folder: str) -> dict[str, Any]:
         raise ConditionError(f"{folder} is not a peft adapter: it has no {CONFIG}{hint}")
     try:
         config = read_json(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} has no fields")
     except (OSError, ValueError) as error:
-        raise ConditionError(f"adapter {folder} is damaged: {CONFIG}: {error}") from error
-    if not isinstance(config, dict):
-        raise ConditionError(f"adapter {folder} is damaged: {CONFIG} has no fields")
+        raise ConditionError(f"adapter {folder} is damaged: {error}") from error
     _check_config(folder, config)
     return config
 

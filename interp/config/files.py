@@ -26,7 +26,7 @@ def from_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not YAML that can be read: {error}") from error
+        raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(written, dict):
         raise ConfigError(f"{path}: write fields like `model: gpt2`")
     located = {key: _beside(path.parent, key, value) for key, value in written.items()}

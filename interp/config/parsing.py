@@ -42,9 +42,9 @@ def parse_condition(name: str, spec: Any, known: Mapping[str, Condition]) -> Con
         )
     ((kind, given),) = spec.items()
     if kind not in CONDITION_KINDS:
+        what = f"{kind!r}{similar(str(kind), CONDITION_KINDS)}"
         raise ConfigError(
-            f"condition {name}: no kind {kind!r}{similar(str(kind), CONDITION_KINDS)}; "
-            f"there are {', '.join(CONDITION_KINDS)}"
+            f"condition {name}: no kind {what}; there are {', '.join(CONDITION_KINDS)}"
         )
     if not isinstance(given, dict | None):
         raise ConfigError(f"condition {name}: write {kind}'s fields as `field: value`")

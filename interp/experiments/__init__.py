@@ -77,9 +77,8 @@ class Claims(Settings):
 def check_named(name: str, among: Iterable[str] = QUESTIONS) -> None:
     """A `ConfigError` with the names that there are where it is none of them."""
     if name not in among:
-        raise ConfigError(
-            f"no experiment {name!r}{similar(name, among)}; there are {', '.join(among)}"
-        )
+        what = f"{name!r}{similar(name, among)}"
+        raise ConfigError(f"no experiment {what}; there are {', '.join(among)}")
 
 
 def trial_named(name: str) -> type[Trial]:

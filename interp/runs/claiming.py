@@ -28,21 +28,18 @@ def refuse_finished(out: Path, *, resume: bool, overwrite: bool) -> None:
     check_inside(out, out / UNFINISHED)
     begun, finished = has_begun(out), (out / MANIFEST).exists()
     if finished and not (overwrite or (resume and begun)):
-        raise RunError(_beside(out) if begun else f"{out} holds a finished run; {_ELSE}")
+        if begun:
+            raise RunError(_beside(out))
+        raise RunError(f"{out} holds a finished run; choose another --out or pass --overwrite")
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise RunError(
-            f"cannot write to {out}: {there} is no folder to write to; choose another --out"
-        )
+        raise RunError(f"cannot write to {out}: {there} takes no files; choose another --out")
 
 
 def refuse_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
     """A `RunError` where a folder holds something unfinished that nobody wants to go on with."""
     if has_begun(out) and not (resume or overwrite):
         raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
-
-
-_ELSE = "choose another --out or pass --overwrite"
 
 
 def _beside(out: Path) -> str:

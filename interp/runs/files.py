@@ -305,10 +305,15 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         version = _version_of(manifest)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} is damaged ({error}); run `interp diverge` again") from error
-    if version > SCHEMA_VERSION or version < _UNHASHED:
-        fix = "update interp" if version > SCHEMA_VERSION else "run `interp diverge` again"
+    if version > SCHEMA_VERSION:
         raise RunError(
-            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: {fix}"
+            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
+            "update interp"
+        )
+    if version < _UNHASHED:
+        raise RunError(
+            f"{file} has schema version {version}, this interp reads {SCHEMA_VERSION}: "
+            "run `interp diverge` again"
         )
     try:
         _check_entries(manifest, version)

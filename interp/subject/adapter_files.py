@@ -175,7 +175,7 @@ def read_adapter(
     try:
         tensors = load_file(root / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
-        raise SubjectError(f"adapter {folder} is damaged: {WEIGHTS_FILE}: {error}") from error
+        raise SubjectError(f"adapter {folder} is damaged: {error}") from error
     if (kind := config.get("peft_type")) not in types:
         raise SubjectError(f"adapter {folder} is of type {kind}: {_wrong_type(kind, types)}")
     trained_on = config.get("base_model_name_or_path") or base_name
