@@ -36,7 +36,10 @@ def overflowing(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model whose block 0 overflows on "lily", and on nothing else."""
     folder = str(tmp_path_factory.mktemp("models") / "overflowing")
     hf, words = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    lily, first = words("lily", add_special_tokens=False)["input_ids"][0], hf.transformer.h[0].mlp
+    lily, first = (
+        words("hot lily", add_special_tokens=False)["input_ids"][-1],
+        hf.transformer.h[0].mlp,
+    )
     with torch.no_grad():  # its normalised state has 5.6 in one place, where others have 3 at most
         hf.transformer.wte.weight[lily, 0] = 1e4
         first.c_fc.weight[0] = 6.2e37
