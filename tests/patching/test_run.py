@@ -21,7 +21,7 @@ from interp.patching.run import patch
 from interp.patching.settings import Patching
 from interp.report import text_table, write
 from interp.runs import files
-from interp.runs.files import INTERCHANGE, MANIFEST, TABLE, read_manifest
+from interp.runs.files import INTERCHANGE, MANIFEST, TABLE, read_manifest, seal
 from interp.runs.view import load_run
 from interp.study import run_study
 
@@ -456,7 +456,7 @@ def test_inputs_that_changed_since(run: Path, root: Path, file: str, role: str) 
 def test_a_single_query(root: Path, run: Path) -> None:
     manifest = json.loads((run / MANIFEST).read_text())
     manifest["config"]["limit"] = 1
-    (run / MANIFEST).write_text(json.dumps(manifest))
+    seal(run, manifest, [])
     assert "an interchange needs two or more" in refused(ConfigError, Patching(run=run, **QUICK))
 
 
