@@ -565,6 +565,24 @@ SECTIONS: dict[str, dict[str, Measure]] = {
             "place among all tokens by the logit that the mean difference adds, 1 the first",
             bounds=(1.0, inf),
         ),
+        "patchscope_score": Measure(
+            "score in a patchscope", "SD",
+            "the task words' mean logit over the vocabulary's mean, in its SD, of what the mean "
+            "difference adds to a neutral prompt's next token in the place of one of its states",
+            "after Ghandeharioun et al. 2401.06102", signed=True,
+        ),
+        "patchscope_random": Measure(
+            "random differences", "SD",
+            "the same of base's states at two random queries: middle 95 %", signed=True,
+        ),
+        "steered_words": Measure(
+            "task words in steered samples", "share",
+            "of the tokens that base writes with the mean difference added, those that are task "
+            "words", "after Turner et al. 2308.10248",
+        ),
+        "steered_words_random": Measure(
+            "random direction", "share", "the same with a random direction as long",
+        ),
     },
     "A LoRA's own variables": {
         "channel_read": _channel("read by the LoRA", "input"),

@@ -14,7 +14,7 @@ from interp.design import BASE, ConditionPair, Design
 from interp.errors import ConfigError
 from interp.preparing import open_subject, present_segments, read_groups, reopen
 from interp.progress import Progress, no_progress
-from interp.queries import Encoded, read_queries
+from interp.queries import Encoded, Query, read_queries
 from interp.reading.settings import DifferenceReading
 from interp.subject import Subject
 from interp.subject.aligning import encode_groups
@@ -29,12 +29,14 @@ UNRELATED_TEXTS = Path(__file__).resolve().parent / "unrelated.jsonl"
 class ReadJob(NamedTuple):
     """`pairs`: every pair that is read -> the pair that stands for its null (None: it has none);
     `neutral`, `random`: the neutral prompt and the random LoRA among the nulls, if any;
+    `carrier`: the prompt of the patchscope;
     `labels`: group -> the positions that states are averaged over."""
 
     subject: Subject
     sides: tuple[str, ...]
     pairs: dict[ConditionPair, ConditionPair | None]
     groups: Mapping[str, Sequence[Encoded]]
+    carrier: Encoded
     labels: Mapping[str, tuple[str, ...]]
     caches: Mapping[str, Any]
     neutral: str | None
@@ -65,11 +67,14 @@ def prepare_reading(settings: DifferenceReading, progress: Progress = no_progres
         raise ConfigError(f"{settings.run} has one matched query: a reading needs two or more")
     texts = {UNRELATED_QUERIES: read_queries(settings.texts or UNRELATED_TEXTS, settings.limit)}
     groups |= encode_groups(subject, kept, texts)
+    alone = {"carrier": [Query(settings.carrier)]}
+    (carrier,) = encode_groups(subject, {BASE: kept[BASE]}, alone)["carrier"]
     return ReadJob(
         subject,
         sides,
         pairs,
         groups,
+        carrier,
         {name: _labels(experiment, queries) for name, queries in groups.items()},
         {name: subject.prefill(subject.settings[name]) for name in kept},
         _control(design, built, Neutral),

@@ -23,11 +23,18 @@ from interp.patching.effects import halves
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
 from interp.reading.differences import GroupStates, ReadRow, WordPlan, read_differences
-from interp.reading.job import MATCHED_QUERIES, ReadJob, prepare_reading
+from interp.reading.job import (
+    MATCHED_QUERIES,
+    UNRELATED_QUERIES,
+    ReadJob,
+    prepare_reading,
+)
 from interp.reading.lens import DifferenceLens
 from interp.reading.own import follow_variables
+from interp.reading.patchscope import patchscope_rows
 from interp.reading.settings import DifferenceReading
 from interp.reading.states import segment_means
+from interp.reading.steering import steering_rows
 from interp.reading.words import given_words, said_words, token_text
 from interp.runs.files import TABLE, add_reading
 from interp.runs.view import load_run
@@ -72,18 +79,12 @@ def _find(
     rows: list[ReadRow] = []
     tokens: list[ReadRow] = []
     total = len(job.pairs) * len(states)
-    for group, own in states.items():
-        plan = WordPlan(
-            words,
-            names,
-            used if group == MATCHED_QUERIES else np.ones(len(own.keys), dtype=bool),
-            poisson_weights(own.keys, settings.bootstrap, job.seed),
-            settings.top,
-            settings.directions,
-            DTYPE_NOISE[job.subject.dtype],
-        )
+    for own in states.values():
+        plan = _plan(settings, job, own, words, names, used)
         done = partial(progress, "lens", 1, total)
         more, said = read_differences(lens, own, job.pairs, plan, done)
+        rows, tokens = rows + more, tokens + said
+        more, said = _more(settings, job, own, plan, progress)
         rows, tokens = rows + more, tokens + said
     if settings.variables:
         base = states[MATCHED_QUERIES]
@@ -104,6 +105,57 @@ def _find(
         "notes": notes,
     }
     return rows, tokens, findings
+
+
+def _plan(
+    settings: DifferenceReading,
+    job: ReadJob,
+    own: GroupStates,
+    words: Mapping[str, int],
+    names: Sequence[str],
+    used: np.ndarray,
+) -> WordPlan:
+    return WordPlan(
+        words,
+        names,
+        used if own.name == MATCHED_QUERIES else np.ones(len(own.keys), dtype=bool),
+        poisson_weights(own.keys, settings.bootstrap, job.seed),
+        settings.top,
+        settings.directions,
+        DTYPE_NOISE[job.subject.dtype],
+    )
+
+
+def _more(
+    settings: DifferenceReading,
+    job: ReadJob,
+    own: GroupStates,
+    plan: WordPlan,
+    progress: Progress,
+) -> tuple[list[ReadRow], list[ReadRow]]:
+    """Mean differences written into a neutral prompt, and added to base while it writes."""
+    rows: list[ReadRow] = []
+    tokens: list[ReadRow] = []
+    pairs = list(job.pairs)
+    if settings.patchscope:
+        total = len(own.labels) * len(own.layers) * len(job.groups)
+        done = partial(progress, "patchscope", 1, total)
+        given = (job.subject, job.carrier, own, pairs, plan, job.seed, done)
+        rows, tokens = patchscope_rows(*given)
+    if settings.steer and plan.words:
+        layers = list(own.layers)
+        wanted = settings.steer_layer if settings.steer_layer is not None else layers[-1] // 2
+        layer = min(layers, key=lambda one: (abs(one - wanted), one))
+        queries = job.groups[UNRELATED_QUERIES][: settings.steer_texts]
+        count = (1 + 2 * len(pairs) * len(settings.steer)) * len(job.groups)
+        done = partial(progress, "steered samples", 1, count)
+        draws = (settings.bootstrap, job.seed)
+        more, texts = steering_rows(
+            job.subject, queries, own, pairs, plan, (layer, own.labels[-1]), settings.steer,
+            settings.steer_tokens, draws, done,
+        )  # fmt: skip
+        rows, tokens = rows + more, tokens + texts
+    return rows, tokens
 
 
 def _entry(pair: Sequence[str], null: Sequence[str] | None) -> dict[str, Any]:

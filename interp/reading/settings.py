@@ -31,6 +31,19 @@ class DifferenceReading(OfRun, Bootstrapped):
     and whether the prompt moves along them."""
     strongest: int = Field(default=8, ge=1)
     """Directions of the LoRA whose drivers and writes are listed."""
+    patchscope: bool = True
+    """Also write mean differences into a neutral prompt and see what the model says."""
+    carrier: str = "river -> river ; stone -> stone ; ?"
+    """The neutral prompt; a vector takes the place of its last token's state."""
+    steer: tuple[float, ...] = (1.0, 4.0)
+    """Strengths at which mean differences are added to base while it writes on (none: write the
+    flag alone)."""
+    steer_layer: int | None = Field(default=None, ge=0)
+    """Layer at which they are added (none: the middle one)."""
+    steer_texts: int = Field(default=8, ge=1)
+    """Unrelated texts that are written on."""
+    steer_tokens: int = Field(default=12, ge=1)
+    """Tokens written behind every text."""
     batch_size: int = Field(default=8, ge=1)
     """Queries per forward pass."""
     resume: bool = False

@@ -29,6 +29,11 @@ WORD_SCORE, WORD_RANDOM, WORD_EXCESS, WORD_RANK, NORM_OF_MEAN = (
     "difference_norm",
 )
 LOGIT_LENS = "logit lens"
+PATCH_SCORE, STEERED_WORDS, STEERED_RANDOM = (
+    "patchscope_score",
+    "steered_words",
+    "steered_words_random",
+)
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,14 @@ class Readings:
         found = found[found["layer"] == layer]
         return None if found.empty else found.iloc[0].to_dict()
 
-    def strongest(self, pair: Pair, group: str) -> Mapping[str, Any] | None:
+    def strongest(
+        self, pair: Pair, group: str, measure: str = WORD_SCORE
+    ) -> Mapping[str, Any] | None:
         """The row with the largest score of the task words over layers and positions; None without
         a defined one."""
         import pandas as pd
 
-        parts = [self.rows(WORD_SCORE, pair, group, position) for position in self.groups[group]]
+        parts = [self.rows(measure, pair, group, position) for position in self.groups[group]]
         found = pd.concat(parts)
         found = found[found["value"].notna()]
         return None if found.empty else found.loc[found["value"].idxmax()].to_dict()
