@@ -9,8 +9,8 @@
 In a notebook: load -> Lab (run, patch), plots.
 A whole study: Experiment, diverge -> a folder, load_run -> Run; head_view -> HeadView; Query,
     read_queries; Certificate.
-On a finished run: Patching, patch; Subspaces, find_subspaces; Weighing, weigh;
-    DifferenceReading, read_run; Ladder, ladder.
+On a finished run: Patching, patch; Subspaces, find_subspaces; EdgeTracing, trace_edges;
+    Weighing, weigh; DifferenceReading, read_run; Ladder, ladder.
 To match outputs: Distillation, distil; Inversion, invert.
 Conditions: Base, Prompt, Lora, FineTuned, SoftPrompt, Prefix, Steering, LogitBias.
 Controls: Neutral, EmptySystem, ShuffledTokens, ShuffledLabels, Shifted, RandomLora, FittedBias,
@@ -73,6 +73,8 @@ _HOMES = {
     "validate": "validation.running",
     "Subspaces": "subspace.settings",
     "find_subspaces": "subspace.run",
+    "EdgeTracing": "edges.settings",
+    "trace_edges": "edges.run",
     "Weighing": "weights.settings",
     "weigh": "weights.run",
     "DifferenceReading": "reading.settings",
@@ -109,6 +111,8 @@ if TYPE_CHECKING:
         Untrained,
     )
     from interp.config import Distillation, Experiment
+    from interp.edges.run import trace_edges
+    from interp.edges.settings import EdgeTracing
     from interp.errors import InterpError
     from interp.heads import head_view
     from interp.lab import Lab, load

@@ -63,6 +63,7 @@ DAI = "Dai et al. 2212.10559"
 PETROV = "Petrov et al. 2310.19698"
 DHERIN = "Dherin et al. 2507.16003"
 MINDER = "after Minder et al. 2510.13900"
+EAP = "Syed et al. 2310.10348"
 DAS = "Geiger et al. 2303.02536"
 
 
@@ -453,6 +454,21 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "subspace_dimension": Measure(
             "smallest sufficient dimension", "dimensions",
             "from which on a learned subspace recovers as much as the whole state, up to a margin",
+        ),
+    },
+    "Edges": {
+        "edge_attribution": Measure(
+            "edge (first order)", "nats",
+            "what a sender writes otherwise times the gradient at one receiver's input",
+            EAP, rounding="unbounded", signed=True,
+        ),
+        "edge_effect": Measure(
+            "edge, patched", "nats",
+            "change of the answer's log-odds by a sender's write into one receiver alone",
+            "path patching: Goldowsky-Dill et al. 2304.05969", rounding="unbounded", signed=True,
+        ),
+        "edge_flow": Measure(
+            "edges from layer into layer", "nats", "sum of their sizes, to first order", EAP,
         ),
     },
     "Equivalence ladder": {

@@ -26,6 +26,7 @@ _WHOLE = {
 _ELSEWHERE = {
     "Interchange and ablation": "interp patch",
     "Subspaces": "interp subspace",
+    "Edges": "interp edges",
     "Equivalence ladder": "interp ladder",
     "Weights": "interp weights",
     "Readings of differences": "interp read",

@@ -77,7 +77,8 @@ def _counted(asked: Experiment, subject: Subject) -> tuple[Run, int]:
 
 
 def test_every_measure_of_a_run_has_one_group() -> None:
-    others = ("Interchange and ablation", "Subspaces", "Weights")
+    others = ("Interchange and ablation", "Subspaces", "Edges", "Weights")
+    others += ("Equivalence ladder", "Readings of differences", "A LoRA's own variables")
     elsewhere = {name for section in others for name in SECTIONS[section]}
     assert GROUP_OF.keys() == {n for part in SECTIONS.values() for n in part} - elsewhere
     assert set(ALL_GROUPS) >= NEEDS.keys() | {need for needs in NEEDS.values() for need in needs}

@@ -24,6 +24,7 @@ COMMANDS = {
     "head": "one head of a run, closely: interp head RUN L5H3",
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "subspace": "in how few dimensions does a state act? interp subspace RUN",
+    "edges": "whose output into whose input carries a condition? interp edges RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "read": "what do a run's differences say in words? interp read RUN",
     "ladder": "is the difference of two conditions one vector, one map, or more? interp ladder RUN",
@@ -133,7 +134,7 @@ def resume_hint(words: Sequence[str]) -> str:
     if list(words[:2]) == ["match", "distil"]:
         return "The best adapter so far is in --out; training starts anew with --overwrite."
     inverted = list(words[:2]) == ["match", "invert"]
-    added = ("diverge", "patch", "subspace", "weights", "read", "ladder", "experiment")
+    added = ("diverge", "patch", "subspace", "edges", "weights", "read", "ladder", "experiment")
     if words[0] not in added and not inverted:
         return "Nothing is left to resume."
     import shlex

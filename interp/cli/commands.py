@@ -21,6 +21,7 @@ from interp.config import (
     from_yaml,
     parse_condition,
 )
+from interp.edges.settings import EdgeTracing
 from interp.experiments import QUESTIONS, AllTrials, Claims
 from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
@@ -31,7 +32,7 @@ from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-_Added = TypeVar("_Added", Patching, Subspaces, Weighing, DifferenceReading, Ladder)
+_Added = TypeVar("_Added", Patching, Subspaces, EdgeTracing, Weighing, DifferenceReading, Ladder)
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -183,6 +184,17 @@ def subspace_command(words: Sequence[str]) -> None:
     from interp.subspace.run import find_subspaces
 
     _add_to_run(settings, find_subspaces, subspaces_table)
+
+
+def edges_command(words: Sequence[str]) -> None:
+    """Which edges carry a run's two conditions."""
+    settings = read_flags(EdgeTracing, words, "interp edges", positional=("run",))
+    preload("interp.edges.run", "interp.report")
+
+    from interp.edges.run import trace_edges
+    from interp.report import edge_table
+
+    _add_to_run(settings, trace_edges, edge_table)
 
 
 def read_command(words: Sequence[str]) -> None:

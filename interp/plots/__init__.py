@@ -26,6 +26,7 @@ from interp.plots.by_layer import (
 )
 from interp.plots.channels import channels
 from interp.plots.curves import Curves, curves
+from interp.plots.edges import edges
 from interp.plots.embedding import condition_embedding
 from interp.plots.exporting import export
 from interp.plots.families import divergence, head_divergence
@@ -60,6 +61,7 @@ __all__ = [
     "curves",
     "dimensions",
     "divergence",
+    "edges",
     "equivalence_ladder",
     "export",
     "few_heads",

@@ -28,6 +28,7 @@ from interp.plots.by_layer import (
     segments,
 )
 from interp.plots.channels import channels
+from interp.plots.edges import edges
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.few_heads import few_heads
@@ -90,6 +91,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "attribution_heads": attribution_heads,
     "ablation": ablation,
     "subspaces": subspaces,
+    "edges": edges,
     "weights_spectra": spectra,
     "weights_overlap": weights_overlap,
     "weights_prompts": implicit,

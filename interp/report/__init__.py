@@ -9,6 +9,7 @@
 The report is a view: run `write` again after changing nothing and its bytes are the same.
 """
 
+from interp.report.edges import edge_table
 from interp.report.ladder import ladder_table
 from interp.report.patching_lines import patch_table
 from interp.report.reading import reading_table
@@ -18,6 +19,7 @@ from interp.report.weights import weights_table
 from interp.report.writing import write, write_head_view
 
 __all__ = [
+    "edge_table",
     "head_view_table",
     "ladder_table",
     "patch_table",

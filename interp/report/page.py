@@ -17,6 +17,7 @@ from interp.report import (
     channels,
     chats,
     controls,
+    edges,
     ladder,
     lora_parts,
     patching,
@@ -41,6 +42,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
         read["steering"] = steered.steering_table(run.reading)
     parts["reading"] = read
     parts["variables"] = channels.variables_section(run)
+    parts["edges"] = edges.edge_section(run)
     parts["subspaces"] = subspaces.subspace_section(run)
     parts["chats"] = chats.chat_section(run)
     parts["ladder"] = ladder.ladder_section(run)

@@ -4,9 +4,10 @@
     read_manifest("RUN")["certificates"]
 
 Files: `results.parquet` (columns: `COLUMNS`); `interchange.parquet`, `subspaces.parquet`,
-`weights.parquet`, `reading.parquet` and `ladder.parquet` (the same, where `interp patch`, `interp
-subspace`, `interp weights`, `interp read` and `interp ladder` were run; `interp.load_run` puts
-all into one table), `reading_tokens.parquet` (columns: `TOKEN_COLUMNS`),
+`edges.parquet`, `weights.parquet`, `reading.parquet` and `ladder.parquet` (the same, where `interp
+patch`, `interp subspace`, `interp edges`, `interp weights`, `interp read` and `interp ladder` were
+run; `interp.load_run` puts all into one table), `reading_tokens.parquet` (columns:
+`TOKEN_COLUMNS`),
 `queries.parquet` and `answers.parquet` (the tokens measured, and what every condition wrote),
 `arrays.safetensors` (dims and coordinates in the manifest), `manifest.json` (schema, configuration,
 versions, sha256 of every other file and of itself). Every file is written to a temporary name,
@@ -41,21 +42,20 @@ _UNHASHED = 2
 TEMPORARY = ".tmp-"
 """What the name of an unfinished file, or of a folder on its way out, begins with."""
 
-TABLE, INTERCHANGE, SUBSPACES, WEIGHTS, READING, READ_TOKENS, LADDER, QUERIES, ANSWERS, ARRAYS = (
+TABLE, INTERCHANGE, SUBSPACES, EDGES, WEIGHTS, READING, READ_TOKENS, LADDER = (
     "results.parquet",
     "interchange.parquet",
     "subspaces.parquet",
+    "edges.parquet",
     "weights.parquet",
     "reading.parquet",
     "reading_tokens.parquet",
     "ladder.parquet",
-    "queries.parquet",
-    "answers.parquet",
-    "arrays.safetensors",
 )
+QUERIES, ANSWERS, ARRAYS = "queries.parquet", "answers.parquet", "arrays.safetensors"
 MANIFEST, REPORT, FIGURES = "manifest.json", "report.html", "figures"
 
-ADDED = INTERCHANGE, SUBSPACES, WEIGHTS, READING, LADDER
+ADDED = INTERCHANGE, SUBSPACES, EDGES, WEIGHTS, READING, LADDER
 """Tables that commands add to a finished run."""
 
 COLUMNS = {
@@ -243,6 +243,11 @@ def add_reading(
 def add_subspaces(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
     """The same of `interp subspace`."""
     _add(path, {SUBSPACES: as_table(rows)}, "subspaces", findings)
+
+
+def add_edges(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:
+    """The same of `interp edges`."""
+    _add(path, {EDGES: as_table(rows)}, "edges", findings)
 
 
 def add_ladder(path: Path, rows: pd.DataFrame, findings: Mapping[str, Any]) -> None:

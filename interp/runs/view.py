@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
     import pandas as pd
     import xarray as xr
 
+    from interp.runs.edges import FoundEdges
     from interp.runs.ladder import Laddered
     from interp.runs.patched import Patched
     from interp.runs.readings import Readings
@@ -336,6 +337,13 @@ class Run:
         from interp.runs.subspaces import FoundSubspaces
 
         return FoundSubspaces.of(self)
+
+    @property
+    def edges(self) -> FoundEdges:
+        """What `interp edges` found; `NotMeasured` without it."""
+        from interp.runs.edges import FoundEdges
+
+        return FoundEdges.of(self)
 
     @property
     def ladder(self) -> Laddered:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from interp.cli.flags import read_flags
 from interp.config import FILE_ONLY, Distillation, Experiment
+from interp.edges.settings import EdgeTracing
 from interp.experiments import QUESTIONS, AllTrials, Claims, trial_named
 from interp.matching.settings import Inversion
 from interp.patching.settings import Patching
@@ -28,7 +29,7 @@ SCRIPTS = sorted(
 TRIALS = [trial_named(name) for name in QUESTIONS]
 COMMANDS = [Experiment, Patching, Weighing, Validating, Distillation, Inversion, AllTrials, Claims]
 COMMANDS += TRIALS
-COMMANDS += [Subspaces]
+COMMANDS += [EdgeTracing, Subspaces]
 
 
 def settings_of(path: Path) -> type[BaseModel]:

@@ -24,6 +24,7 @@ ABSENT = {
     "interchange_contexts",
     "routing",
     "subspaces",
+    "edges",
     "scores",
 }
 """Figures of what the synthetic run has not: answers of several tokens, experts, split scores,
