@@ -25,10 +25,11 @@ ABSENT = {
     "routing",
     "subspaces",
     "edges",
+    "ladder",
     "scores",
 }
 """Figures of what the synthetic run has not: answers of several tokens, experts, split scores,
-exchanged contexts."""
+exchanged contexts, subspaces, edges, a ladder."""
 
 KEYS = ["condition", "reference", "layer", "head"]
 

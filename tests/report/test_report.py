@@ -19,9 +19,9 @@ from interp.runs.files import RunError
 from interp.runs.heads import HeadView
 from interp.runs.view import load_run
 
-ABSENT = 8
+ABSENT = 9
 """Figures of what the synthetic run has not: answers, experts, split scores, contexts,
-subspaces and edges."""
+subspaces, edges and a ladder."""
 
 
 def body(path: Path) -> str:
