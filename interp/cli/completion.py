@@ -46,7 +46,7 @@ def _first_words() -> dict[str, list[str]]:
     return {
         "": [*first, "--help", "--version"],
         "match": [*second, "--help"],
-        "experiment": [*QUESTIONS, "all"],
+        "experiment": [*QUESTIONS, "claims", "all"],
         "completion": ["bash", "zsh", "fish"],
     }
 

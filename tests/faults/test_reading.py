@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from interp.conditions import Lora, Prompt, read_config
 from interp.config import Distillation, Experiment, from_yaml, parse_condition, read_prompt
-from interp.errors import ConditionError, ConfigError, InterpError, QueryError
+from interp.errors import ConditionError, ConfigError, QueryError
 from interp.queries import read_queries
 from interp.untrusted import check_text, is_there, read_json, read_yaml
 
@@ -251,7 +251,3 @@ def test_no_module_of_the_library_unpickles() -> None:
         if word in path.read_text(encoding="utf-8")
     }
     assert found <= {f"engines{os.sep}on_ray.py: pickle.load"}
-
-
-def test_an_error_has_a_class_of_ours() -> None:
-    assert issubclass(ConfigError, InterpError)
