@@ -252,9 +252,16 @@ def _ranges(layers: Sequence[Enough]) -> Iterator[str]:
     """Neighbouring layers at which the same rung suffices, with the least recovery among them."""
     for rung, group in groupby(layers, key=lambda one: one.rung):
         some = list(group)
-        first, last = some[0].layer, some[-1].layer
-        where = f"layer {first}" if first == last else f"layers {first} to {last}"
-        yield f"{where}, {_said(rung, some)}"
+        yield f"{_where([one.layer for one in some])}, {_said(rung, some)}"
+
+
+def _where(layers: Sequence[int]) -> str:
+    """`layers 2 to 5`; each by its number where those between were not fitted."""
+    first, last = layers[0], layers[-1]
+    if first == last:
+        return f"layer {first}"
+    whole = last - first + 1 == len(layers)
+    return f"layers {first} to {last}" if whole else f"layers {', '.join(map(str, layers))}"
 
 
 def _said(rung: str, some: Sequence[Enough]) -> str:
