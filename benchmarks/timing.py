@@ -135,7 +135,9 @@ def diverge(found: Reference, out: Path) -> None:
     role = "--system-file" if found.fields.get("chat") else "--prompt-file"
     words += [role, str(found.prompt_file), "--controls", "neutral", "--out", str(out)]
     for name, value in found.fields.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        flag = name.replace("_", "-")
+        words += [f"--no-{flag}"] if value is False else [f"--{flag}"]
+        words += [] if isinstance(value, bool) else [str(value)]
     interp("diverge", *words, "--overwrite", "--device", "cpu")
 
 
