@@ -180,7 +180,7 @@ def _lens_values(
         kept = found.setdefault((name, a, b), value.new_empty(shape))
         kept[rows, layer] = value
 
-    for rows in output.blocks(next(iter(bare.values()))):
+    for rows in output.token_blocks(next(iter(bare.values()))):
         final = {name: Distribution.of(own.logits[rows]) for name, own in read.last.items()}
         for layer in range(shape[1]):
             own = {name: Distribution.of(x[rows, layer]) for name, x in bare.items()}

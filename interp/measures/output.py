@@ -113,11 +113,11 @@ def distributions(
     """Every condition's distributions at a few tokens, then at the next ones: so few at a time that
     they stay in a core's cache, and that memory does not grow with the number of tokens."""
     flat = {name: x.reshape(-1, x.shape[-1]) for name, x in logits.items()}
-    for rows in blocks(next(iter(flat.values()))):
+    for rows in token_blocks(next(iter(flat.values()))):
         yield {name: Distribution.of(x[rows]) for name, x in flat.items()}
 
 
-def blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> Iterator[slice]:
+def token_blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> Iterator[slice]:
     """A few tokens, then the next ones."""
     size = max(1, _BLOCK // logits.shape[-1])
     for start in range(0, max(1, len(logits)), size):
