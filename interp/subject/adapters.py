@@ -83,9 +83,9 @@ def mount(
         with source_of(adapter, scale, base_name, allow_other_base) as source:
             kinds.setdefault(source.config["peft_type"], source.shown)
             _check_one_type(kinds)
-            own.check_rows(source, base_name)
-            before = own.copied(source)
             with fitting(f"adapter {source.shown} does not fit {base_name}"):
+                own.check_rows(source, base_name)
+                before = own.copied(source)
                 if peft is None:
                     peft = PeftModel.from_pretrained(model, source.folder, adapter_name=name)
                 else:
