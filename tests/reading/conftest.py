@@ -57,7 +57,14 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             measures=("relative_l2",),
         )
     )
-    settings = DifferenceReading(run=run, words=WORDS, texts=root / "others.jsonl", bootstrap=40)
+    settings = DifferenceReading(
+        run=run,
+        words=WORDS,
+        texts=root / "others.jsonl",
+        bootstrap=40,
+        patchscope=False,
+        steer=(),
+    )
     read_run(settings)
     return {"settings": settings, "model": model, "lora": lora, "token": token, "root": root}
 

@@ -25,6 +25,10 @@ from interp.study import run_study
 
 from .conftest import LAST, OTHERS, PLANTED, TEXTS, WORDS
 
+ACTING = {"patchscope": True, "steer": (3.0,), "steer_layer": LAST, "steer_texts": 1}
+ACTING |= {"steer_tokens": 2, "variables": False}
+"""Vectors put to work, on little."""
+
 
 def states(made: Any, run: Run, condition: str, group: str) -> np.ndarray:
     """`[query, layer, pos...]` as lists: plain runs of one query at a time, all of its tokens."""
@@ -101,6 +105,7 @@ def test_scores_ranks_and_sizes_are_numpys(
         assert said.iloc[0]["token_id"] == logits.argmax()
 
 
+@pytest.mark.parametrize("made", ["llama"], indirect=True)
 def test_a_vector_along_an_unembedding_row_is_named_first(made: Any) -> None:
     """The planted shift is the same at every query: it is all of the difference, named first, and
     its word is told from random differences."""
@@ -108,7 +113,9 @@ def test_a_vector_along_an_unembedding_row_is_named_first(made: Any) -> None:
     manifest = json.loads((made["settings"].run / "manifest.json").read_text())
     fields = {**manifest["config"], "compare": ["steered", "lora"], "out": str(root / "steered")}
     run_study(Experiment.model_validate(fields))
-    settings = made["settings"].model_copy(update={"run": root / "steered", "words": (PLANTED,)})
+    settings = made["settings"].model_copy(
+        update={"run": root / "steered", "words": (PLANTED,)} | ACTING
+    )
     run = load_run(read_run(settings))
     pair = ("steered", "base")
     for group in ("matched", "unrelated"):
@@ -122,9 +129,16 @@ def test_a_vector_along_an_unembedding_row_is_named_first(made: Any) -> None:
             assert row["ci_high"] - row["ci_low"] < 0.05
             for layer in range(LAST):  # nothing is added below
                 assert np.isnan(value(run, "word_score", pair, group, position, layer)["value"])
+        scope = run.reading.rows("patchscope_score", pair, group, "last")
+        assert np.isnan(scope["value"].tolist()[:-1]).all()  # no difference, nothing to write
+        assert scope.iloc[-1]["value"] > 1
         strongest = run.reading.strongest(pair, group)
         assert strongest is not None
         assert strongest["layer"] == LAST
+    samples = run.table[run.table["measure"] == "steered_words"]
+    own = samples[(samples["condition"] == "steered") & (samples["queries"] == "matched")]
+    assert own["value"].tolist() == [1.0]
+    assert samples[samples["condition"] == "base"]["value"].max() < 1
     row = value(run, "word_score", pair, "matched", "last", LAST)
     assert row["p_adjusted"] <= 0.04  # no two of base's states differ by it
 
