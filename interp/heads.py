@@ -80,6 +80,7 @@ def head_view(
         patterns=_padded([examples[name] for name in subject.settings]),
         content_js=np.concatenate(js, axis=1),
         attended=[r for name, mass in masses.items() for r in _most(subject, name, mass, queries)],
+        texts=tuple(query.text for query in queries[:_EXAMPLES]),
     )
 
 
@@ -129,7 +130,7 @@ def _most(
     subject: Subject, name: str, masses: _Masses, queries: Sequence[Encoded]
 ) -> list[dict[str, Any]]:
     """The most attended keys of a condition; what differs between queries is named by place."""
-    prefix = _prefix_tokens(subject, subject.settings[name])
+    prefix = context_tokens(subject, subject.settings[name])
     rows = []
     for (where, place), mass in sorted(masses.items(), key=lambda item: -item[1])[:_MOST_ATTENDED]:
         if where == "prefix":
@@ -144,7 +145,7 @@ def _most(
     return rows
 
 
-def _prefix_tokens(subject: Subject, setting: Setting) -> list[str]:
+def context_tokens(subject: Subject, setting: Setting) -> list[str]:
     """What stands before the query; virtual tokens, which have no text, by their number."""
     virtual = [f"<virtual {i}>" for i in range(setting.n_prefix - len(setting.prefix))]
     return virtual + token_texts(subject, setting.prefix)

@@ -34,6 +34,7 @@ from interp.preparing import FIT_BATCH, FITTED, inputs_of, make_plan, open_subje
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Groups
 from interp.runs.files import ARRAYS, TABLE, as_table
+from interp.samples import CONTEXT_COLUMNS, SAMPLED
 from interp.selection import ALL_GROUPS, GROUP_OF, measure_of
 from interp.store import SHARD, Store
 from interp.subject import Subject
@@ -200,6 +201,7 @@ def _forecast(
         "answers, at most": _answers(experiment, groups, prefixes, chunk),
         "measures": Cost().plus(every, len(groups)).plus(chunk, len(parts), share),
         "keys and values": every if experiment.keys_values else Cost(),
+        "samples": _sampled(groups, subject, plan, prefixes, rate),
         "head view": Cost() if "patterns" in plan.unread else _looked(groups, plan, prefixes, rate),
         "tables": Cost(seconds=tables.seconds * len(groups)),
     }
@@ -286,6 +288,18 @@ def _answers(
         tokens = len(prefixes) * sum(len(query.ids) + n - 1 for query in shard)
         total = total.plus(Cost(passes, tokens, passes * chunk.seconds / max(1, chunk.passes)))
     return total
+
+
+def _sampled(
+    groups: Groups, subject: Subject, plan: Plan, prefixes: Mapping[str, Cost], rate: float
+) -> Cost:
+    """Of the queries that are kept closely: one run of each condition, and a second where its
+    context is too long to keep a column for every token."""
+    first = groups["matched"][:SAMPLED]
+    long = sum(s.n_prefix > CONTEXT_COLUMNS + 1 for s in subject.settings.values())
+    runs = len(prefixes) + (0 if "patterns" in plan.unread else long)
+    tokens = runs * _bare(first)
+    return _sum(prefixes.values()).plus(Cost(runs, tokens, tokens * rate))
 
 
 def _looked(groups: Groups, plan: Plan, prefixes: Mapping[str, Cost], rate: float) -> Cost:

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Collection, Iterable
 
 from interp.errors import ConfigError
-from interp.registry import SECTIONS
+from interp.registry import MEASURES, SECTIONS, Measure
 
 _WHOLE = {
     "Output": "output",
@@ -92,6 +92,18 @@ def _group(name: str) -> str:
             if near
             else f": groups are {', '.join(known[: len(ALL_GROUPS)])}"
         )
+    )
+
+
+def known_measure(name: str) -> Measure:
+    """The record of a measure; a `ConfigError` that says the nearest name of one that there is
+    not."""
+    if name in MEASURES:
+        return MEASURES[name]
+    near = difflib.get_close_matches(name.strip().lower(), MEASURES, 1, 0.5)
+    raise ConfigError(
+        f"no measure {name!r}; "
+        + (f"did you mean {near[0]}?" if near else "interp.registry.MEASURES names all")
     )
 
 

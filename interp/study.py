@@ -19,7 +19,7 @@ from interp.answers import answer_table, encode_again, own_rows, query_table
 from interp.capabilities import open_sum
 from interp.conditions import Condition, resolve
 from interp.config import Computing, Experiment
-from interp.design import Design
+from interp.design import BASE, Design
 from interp.engines import opened_engine
 from interp.finite import told
 from interp.halving import memory_errors, sizes_of
@@ -45,6 +45,8 @@ from interp.preparing import (
 from interp.progress import Progress, no_progress
 from interp.runs.files import ANSWERS, QUERIES, as_table, token_hash, write_run
 from interp.runs.heads import HeadView
+from interp.runs.samples import ENTRY as SAMPLES
+from interp.samples import read_samples
 from interp.selection import measure_of, measures_of
 from interp.statistics import PerQuery
 from interp.store import SHARD, Store
@@ -157,6 +159,10 @@ def _write(
         view = head_view(subject, cell, plan.pairs, groups["matched"], min(sizes["matched"]))
         manifest["head_view"] = view.manifest()
         arrays |= view.arrays()
+    main = [BASE, *(design.headline or ()), *(design.null_pair or ())]
+    readable = "patterns" not in plan.unread.union(withheld)
+    few = read_samples(subject, groups["matched"], main, readable)
+    manifest[SAMPLES], arrays = few.manifest(), arrays | few.arrays()
     table = by_model_layer(pd.concat(map(as_table, parts), ignore_index=True), plan.layers)
     rows = experiment.written - measures_of(withheld)
     table = table[table["measure"].map(measure_of).isin(rows)]

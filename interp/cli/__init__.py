@@ -30,6 +30,7 @@ COMMANDS = {
     "ladder": "is the difference of two conditions one vector, one map, or more? interp ladder RUN",
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again, and pictures: interp report RUN",
+    "compare": "several runs in one page: interp compare RUN_A RUN_B",
     "experiment": "can a prompt emulate a LoRA? interp experiment NAME, or all",
     "match distil": "train a LoRA that does what a prompt does",
     "match invert": "find the prompt that does what a LoRA does",

@@ -27,7 +27,7 @@ from interp.matching.settings import Inversion, bundled_emulation
 from interp.patching.settings import Patching
 from interp.reading.settings import DifferenceReading
 from interp.rungs.settings import Ladder
-from interp.runs.files import read_manifest
+from interp.runs.files import REPORT, read_manifest
 from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
@@ -124,31 +124,67 @@ def report_command(words: Sequence[str]) -> None:
     _show(*parsed(settings, words, "interp report"))
 
 
+def compare_command(words: Sequence[str]) -> None:
+    """Several runs in one page."""
+
+    def settings(
+        runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path = Path("compare.html")
+    ) -> tuple[Sequence[Path], Path]:
+        """Several finished runs in one page on shared scales: models, adapters, checkpoints.
+
+        Args:
+            runs: Folders of the runs.
+            out: The page.
+        """
+        return runs, out
+
+    from interp.report import write_comparison
+
+    folders, out = parsed(settings, words, "interp compare")
+    print(f"page: {write_comparison(folders, out)}")
+
+
 def head_command(words: Sequence[str]) -> None:
     """One head of a run under every condition."""
 
     def settings(
-        run: _Run, head: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="HEAD")]
-    ) -> tuple[Path, str]:
+        run: _Run,
+        head: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="HEAD")],
+        query: int | None = None,
+        all_queries: bool = False,
+    ) -> tuple[Path, str, int | None, bool]:
         """One head of a run, closely: patterns, prefix mass, content JS, top attended tokens.
 
-        Args:
-            run: Folder of the run; its model is loaded again and must not have changed.
-            head: The head, such as L5H3 (layer and head counted from 0).
-        """
-        return run, head
+        Reads the patterns that the run keeps of a few queries.
 
-    folder, name = parsed(settings, words, "interp head")
+        Args:
+            run: Folder of the run.
+            head: The head, such as L5H3 (layer and head counted from 0).
+            query: Kept query whose most attended tokens are listed (none: the first).
+            all_queries: Average over all queries instead, with pictures; the model is loaded again
+                and must not have changed.
+        """
+        return run, head, query, all_queries
+
+    folder, name, query, everything = parsed(settings, words, "interp head")
     read_manifest(folder)
     import rich
 
-    from interp.report import write_head_view
-    from interp.study import head_of_run
+    from interp.report import kept_head, write_head_view
+    from interp.runs.view import load_run
 
-    view = head_of_run(folder, name)
-    table, files = write_head_view(folder, view)
+    run = load_run(folder)
+    view = None if everything else kept_head(run, name, query)
+    if view is not None:
+        table, files = write_head_view(folder, view, (), run)
+    else:
+        from interp.study import head_of_run
+
+        table, files = write_head_view(folder, head_of_run(folder, name))
     rich.print(table)
     print("\n".join(f"figure: {file}" for file in files))
+    if view is not None:
+        print(f"report: {folder / REPORT}#{view.head}")
 
 
 def patch_command(words: Sequence[str]) -> None:

@@ -3,13 +3,14 @@
     for band in null_bands(run, "relative_l2", "resid_post", "last"):
         panel.draw(band.traces())
 
-A band runs from the smallest to the largest value of its pairs in each layer. Its pairs at both
-ends are in the figure's numbers.
+A band runs from the smallest to the largest value of its pairs in each layer; its pairs at both
+ends are in the figure's numbers. Controls are lines of their own: as a band the farthest would hide
+all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,13 @@ from interp.names import Pair, pair_name
 from interp.plots.style import label
 from interp.runs.view import Run
 
-_CONTROLS: dict[str, Any] = {"fillcolor": "rgba(110,110,110,0.17)"}
+CONTROL = "#7A7A7A"
+"""The colour of controls."""
+
+OFF = "untrained"
+"""The control that is farther than anything learnt: its line is off at first."""
+
+_DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot", "4px,2px,1px,2px")
 _FLOORS: dict[str, Any] = {
     "fillcolor": "rgba(230,159,0,0.16)",
     "fillpattern": {
@@ -41,7 +48,7 @@ _CHANCE: dict[str, Any] = {
         "bgcolor": "rgba(86,180,233,0.14)",
     },
 }
-_LOOKS = {"controls": _CONTROLS, "floors": _FLOORS, "chance": _CHANCE}
+_LOOKS = {"floors": _FLOORS, "chance": _CHANCE}
 
 
 @dataclass(frozen=True)
@@ -58,30 +65,33 @@ class Band:
     highest: list[str]
     members: dict[Pair, np.ndarray]
 
-    def traces(self) -> list[go.Scatter]:
-        """The band and, for controls, a thread for each of them; to be drawn before the lines."""
-        return [self.trace(), *([self._threads()] if self.kind == "controls" else [])]
+    def traces(self, drawn: Collection[Pair] = ()) -> list[go.Scatter]:
+        """The band, or a line for each control that is not `drawn` by itself; to be drawn before
+        the lines."""
+        if self.kind != "controls":
+            return [self.trace()]
+        known = [(pair, own) for pair, own in self.members.items() if pair not in drawn]
+        return [self._line(at, pair, own) for at, (pair, own) in enumerate(known)]
 
-    def _threads(self) -> go.Scatter:
-        """One thin line per pair, so that the band's width does not hide where each one is."""
-        gap = [np.nan]
-        values = np.concatenate([part for v in self.members.values() for part in (v, gap)])
-        steps = len(self.layer) + 1
-        names = [pair_name(p) for p in self.members for _ in range(steps)]
+    def _line(self, at: int, pair: Pair, values: np.ndarray) -> go.Scatter:
+        """A control by itself: what stretches the axis is off until the legend turns it on."""
+        name = label(f"control: {pair_name(pair)}")
         return go.Scatter(
-            x=np.tile(np.append(self.layer, self.layer[-1]), len(self.members)).astype(np.int16),
+            x=self.layer.astype(np.int16),
             y=values.astype(np.float32),
             mode="lines",
-            line={"width": 0.9, "color": "rgba(110,110,110,0.55)"},
-            text=[label(name) for name in names],
-            legendgroup=self.kind,
-            showlegend=False,
-            hovertemplate="<b>%{text}</b><br>layer %{x}: %{y:.4g}<extra>control</extra>",
+            line={"width": 1.2, "color": CONTROL, "dash": _DASHES[at % len(_DASHES)]},
+            name=name,
+            legendgroup=name,
+            legendrank=2000,
+            visible="legendonly" if OFF in pair else True,
+            hovertemplate=f"<b>{name}</b><br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
             meta={
-                "fixed": {**self.fixed, "band": self.name},
-                "columns": {
-                    "condition": [p[0] for p in self.members for _ in range(steps)],
-                    "reference": [p[1] for p in self.members for _ in range(steps)],
+                "fixed": {
+                    **self.fixed,
+                    "band": self.name,
+                    "condition": pair[0],
+                    "reference": pair[1],
                 },
                 "x": "layer",
                 "y": "value",
@@ -153,7 +163,8 @@ def band_words(run: Run, bands: Sequence[Band]) -> str:
     if "controls" in kinds:
         found = run.nulls
         names = ", ".join(found)
-        parts.append(f"Grey: smallest to largest of {len(found)} controls ({names}), a thread each")
+        off = f"; {OFF} is off until the legend turns it on" if OFF in found else ""
+        parts.append(f"Grey: a line for each of {len(found)} controls ({names}){off}")
     if "floors" in kinds:
         parts.append(f"Hatched: the same for {len(run.floors)} pairs within families")
     return ". ".join(parts)
@@ -185,9 +196,12 @@ def envelope(
     if not kept.any():
         return None
     lows, highs, layer = lows[:, kept], highs[:, kept], np.array(layers)[kept]
-    low, high = np.nanargmin(lows, axis=0), np.nanargmax(highs, axis=0)
-    across = np.arange(len(layer))
     kind, name = names
+    far = np.array([kind == "controls" and OFF in pair for pair in known])
+    seen = far[:, None] & (~far.all() & np.isfinite(lows[~far]).all(axis=0))
+    low = np.nanargmin(np.where(seen, np.nan, lows), axis=0)
+    high = np.nanargmax(np.where(seen, np.nan, highs), axis=0)
+    across = np.arange(len(layer))
     return Band(
         name,
         kind,

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 
 from interp.names import Pair
 from interp.plots import style
-from interp.plots.frame import Margins, caption, framed
+from interp.plots.frame import Margins, caption, framed, provenance_words
 from interp.plots.style import label
 from interp.runs.view import Run
 
@@ -215,11 +215,13 @@ class Board:
         """Title and caption of a run's figure; empty notes are left out."""
         warning = run.verdict().warning
         words = ". ".join(note.rstrip(".") for note in notes if note)
-        return self.dress(
+        figure = self.dress(
             f"{warning} - {title}" if warning else title,
             caption(run, pairs, queries, words),
             failed=bool(warning),
         )
+        figure.layout.meta = {**figure.layout.meta, "provenance": provenance_words(run)}
+        return figure
 
     def dress(self, title: str, words: str, failed: bool = False) -> go.Figure:
         """The figure with its title and its caption (`words`)."""

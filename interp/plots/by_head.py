@@ -18,13 +18,22 @@ import plotly.graph_objects as go
 from interp.names import Pair, pair_name
 from interp.plots import style
 from interp.plots.board import BAR, Board
-from interp.plots.maps import Grid, MapPanel, draw_maps, map_height, position_columns, single_tokens
+from interp.plots.maps import (
+    Grid,
+    MapPanel,
+    dot_words,
+    draw_maps,
+    map_height,
+    position_columns,
+    single_tokens,
+)
 from interp.plots.scales import ColourScale, finite
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.terms import influence_pairs
 from interp.runs.view import NotMeasured, Run, of_pair
 from interp.runs.words import title
+from interp.selection import known_measure
 from interp.showing import number
 
 if TYPE_CHECKING:
@@ -41,10 +50,10 @@ def head_map(
 ) -> go.Figure:
     """Layer x head: the headline pair beside its null, or the conditions side by side.
 
-    `pairs`: these instead, as far as the run has them. A dot marks cells that were tested and
-    whose corrected p is above 0.05.
+    `pairs`: these instead, as far as the run has them. A dot marks cells whose
+    corrected p is at most 0.05.
     """
-    site = site or MEASURES[measure].head
+    site = site or known_measure(measure).head
     frame = run.rows(measure, site, position=position, queries=queries, heads=True)
     if frame.empty:
         raise NotMeasured(f"this run has no {measure} by head at {site}, position {position}")
@@ -67,6 +76,7 @@ def layer_position(
     run: Run, measure: str = "relative_l2", site: str = "resid_post", queries: str = "matched"
 ) -> go.Figure:
     """Layer x query position; the last token, wherever it falls, is a column of its own."""
+    known_measure(measure)
     frame = single_tokens(run.rows(measure, site, queries=queries, heads=False))
     frame = frame[frame["layer"].notna()]
     if frame.empty:
@@ -107,13 +117,12 @@ def _side_by_side(
     board = Board(right=BAR)
     height = map_height(run)
     draw_maps(board, [panels], scale, x, style.layer_axis(run, most=16), height, across)
-    tested = any(grid.tested for grid in grids)
     return board.finish(
         run,
         words[0].upper() + words[1:],
         pairs=[grid.pair for grid in grids],
         notes=[
-            "Dots: p > 0.05 against the pair's control, corrected over the map" if tested else "",
+            dot_words(grids),
             f"One colour scale for all panels. Position: {position}",
         ],
         queries=queries,

@@ -26,6 +26,7 @@ from interp.positions import SEGMENTS
 from interp.registry import MEASURES
 from interp.runs.view import NotMeasured, Run
 from interp.runs.words import SITES, units
+from interp.selection import known_measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,8 @@ def layers(
 
     Grey and hatched: the controls, and the pairs within a family.
     """
+    for measure in measures:
+        known_measure(measure)
     columns = {site: f"{SITES[site]} ({site})" for site in sites}
     places = {(site, position): words for site, words in columns.items()}
     rows = _rows(run, measures, places, queries)

@@ -98,7 +98,7 @@ def head_divergence(
 ) -> go.Figure:
     """Layer by head, pairs of families side by side, centred at 1 on a log scale.
 
-    A dot marks cells whose corrected p is above 0.05.
+    A dot marks cells whose corrected p is at most 0.05.
     """
     frame = run.rows(DIVERGENCE, site, position=position, queries=queries, heads=True)
     parts = [(pair, of_pair(frame, pair)) for pair in run.family_pairs]
@@ -124,7 +124,7 @@ def head_divergence(
         run,
         f"Divergence index of families at {SITES[site]} ({site}), layer by head",
         notes=[
-            f"{_WORDS}; a dot: p > {ALPHA:g}",
+            f"{_WORDS}; a dot: p ≤ {ALPHA:g}",
             f"Families: {sizes(run)}. {more}Position: {position}",
         ],
         queries=queries,

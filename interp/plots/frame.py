@@ -65,18 +65,26 @@ def framed(
 
 def caption(run: Run, pairs: Sequence[Pair], queries: str, note: str = "") -> str:
     """Model, conditions, n, interval, seed and certificate, in one paragraph."""
+    count = run.manifest.get("queries", {}).get(queries)
+    count_words = f"n = {'?' if count is None else count} {queries} queries"
+    return f"{_sentences([note, _listed(pairs), count_words])} {provenance_words(run)}"
+
+
+def provenance_words(run: Run) -> str:
+    """What all figures of a run share of their captions: it ends each of them."""
     model = run.manifest.get("model", {})
     shape = f"{model.get('n_layers', '?')} layers × {model.get('n_heads', '?')} heads"
-    count = run.manifest.get("queries", {}).get(queries)
-    parts = [
-        note,
-        f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
-        _listed(pairs),
-        f"n = {'?' if count is None else count} {queries} queries",
-        run.interval,
-        f"Seed {run.manifest.get('seed', '?')}",
-        f"Match certificate: {run.verdict().text}",
-    ]
+    return _sentences(
+        [
+            f"Model: {model.get('name', 'unnamed')} ({model.get('architecture', '?')}, {shape})",
+            run.interval,
+            f"Seed {run.manifest.get('seed', '?')}",
+            f"Match certificate: {run.verdict().text}",
+        ]
+    )
+
+
+def _sentences(parts: Sequence[str]) -> str:
     return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
 
@@ -146,13 +154,18 @@ def _footnote(words: str, around: Margins) -> dict[str, object]:
 
 def bare(figure: go.Figure) -> dict[str, Any]:
     """The figure as plotly.js reads it, without title and caption, and of free width: the page
-    around it shows both."""
+    around it shows both. What a picture of it needs again is in `layout.meta.still`."""
     plain = figure.to_dict()
     layout = plain["layout"]
     meta, margin = layout["meta"], layout["margin"]
     notes = [note for note in layout["annotations"] if note.get("name") != "caption"]
+    meta["still"] = {
+        "title": layout.pop("title"),
+        "width": layout.pop("width"),
+        "caption": [note for note in layout["annotations"] if note not in notes],
+        "legend_y": layout["legend"]["y"],
+    }
     layout["annotations"] = notes
-    del layout["title"], layout["width"]
     layout["autosize"] = True
     layout["height"] -= meta["heading"] + meta["footer"]
     margin["t"] -= meta["heading"]

@@ -157,7 +157,7 @@ def _menu(figure: go.Figure, view: HeadView, panels: list[Panel]) -> None:
             if name != "tickmode"
         }
         shown = {"visible": [trace % count == query for trace in traces]}
-        words = label(f"{query + 1}: " + "".join(tokens).strip(), 48)
+        words = label(f"{query + 1}: {view.labels[query]}", 48)
         buttons.append({"method": "update", "label": words, "args": [shown, change, traces]})
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 20, "r": 0}}
     look = {"bgcolor": "white", "font": {"size": 11}, "showactive": True}

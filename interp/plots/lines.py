@@ -146,7 +146,7 @@ class LinePanel:
 
     def traces(self) -> list[go.Scatter]:
         """Bands, then lines."""
-        drawn = [trace for band in self.bands for trace in band.traces()]
+        drawn = [trace for band in self.bands for trace in band.traces(self.pairs)]
         for look, frame in self.lines:
             found = line(frame, look, across=self.across)
             drawn += [self.scale.drawn(one) for one in found] if self.scale else found

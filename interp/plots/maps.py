@@ -22,6 +22,7 @@ from interp.names import Pair
 from interp.plots import style
 from interp.plots.board import Board, Panel
 from interp.plots.scales import ColourScale
+from interp.significance import ALPHA
 from interp.undefined import reason
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Grid:
 class MapPanel:
     """A grid, its heading, and columns of its table that are the same in all cells.
 
-    `dotted`: cells whose corrected p is above 0.05 have a dot. `rows`, `columns`: names of the y
+    `dotted`: cells whose corrected p is at most 0.05 have a dot. `rows`, `columns`: names of the y
     and x places where they are not numbers. `down`: what a row is.
     """
 
@@ -155,9 +156,9 @@ class MapPanel:
         return {"fixed": fixed, **found, "x": across, "y": self.down}
 
 
-def _dots(grid: Grid, above: float = 0.05) -> go.Scatter:
-    """A dot in every cell whose corrected p-value is above a level."""
-    rows, columns = np.nonzero(np.nan_to_num(grid.cells["p_adjusted"]) > above)
+def _dots(grid: Grid) -> go.Scatter:
+    """A dot in every cell that differs: its corrected p-value is at most `ALPHA`."""
+    rows, columns = np.nonzero(grid.cells["p_adjusted"] <= ALPHA)
     size = 5 if max(grid.measured.shape) <= 16 else 3
     return go.Scatter(
         x=columns,
@@ -167,6 +168,16 @@ def _dots(grid: Grid, above: float = 0.05) -> go.Scatter:
         showlegend=False,
         hoverinfo="skip",
     )
+
+
+def dot_words(grids: Sequence[Grid], against: str = "the pair's control") -> str:
+    """The caption's sentence on dots; empty where nothing was tested."""
+    p = np.concatenate([grid.cells["p_adjusted"].ravel() for grid in grids])
+    if not np.isfinite(p).any():
+        return ""
+    count = int((p <= ALPHA).sum())
+    drawn = f"Dots: p ≤ {ALPHA:g}" if count else f"No cell has p ≤ {ALPHA:g}"
+    return f"{drawn} against {against}, corrected over the map"
 
 
 def _same(n: np.ndarray) -> int | None:

@@ -9,6 +9,7 @@
 The report is a view: run `write` again after changing nothing and its bytes are the same.
 """
 
+from interp.report.comparing import write_comparison
 from interp.report.edges import edge_table
 from interp.report.ladder import ladder_table
 from interp.report.patching_lines import patch_table
@@ -16,11 +17,12 @@ from interp.report.reading import reading_table
 from interp.report.subspaces import subspaces_table
 from interp.report.terminal import head_view_table, text_table
 from interp.report.weights import weights_table
-from interp.report.writing import write, write_head_view
+from interp.report.writing import kept_head, write, write_head_view
 
 __all__ = [
     "edge_table",
     "head_view_table",
+    "kept_head",
     "ladder_table",
     "patch_table",
     "reading_table",
@@ -28,5 +30,6 @@ __all__ = [
     "text_table",
     "weights_table",
     "write",
+    "write_comparison",
     "write_head_view",
 ]

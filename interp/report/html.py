@@ -3,7 +3,7 @@
     render("report.html.j2", {"layers": figure}, title="...")
 
 Templates extend `base.html.j2`; `parts.html.j2` holds their tables and figures. Every string goes
-through autoescape or `escaped_json`; `Markup` wraps only our own.
+through autoescape, data are packed; `Markup` wraps only our own.
 """
 
 from __future__ import annotations
@@ -18,32 +18,64 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.io import to_json
 
+from interp.plots.alt import alt_text
 from interp.plots.frame import bare
-from interp.report.bundle import escaped_json, packed_plotly, policy, script_hash
+from interp.report.bundle import packed, packed_plotly, policy, script_hash
+from interp.report.glossary import defined
+
+SCRIPTS = (
+    "data.js",
+    "figures.js",
+    "tools.js",
+    "tables.js",
+    "headfigure.js",
+    "heads.js",
+    "maps.js",
+    "report.js",
+)
+"""What makes the page's one script, in this order."""
 
 
-def render(template: str, figures: Mapping[str, go.Figure], **words: Any) -> str:
-    """The page; the template finds titles, captions and heights of the figures in `figures`."""
+def render(
+    template: str,
+    figures: Mapping[str, go.Figure],
+    data: Mapping[str, bytes] | None = None,
+    **words: Any,
+) -> str:
+    """The page; the template finds titles, captions, heights and alternative texts of the figures
+    in `figures`. `data`: what scripts read besides, by the id of its element."""
     plain = {name: bare(figure) for name, figure in figures.items()}
     parts = (
         f"{json.dumps(name)}:{to_json(figure, validate=False)}" for name, figure in plain.items()
     )
-    script, plotly = _part("report.js"), packed_plotly()
+    held = {"figures": ("{" + ",".join(parts) + "}").encode(), **(data or {})}
+    script, plotly = "\n".join(["(() => {", *map(_part, SCRIPTS), "})();"]), packed_plotly()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(_part)
     )
+    environment.filters["defined"] = defined
     return environment.get_template(template).render(
         **words,
-        figures={
-            name: {**figures[name].layout.meta, "height": round(figure["layout"]["height"])}
-            for name, figure in plain.items()
-        },
+        figures={name: _described(figures[name], one) for name, one in plain.items()},
         policy=Markup(policy([plotly.source_hash, script_hash(script)])),
         css=Markup(_part("report.css")),
-        data=Markup(escaped_json("{" + ",".join(parts) + "}")),
+        data={name: Markup(packed(content)) for name, content in held.items()},
         plotly=Markup(plotly.payload),
         script=Markup(script),
     )
+
+
+def _described(figure: go.Figure, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template says around a drawing: of its caption what is its own, and what it shares
+    with others (`provenance`)."""
+    meta = dict(figure.layout.meta)
+    shared = meta.get("provenance", "")
+    return meta | {
+        "height": round(plain["layout"]["height"]),
+        "provenance": shared,
+        "note": meta["caption"].removesuffix(shared).strip(),
+        "alt": alt_text(figure),
+    }
 
 
 def _part(name: str) -> str:

@@ -13,7 +13,9 @@ import plotly.graph_objects as go
 
 from interp.certificates import Certificate
 from interp.names import pair_name
+from interp.plots.frame import provenance_words
 from interp.report import (
+    answering,
     channels,
     chats,
     controls,
@@ -27,6 +29,8 @@ from interp.report import (
     tables,
     weights,
 )
+from interp.report.exploring import explorers
+from interp.report.glossary import glossary
 from interp.report.html import render
 from interp.runs.heads import HeadView
 from interp.runs.view import Run
@@ -46,8 +50,25 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     parts["subspaces"] = subspaces.subspace_section(run)
     parts["chats"] = chats.chat_section(run)
     parts["ladder"] = ladder.ladder_section(run)
-    found = {**_words(run), **_tables(run), **parts, "failed": failed}
-    return render("report.html.j2", figures, **found)
+    found = {**_words(run), **_first(run), **_tables(run), **parts, "failed": failed}
+    return render("report.html.j2", figures, explorers(run), **found)
+
+
+def _first(run: Run) -> dict[str, Any]:
+    """What the first screen shows, and the words that are explained."""
+    pair = run.headline
+    digest = run.manifest.get("files", {}).get("results.parquet", "")
+    version = run.manifest.get("versions", {}).get("interp", "?")
+    shared = f"interp {version}, results.parquet sha256 {digest[:16]}"
+    return {
+        "headline_words": visible(" and ".join(map(str, pair)) if pair else "conditions"),
+        "answers": answering.answers_in_brief(run),
+        "says_first": answering.says(run, run.main_conditions[:3], 3),
+        "says_all": answering.says(run, list(run.conditions), 99),
+        "next_steps": answering.next_steps(run),
+        "glossary": glossary(set(run.table["measure"].unique())),
+        "cite_words": visible(f"{provenance_words(run)} {shared}."),
+    }
 
 
 def _words(run: Run) -> dict[str, Any]:

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, an interval or remark behind it, and `pass`/`fail`/`number`/`long`."""
+    """One cell: its text, an interval or remark behind it, and `pass`/`fail`/`number`/`long`;
+    `link`: the address that its text leads to."""
 
     text: str
     extra: str = ""
     kind: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def top_heads(run: Run, most: int = 10, position: str = "last") -> Table:
         same = [f[(f["layer"] == row["layer"]) & (f["head"] == row["head"])] for f in frames]
         p = Cell(f"{row['p_adjusted']:.2g}" if top.tested else UNTESTED, kind="number")
         head = str(Head(int(row["layer"]), int(row["head"])))
-        rows.append([Cell(head), value(same[0]), p, *map(value, same[1:])])
+        rows.append([Cell(head, link=f"#{head}"), value(same[0]), p, *map(value, same[1:])])
     columns = ["head", f"content JS [nats], {pair_name(shown[0])}", "p (corrected)"]
     columns += [f"content JS [nats], {pair_name(p)}" for p in shown[1:]]
     of = f"that differ from their null (p ≤ {ALPHA:g})" if top.tested else f"({UNTESTED})"
@@ -247,6 +249,7 @@ def attended_table(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for row in rows
     ]
-    columns = ["condition", "token", "where", "position", "mean attention"]
-    words = f"What {view.head} attends to most from the last query token, mean over all queries."
+    weight = "mean attention" if "mean" in view.over else "attention"
+    columns = ["condition", "token", "where", "position", weight]
+    words = f"What {view.head} attends to most from the last query token, {view.over}."
     return Table(words, columns, cells)

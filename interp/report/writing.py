@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from interp.names import Head
 from interp.plots import export, figures, head_view
 from interp.report.page import page
 from interp.report.terminal import head_view_table
@@ -27,6 +28,7 @@ from interp.runs.files import (
     write_atomic,
 )
 from interp.runs.heads import HeadView
+from interp.runs.samples import Samples
 from interp.runs.view import Run, load_run
 
 if TYPE_CHECKING:
@@ -60,11 +62,26 @@ def write(path: Path, pictures: Sequence[str] = ()) -> Path:
     return path / REPORT
 
 
+def kept_head(run: Run, name: str, query: int | None = None) -> HeadView | None:
+    """A head from the patterns that the run keeps, without its model; None where it keeps none of
+    this head."""
+    head = Head.parse(name)
+    kept = Samples.of(run)
+    if kept is None or not kept.has(head):
+        return None
+    pairs = [(a, b) for a, b in run.main_pairs if b is not None]
+    return kept.view(head, pairs, query)
+
+
 def write_head_view(
-    path: Path, view: HeadView, pictures: Sequence[str] = ("png", "svg")
+    path: Path,
+    view: HeadView,
+    pictures: Sequence[str] = ("png", "svg"),
+    run: Run | None = None,
 ) -> DrawnHead:
-    """Draw one head of the run in the folder `path` as `figures/head_<head>`."""
-    run = _opened(path)
+    """Draw one head of the run in the folder `path` as `figures/head_<head>`; `run`: that run,
+    where it is open already."""
+    run = _opened(path, run)
     name = f"head_{view.head}"
     old = [file for file in run.manifest["files"] if file.startswith(f"{FIGURES}/{name}.")]
     manifest = _without(path, run.manifest, old)
@@ -73,9 +90,9 @@ def write_head_view(
     return DrawnHead(head_view_table(view.narrowed(run)), [path / FIGURES / file for file in files])
 
 
-def _opened(path: Path) -> Run:
+def _opened(path: Path, run: Run | None = None) -> Run:
     """The run in a folder, which is cleared of what a killed process has left."""
-    run = load_run(path)
+    run = run or load_run(path)
     check_inside(path, path / FIGURES)
     remove_temporaries(path)
     return run

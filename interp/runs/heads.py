@@ -29,7 +29,8 @@ class HeadView:
     NaN past a query's end. `tokens`: the example queries' tokens. `content_js`: nats
     `[pair, query]` over all queries, `pairs` are (condition, reference). `attended`: rows with
     `condition, token, where ("prefix" or "query"), position, mass`, most attended first, `mass`
-    averaged over all queries' last tokens.
+    averaged over the last tokens of the queries that `over` names. `texts`: the example queries
+    as they were written.
     """
 
     head: Head
@@ -39,6 +40,13 @@ class HeadView:
     patterns: np.ndarray
     content_js: np.ndarray
     attended: list[dict[str, Any]]
+    over: str = "mean over all queries"
+    texts: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The example queries as they were written; their tokens joined where that is not known."""
+        return list(self.texts) or ["".join(tokens) for tokens in self.tokens]
 
     def _repr_html_(self) -> str:
         rows = [
@@ -46,7 +54,7 @@ class HeadView:
             for i, name in enumerate(self.conditions)
         ]
         head = ("condition", "most attended, with mean attention", "before the query")
-        note = f"before the query: by the last token of “{''.join(self.tokens[0])}”"
+        note = f"before the query: by the last token of “{self.labels[0]}”"
         return html_page(f"Head {self.head}", HtmlTable(head, rows), note)
 
     def _attended(self, condition: str, most: int = 3) -> str:
@@ -75,6 +83,7 @@ class HeadView:
             "head": str(self.head),
             "pairs": [list(pair) for pair in self.pairs],
             "tokens": self.tokens,
+            "texts": list(self.texts),
             "attended": self.attended,
         }
 
@@ -90,6 +99,7 @@ class HeadView:
             patterns=patterns.values,
             content_js=run.arrays["head_content_js"].values,
             attended=kept["attended"],
+            texts=tuple(kept.get("texts", ())),
         )
 
     @classmethod

@@ -385,15 +385,22 @@ class Run:
         other.__dict__["_parts"] = self._parts  # of the same table
         return other
 
-    def _repr_html_(self) -> str:
-        rows = [(name, own.get("description", "")) for name, own in self.conditions.items()]
-        signed = [str(c) for c in self.certificates if (c.condition, c.reference) == self.headline]
-        written = ", ".join(self.manifest.get("files", {}))
+    @property
+    def _title(self) -> str:
         model = self.manifest.get("model", {}).get("name", "a model")
         counts = self.manifest.get("queries", {})
         size = ", ".join(f"{count} {group} queries" for group, count in counts.items())
+        return f"Run of {model}: {size}"
+
+    def __repr__(self) -> str:
+        return f"<{self._title}; {self.verdict().text}; {len(self.table)} rows; {self.path}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, own.get("description", "")) for name, own in self.conditions.items()]
+        signed = [str(c) for c in self.certificates if (c.condition, c.reference) == self.headline]
+        kept = [name for name in self.manifest.get("files", {}) if "/" not in name]
         shown = HtmlTable(("condition", "what it is"), rows)
-        return html_page(f"Run of {model}: {size}", shown, *signed, f"{self.path}: {written}")
+        return html_page(self._title, shown, *signed, f"{self.path}: {', '.join(kept)}")
 
 
 def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from plots.synthetic_weights import weights
 from interp.names import Head
 from interp.runs.files import add_interchange, add_reading, add_weights, write_run
 from interp.runs.heads import HeadView
+from interp.runs.samples import ENTRY, SampledContext, SampledQuery, Samples
 
 HOSTILE = [
     "</script><script>window.x=1</script>",
@@ -71,6 +72,8 @@ def write(
     if head_view:
         view = _head_view(rng, tokens, n_layers, n_heads)
         arrays, kept = view.arrays(), {"head_view": view.manifest()}
+    few = samples(tokens, n_layers, n_heads)
+    arrays, kept = arrays | few.arrays(), kept | {ENTRY: few.manifest()}
     rows = [*_output(rng), *_state(rng, n_layers, len(tokens)), *_heads(rng, n_layers, n_heads)]
     manifest = {**_manifest(n_layers, n_heads, tokens, passed), **kept}
     if families:
@@ -196,6 +199,37 @@ def _head_view(rng: np.random.Generator, tokens: list[str], layers: int, heads: 
     js = rng.gamma(1.2, 0.03, size=(len(PAIRS), 64)).astype(np.float32)
     head = Head(min(1, layers - 1), heads - 1)
     return HeadView(head, list(CONDITIONS), PAIRS, queries, patterns, js, attended)
+
+
+def samples(tokens: list[str], n_layers: int, n_heads: int) -> Samples:
+    """Two kept queries; a context of as many other tokens as its condition has before the query."""
+    rng = np.random.default_rng(1)
+    queries = [tokens, tokens[: max(1, len(tokens) // 2)]]
+    contexts = {
+        name: SampledContext([f"{tokens[i % len(tokens)]}" for i in range(min(prefix, 5))], 4)
+        if prefix
+        else SampledContext(["<bos>"])
+        for name, (_, _, prefix) in CONDITIONS.items()
+    }
+    blocks = []
+    for query, context in itertools.product(queries, contexts.values()):
+        before, length = len(context.columns), len(query)
+        weight = rng.gamma(0.7, size=(n_layers, n_heads, length, before + length))
+        weight *= np.tri(length, before + length, before)
+        weight /= weight.sum(-1, keepdims=True)
+        blocks.append(np.round(255 * np.sqrt(weight)).astype(np.uint8).ravel())
+    says = [[(token, 0.9 - 0.4 * i) for i, token in enumerate(tokens[:3])] for _ in queries]
+    return Samples(
+        [
+            SampledQuery(i, "".join(own), own, {"query": [0, len(own) - 1]}, len(own), own[0])
+            for i, own in enumerate(queries)
+        ],
+        list(range(n_layers)),
+        n_heads,
+        contexts,
+        dict.fromkeys(CONDITIONS, says),
+        np.concatenate(blocks),
+    )
 
 
 def _manifest(n_layers: int, n_heads: int, tokens: list[str], passed: bool) -> dict[str, Any]:

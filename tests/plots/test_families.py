@@ -37,7 +37,8 @@ def same_as_table(drawn, run: Run, keys: list[str]) -> None:
 
 def test_the_null_band_is_the_controls_smallest_and_largest_value(run: Run) -> None:
     band, floor = bands.null_bands(run, "relative_l2", "resid_post")
-    for found, pairs in ((band, [(c, r) for _, c, r in NULLS]), (floor, FLOORS)):
+    near = [(c, r) for name, c, r in NULLS if name != "untrained"]
+    for found, pairs in ((band, near), (floor, FLOORS)):
         for layer, low, high in zip(found.layer, found.low, found.high, strict=True):
             rows = [run.rows("relative_l2", "resid_post", p, "last") for p in pairs]
             values = [float(r.loc[r["layer"] == layer, "value"].iloc[0]) for r in rows]
@@ -45,22 +46,30 @@ def test_the_null_band_is_the_controls_smallest_and_largest_value(run: Run) -> N
     assert band.name == "controls vs lora"
 
 
-def test_bands_and_the_controls_themselves_are_in_the_figures_numbers(run: Run) -> None:
+def test_floors_and_every_control_are_in_the_figures_numbers(run: Run) -> None:
     drawn = tidy(plots.layers(run, measures=("relative_l2",)))
     edges = drawn[drawn["low"].notna()]
-    assert set(edges["band"]) == {"controls vs lora", "within families"}
-    threads = drawn[(drawn["band"] == "controls vs lora") & drawn["value"].notna()]
-    same_as_table(threads.drop(columns=["n", "p_adjusted"]), run, PLACE)
-    at = ["measure", "site", "position", "queries", "layer"]
-    inside = threads.merge(edges[edges["band"] == "controls vs lora"], on=at)
-    assert len(inside) == len(threads) == 7 * 4 * 3
-    assert (inside["value_x"] >= inside["low_y"] - 1e-6).all()
-    assert (inside["value_x"] <= inside["high_y"] + 1e-6).all()
+    assert set(edges["band"]) == {"within families"}
+    lines = drawn[drawn["band"] == "controls vs lora"]
+    same_as_table(lines.drop(columns=["n", "p_adjusted"]), run, PLACE)
+    assert len(lines) == (len(run.nulls) - 1) * 4 * 3  # the null pair is a line of its own
+
+
+def test_a_control_is_a_line_and_the_untrained_one_is_off(run: Run) -> None:
+    drawn = {t.name: t for t in plots.layers(run).data if str(t.name).startswith("control: ")}
+    assert len(drawn) == len(run.nulls) - 1
+    off = [name for name, trace in drawn.items() if trace.visible == "legendonly"]
+    assert off == [name for name in drawn if "untrained" in name]
+    [band, _] = bands.null_bands(run, "relative_l2", "resid_post", "last")
+    far = band.members[run.nulls["untrained"]]
+    others = [own for pair, own in band.members.items() if pair != run.nulls["untrained"]]
+    assert (band.high == np.max(others, axis=0)).all()
+    assert len(far) == len(band.high)
 
 
 def test_lines_are_drawn_over_their_nulls(run: Run) -> None:
     names = [t.name for t in plots.layers(run).data if t.name]
-    assert names.index("controls vs lora") < names.index("prompt vs lora (headline)")
+    assert names.index("control: shifted vs lora") < names.index("prompt vs lora (headline)")
 
 
 def test_layers_that_are_not_told_apart_have_open_markers(run: Run) -> None:
@@ -85,7 +94,7 @@ def test_divergence_carries_the_table_and_marks_what_is_not_significant(run: Run
 
 
 @pytest.mark.parametrize("site", ["z", "pattern"])
-def test_head_divergence_is_centred_at_one_and_dots_what_is_not_significant(
+def test_head_divergence_is_centred_at_one_and_dots_what_is_significant(
     run: Run, site: str
 ) -> None:
     figure = head_divergence(run, site)
@@ -96,15 +105,15 @@ def test_head_divergence_is_centred_at_one_and_dots_what_is_not_significant(
     assert scale.cmin == -scale.cmax
     assert "1" in scale.colorbar.ticktext
     dots = sum(len(t.x) for t in figure.data if t.type == "scatter")
-    assert dots == (drawn["p_adjusted"] > 0.05).sum() > 0
+    assert dots == (drawn["p_adjusted"] <= 0.05).sum()
 
 
-def test_maps_dot_cells_that_are_not_told_apart_from_their_control(run: Run) -> None:
+def test_maps_dot_cells_that_differ_from_their_control(run: Run) -> None:
     figure = plots.head_map(run, "relative_l2")
     dots = [t for t in figure.data if t.type == "scatter" and t.x[0] is not None]
     assert len(dots) == 1
-    assert set(dots[0].y) == {1, 3}
-    assert "Dots: p > 0.05" in figure.layout.meta["caption"]
+    assert set(dots[0].y) == {0, 2}
+    assert "Dots: p ≤ 0.05" in figure.layout.meta["caption"]
 
 
 def test_the_embedding_keeps_the_distances_between_members(run: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
 import re
@@ -80,7 +82,8 @@ def test_the_findings_own_figure_comes_first(body: str) -> None:
 
 
 def test_every_drawing_has_its_figure_and_every_figure_its_place(html: str, body: str) -> None:
-    data = json.loads(re.search(r'id="figures">(.*?)</script>', html, re.S)[1])
+    packed = re.search(r'id="figures">(.*?)</script>', html, re.S)[1]
+    data = json.loads(gzip.decompress(base64.b64decode(packed)))
     places = re.findall(r'data-figure="([\w-]+)"', body)
     assert sorted(places) == sorted(data)
     assert len(data) == 1 + 3 * len(FINDINGS)
