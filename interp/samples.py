@@ -29,7 +29,7 @@ BUDGET = 12 << 20
 """Bytes of patterns that a run keeps at most."""
 
 SAMPLED, CONTEXT_COLUMNS, _LEAST, _TOP = 12, 96, 4, 5
-"""Queries that are kept at most; columns of a context; queries that are kept while there is room for
+"""Queries that are kept at most; columns of a context; queries kept while there is room for
 all conditions; tokens that come first."""
 
 

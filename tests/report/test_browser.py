@@ -19,8 +19,9 @@ from interp.plots.gallery import RECIPES
 from interp.runs.samples import Samples
 from interp.runs.view import load_run
 
-ABSENT = 6
-"""Figures of what the synthetic run has not: answers, experts, split scores, contexts."""
+ABSENT = 9
+"""Figures of what the synthetic run has not: answers, experts, split scores, contexts,
+subspaces, edges and a ladder."""
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = find_browser()
