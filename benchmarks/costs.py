@@ -134,8 +134,8 @@ def chat(setup: Setup) -> Iterator[Row]:
     whole = partial(diverge, found, setup.folder / "chat")
     no_lens = replace(found, fields=found.fields | {"lens": False})
     without = partial(diverge, no_lens, setup.folder / "chat")
-    ways = {"bare": passes, "whole": whole, "without": without}
-    seconds = by_turns(replace(setup, rounds=1), warm=False, **ways)
+    once = replace(setup, rounds=1)
+    seconds = by_turns(once, warm=False, bare=passes, whole=whole, without=without)
     note = f"one turn; of the bare passes, {statistics.median(written):.3g} s write the answers"
     yield ratio(words, seconds["whole"], seconds["bare"], at_most(3), note)
     words = "the same without the logit lens (`--no-lens`)"
