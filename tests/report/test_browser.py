@@ -72,6 +72,15 @@ def visited(browser: Any, address: str, **options: Any) -> Visit:
     return seen
 
 
+def until(page: Any, expression: str) -> None:
+    """Wait until an expression holds; one that waits inside the page would need eval."""
+    for _ in range(PATIENCE // 50):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never so: {expression}")
+
+
 @pytest.fixture(scope="module")
 def address(folder: Path) -> str:
     return (folder / "report.html").as_uri()
@@ -134,7 +143,7 @@ def test_a_click_on_a_cell_opens_its_head(visit: Visit, folder: Path) -> None:
 def test_conditions_differ_and_a_cell_says_both_tokens_and_weights(visit: Visit) -> None:
     page = visit.page
     page.select_option("#onehead [name=minus]", "base")
-    page.wait_for_function("document.getElementById('head-drawing').data.length === 3")
+    until(page, "document.getElementById('head-drawing').data.length === 3")
     assert "minus=base" in page.url
     assert page.evaluate("document.getElementById('head-drawing').data[0].customdata[3][4]")[
         :2
@@ -159,7 +168,7 @@ def test_keys_step_through_heads_and_close(visit: Visit) -> None:
     page = visit.page
     page.focus("#onehead [data-close]")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("document.getElementById('head-name').textContent === 'Head L3H1'")
+    until(page, "document.getElementById('head-name').textContent === 'Head L3H1'")
     assert "#L3H1?" in page.url
     page.keyboard.press("Escape")
     page.wait_for_selector("#onehead", state="hidden")
@@ -179,8 +188,10 @@ def test_an_address_survives_a_reload(visit: Visit, address: str) -> None:
             page.wait_for_selector("#chart .main-svg")
             assert page.evaluate("document.getElementById('chart').data.at(-1).type") == "scatter"
     page.goto(f"{address}#layers?pair=prompt vs lora")
-    page.wait_for_function(
-        "document.querySelector('[data-figure=layers]').data?.some(t => t.visible === 'legendonly')"
+    until(
+        page,
+        "document.querySelector('[data-figure=layers]').data"
+        "?.some((trace) => trace.visible === 'legendonly')",
     )
 
 
@@ -204,7 +215,7 @@ def test_a_figures_numbers_are_saved_as_they_are_in_the_table(visit: Visit, fold
             figure.query_selector(f"[data-tool={kind}]").click()
         assert Path(saved.value.path()).read_bytes().startswith(start)
     figure.query_selector("[data-tool=cite]").click()
-    page.wait_for_function("document.getElementById('announced').textContent.includes('sha256')")
+    until(page, "document.getElementById('announced').textContent.includes('sha256')")
     cited = page.text_content("#announced")
     for part in ("95 % interval", "n = 64", "Seed 3", "PASS", "sha256"):
         assert part in cited
