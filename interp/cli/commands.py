@@ -189,8 +189,7 @@ def head_command(words: Sequence[str]) -> None:
 
 def patch_command(words: Sequence[str]) -> None:
     """Interchange of internal states between a run's two conditions."""
-    settings = read_flags(Patching, words, "interp patch", positional=("run",))
-    refuse_early(settings)
+    settings = _of_run(Patching, words, "interp patch")
     preload("interp.patching.run", "interp.report")
 
     from interp.patching.run import patch as run_patch
@@ -201,8 +200,7 @@ def patch_command(words: Sequence[str]) -> None:
 
 def weights_command(words: Sequence[str]) -> None:
     """What a run's conditions do to the weights."""
-    settings = read_flags(Weighing, words, "interp weights", positional=("run",))
-    refuse_early(settings)
+    settings = _of_run(Weighing, words, "interp weights")
     preload("interp.weights.run", "interp.report")
 
     from interp.report import weights_table
@@ -213,7 +211,7 @@ def weights_command(words: Sequence[str]) -> None:
 
 def subspace_command(words: Sequence[str]) -> None:
     """In how many dimensions the states of a run's two conditions act."""
-    settings = read_flags(Subspaces, words, "interp subspace", positional=("run",))
+    settings = _of_run(Subspaces, words, "interp subspace")
     preload("interp.subspace.run", "interp.report")
 
     from interp.report import subspaces_table
@@ -224,7 +222,7 @@ def subspace_command(words: Sequence[str]) -> None:
 
 def edges_command(words: Sequence[str]) -> None:
     """Which edges carry a run's two conditions."""
-    settings = read_flags(EdgeTracing, words, "interp edges", positional=("run",))
+    settings = _of_run(EdgeTracing, words, "interp edges")
     preload("interp.edges.run", "interp.report")
 
     from interp.edges.run import trace_edges
@@ -235,7 +233,7 @@ def edges_command(words: Sequence[str]) -> None:
 
 def read_command(words: Sequence[str]) -> None:
     """What the differences between a run's conditions say."""
-    settings = read_flags(DifferenceReading, words, "interp read", positional=("run",))
+    settings = _of_run(DifferenceReading, words, "interp read")
     preload("interp.reading.run", "interp.report")
 
     from interp.reading.run import read_run
@@ -246,13 +244,20 @@ def read_command(words: Sequence[str]) -> None:
 
 def ladder_command(words: Sequence[str]) -> None:
     """Maps between a run's conditions, of growing freedom."""
-    settings = read_flags(Ladder, words, "interp ladder", positional=("run",))
+    settings = _of_run(Ladder, words, "interp ladder")
     preload("interp.rungs.run", "interp.report")
 
     from interp.report import ladder_table
     from interp.rungs.run import ladder
 
     _add_to_run(settings, ladder, ladder_table)
+
+
+def _of_run(kind: type[_Added], words: Sequence[str], name: str) -> _Added:
+    """What is asked of a finished run; refused before the heavy imports where the run is not."""
+    settings = read_flags(kind, words, name, positional=("run",))
+    refuse_early(settings)
+    return settings
 
 
 def _add_to_run(

@@ -88,6 +88,23 @@ sys.exit(status)
         assert done.stderr.count("\n") == 1
 
 
+def test_a_run_that_is_not_there_is_told_before_the_heavy_imports(tmp_path: Path) -> None:
+    names = ["patch", "weights", "subspace", "edges", "read", "ladder", "head", "report"]
+    code = f"""
+import sys
+from interp.cli import main
+for name in {names}:
+    assert main([name, "nowhere", *(["L0H0"] if name == "head" else [])]) == 2
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [done.stderr.splitlines()[0]] * len(names)
+    assert "nowhere is not a run" in done.stderr
+
+
 COMPLETE = """
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
