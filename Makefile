@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics docs tutorial faults bench bench-smoke clean
+.PHONY: demo test check house figures organism smollm2 chat-study architectures metrics screenshots docs tutorial faults bench bench-smoke clean
 
 demo: $(READY)
 	$(BIN)/interp demo
@@ -35,6 +35,9 @@ chat-study: smollm2
 
 architectures: $(READY)
 	$(BIN)/python recipes/architectures.py
+
+screenshots: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/screenshots.py
 
 metrics: $(READY)
 	$(BIN)/python recipes/metrics.py
