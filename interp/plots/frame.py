@@ -57,7 +57,14 @@ def framed(
         hoverlabel={"align": "left", "font": {"family": style.FONT, "size": 12}},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        meta={"title": title, "caption": words, "heading": heading, "footer": footer, "top": top},
+        meta={
+            "title": title,
+            "caption": words,
+            "heading": heading,
+            "footer": footer,
+            "top": top,
+            "above": around.above,
+        },
     )
     figure.add_annotation(_footnote(words, around))
     return figure

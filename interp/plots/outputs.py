@@ -124,7 +124,7 @@ def _js_axis(frame: pd.DataFrame) -> dict[str, object]:
         range=[np.log10(_FLOOR) - 0.15, np.log10(top) + 0.15],
         tickmode="array",
         tickvals=[10.0**d for d in decades],
-        ticktext=["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"],
+        ticktext=[*(f"10<sup>−{-d}</sup>" for d in decades[:-1]), "1"],
     )
 
 

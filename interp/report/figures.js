@@ -32,11 +32,20 @@ function draw(box) {
   if (!box.dataset.drawn) box.textContent = "";
   box.style.minHeight = `${Math.round(layout.height)}px`;
   box.dataset.drawn = "yes";
-  return window.Plotly.react(box, data, layout, SETTINGS).then(() => {
+  return window.Plotly.react(box, data, layout, SETTINGS).then(() => roomy(box)).then(() => {
     if (box.dataset.listens) return;
     box.dataset.listens = "yes";
     box.on("plotly_click", ({ points: [point] }) => clicked(point));
   });
+}
+
+// On a narrow page a legend takes more lines than are kept for it: the drawing moves down.
+function roomy(box) {
+  const legend = box.querySelector(".legend .bg"), { meta, margin, height } = box.layout;
+  const lacking = legend && meta?.above !== undefined ? Math.ceil(legend.getBoundingClientRect().height) + meta.above - margin.t : 0;
+  if (lacking <= 0) return null;
+  box.style.minHeight = `${Math.round(height + lacking)}px`;
+  return window.Plotly.relayout(box, { "margin.t": margin.t + lacking, height: height + lacking });
 }
 
 // A cell of a layer x head map opens that head.

@@ -274,9 +274,18 @@ def test_phone_dark_and_print(browser: Any, address: str) -> None:
     seen = visited(browser, address, viewport={"width": 400, "height": 800}, color_scheme="dark")
     page = seen.page
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.evaluate("document.querySelector('[data-figure=layers]').style.width = '330px'")
+    page.evaluate("document.querySelector('[data-figure=layers]').style.minWidth = '0'")
     page.query_selector("[data-figure=layers]").scroll_into_view_if_needed()
     page.wait_for_selector("[data-figure=layers] .main-svg")
-    assert page.evaluate(_OVERLAPS, "[data-figure=layers]") == []
+    page.wait_for_timeout(300)
+    clear = page.evaluate(_BELOW_LEGEND, "[data-figure=layers]")
+    assert min(clear) >= -2, "a legend of many lines does not lie over the panels' names"
+    for name in ("output", "heads_content_js", "information", "interchange"):
+        page.query_selector(f"[data-figure={name}]").scroll_into_view_if_needed()
+        page.wait_for_selector(f"[data-figure={name}] .main-svg")
+        page.wait_for_timeout(300)
+        assert page.evaluate(_OVERLAPS, f"[data-figure={name}]") == []
     paper = page.evaluate("document.querySelector('[data-figure=layers]').layout.paper_bgcolor")
     assert paper == "#15191e"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 25, 30)"
@@ -286,6 +295,14 @@ def test_phone_dark_and_print(browser: Any, address: str) -> None:
     assert seen.errors == []
     page.context.close()
 
+
+_BELOW_LEGEND = """(selector) => {
+  const box = document.querySelector(selector);
+  const end = box.querySelector(".legend .bg").getBoundingClientRect().bottom;
+  const names = [...box.querySelectorAll(".annotation text")];
+  return names.map((name) => Math.round(name.getBoundingClientRect().top - end));
+}"""
+"""Pixels from the end of a legend to every panel's name."""
 
 _OVERLAPS = """(selector) => {
   const shown = [...document.querySelectorAll(`${selector} :is(.infolayer text, .xtick text)`)];
