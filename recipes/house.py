@@ -151,7 +151,9 @@ def _flags(
     inner = {node.name: node for node in ast.walk(command) if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(command):
         match node:
-            case ast.Call(func=ast.Name(id="read_flags" | "_of_run"), args=[ast.Name(id=model), *_]):
+            case ast.Call(
+                func=ast.Name(id="read_flags" | "_of_run"), args=[ast.Name(id=model), *_]
+            ):
                 return len(set(names[model].model_fields) - without)  # type: ignore[attr-defined]
             case ast.Call(func=ast.Name(id="parsed"), args=[ast.Name(id=function), *_]):
                 return len({**functions, **inner}[function].args.args)

@@ -37,10 +37,10 @@ def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def check_help(*command: str) -> None:
-    """It names the command, imports nothing heavy, and takes less than 0.6 s of CPU time in the
+    """It names the command, imports nothing heavy, and takes less than 1 s of CPU time in the
     best of three attempts."""
     spent: list[float] = []
-    while len(spent) < 3 and min(spent, default=1.0) >= 0.6:
+    while len(spent) < 3 and min(spent, default=1.0) >= 1:
         before = os.times()
         done = subprocess.run(
             [sys.executable, "-c", HELP, *command], capture_output=True, text=True, timeout=60
@@ -50,7 +50,7 @@ def check_help(*command: str) -> None:
         text, modules = done.stdout.split("MODULES")
         assert not HEAVY & set(modules.split())
         assert " ".join(["interp", *command]) in text
-    assert min(spent) < 0.6
+    assert min(spent) < 1
 
 
 def check_flags(

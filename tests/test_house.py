@@ -96,4 +96,5 @@ def test_flags_are_those_of_the_command_line() -> None:
     counted = {line.split("interp ")[1]: int(line.split()[0]) for line in house.flags()}
     assert list(counted) == list(COMMANDS)
     assert counted["diverge"] == len({"plan", *Experiment.model_fields} - FILE_ONLY)
-    assert counted["demo"] == counted["report"] == counted["head"] == 2
+    assert counted["demo"] == counted["report"] == 2
+    assert counted["head"] == 4

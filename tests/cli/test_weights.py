@@ -43,6 +43,7 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("interp.weights.run.weigh", interrupted)
+    monkeypatch.setattr("interp.cli.early.read_manifest", lambda run: {})
     assert cli.main(["weights", "it's a run", "--top", "5"]) == 130
     resumed = shlex.split(capsys.readouterr().err.split("Go on with: ")[1])
     assert cli.main(resumed[1:]) == 130
@@ -57,4 +58,5 @@ def test_an_error_while_weighing_is_one_line(
         raise InterpError("what, where, what to do")
 
     monkeypatch.setattr("interp.weights.run.weigh", refused)
+    monkeypatch.setattr("interp.cli.early.read_manifest", lambda run: {})
     assert failed(["weights", "run"], capsys) == "interp: what, where, what to do"
