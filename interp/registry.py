@@ -469,6 +469,7 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         ),
         "edge_flow": Measure(
             "edges from layer into layer", "nats", "sum of their sizes, to first order", EAP,
+            rounding="unbounded",
         ),
     },
     "Equivalence ladder": {

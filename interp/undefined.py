@@ -57,7 +57,7 @@ REASONS = {
 }
 """Measure -> when it has no value. Of all others: where what it is made of is no number."""
 
-_NO_NUMBER = "what it is made of is no number (NaN or infinite)"
+_NO_NUMBER = "what it is made of is not finite"
 _NOWHERE = "no query has a token there"
 
 

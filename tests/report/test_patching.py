@@ -287,15 +287,16 @@ def test_what_is_undefined_is_never_a_number(make: Callable[..., Path]) -> None:
 
 def test_every_finding_has_its_line(run: Run) -> None:
     assert "nats per answer that the output moves" in re.sub(r"\s+", " ", terminal(run))
-    said = re.sub(r"\n +", " ", terminal(run))
+    said = re.sub(r"\s+", " ", terminal(run))
     for line in (
         "Damage stays within 0.02 nats in both directions from no layer on.",
         "prompt → lora layer 2: damage 0.0123 [0.0100, 0.0150]; prompt → base layer 2: recovery "
-        "undefined.",
+        "undefined (source and target say the same already).",
         "Segments (recovery in base; layers chosen on one half, scored on the other, n = 27): "
         "prompt acts most through answer 0.750 [0.700, 0.800] at layer 1 (query 0.250 [0.200, "
-        "0.300] at layer 1); lora acts most through query undefined at layer 1 (answer undefined "
-        "at layer 1).",
+        "0.300] at layer 1); lora acts most through query undefined (source and target say the "
+        "same already) at layer 1 (answer undefined (source and target say the same already) at "
+        "layer 1).",
         "Heads (not tested one by one): most is lost without L1H0, L2H1, L0H0 under prompt; L1H0, "
         "L0H2, L3H1 under lora; 33 % of the strongest 3 in common, p = 0.25.",
         "Few heads: 2 together give base 0.930 [0.900, 0.950] of prompt's behaviour (L1H0, L2H1);",
