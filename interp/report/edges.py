@@ -6,10 +6,10 @@ rich.print(edge_table(load_run("RUN")))
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
+from interp.report.paragraphs import paragraphs
 from interp.report.patching import arrow
 from interp.report.tables import Cell, Table
 from interp.runs.edges import FoundEdges
@@ -19,8 +19,6 @@ from interp.showing import number, visible
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
-
-_WIDTH = 80
 
 
 def edge_section(run: Run) -> dict[str, Any] | None:
@@ -122,6 +120,5 @@ def edge_table(run: Run) -> RenderableType:
     for row in strongest_edge_table(of, "won").rows:
         grid.add_row(*(Text(cell.text) for cell in row[1:]))
     lines = [*map(str, of.found["verdict"]), *map(str, of.found["notes"])]
-    below = [Text(textwrap.fill(visible(line), _WIDTH, subsequent_indent="  ")) for line in lines]
     legend = "Change of the answer's log-odds by one edge alone, nats per answer."
-    return Group(grid, Text(legend, style="dim"), Text(""), *below, Text(""))
+    return Group(grid, Text(legend, style="dim"), Text(""), *paragraphs(lines), Text(""))

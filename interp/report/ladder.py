@@ -6,10 +6,10 @@ rich.print(ladder_table(load_run("RUN")))   # for a terminal
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
+from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table
 from interp.report.terminal import verdict_style
 from interp.runs.ladder import OUTCOMES, Enough, Laddered, Receiver
@@ -19,7 +19,6 @@ from interp.showing import number, visible
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WIDTH = 80
 _RECEIVERS: tuple[Receiver, ...] = ("target", "source")
 _SHORT = {"as it is": "no map needed", "nothing": "nothing to carry", "matched": "matched already"}
 
@@ -142,9 +141,9 @@ def ladder_table(run: Run) -> RenderableType:
     )
     lines = [*map(str, of.found["words"]), *map(str, of.found.get("notes") or [])]
     return Group(
-        Text(textwrap.fill(visible(signed.text), _WIDTH), style=verdict_style(signed)),
+        Text(folded(signed.text), style=verdict_style(signed)),
         Text(""),
-        *(Text(textwrap.fill(visible(x), _WIDTH, subsequent_indent="  ")) for x in lines),
-        Text(textwrap.fill(legend, _WIDTH), style="dim"),
+        *paragraphs(lines),
+        Text(folded(legend), style="dim"),
         Text(""),
     )

@@ -7,25 +7,24 @@ It fits 80 columns and is plain text where there is no terminal.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
 from interp.errors import RunError
 from interp.report import lora_parts, patching
+from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table, estimate
 from interp.report.terminal import verdict_style
 from interp.runs.largest import UNTESTED
 from interp.runs.patched import Patched
 from interp.runs.view import Run
-from interp.showing import number, visible
+from interp.showing import number
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-_WIDTH = 80
 MOST_LAYERS = 16
 
 
@@ -43,21 +42,16 @@ def patch_table(run: Run) -> RenderableType:
     signed = run.verdict(of.pair)
     below = [of.found["verdict"], *_lines(of), *of.found.get("notes", [])]
     return Group(
-        Text(_wrapped(signed.text), style=verdict_style(signed)),
+        Text(folded(signed.text), style=verdict_style(signed)),
         Text(""),
         _by_layer(of),
-        Text(_wrapped(_legend(of)), style="dim"),
+        Text(folded(_legend(of)), style="dim"),
         Text(""),
-        Text(_wrapped(below[0]), style="bold"),
+        Text(folded(below[0]), style="bold"),
         Text(""),
-        *(Text(_wrapped(line, "  ")) for line in below[1:]),
+        *paragraphs(below[1:]),
         Text(""),
     )
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    """At most `WIDTH` columns; the lines after the first are indented."""
-    return textwrap.fill(visible(text), _WIDTH, subsequent_indent=indent)
 
 
 # --- by layer ------------------------------------------------------------------------------------

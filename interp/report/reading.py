@@ -6,12 +6,12 @@ rich.print(reading_table(load_run("RUN")))
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
 from interp.names import Pair, pair_name
+from interp.report.paragraphs import paragraphs
 from interp.report.tables import Cell, Table, estimate
 from interp.runs.readings import WORD_EXCESS, WORD_RANK, WORD_SCORE, Readings
 from interp.runs.view import NotMeasured, Run
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-_WIDTH = 80
 _LAYERS, _TOKENS = 12, 6
 """Most layers with a row of their own, and most tokens in a cell."""
 
@@ -206,5 +205,4 @@ def reading_table(run: Run) -> RenderableType:
         cells = (texts.text, pair.text, where.text, f"{score.text} {score.extra}", p.text)
         grid.add_row(*map(Text, (*cells, tokens.text)))
     lines = [*reading_words(of), *map(str, of.found.get("notes") or [])]
-    below = [Text(textwrap.fill(visible(line), _WIDTH, subsequent_indent="  ")) for line in lines]
-    return Group(grid, Text(""), *below, Text(""))
+    return Group(grid, Text(""), *paragraphs(lines), Text(""))

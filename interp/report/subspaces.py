@@ -6,10 +6,10 @@ rich.print(subspaces_table(load_run("RUN")))
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
+from interp.report.paragraphs import paragraphs
 from interp.report.patching import arrow
 from interp.report.tables import Cell, Table, value
 from interp.runs.subspaces import LEARNED, SUBSPACE_KINDS, FoundSubspaces
@@ -19,7 +19,6 @@ from interp.showing import visible
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WIDTH = 80
 TITLES = {
     "learned": "learned",
     "principal": "principal directions",
@@ -116,8 +115,7 @@ def subspaces_table(run: Run) -> RenderableType:
                 cells = [arrow(*move), str(layer), f"{size.text} {size.extra}".strip(), there]
                 grid.add_row(*map(Text, [*cells, f"{whole.iloc[0]['value']:.2f}"]))
     lines = [*map(str, found["verdict"]), *map(str, found["notes"])]
-    below = [Text(textwrap.fill(visible(line), _WIDTH, subsequent_indent="  ")) for line in lines]
-    return Group(grid, Text(""), *below, Text(""))
+    return Group(grid, Text(""), *paragraphs(lines), Text(""))
 
 
 def _there(of: FoundSubspaces, move: tuple[str, str], layer: int) -> str:

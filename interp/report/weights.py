@@ -6,12 +6,12 @@ rich.print(weights_table(load_run("RUN")))
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
+from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table
 from interp.runs.view import NotMeasured, Run
 from interp.runs.weights import INTRUDERS, NORM, RANK, Weighed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-_WIDTH, _MOST = 80, 6
+_MOST = 6
 """Columns of a terminal, and most pairs that have a line there."""
 
 
@@ -193,5 +193,4 @@ def weights_table(run: Run) -> RenderableType:
         f"{of.found['top']} strongest directions written by each changed matrix, those unlike all "
         f"of base's (cosine < {of.found['epsilon']:g})."
     )
-    below = [Text(textwrap.fill(visible(line), _WIDTH, subsequent_indent="  ")) for line in lines]
-    return Group(grid, Text(textwrap.fill(legend, _WIDTH), style="dim"), Text(""), *below, Text(""))
+    return Group(grid, Text(folded(legend), style="dim"), Text(""), *paragraphs(lines), Text(""))
