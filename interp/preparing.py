@@ -46,9 +46,11 @@ FITTED = 256
 """Matched queries that a logit bias is fitted to."""
 
 
-def reopen(folder: Path, device: str | None = None) -> tuple[Experiment, dict[str, Condition]]:
-    """What a finished run was made from, on another `device` where one is given; a `RunError`
-    where an input has changed since."""
+def reopen(
+    folder: Path, device: str | None = None, limit: int | None = None
+) -> tuple[Experiment, dict[str, Condition]]:
+    """What a finished run was made from, on another `device` where one is given, of at most `limit`
+    queries of each group; a `RunError` where an input has changed since."""
     manifest = read_manifest(folder)
     experiment = Experiment.model_validate(manifest["config"])
     built = {n: c for n, c in experiment.build().items() if n in manifest["conditions"]}
@@ -56,7 +58,8 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Experiment, dict[st
         raise RunError(f"the {changed[0]} has changed since {folder} was made; run it again")
     if device is not None:
         experiment = experiment.model_copy(update={"device": device})
-    return experiment, built
+    limits = [most for most in (limit, experiment.limit) if most is not None]
+    return experiment.model_copy(update={"limit": min(limits, default=None)}), built
 
 
 def changed_inputs(

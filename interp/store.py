@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.capture import chunks
+from interp.config import OfRun
 from interp.engines import Engine, InProcess, Tick
 from interp.errors import RunError
 from interp.measures.tally import Summing, Tally, absorb_, as_it_is
 from interp.runs.claiming import SHARDS, UNFINISHED, has_begun, refuse_finished, refuse_unfinished
-from interp.runs.files import TEMPORARY, remove_temporaries, write_atomic
+from interp.runs.files import TABLE, TEMPORARY, remove_temporaries, write_atomic
 from interp.shards import (
     FirstChunks,
     ShardWork,
@@ -82,6 +83,27 @@ class Store:
             store = cls(folder)
             store._claim(out, dict(settings), resume=resume, overwrite=overwrite)
             yield store
+
+    @classmethod
+    @contextmanager
+    def of_run(
+        cls,
+        settings: OfRun,
+        manifest: Mapping[str, Any],
+        command: str,
+        besides: Collection[str] = (),
+    ) -> Iterator[Store]:
+        """The shards of what a command measures more of a finished run; they go once it has ended.
+        `besides`: settings that, like the device, do not change the numbers (beyond rounding)."""
+        without = {*OfRun.model_fields, *besides}
+        begun = {
+            **settings.model_dump(mode="json", exclude=without),
+            "command": command,
+            "sha256 of the run": manifest["files"][TABLE],
+        }
+        with cls.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+            yield store
+            store.finish()
 
     def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         file = self.folder / _SETTINGS

@@ -40,6 +40,8 @@ class OfRun(Settings):
     """Folder of a finished run; its model and inputs are read again and must not have changed."""
     device: str | None = None
     """Device: cpu, cuda, ... (none: that of the run)."""
+    resume: bool = False
+    """Go on with what this command has left unfinished of the run."""
 
 
 class OfPair(OfRun):

@@ -40,7 +40,7 @@ from interp.patching.interchange import PatchMove, rows_within
 from interp.patching.job import pair_to_patch
 from interp.preparing import open_subject, read_groups, reopen
 from interp.progress import Progress, no_progress
-from interp.runs.files import TABLE, add_edges
+from interp.runs.files import add_edges
 from interp.runs.view import Run, load_run
 from interp.statistics import PerQuery
 from interp.store import Store
@@ -58,14 +58,11 @@ def trace_edges(settings: EdgeTracing, progress: Progress = no_progress) -> Path
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     run = load_run(settings.run)
-    fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
-    begun = {**fields, "command": "edges", "sha256 of the run": run.manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, run.manifest, "edges", {"memory"}) as store:
         job, pair, seed = _prepare(settings, run, progress)
         with threads_for(job.subject.n_parameters):
             table, findings = _find(settings, job, pair, seed, store, progress)
         add_edges(settings.run, table, findings)
-        store.finish()
     return settings.run
 
 
@@ -74,9 +71,7 @@ def _prepare(
 ) -> tuple[EdgeJob, tuple[str, str], int]:
     """The model of a run under the two conditions, the control and base alone, and its matched
     queries; the pair, and the run's seed."""
-    experiment, built = reopen(settings.run, settings.device)
-    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
+    experiment, built = reopen(settings.run, settings.device, settings.limit)
     pair = pair_to_patch(settings, run.manifest, built)
     beside = _control(settings, run, pair, built)
     kept = {name: built[name] for name in (BASE, *pair, *beside)}
@@ -87,7 +82,6 @@ def _prepare(
     if len(queries) < 2:
         raise ConfigError(f"{settings.run} has one matched query: edges need two or more")
     longest = max(len(query.forced) for query in queries)
-    answer = max(1, *(len(query.answer_ids) for query in queries))
     names, budget = list(kept), settings.memory * 1e9
     senders = senders_of(subject, [subject.settings[name] for name in names])
     writes = 8.0 * len(names) * len(senders) * longest * subject.d_model
@@ -101,7 +95,7 @@ def _prepare(
         {name: subject.prefill(subject.settings[name]) for name in names},
         senders,
         receivers,
-        rows=rows_within(subject, names, longest, budget, answer),
+        rows=rows_within(subject, names, queries, budget),
         chunk=max(1, int(budget / writes)),
     )
     return job, pair, experiment.seed

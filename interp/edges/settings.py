@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from interp.config import Bootstrapped, OfRun
+from interp.config import Bootstrapped, OfPair
 
 
-class EdgeTracing(OfRun, Bootstrapped):
+class EdgeTracing(OfPair, Bootstrapped):
     """Whose output into whose input carries each condition, and are these edges the same?"""
 
-    condition: str | None = None
-    """First condition of the pair (none: that of the run's headline)."""
-    reference: str | None = None
-    """Second condition of the pair (none: the reference of the run's headline)."""
     control: str | None = None
     """Condition beside the pair whose edges are no finding (none: that of the run's null pair)."""
     top: int = Field(default=100, ge=1)
@@ -26,5 +22,3 @@ class EdgeTracing(OfRun, Bootstrapped):
     """Permutations of edges behind every p-value."""
     memory: float = Field(default=0.25, gt=0)
     """Memory in GB for one forward pass; it sets the number of rows."""
-    resume: bool = False
-    """Go on with an unfinished `interp edges` of this run."""

@@ -332,10 +332,12 @@ def no_op_change(
 
 
 def rows_within(
-    subject: Subject, names: Sequence[str], longest: int, budget: float, answer: int = 1
+    subject: Subject, names: Sequence[str], queries: Sequence[Encoded], budget: float
 ) -> int:
-    """How many queries of a patched run fit a budget of bytes: the repeated prefix, one block's
-    activations, logits. `longest`, `answer`: tokens of the longest query and of its answer."""
+    """How many queries of a patched run fit a budget of bytes, by the longest of them: the repeated
+    prefix, one block's activations, logits."""
+    longest = max(len(query.forced) for query in queries)
+    answer = max(1, *(len(query.answer_ids) for query in queries))
     prefix = max(subject.settings[name].n_prefix for name in names)
     kv = subject.n_key_value_heads * subject.d_head
     cache = 4 * subject.n_layers * kv * (prefix + longest)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from interp.answers import encode_again
 from interp.conditions import Condition
+from interp.config import OfPair
 from interp.design import BASE
 from interp.errors import ConfigError
 from interp.patching.interchange import Sweep, rows_within
@@ -47,9 +47,7 @@ def prepare_patching(
     settings: Patching, manifest: Mapping[str, Any], progress: Progress = no_progress
 ) -> Job:
     """The model of a run under the two conditions and base alone, and its matched queries."""
-    experiment, built = reopen(settings.run, settings.device)
-    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
+    experiment, built = reopen(settings.run, settings.device, settings.limit)
     a, b = pair_to_patch(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = {"matched": read_groups(experiment)["matched"]}
@@ -57,8 +55,6 @@ def prepare_patching(
     queries = encode_again(settings.run, subject, kept, asked)["matched"]
     if len(queries) < 2:
         raise ConfigError(f"{settings.run} has one matched query: an interchange needs two or more")
-    longest = max(len(query.forced) for query in queries)
-    answer = max(1, *(len(query.answer_ids) for query in queries))
     present = present_segments(experiment, queries)
     beside = ["mixer_out"] if "attn_out" in settings.sites else []  # in the place of attention
     whole = ["resid_post", *settings.sites, *beside]
@@ -78,7 +74,7 @@ def prepare_patching(
     )
     names = plan.conditions
     caches = {name: subject.prefill(subject.settings[name]) for name in names}
-    rows = rows_within(subject, names, longest, settings.memory * 1e9, answer)
+    rows = rows_within(subject, names, queries, settings.memory * 1e9)
     first, bare = Batch.forced(queries[:1], subject.device), subject.settings[BASE]
     inert = [
         name for name in plan.by_head if not moves_output(subject, bare, first, caches[BASE], name)
@@ -101,19 +97,8 @@ def _positions(queries: Sequence[Encoded], most: int) -> tuple[str, ...]:
     return tuple(label for label in position_labels(longest, most) if label != "mean")
 
 
-class AsksForPair(Protocol):
-    """Settings that name a run, and two of its conditions or none."""
-
-    @property
-    def run(self) -> Path: ...
-    @property
-    def condition(self) -> str | None: ...
-    @property
-    def reference(self) -> str | None: ...
-
-
 def pair_to_patch(
-    settings: AsksForPair, manifest: Mapping[str, Any], built: Mapping[str, Condition]
+    settings: OfPair, manifest: Mapping[str, Any], built: Mapping[str, Condition]
 ) -> tuple[str, str]:
     """The two conditions: as asked, or the run's headline."""
     headline = manifest["headline"] or {}

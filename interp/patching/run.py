@@ -40,7 +40,7 @@ from interp.patching.stages import (
     run_moves,
 )
 from interp.progress import Progress, no_progress
-from interp.runs.files import TABLE, add_interchange
+from interp.runs.files import add_interchange
 from interp.runs.view import load_run
 from interp.store import Store
 from interp.subject.directions import ranks
@@ -48,7 +48,7 @@ from interp.subject.loading import threads_for
 
 __all__ = ["patch"]
 
-_EPHEMERAL = {"run", "resume", "memory", "device", *Computing.model_fields}
+_EPHEMERAL = {"memory", *Computing.model_fields}
 """Fields that do not change the numbers (beyond rounding)."""
 
 
@@ -58,9 +58,7 @@ def patch(settings: Patching, progress: Progress = no_progress) -> Path:
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
-    fields = settings.model_dump(mode="json", exclude=_EPHEMERAL)
-    begun = {**fields, "command": "patch", "sha256 of the run": manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, manifest, "patch", _EPHEMERAL) as store:
         job = prepare_patching(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
@@ -70,7 +68,6 @@ def patch(settings: Patching, progress: Progress = no_progress) -> Path:
             with opened_engine(settings, job, another, on_gpu=on_gpu) as engine:
                 table, findings = _find(settings, job, engine, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
-        store.finish()
     return settings.run
 
 

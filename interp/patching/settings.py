@@ -55,5 +55,3 @@ class Patching(OfPair, Bootstrapped, Computing):
     """Permutations behind every p-value."""
     memory: float = Field(default=0.25, gt=0)
     """Memory in GB for one forward pass; it sets the number of rows."""
-    resume: bool = False
-    """Go on with an unfinished `interp patch` of this run."""

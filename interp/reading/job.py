@@ -52,9 +52,7 @@ class ReadJob(NamedTuple):
 
 def prepare_reading(settings: DifferenceReading, progress: Progress = no_progress) -> ReadJob:
     """The model of a run under what is compared; a ConfigError where nothing can be."""
-    experiment, built = reopen(settings.run, settings.device)
-    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    experiment = experiment.model_copy(update={"limit": min(limits)})
+    experiment, built = reopen(settings.run, settings.device, settings.limit)
     design = Design.of(built, experiment.families, experiment.compare)
     sides = _sides(settings, design, built)
     pairs = _pairs(design, built, sides)

@@ -36,16 +36,13 @@ from interp.reading.settings import DifferenceReading
 from interp.reading.states import segment_means
 from interp.reading.steering import steering_rows
 from interp.reading.words import given_words, said_words, token_text
-from interp.runs.files import TABLE, add_reading
+from interp.runs.files import add_reading
 from interp.runs.view import load_run
 from interp.statistics import PerQuery, poisson_weights
 from interp.store import Store
 from interp.subject.loading import threads_for
 
 __all__ = ["read_run"]
-
-_EPHEMERAL = {"run", "resume", "device", "batch_size"}
-"""Fields that do not change the numbers (beyond rounding)."""
 
 
 def read_run(settings: DifferenceReading, progress: Progress = no_progress) -> Path:
@@ -54,14 +51,11 @@ def read_run(settings: DifferenceReading, progress: Progress = no_progress) -> P
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
-    fields = settings.model_dump(mode="json", exclude=_EPHEMERAL)
-    begun = {**fields, "command": "read", "sha256 of the run": manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, manifest, "read", {"batch_size"}) as store:
         job = prepare_reading(settings, progress)
         with threads_for(job.subject.n_parameters):
             rows, tokens, findings = _find(settings, job, store, progress)
         add_reading(settings.run, pd.DataFrame(rows), pd.DataFrame(tokens), findings)
-        store.finish()
     return settings.run
 
 

@@ -46,5 +46,3 @@ class DifferenceReading(OfRun, Bootstrapped):
     """Tokens written behind every text."""
     batch_size: int = Field(default=8, ge=1)
     """Queries per forward pass."""
-    resume: bool = False
-    """Go on with an unfinished `interp read` of this run."""

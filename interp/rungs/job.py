@@ -100,9 +100,7 @@ def prepare_ladder(
     settings: Ladder, manifest: Mapping[str, Any], progress: Progress = no_progress
 ) -> LadderJob:
     """The model of a run under the conditions that maps are between; its queries, halved."""
-    experiment, built = reopen(settings.run, settings.device)
-    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
+    experiment, built = reopen(settings.run, settings.device, settings.limit)
     sides = _sides(settings, manifest, built)
     stands_for = _stand_ins(sides, built)
     moves = _moves(settings.maps, sides, stands_for, manifest.get("families") or {}, built)
@@ -140,8 +138,6 @@ def _job(
     everyone = [query for queries in groups.values() for query in queries]
     present = present_segments(experiment, everyone)
     positions = ("all", *(name for name in settings.segments if name in present))
-    longest = max(len(query.forced) for query in everyone)
-    answer = max(1, *(len(query.answer_ids) for query in everyone))
     names = list(subject.settings)
     tokens, width = sum(len(query.forced) for query in fitted), subject.d_model
     notes = [
@@ -161,7 +157,7 @@ def _job(
         scored=[query for queries in scored.values() for query in queries],
         groups=[group for group, queries in scored.items() for _ in queries],
         caches={name: subject.prefill(subject.settings[name]) for name in names},
-        rows=rows_within(subject, names, longest, settings.memory * 1e9, answer),
+        rows=rows_within(subject, names, everyone, settings.memory * 1e9),
         block=max(1, int(settings.sums * 1e9 / (bytes_per_layer(width) * len(positions)))),
         seed=experiment.seed,
         notes=notes if tokens < 4 * width else (),

@@ -26,7 +26,7 @@ from interp.rungs.climbing import climb
 from interp.rungs.job import LadderJob, prepare_ladder
 from interp.rungs.settings import Ladder
 from interp.rungs.table import Drawing, ladder_rows
-from interp.runs.files import TABLE, add_ladder, as_table
+from interp.runs.files import add_ladder, as_table
 from interp.runs.ladder import STREAM_SITE, Laddered
 from interp.runs.view import Run, load_run
 from interp.store import Store
@@ -34,7 +34,7 @@ from interp.subject.loading import threads_for
 
 __all__ = ["ladder"]
 
-_EPHEMERAL = {"run", "resume", "memory", "sums", "device", *Computing.model_fields}
+_EPHEMERAL = {"memory", "sums", *Computing.model_fields}
 """Fields that do not change the numbers (beyond rounding)."""
 
 
@@ -44,9 +44,7 @@ def ladder(settings: Ladder, progress: Progress = no_progress) -> Path:
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     run = load_run(settings.run)
-    fields = settings.model_dump(mode="json", exclude=_EPHEMERAL)
-    begun = {**fields, "command": "ladder", "sha256 of the run": run.manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, run.manifest, "ladder", _EPHEMERAL) as store:
         job = prepare_ladder(settings, run.manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = _refuse_noise(job)
@@ -62,7 +60,6 @@ def ladder(settings: Ladder, progress: Progress = no_progress) -> Path:
         table = as_table(pd.concat(tables, ignore_index=True))
         findings = {"no_op": idle, **_findings(settings, job, run, table)}
         add_ladder(settings.run, table, findings)
-        store.finish()
     return settings.run
 
 

@@ -45,5 +45,3 @@ class Ladder(OfPair, Bootstrapped, Computing):
     sums: float = Field(default=1.0, gt=0)
     """Memory in GB for the sums that maps are fitted from; it sets how many layers are fitted in
     one pass."""
-    resume: bool = False
-    """Go on with an unfinished `interp ladder` of this run."""

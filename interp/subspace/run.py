@@ -30,7 +30,7 @@ from interp.patching.joint import divided
 from interp.preparing import open_subject, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
-from interp.runs.files import TABLE, add_subspaces, as_table
+from interp.runs.files import add_subspaces, as_table
 from interp.runs.subspaces import CROSSED, DIFFERENCE, LEARNED, PRINCIPAL, ROTATION, SHUFFLED
 from interp.runs.view import load_run
 from interp.statistics import PerQuery
@@ -55,14 +55,11 @@ def find_subspaces(settings: Subspaces, progress: Progress = no_progress) -> Pat
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
-    fields = settings.model_dump(mode="json", exclude={"run", "resume", "memory", "device"})
-    begun = {**fields, "command": "subspace", "sha256 of the run": manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, manifest, "subspace", {"memory"}) as store:
         search = _prepare(settings, manifest, store, progress)
         with threads_for(search.job.subject.n_parameters):
             table, findings = _find(search)
         add_subspaces(settings.run, table, findings)
-        store.finish()
     return settings.run
 
 
@@ -70,9 +67,7 @@ def _prepare(
     settings: Subspaces, manifest: Mapping[str, Any], store: Store, progress: Progress
 ) -> _Search:
     """The model of a run under the two conditions and base alone, and its queries."""
-    experiment, built = reopen(settings.run, settings.device)
-    limits = [limit for limit in (settings.limit, experiment.limit) if limit is not None]
-    experiment = experiment.model_copy(update={"limit": min(limits, default=None)})
+    experiment, built = reopen(settings.run, settings.device, settings.limit)
     a, b = pair_to_patch(settings, manifest, built)
     kept = {name: built[name] for name in (BASE, a, b)}
     asked = read_groups(experiment)
@@ -81,9 +76,7 @@ def _prepare(
     if len(groups["matched"]) < _FEWEST:
         raise ConfigError(f"{settings.run} has fewer than {_FEWEST} matched queries: too few")
     everyone = [query for queries in groups.values() for query in queries]
-    longest = max(len(query.forced) for query in everyone)
-    answer = max(1, *(len(query.answer_ids) for query in everyone))
-    rows = rows_within(subject, list(kept), longest, settings.memory * 1e9, answer)
+    rows = rows_within(subject, list(kept), everyone, settings.memory * 1e9)
     caches = {name: subject.prefill(subject.settings[name]) for name in kept}
     job = SwapJob(subject, caches, rows, experiment.seed)
     dimensions = _dimensions(settings, subject.d_model)

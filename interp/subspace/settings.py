@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from interp.config import Bootstrapped, OfRun
+from interp.config import Bootstrapped, OfPair
 
 
-class Subspaces(OfRun, Bootstrapped):
+class Subspaces(OfPair, Bootstrapped):
     """In how few dimensions does one condition's state act as the whole of it in another's run?"""
 
-    condition: str | None = None
-    """First condition of the pair (none: that of the run's headline)."""
-    reference: str | None = None
-    """Second condition of the pair (none: the reference of the run's headline)."""
     layers: tuple[int, ...] = ()
     """Layers whose residual stream is exchanged (none: those at a quarter, half and three quarters
     of the depth)."""
@@ -37,5 +33,3 @@ class Subspaces(OfRun, Bootstrapped):
     nothing to recover."""
     memory: float = Field(default=0.25, gt=0)
     """Memory in GB for one forward pass; it sets the number of rows."""
-    resume: bool = False
-    """Go on with an unfinished `interp subspace` of this run."""

@@ -21,7 +21,7 @@ from interp.measures import DTYPE_NOISE
 from interp.preparing import open_subject, read_groups, reopen
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
-from interp.runs.files import TABLE, add_weights, as_table
+from interp.runs.files import add_weights, as_table
 from interp.runs.view import load_run
 from interp.store import Store
 from interp.subject import Subject
@@ -50,9 +50,7 @@ def weigh(settings: Weighing, progress: Progress = no_progress) -> Path:
     Raises what `interp.study.run_study` raises, each with one line that says what to do.
     """
     manifest = load_run(settings.run).manifest
-    fields = settings.model_dump(mode="json", exclude={"run", "resume", "device"})
-    begun = {**fields, "command": "weights", "sha256 of the run": manifest["files"][TABLE]}
-    with Store.open(settings.run, begun, resume=settings.resume, overwrite=True) as store:
+    with Store.of_run(settings, manifest, "weights"):
         job = _prepare(settings, progress)
         with threads_for(job.subject.n_parameters):
             stages = [_spectral(settings, job, progress), _prompts(settings, job, progress)]
@@ -60,7 +58,6 @@ def weigh(settings: Weighing, progress: Progress = no_progress) -> Path:
         entries["notes"] = [note for stage in stages for note in stage.notes]
         tables = [stage.table for stage in stages]
         add_weights(settings.run, pd.concat(tables, ignore_index=True), entries)
-        store.finish()
     return settings.run
 
 

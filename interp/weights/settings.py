@@ -33,5 +33,3 @@ class Weighing(OfRun):
     """Random draws behind every chance level of implicit updates."""
     seed: Seed = 0
     """Seed of the random draws."""
-    resume: bool = False
-    """Go on with an unfinished `interp weights` of this run."""
