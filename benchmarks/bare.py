@@ -171,3 +171,14 @@ class BareChat:
         ids = torch.cat([self.bare.ids, answers[:, :-1]], 1)
         mask = torch.nn.functional.pad(self.bare.mask, (0, answers.shape[1] - 1), value=1)
         return [self.bare.forward(name, ids, mask)[0] for name in self.bare.prefixes]
+
+    @torch.no_grad()
+    def lens_products(self) -> None:
+        """What no logit lens can go without: every layer's states at every answer token, of every
+        condition, times the unembedding. States are made up; a product takes as long for any."""
+        model = self.bare.model
+        unembed = model.get_output_embeddings().weight
+        layers = model.config.num_hidden_layers
+        states = torch.zeros(self.tokens * len(self.bare.ids), unembed.shape[1])
+        for _ in range(len(self.bare.prefixes) * layers):
+            states @ unembed.T

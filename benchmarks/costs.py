@@ -135,11 +135,14 @@ def chat(setup: Setup) -> Iterator[Row]:
     no_lens = replace(found, fields=found.fields | {"lens": False})
     without = partial(diverge, no_lens, setup.folder / "chat")
     once = replace(setup, rounds=1)
-    seconds = by_turns(once, warm=False, bare=passes, whole=whole, without=without)
+    lens = bare.lens_products
+    seconds = by_turns(once, warm=False, bare=passes, lens=lens, whole=whole, without=without)
     note = f"one turn; of the bare passes, {statistics.median(written):.3g} s write the answers"
     yield ratio(words, seconds["whole"], seconds["bare"], at_most(3), note)
     words = "the same without the logit lens (`--no-lens`)"
     yield ratio(words, seconds["without"], seconds["bare"], PRINTED, "one turn")
+    words = "the logit lens's matrix products alone, of every layer, answer token and condition"
+    yield ratio(words, seconds["lens"], seconds["bare"], PRINTED, "one turn")
 
 
 def loading(setup: Setup) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,9 +20,6 @@ from interp.measures import wide
 _BLOCK = 1 << 17
 """Logits of a condition that are turned into float64 at a time: few enough to stay in a core's
 cache, which is six times as fast as all at once, and memory does not grow with the vocabulary."""
-
-_LEAST = -1e3
-"""`ln p` below which p is 0 in float64, so that `p ln p` of an impossible choice is 0."""
 
 
 def kl_divergence(
@@ -126,36 +124,36 @@ def token_blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> Iterator[slice
 
 @dataclass(frozen=True)
 class Distribution:
-    """Softmaxed logits in float64, and their first token."""
+    """Softmaxed logits in float64; of equal logits they are equal to the bit, and 0 apart."""
 
     logits: Float[Tensor, "token d_vocab"]
     log_p: Float[Tensor, "token d_vocab"]
     p: Float[Tensor, "token d_vocab"]
-    top: Int[Tensor, " token"]
 
     @classmethod
     def of(cls, logits: Float[Tensor, "token d_vocab"]) -> Distribution:
         log_p = wide(logits).log_softmax(-1)
-        return cls(logits, log_p, log_p.exp(), logits.argmax(-1))
+        return cls(logits, log_p, log_p.exp())
+
+    @cached_property
+    def top(self) -> Int[Tensor, " token"]:
+        """The first token. On a CPU numpy finds it in a tenth of the time."""
+        if self.logits.device.type != "cpu":
+            return self.logits.argmax(-1)
+        return torch.from_numpy(np.argmax(self.logits.float().numpy(), axis=-1))
 
     @cached_property
     def p_log_p(self) -> Float[Tensor, "token d_vocab"]:
-        """Of these logits alone: that of equal distributions is equal to the bit."""
-        return self.log_p.clamp(min=_LEAST).mul_(self.p)
-
-    def same(self, other: Distribution) -> Bool[Tensor, " token"]:
-        """Whether the logits are equal to the bit."""
-        return (self.logits == other.logits).all(-1)
+        """By the logarithm that `js_of_rows` takes of the mean: equal rows cancel."""
+        return p_log_p(self.p)
 
     def kl(self, other: Distribution) -> Float[Tensor, " token"]:
-        """`kl_divergence` of the two; exactly 0 where logits are equal."""
-        apart = (self.log_p - other.log_p).mul_(self.p).sum(-1).clamp(min=0)
-        return apart.masked_fill(self.same(other), 0.0)
+        """`kl_divergence` of the two."""
+        return (self.log_p - other.log_p).mul_(self.p).sum(-1).clamp(min=0)
 
     def js(self, other: Distribution) -> Float[Tensor, " token"]:
-        """`js_divergence` of the two; exactly 0 where logits are equal."""
-        apart = js_of_rows(self.p, other.p, (self.p_log_p, other.p_log_p))
-        return apart.masked_fill(self.same(other), 0.0)
+        """`js_divergence` of the two."""
+        return js_of_rows(self.p, other.p, (self.p_log_p, other.p_log_p))
 
 
 def _between(a: Distribution, b: Distribution) -> Between:
