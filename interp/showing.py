@@ -1,6 +1,7 @@
-"""What objects show of themselves in a notebook: short, offline, and every text escaped.
+"""What is shown in a notebook and on a terminal: short, offline, and every text escaped.
 
-    page("tiny/model", Table(("condition", "parity"), [("base", "0")]), "nothing is withheld")
+    html_page("tiny/model", HtmlTable(("condition", "parity"), [("base", "0")]), "nothing withheld")
+    rich.print(*paragraphs(["A finding ...", "another"]))   # as wide as the terminal
 
 Torch-free.
 """
@@ -8,9 +9,15 @@ Torch-free.
 from __future__ import annotations
 
 import html
+import textwrap
 import unicodedata
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 
 class HtmlTable(NamedTuple):
@@ -71,3 +78,49 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or value != value:
         return "undefined"
     return f"{value:#.{digits}g}".rstrip(".") if abs(value) < 10**digits else f"{value:.0f}"
+
+
+# --- on a terminal -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A text for `rich.print` in lines as wide as the terminal; those after the first begin with
+    `indent`. The spaces that it begins with stay."""
+
+    text: str
+    style: str = ""
+    indent: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines."""
+        from rich.text import Text
+
+        core = self.text.lstrip(" ")
+        lead = " " * (len(self.text) - len(core))
+        lines = textwrap.fill(
+            visible(core), options.max_width, initial_indent=lead, subsequent_indent=self.indent
+        )
+        yield Text(lines, self.style)
+
+
+def paragraphs(lines: Iterable[object]) -> list[Paragraph]:
+    """A paragraph for every line, its later lines indented."""
+    return [Paragraph(str(line), indent="  ") for line in lines]
+
+
+@dataclass(frozen=True)
+class FirstThatFits:
+    """Tables for `rich.print`, the widest first: the first one that the terminal has room for, or
+    the last."""
+
+    tables: Sequence[Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One of them."""
+        free = options.update(max_width=10_000)
+        widths = (console.measure(table, options=free).maximum for table in self.tables)
+        fitting = (
+            t for t, wide in zip(self.tables, widths, strict=True) if wide <= options.max_width
+        )
+        yield next(fitting, self.tables[-1])

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
-COLUMNS = "100"
+COLUMNS = "80"
 
 
 def commands_of(block: str) -> list[str]:

@@ -8,8 +8,10 @@ flags.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from interp import __version__
@@ -40,19 +42,24 @@ COMMANDS = {
 
 
 def _usage(group: str = "") -> str:
-    """The top-level help; of the commands alone that begin with the word `group`."""
+    """The top-level help, as wide as the terminal; of the commands alone that begin with the word
+    `group`."""
+    wide = shutil.get_terminal_size().columns
     named = {n: what for n, what in COMMANDS.items() if n.startswith(group)}
-    lines = [f"  interp {name:<14}{what}" for name, what in named.items()]
-    return "\n".join(
-        [
-            "Where inside a network do a prompt and a LoRA that say the same thing diverge?",
-            "",
-            *lines,
-            "",
-            "interp COMMAND --help lists a command's flags; --debug shows tracebacks;",
-            "interp --version.",
-        ]
+    lines = [
+        "Where inside a network do a prompt and a LoRA that say the same thing diverge?",
+        "",
+        *(f"  interp {name:<14}{what}" for name, what in named.items()),
+        "",
+        "interp COMMAND --help lists a command's flags; --debug shows tracebacks; "
+        "interp --version.",
+    ]
+    indents = (" " * 23 * line.startswith("  ") for line in lines)
+    folded = (
+        textwrap.fill(line, wide, subsequent_indent=indent)
+        for line, indent in zip(lines, indents, strict=True)
     )
+    return "\n".join(folded)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

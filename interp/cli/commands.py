@@ -13,7 +13,7 @@ from interp.cli.early import refuse_early
 from interp.cli.flags import read_flags
 from interp.cli.importing import preload
 from interp.cli.parsing import parsed
-from interp.cli.progress import console, counting
+from interp.cli.progress import console, counting, results
 from interp.config import (
     Distillation,
     Experiment,
@@ -28,6 +28,7 @@ from interp.patching.settings import Patching
 from interp.reading.settings import DifferenceReading
 from interp.rungs.settings import Ladder
 from interp.runs.files import REPORT, read_manifest
+from interp.showing import Paragraph
 from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
@@ -78,7 +79,7 @@ def _plan(experiment: Experiment) -> None:
     from interp.planning import foresee
 
     console().print("loading and comparing with plain Hugging Face, then one chunk of queries ...")
-    print("\n".join(foresee(experiment).lines()))
+    results().print(*(Paragraph(line, indent=" " * 4) for line in foresee(experiment).lines()))
 
 
 def _run(experiment: Experiment) -> None:
@@ -94,15 +95,13 @@ def _run(experiment: Experiment) -> None:
 
 def _show(out: Path, pictures: Sequence[str] = ()) -> None:
     """The run's table on stdout, and its report."""
-    import rich
-
     preload("interp.report")
     from interp.report import text_table, write
     from interp.runs.view import load_run
 
     report_file = write(out, pictures)
     run = load_run(out)
-    rich.print(text_table(run))
+    results().print(text_table(run))
     for note in run.manifest["notes"]:
         console().print(f"note: {note}", style="yellow", markup=False)
     print(f"report: {report_file}")
@@ -168,8 +167,6 @@ def head_command(words: Sequence[str]) -> None:
 
     folder, name, query, everything = parsed(settings, words, "interp head")
     read_manifest(folder)
-    import rich
-
     from interp.report import kept_head, write_head_view
     from interp.runs.view import load_run
 
@@ -181,7 +178,7 @@ def head_command(words: Sequence[str]) -> None:
         from interp.study import head_of_run
 
         table, files = write_head_view(folder, head_of_run(folder, name))
-    rich.print(table)
+    results().print(table)
     print("\n".join(f"figure: {file}" for file in files))
     if view is not None:
         print(f"report: {folder / REPORT}#{view.head}")
@@ -264,8 +261,6 @@ def _add_to_run(
     settings: _Added, measure: Callable[[_Added, Any], Path], table: Callable[[Any], Any]
 ) -> None:
     """Measure more of a finished run; its table on stdout, and its report."""
-    import rich
-
     from interp.report import write
     from interp.runs.view import load_run
 
@@ -273,16 +268,13 @@ def _add_to_run(
     with counting("steps") as counter:
         run = measure(settings, counter.add)
     report_file = write(run)
-    rich.print(table(load_run(run)))
+    results().print(table(load_run(run)))
     print(f"report: {report_file}")
 
 
 def validate_command(words: Sequence[str]) -> None:
     """Every identity and published value, checked; exits 1 if one fails."""
     settings = read_flags(Validating, words, "interp validate")
-
-    import rich
-
     if settings.architectures:
         from interp.validation import architectures
 
@@ -295,7 +287,7 @@ def validate_command(words: Sequence[str]) -> None:
     from interp.validation.running import validate as run
 
     outcomes = run(settings, lambda name: console().print(f"checking {name} ..."))
-    rich.print(outcome_table(outcomes))
+    results().print(outcome_table(outcomes))
     print(summary_line(outcomes))
     if not all(outcome.passed for outcome in outcomes):
         raise SystemExit(1)
@@ -312,9 +304,9 @@ def experiment_command(words: Sequence[str]) -> None:
     name, *rest = words or ["--help"]
     if name in ("-h", "--help"):
         listed = {**QUESTIONS, **_SEVERAL}
-        lines = [f"  {one:<22}{what}" for one, what in listed.items()]
-        print("\n".join(["Experiments: interp experiment NAME", "", *lines, ""]))
-        print("interp experiment NAME --help lists an experiment's flags.")
+        lines = [Paragraph(f"  {one:<22}{what}", indent=" " * 24) for one, what in listed.items()]
+        results().print("Experiments: interp experiment NAME\n", *lines)
+        results().print("\ninterp experiment NAME --help lists an experiment's flags.")
         raise SystemExit(0)
     if name == "claims":
         series.conduct_claims(read_flags(Claims, rest, "interp experiment claims"))
@@ -387,7 +379,7 @@ def doctor_command(words: Sequence[str]) -> None:
     from interp.cli.doctor import symptoms
 
     for what, found in symptoms():
-        print(f"{what:<14}{found}", flush=True)
+        results().print(Paragraph(f"{what:<14}{found}", indent=" " * 14))
 
 
 def completion_command(words: Sequence[str]) -> None:

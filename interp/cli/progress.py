@@ -1,7 +1,10 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""What is printed where: progress on stderr, a bar with rate and time left on a terminal, plain
+lines elsewhere; tables on stdout."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,13 @@ _PLAIN_EVERY = 5.0
 def console() -> Console:
     """Where progress and notices go; results go to stdout."""
     return Console(stderr=True, highlight=False)
+
+
+def results() -> Console:
+    """Where tables go: as wide as the terminal, and 80 columns where there is none (or as many as
+    `COLUMNS` says)."""
+    asked = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if asked else 80)
 
 
 @dataclass

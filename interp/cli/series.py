@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from interp.cli.flags import read_flags
-from interp.cli.progress import console, counting
+from interp.cli.progress import console, counting, results
 from interp.engines import Tick, opened_engine
 from interp.errors import InterpError, RunError
 from interp.experiments import SCORED, AllTrials, Claims, check_named, trial_named
@@ -204,12 +204,10 @@ def _known(config: AllTrials, name: str, chosen: Sequence[str]) -> bool:
 
 def _scorecard(out: Path, names: Sequence[str], notes: Sequence[str]) -> None:
     """The scorecard as a report, and on stdout."""
-    import rich
-
     from interp.report.scorecard import scorecard_table, write_scorecard
 
     report = write_scorecard(out, names, notes)
-    rich.print(scorecard_table([read_finding(out / name) for name in names]))
+    results().print(scorecard_table([read_finding(out / name) for name in names]))
     print(f"report: {report}")
 
 

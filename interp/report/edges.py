@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
-from interp.report.paragraphs import paragraphs
 from interp.report.patching import arrow
 from interp.report.tables import Cell, Table
 from interp.runs.edges import FoundEdges
 from interp.runs.view import NotMeasured, Run
-from interp.showing import number, visible
+from interp.showing import Paragraph, number, paragraphs, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,4 +120,4 @@ def edge_table(run: Run) -> RenderableType:
         grid.add_row(*(Text(cell.text) for cell in row[1:]))
     lines = [*map(str, of.found["verdict"]), *map(str, of.found["notes"])]
     legend = "Change of the answer's log-odds by one edge alone, nats per answer."
-    return Group(grid, Text(legend, style="dim"), Text(""), *paragraphs(lines), Text(""))
+    return Group(grid, Paragraph(legend, "dim"), Text(""), *paragraphs(lines), Text(""))

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
-from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table
 from interp.report.terminal import verdict_style
 from interp.runs.ladder import OUTCOMES, Enough, Laddered, Receiver
 from interp.runs.view import NotMeasured, Run
-from interp.showing import number, visible
+from interp.showing import Paragraph, number, paragraphs, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -141,9 +140,9 @@ def ladder_table(run: Run) -> RenderableType:
     )
     lines = [*map(str, of.found["words"]), *map(str, of.found.get("notes") or [])]
     return Group(
-        Text(folded(signed.text), style=verdict_style(signed)),
+        Paragraph(signed.text, verdict_style(signed)),
         Text(""),
         *paragraphs(lines),
-        Text(folded(legend), style="dim"),
+        Paragraph(legend, "dim"),
         Text(""),
     )

@@ -2,28 +2,28 @@
 
     rich.print(patch_table(load_run("RUN")))
 
-It fits 80 columns and is plain text where there is no terminal.
+It is as wide as the terminal, and plain text where there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from interp.errors import RunError
 from interp.report import lora_parts, patching
-from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table, estimate
 from interp.report.terminal import verdict_style
 from interp.runs.largest import UNTESTED
 from interp.runs.patched import Patched
 from interp.runs.view import Run
-from interp.showing import number
+from interp.showing import FirstThatFits, Paragraph, number, paragraphs
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
+    from rich.table import Table as Grid
 
 MOST_LAYERS = 16
 
@@ -42,12 +42,12 @@ def patch_table(run: Run) -> RenderableType:
     signed = run.verdict(of.pair)
     below = [of.found["verdict"], *_lines(of), *of.found.get("notes", [])]
     return Group(
-        Text(folded(signed.text), style=verdict_style(signed)),
+        Paragraph(signed.text, verdict_style(signed)),
         Text(""),
         _by_layer(of),
-        Text(folded(_legend(of)), style="dim"),
+        Paragraph(_legend(of), "dim"),
         Text(""),
-        Text(folded(below[0]), style="bold"),
+        Paragraph(below[0], "bold"),
         Text(""),
         *paragraphs(below[1:]),
         Text(""),
@@ -57,22 +57,44 @@ def patch_table(run: Run) -> RenderableType:
 # --- by layer ------------------------------------------------------------------------------------
 
 
-def _by_layer(of: Patched) -> RenderableType:
+def _by_layer(of: Patched) -> FirstThatFits:
+    """Damage both ways with intervals; where there is room, the other numbers' as well."""
+    frames = [
+        [of.whole(c.measure, c.source, c.target, layer) for c in patching.columns(of)[:6]]
+        for layer in shown_layers(of)
+    ]
+    return FirstThatFits([_grid(of, frames, wide) for wide in (6, 4, 3, 2)])
+
+
+def _grid(of: Patched, frames: Sequence[Sequence[pd.DataFrame]], wide: int) -> Grid:
+    """The table by layer with the intervals of the first `wide` numbers."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    headings = ["damage a→b\n[interval]", "damage b→a\n[interval]", "base\n→b", "random"]
-    for heading in ["layer", *headings, "won:\na", "\nb"]:
-        grid.add_column(Text(heading), justify="right", no_wrap=True)
-    for layer in shown_layers(of):
-        a_b, b_a, control, random, won_a, won_b = (
-            of.whole(c.measure, c.source, c.target, layer) for c in patching.columns(of)[:6]
-        )
-        cells = [_with_interval(a_b), _with_interval(b_a), _value(control), _value(random)]
-        grid.add_row(str(layer), *cells, _share(won_a), _share(won_b))
+    grid.add_column(Text("layer"), justify="right", no_wrap=True)
+    for at, (plain, heading) in enumerate(_HEADINGS):
+        words = f"{heading}\n[interval]" if at < wide else plain
+        grid.add_column(Text(words), justify="right", no_wrap=True)
+    for layer, row in zip(shown_layers(of), frames, strict=True):
+        says = [short] * 4 + [share] * 2
+        cells = [
+            _cell(own, say, at < wide) for at, (own, say) in enumerate(zip(row, says, strict=True))
+        ]
+        grid.add_row(str(layer), *cells)
     return grid
+
+
+_HEADINGS = (
+    ("damage\na→b", "damage a→b"),
+    ("damage\nb→a", "damage b→a"),
+    ("base\n→b", "base→b"),
+    ("random", "random"),
+    ("won:\na", "won: a"),
+    ("\nb", "won: b"),
+)
+"""What a column is called without and with intervals."""
 
 
 def shown_layers(of: Patched) -> list[int]:
@@ -112,20 +134,18 @@ def short(x: float) -> str:
     return f"{x:.4f}" if 0 <= x < 0.1 else number(x)
 
 
-def _value(frame: pd.DataFrame) -> str:
-    return short(float(frame.iloc[0]["value"])) if len(frame) else "–"
+def share(x: float) -> str:
+    """A recovery; a dash for what is undefined."""
+    return "–" if x != x else f"{x:.3f}" if 0 <= x < 10 else f"{x:.2g}"
 
 
-def _with_interval(frame: pd.DataFrame) -> str:
+def _cell(frame: pd.DataFrame, say: Callable[[float], str], wide: bool) -> str:
+    """A number, with its interval where there is one and it is asked for."""
     if frame.empty:
         return "–"
     value, low, high = (float(frame.iloc[0][name]) for name in ("value", "ci_low", "ci_high"))
-    return f"{short(value)} [{short(low)}, {short(high)}]" if low == low else short(value)
-
-
-def _share(frame: pd.DataFrame) -> str:
-    x = float(frame.iloc[0]["value"]) if len(frame) else float("nan")
-    return "–" if x != x else f"{x:.3f}" if 0 <= x < 10 else f"{x:.2g}"
+    ends = f" [{say(low)}, {say(high)}]" if wide and low == low else ""
+    return f"{say(value)}{ends}"
 
 
 # --- findings ------------------------------------------------------------------------------------

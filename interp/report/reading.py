@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
 from interp.names import Pair, pair_name
-from interp.report.paragraphs import paragraphs
 from interp.report.tables import Cell, Table, estimate
 from interp.runs.readings import WORD_EXCESS, WORD_RANK, WORD_SCORE, Readings
 from interp.runs.view import NotMeasured, Run
-from interp.showing import number, visible
+from interp.showing import number, paragraphs, visible
 from interp.significance import ALPHA
 
 if TYPE_CHECKING:

@@ -74,14 +74,14 @@ def write_scorecard(out: Path, names: Sequence[str], notes: Sequence[str] = ()) 
 
 
 def scorecard_table(findings: Sequence[Finding]) -> rich.table.Table:
-    """What each finding means for the hypothesis, and the number that decides; 80 columns."""
+    """What each finding means for the hypothesis, and the number that decides."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
     colours = {"holds": "blue", "fails": "red", "undecided": "yellow"}
     title = Text(f"Can a prompt emulate a LoRA? {_models(findings)}")
-    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), width=80)
+    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     grid.add_column("hypothesis", no_wrap=True)
     grid.add_column("experiment, its verdict, and the number that decides")
     for weak, some in groups(findings).items():

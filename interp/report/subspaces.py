@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
-from interp.report.paragraphs import paragraphs
 from interp.report.patching import arrow
 from interp.report.tables import Cell, Table, value
 from interp.runs.subspaces import LEARNED, SUBSPACE_KINDS, FoundSubspaces
 from interp.runs.view import NotMeasured, Run
-from interp.showing import visible
+from interp.showing import paragraphs, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

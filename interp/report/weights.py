@@ -11,11 +11,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
-from interp.report.paragraphs import folded, paragraphs
 from interp.report.tables import Cell, Table
 from interp.runs.view import NotMeasured, Run
 from interp.runs.weights import INTRUDERS, NORM, RANK, Weighed
-from interp.showing import number, visible
+from interp.showing import Paragraph, number, paragraphs, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,4 +192,4 @@ def weights_table(run: Run) -> RenderableType:
         f"{of.found['top']} strongest directions written by each changed matrix, those unlike all "
         f"of base's (cosine < {of.found['epsilon']:g})."
     )
-    return Group(grid, Text(folded(legend), style="dim"), Text(""), *paragraphs(lines), Text(""))
+    return Group(grid, Paragraph(legend, "dim"), Text(""), *paragraphs(lines), Text(""))

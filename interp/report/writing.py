@@ -32,7 +32,7 @@ from interp.runs.samples import Samples
 from interp.runs.view import Run, load_run
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 _DRAWN = re.compile(rf"{FIGURES}/(?!head_L)\w[\w.-]*|{re.escape(REPORT)}")
 
@@ -40,7 +40,7 @@ _DRAWN = re.compile(rf"{FIGURES}/(?!head_L)\w[\w.-]*|{re.escape(REPORT)}")
 class DrawnHead(NamedTuple):
     """A head's most attended tokens for the terminal, and the figure files written."""
 
-    table: Table
+    table: RenderableType
     files: list[Path]
 
 

@@ -2,7 +2,7 @@
 
 outcome = Outcome("no-op patch", "llama", Reading(0.0, limit=0.0), seconds=0.2)
 outcome.passed, outcome.expected, outcome.measured       # True, "0", "0"
-rich.print(outcome_table(worst([outcome, ...])))                 # 80 columns
+rich.print(outcome_table(worst([outcome, ...])))
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def worst(outcomes: Iterable[Outcome], on: str) -> list[Outcome]:
 
 
 def outcome_table(outcomes: Iterable[Outcome]) -> Table:
-    """One row per check, 80 columns; a failure is followed by what it is about."""
+    """One row per check; a failure is followed by what it is about."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), width=80)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("check", "of", "expected", "measured", "s"):
         number = heading in ("expected", "measured", "s")
         shown.add_column(heading, justify="right" if number else "left", no_wrap=number)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import on_a_terminal
 
 from interp import cli
 from interp.cli import COMMANDS
@@ -105,6 +107,24 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
     assert "nowhere is not a run" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("--help",), ("experiment", "--help")])
+def test_lists_are_as_wide_as_the_terminal(words: tuple[str, ...]) -> None:
+    longest = {}
+    for width in (50, 120):
+        lines = on_a_terminal(width, *words)
+        longest[width] = max(map(len, lines))
+        assert longest[width] <= width
+    assert longest[120] > 80
+
+
+def test_elsewhere_lines_have_80_columns() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    said = subprocess.run(
+        [sys.executable, "-m", "interp", "--help"], capture_output=True, text=True, env=env
+    )
+    assert 70 < max(map(len, said.stdout.splitlines())) <= 80
+
+
 COMPLETE = """
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
@@ -153,3 +173,4 @@ def test_the_doctor_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
     for what in ("interp", "libraries", "device", "browser", "hub", "cache"):
         assert any(line.startswith(what) for line in lines)
     assert any("torch 2" in line for line in lines)
+    assert max(map(len, lines)) <= 80

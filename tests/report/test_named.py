@@ -98,11 +98,23 @@ def test_heads_that_were_not_tested_are_called_so(run: Run) -> None:
     assert tables.top_heads(untested).caption.startswith("Heads (not tested) with the largest")
 
 
+def test_a_wide_terminal_shows_every_interval(run: Run) -> None:
+    """Where they fit; the numbers are the same, and no line is wider than the terminal."""
+    said = {width: screen(run, width) for width in (60, 80, 120, 200)}
+    for width, text in said.items():
+        assert max(map(len, text.splitlines())) <= width
+    counts = {width: text.count("[interval]") for width, text in said.items()}
+    assert counts[80] == 1 < counts[120] <= counts[200] == 5
+    last = tables.layer_table(run).rows[-1]
+    row = next(line for line in said[200].splitlines() if line.split()[:1] == [last[0].text])
+    assert [cell.extra in row for cell in last[1:]] == [True] * len(last[1:])
+
+
 def test_the_terminal_fits_80_columns(make_folder: Callable[..., Path]) -> None:
     run = load_run(make_folder(n_layers=32, n_heads=16, head_view=False, patched=False))
     table = run.table.copy()
     table.loc[table["measure"] == "content_js", ["value", "p_adjusted"]] = [0.0123, 0.00105]
-    lines = screen(Run(run.path, table, run.arrays, run.manifest), 200).splitlines()
+    lines = screen(Run(run.path, table, run.arrays, run.manifest)).splitlines()
     rows = [line for line in lines if " p=0.001" in line]
     assert len(rows) == 32
     assert max(map(len, rows)) <= 80

@@ -259,14 +259,24 @@ def test_few_directions_are_in_their_order(of: Patched) -> None:
 def test_the_terminals_table_fits_80_columns(
     make: Callable[..., Path], n_layers: int, scale: float
 ) -> None:
-    said = terminal(load_run(make(n_layers=n_layers, scale=scale)))
+    said = terminal(load_run(make(n_layers=n_layers, scale=scale)), width=80)
     assert max(map(len, said.splitlines())) <= 80
     assert "…" not in said
 
 
 def test_the_terminals_table_has_no_colours_without_a_terminal(run: Run) -> None:
     assert "\x1b" not in terminal(run)
-    assert terminal(run, width=80) == terminal(run, width=200)
+
+
+def test_a_wide_terminal_shows_more_intervals_and_the_same_numbers(run: Run) -> None:
+    narrow, wide = (terminal(run, width=width) for width in (80, 200))
+    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, wide.splitlines())) <= 200
+    assert wide.count("[interval]") > narrow.count("[interval]") == 2
+    for layer in run.interchange.layers:
+        one, other = (re.search(rf"^ +{layer} .*$", said, re.M) for said in (narrow, wide))
+        assert one
+        assert other
+        assert re.sub(r" \[.*?\]", "", one[0]).split() == re.sub(r" \[.*?\]", "", other[0]).split()
 
 
 def test_many_layers_are_thinned_and_the_last_stays(make: Callable[..., Path]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from command_line import on_a_terminal
 from rich.console import Console
 
 from interp.cli import main
@@ -181,3 +182,15 @@ def test_terminal_table_of_a_run_without_headline(folder: Path) -> None:
     out = io.StringIO()
     Console(file=out, width=100).print(text_table(run))
     assert out.getvalue().startswith("NOT CERTIFIED")
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_a_commands_table_is_as_wide_as_the_terminal(
+    make_folder: Callable[..., Path], width: int
+) -> None:
+    """A token of the table is longer than the narrow one is wide."""
+    path = make_folder(n_layers=2, tokens=["a", "long token " * 8, "->"])
+    lines = on_a_terminal(width, "head", str(path), "L1H2")
+    table = [line for line in lines if not line.startswith(("figure:", "report:"))]
+    assert 50 < max(map(len, table)) <= width
+    assert (max(map(len, table)) > 80) == (width == 120)
