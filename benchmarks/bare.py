@@ -24,7 +24,9 @@ BASE = "base"
 
 def plain(found: Reference) -> PeftModel:
     """The model with its adapters, named 0, 1, ... (peft wants no `lora_` in a name)."""
-    base = AutoModelForCausalLM.from_pretrained(found.model, attn_implementation="eager")
+    base = AutoModelForCausalLM.from_pretrained(
+        found.model, attn_implementation="eager", dtype=found.fields.get("dtype", "float32")
+    ).to(found.fields.get("device", "cpu"))
     model: PeftModel = PeftModel.from_pretrained(base, found.loras[0], adapter_name="0")
     for number, lora in enumerate(found.loras[1:], 1):
         model.load_adapter(lora, adapter_name=str(number))
@@ -57,7 +59,10 @@ class Bare:
         nothing = prompt[:, :0]
         prefixes = {BASE: nothing, "prompt": prompt, "neutral": prompt.flip(1)}
         prefixes |= {f"lora_{number}": nothing for number in range(len(found.loras))}
-        return cls(plain(found), prefixes, queries.input_ids, queries.attention_mask)
+        model = plain(found)
+        prefixes = {name: prefix.to(model.device) for name, prefix in prefixes.items()}
+        ids, mask = queries.input_ids, queries.attention_mask
+        return cls(model, prefixes, ids.to(model.device), mask.to(model.device))
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:

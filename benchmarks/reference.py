@@ -98,8 +98,8 @@ class Reference:
         return Experiment(**given | {role: (self.prompt_file,)} | self.fields)
 
 
-def made(folder: Path, size: Size) -> Reference:
-    """The random model of this size, made where it is not there yet."""
+def made(folder: Path, size: Size, device: str = "cpu") -> Reference:
+    """The random model of this size, made (on a device) where it is not there yet."""
     own = folder / "-".join(str(int(number)) for number in vars(size).values())
     found = Reference(
         str(own / "model"),
@@ -109,7 +109,7 @@ def made(folder: Path, size: Size) -> Reference:
     )
     if not (own / "done").exists():
         with quiet():
-            _make(found, size)
+            _make(found, size, device)
         (own / "done").touch()
     return found
 
@@ -148,7 +148,7 @@ def _chat(queries: int, answer: int) -> dict[str, Any]:
     return asked | {"answer_tokens": answer, "answers_from": "prompt"}
 
 
-def _make(found: Reference, size: Size) -> None:
+def _make(found: Reference, size: Size, device: str) -> None:
     draw = torch.Generator().manual_seed(1)
     torch.manual_seed(0)
     words = {f"w{i}": i for i in range(size.vocabulary)}
@@ -164,7 +164,9 @@ def _make(found: Reference, size: Size) -> None:
         max_position_embeddings=8192 + 64,
         tie_word_embeddings=size.tied,
     )
-    LlamaForCausalLM(config).save_pretrained(found.model)
+    with torch.device(device):
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(found.model)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE)
     tokenizer.save_pretrained(found.model)
     _adapt(found.model, found.loras, "all-linear")

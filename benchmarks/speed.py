@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import costs
+import gpu
 import growth
 import rivals
 import torch
@@ -46,6 +47,7 @@ Group = Literal[
     "keys",
     "load",
     "engines",
+    "gpu",
 ]
 GROUPS: dict[Group, Callable[[Setup], Iterator[Row]]] = {
     "sweeps": costs.sweeps,
@@ -58,6 +60,7 @@ GROUPS: dict[Group, Callable[[Setup], Iterator[Row]]] = {
     "cached": rivals.run_with_cache,
     "engines": costs.engines,
     "growth": growth.queries,
+    "gpu": gpu.rows,
     "chat": costs.chat,
 }
 

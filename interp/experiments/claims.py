@@ -40,7 +40,8 @@ class PaperClaim:
     what is measured, and the value above which that counts (set before the run, with the reason).
 
     `placebos`: controls that have no such effect; a claim whose interval is not above theirs is not
-    supported. `missing`: why it is not measured yet; such a claim has no measure."""
+    supported. `needed`: controls that must reach a value, or the measure has not worked and decides
+    nothing. `missing`: why it is not measured yet; such a claim has no measure."""
 
     number: int
     says: str
@@ -49,6 +50,7 @@ class PaperClaim:
     threshold: float
     reason: str
     placebos: tuple[str, ...] = ()
+    needed: Mapping[str, float] = field(default_factory=dict)
     missing: str = ""
 
 
@@ -70,8 +72,11 @@ class ClaimOutcome:
         return DecidingEstimate(claim.measured, *ends, claim.threshold)
 
     def verdict(self, claim: PaperClaim) -> str:
-        """Supported where the interval lies above the threshold and above every placebo."""
+        """Supported where the interval lies above the threshold and above every placebo; undecided
+        where the measure has not worked."""
         verdict = self.against(claim).verdict
+        if not all(self.nulls[name] >= least for name, least in claim.needed.items()):
+            return "undecided"
         placebos = [self.nulls[name] for name in claim.placebos]
         if verdict == "supported" and not all(self.ci_low > value for value in placebos):
             return "undecided"
@@ -253,6 +258,7 @@ def _details(config: Claims, script: ClaimScript) -> list[str]:
         return [*lines, f"- {_NOT_YET}: {claim.missing}"]
     lines.append(f"- Measured: {claim.measured}")
     lines.append(f"- Threshold {claim.threshold:g}: {claim.reason}")
+    lines += [f"- Undecided unless {name} reach {x:g}" for name, x in claim.needed.items()]
     for name in CLAIM_MODELS:
         outcome = read_outcome(_file(config, script, name))
         if outcome is None:

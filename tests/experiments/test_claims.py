@@ -85,7 +85,8 @@ def test_a_verdict_follows_from_the_interval_and_the_threshold(config: Claims, p
             continue
         assert outcome is not None
         assert outcome.ci_low <= outcome.value <= outcome.ci_high
-        assert set(script.claim.placebos) <= outcome.nulls.keys() != set()
+        named = {*script.claim.placebos, *script.claim.needed}
+        assert named <= outcome.nulls.keys() != set()
         found = outcome.against(script.claim)
         assert f"{found.estimate}: {outcome.verdict(script.claim)}" in page
 
@@ -145,6 +146,14 @@ def test_a_placebo_that_does_as_well_takes_support_away() -> None:
     for value, verdict in ((0.6, "supported"), (0.7, "undecided"), (0.9, "undecided")):
         assert ClaimOutcome(0.8, 0.7, 0.9, 5, {"random": value}).verdict(claim) == verdict
     assert ClaimOutcome(0.3, 0.2, 0.4, 5, {"random": 0.9}).verdict(claim) == "not supported"
+
+
+def test_a_measure_that_has_not_worked_decides_nothing() -> None:
+    claim = PaperClaim(1, "", "", "", 0.5, "", needed={"own": 0.5})
+    for own, above in ((0.5, "supported"), (0.49, "undecided"), (-0.1, "undecided")):
+        assert ClaimOutcome(0.8, 0.7, 0.9, 5, {"own": own}).verdict(claim) == above
+    assert ClaimOutcome(0.3, 0.2, 0.4, 5, {"own": 0.4}).verdict(claim) == "undecided"
+    assert ClaimOutcome(0.3, 0.2, 0.4, 5, {"own": 0.9}).verdict(claim) == "not supported"
 
 
 def test_what_is_measured_is_kept_until_its_script_or_settings_change(
