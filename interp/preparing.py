@@ -33,7 +33,7 @@ from interp.progress import Progress, no_progress
 from interp.queries import Encoded, Query, read_queries
 from interp.runs.files import read_manifest
 from interp.selection import GROUP_OF, measures_of
-from interp.store import Store
+from interp.store import SHARD, Store
 from interp.subject import Subject, load
 from interp.subject.aligning import encode_groups
 from interp.subject.quantization import saved_method
@@ -234,7 +234,7 @@ def make_plan(
         replicates=experiment.bootstrap,
         permutations=experiment.permutations,
         seed=experiment.seed,
-        batch_size=experiment.batch_size or fitting,
+        batch_size=min(SHARD, experiment.batch_size or fitting),
         noise=DTYPE_NOISE[subject.dtype],
         withheld=withheld,
         unasked=experiment.unasked,

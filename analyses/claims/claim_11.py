@@ -32,10 +32,10 @@ CLAIM = PaperClaim(
     number=11,
     says="Keys are exchangeable between tasks, values are not.",
     source="2508.17032 (cited only: neither paper nor abstract was readable)",
-    measured="strength of a task's tuned prefix with the other task's keys minus its strength with "
-    "the other task's values, mean of both tasks",
+    measured="the smaller of two: strength of a task's tuned prefix with the other task's keys, "
+    "and what its strength lacks of 1 with the other task's values; mean of both tasks",
     threshold=0.5,
-    reason="half of a prompt's effect",
+    reason="half of a prompt's effect is kept with other keys, and half is lost with other values",
     needed={"own keys and values": 0.5},
 )
 TOKENS, QUERIES = 8, 8
@@ -74,10 +74,12 @@ def measure(model: ClaimModel) -> ClaimOutcome:
     kl = {n: left(0, k[0], v[0]) + left(1, k[1], v[1]) for n, (k, v) in swaps.items()}
     none = divergence(model, targets[0], None) + divergence(model, targets[1], None)
     keys = [query.key for query in asked]
-    gap = strength(kl["other task's keys"] + none - kl["other task's values"], none, keys, 200, 0)
+    kept = strength(kl["other task's keys"], none, keys, 200, 0)
+    lost = strength(none - kl["other task's values"], none, keys, 200, 0)
+    found = min(kept, lost, key=lambda one: one.strength)
     nulls = {name: float(1 - value.sum() / none.sum()) for name, value in kl.items()}
     note = "Controls are strengths: 1 is the task's prompt, 0 as far from it as base."
-    return ClaimOutcome(gap.strength, gap.ci_low, gap.ci_high, len(asked), nulls, note)
+    return ClaimOutcome(found.strength, found.ci_low, found.ci_high, len(asked), nulls, note)
 
 
 def divergence(model: ClaimModel, target: Examples, prefix: Tuned | None) -> np.ndarray:
