@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,19 +29,37 @@ LAST = tiny_models.N_LAYERS - 1
 
 
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def made(request: pytest.FixtureRequest, once: Any) -> Any:
     """A run with a prompt, a LoRA, both controls, and a vector that says one word in the end."""
-    root = tmp_path_factory.mktemp(f"read.{request.param}")
-    model = tiny_models.save_model(request.param, root / "model")
-    lora = tiny_models.save_adapter(
-        model, root / "lora", tiny_models.all_targets(request.param), layers=[1, 2]
+    root = once(f"read.{request.param}", partial(read, request.param))
+    model = str(root / "model")
+    token = said_by(model, PLANTED)[1]
+    lora = str(root / "lora")
+    return {"settings": settings(root), "model": model, "lora": lora, "token": token, "root": root}
+
+
+def settings(root: Path) -> DifferenceReading:
+    return DifferenceReading(
+        run=root / "run",
+        words=WORDS,
+        texts=root / "others.jsonl",
+        bootstrap=40,
+        patchscope=False,
+        steer=(),
     )
-    vector, token = said_by(model, PLANTED)
+
+
+def read(architecture: str, root: Path) -> None:
+    model = tiny_models.save_model(architecture, root / "model")
+    lora = tiny_models.save_adapter(
+        model, root / "lora", tiny_models.all_targets(architecture), layers=[1, 2]
+    )
+    vector, _ = said_by(model, PLANTED)
     save_file({"vector": vector}, root / "vector.safetensors")
     for name, texts in (("q", TEXTS), ("others", OTHERS)):
         (root / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
     (root / "prompt.txt").write_text("people talked about small things")
-    run = run_study(
+    run_study(
         Experiment(
             model=model,
             adapter=(lora,),
@@ -48,7 +68,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 "steered": {"steering": {"vector": str(root / "vector.safetensors"), "layer": LAST}}
             },
             queries=root / "q.jsonl",
-            separator=" " if request.param == "llama" else "\n",
+            separator=" " if architecture == "llama" else "\n",
             controls=("neutral", "random_lora"),
             out=root / "run",
             bootstrap=20,
@@ -57,16 +77,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             measures=("relative_l2",),
         )
     )
-    settings = DifferenceReading(
-        run=run,
-        words=WORDS,
-        texts=root / "others.jsonl",
-        bootstrap=40,
-        patchscope=False,
-        steer=(),
-    )
-    read_run(settings)
-    return {"settings": settings, "model": model, "lora": lora, "token": token, "root": root}
+    read_run(settings(root))
 
 
 def said_by(model: str, word: str) -> tuple[torch.Tensor, int]:

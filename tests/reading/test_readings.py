@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,18 @@ ACTING |= {"steer_tokens": 2, "variables": False}
 
 def states(made: Any, run: Run, condition: str, group: str) -> np.ndarray:
     """`[query, layer, pos...]` as lists: plain runs of one query at a time, all of its tokens."""
-    plain = Condition(
-        prefix=tuple(prefix_of(made, run, condition)),
-        adapter=made["lora"] if condition == "lora" else None,
-    )
-    model = reference.models.open_model(made["model"], *plain.weights)
-    words = AutoTokenizer.from_pretrained(made["model"])
+    adapter = made["lora"] if condition == "lora" else None
+    plain = Condition(prefix=tuple(prefix_of(made, run, condition)), adapter=adapter)
+    return plainly(made["model"], plain, group)
+
+
+@functools.cache
+def plainly(folder: str, plain: Condition, group: str) -> Any:
+    model = reference.models.open_model(folder, *plain.weights)
+    words = AutoTokenizer.from_pretrained(folder)
     texts = TEXTS if group == "matched" else OTHERS
     queries = [words(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return [reference.running.run(model, plain, ids).resid_post for ids in queries]  # type: ignore
+    return [reference.running.run(model, plain, ids).resid_post for ids in queries]
 
 
 def prefix_of(made: Any, run: Run, condition: str) -> list[int]:
@@ -106,16 +111,13 @@ def test_scores_ranks_and_sizes_are_numpys(
 
 
 @pytest.mark.parametrize("made", ["llama"], indirect=True)
-def test_a_vector_along_an_unembedding_row_is_named_first(made: Any) -> None:
+def test_a_vector_along_an_unembedding_row_is_named_first(made: Any, tmp_path: Path) -> None:
     """The planted shift is the same at every query: it is all of the difference, named first, and
     its word is told from random differences."""
-    root = made["root"]
     manifest = json.loads((made["settings"].run / "manifest.json").read_text())
-    fields = {**manifest["config"], "compare": ["steered", "lora"], "out": str(root / "steered")}
+    fields = {**manifest["config"], "compare": ["steered", "lora"], "out": str(tmp_path)}
     run_study(Experiment.model_validate(fields))
-    settings = made["settings"].model_copy(
-        update={"run": root / "steered", "words": (PLANTED,)} | ACTING
-    )
+    settings = made["settings"].model_copy(update={"run": tmp_path, "words": (PLANTED,)} | ACTING)
     run = load_run(read_run(settings))
     pair = ("steered", "base")
     for group in ("matched", "unrelated"):
@@ -165,12 +167,13 @@ def test_each_pair_stands_beside_its_controls(run: Run) -> None:
 
 @pytest.mark.parametrize("made", ["llama"], indirect=True)
 def test_a_killed_reading_is_resumed_with_the_same_bytes(
-    made: Any, monkeypatch: pytest.MonkeyPatch
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second group of texts fails: what the first left is not read again."""
     import interp.reading.run as module
 
-    folder, settings = made["settings"].run, made["settings"]
+    folder = Path(shutil.copytree(made["settings"].run, tmp_path / "run"))
+    settings = made["settings"].model_copy(update={"run": folder})
     names = ("results.parquet", READING, READ_TOKENS)
     before = {name: (folder / name).read_bytes() for name in names}
     real, seen = module.segment_means, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import all_targets, save_adapter, save_model
@@ -23,9 +24,12 @@ HELDOUT = ("a hill is high", "yes", "cold is the")
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(once: Any) -> Path:
     """Its folder, which nobody changes."""
-    root = tmp_path_factory.mktemp("inputs")
+    return once("subspace", finish) / "RUN"
+
+
+def finish(root: Path) -> None:
     model = save_model("qwen3", root / "model")
     save_adapter(model, root / "lora", all_targets("qwen3"))
     (root / "prompt.txt").write_text("up is the opposite of down")
@@ -46,4 +50,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sample": 0,
         "max_positions": 1,
     }
-    return run_study(Experiment.model_validate(fields))
+    run_study(Experiment.model_validate(fields))
