@@ -171,6 +171,6 @@ def test_families_apart_and_families_of_one_kind() -> None:
     square = squared(np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]]))
     assert families_room.divergence_index(square, groups) == pytest.approx(10 / (4 / 3))
     assert families_room.permanova_f(square, groups) == pytest.approx(150 / 1)
-    assert families_room.regroupings([3, 3])[0] == groups
-    assert len(families_room.regroupings([3, 3])) == 10
-    assert len(families_room.regroupings([3, 2])) == 10
+    assert families_room.regroupings((3, 3))[0] == groups
+    assert len(families_room.regroupings((3, 3))) == 10
+    assert len(families_room.regroupings((3, 2))) == 10

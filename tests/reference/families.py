@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def values(
     """The statistic in every cell of a site's map, its p over all ways to make such families, and
     how far rounding may move it. p counts the ways that are as extreme anywhere on the map."""
     found = {}
-    ways = regroupings(sizes)
+    ways = regroupings(tuple(sizes))
     tried = {label: [statistic(each.squared, g) for g in ways] for label, each in maps.items()}
     highest = np.max([[np.nanmax(x) for x in each] for each in tried.values()], axis=0)
     for label, each in maps.items():
@@ -141,7 +142,8 @@ def permanova_f(squared: Array, groups: Groups) -> Array:
     return over((total - within) / (k - 1), within / (n - k))
 
 
-def regroupings(sizes: Sequence[int]) -> list[list[list[int]]]:
+@functools.cache
+def regroupings(sizes: tuple[int, ...]) -> list[list[list[int]]]:
     """All ways to give the members to families of these sizes, each once, the given one first:
     families of one size are interchangeable."""
     seen: dict[frozenset[frozenset[int]], list[list[int]]] = {}

@@ -105,6 +105,7 @@ def output_projection(block: Any) -> Any:
     return next(getattr(inside, n) for n in ("o_proj", "c_proj", "dense") if hasattr(inside, n))
 
 
+@functools.lru_cache(maxsize=64)  # asked again at every row of the same model
 def output_weight(block: Any) -> Array:
     """`[head * d_head, d_model]`, of a merged block."""
     module = output_projection(block)

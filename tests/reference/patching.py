@@ -30,7 +30,7 @@ from .models import (
     writers,
 )
 from .numbers import Array, content, double, kl_logits, ratio, top1
-from .running import States, arguments, biased, run, virtual
+from .running import States, arguments, biased, first_row, run, virtual
 from .study import Table, Value
 
 HIDDEN = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -234,10 +234,9 @@ def patched(
 
     condition = target.condition
     before = virtual(base, condition, len(blocks(model)))
-    start = len(condition.prefix) + (before.length if condition.soft else 0)
     with (
         torch.no_grad(),
-        steered(model, start, condition.steering),
+        steered(model, first_row(condition, before), condition.steering),
         hooked([where.hook(change)]),
     ):
         out = model(**arguments(model, condition, query.ids, before))

@@ -7,6 +7,7 @@ checks that the shares sum to the model's own logits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .conditions import Condition
 from .models import blocks, final_norm, output_bias, output_weight, post_norm, reaching
-from .numbers import Array, double, js, kl_logits, log_softmax, softmax, top1
+from .numbers import Array, double, js, kl_logits, log_softmax, top1
 
 if TYPE_CHECKING:
     from .running import States
@@ -23,6 +24,7 @@ CLOSES = 1e-4
 """Largest error of the sum of all terms, relative to the largest term (float32 states)."""
 
 
+@functools.lru_cache(maxsize=2)  # asked again at every row of the same model
 def unembedding(model: Any) -> tuple[Array, Array]:
     """Weight `[vocab, d_model]` and bias `[vocab]`."""
     head = model.get_output_embeddings()
@@ -139,7 +141,7 @@ def close(found: Array, wanted: Array, what: str, parts: Iterable[Array] = ()) -
 
 def lens_js(a: States, b: States) -> Array:
     """Of the states alone: a logit bias moves none of them."""
-    return js(softmax(a.lens), softmax(b.lens))
+    return js(a.lens_shares, b.lens_shares)
 
 
 def lens_kl(states: States) -> Array:
@@ -168,7 +170,7 @@ def depth(final: int, said: Array) -> float:
 
 def margin(logits: Array) -> Array:
     """How far the first token is ahead of the second at every row, in the closest layer."""
-    best = np.sort(logits, axis=-1)
+    best = np.partition(logits, -2, axis=-1)
     return (best[..., -1] - best[..., -2]).min(0)
 
 

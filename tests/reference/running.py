@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .models import (
     steered,
     watched,
 )
-from .numbers import Array, content, double
+from .numbers import Array, content, double, softmax
 
 SUM = 1e-5
 """Rows of attention that lack less to 1 have no learned sink."""
@@ -90,12 +91,12 @@ class States:
         """The rows that predict the answer's tokens."""
         return slice(self.end - 1, self.length)
 
-    @property
+    @cached_property
     def mixed(self) -> Array:
         """`[layer, head, pos, d_head]`."""
         return self.pattern @ self.values
 
-    @property
+    @cached_property
     def sink(self) -> Array:
         """What a learned sink takes of every row."""
         rest = 1 - self.pattern.sum(-1)
@@ -111,9 +112,14 @@ class States:
             return self.heads
         return tuple(range(len(self.resid_post)))
 
-    @property
+    @cached_property
     def content(self) -> Array:
         return content(self.pattern)
+
+    @cached_property
+    def lens_shares(self) -> Array:
+        """The lens as distributions."""
+        return softmax(self.lens)
 
 
 @dataclass(frozen=True)
@@ -174,9 +180,8 @@ def forward(
     base: str | None = None,
 ) -> Pass:
     """The whole sequence at once; `inputs` `[layer, pos, d_model]` pins the query's rows."""
-    seen, layers = Seen(), range(len(blocks(model)))
-    before = virtual(base, condition, len(layers))
-    start = len(condition.prefix) + (before.length if condition.soft else 0)
+    seen, before = Seen(), virtual(base, condition, len(blocks(model)))
+    start = first_row(condition, before)
     with (
         torch.no_grad(),
         pinned(model, start, inputs),
@@ -196,6 +201,11 @@ def forward(
         filled([left_padded(v, n_keys, -2, 0.0) for v in values]),
         before.keys,
     )
+
+
+def first_row(condition: Condition, before: Virtual) -> int:
+    """Of the query, among the rows that the model computes."""
+    return len(condition.prefix) + (before.length if condition.soft else 0)
 
 
 def filled(layers: Sequence[Array]) -> Array:

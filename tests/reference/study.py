@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -89,27 +90,27 @@ class Study:
     folds: Sequence[int] = ()
     texts: Sequence[int] | None = None
 
-    @property
+    @cached_property
     def rows(self) -> list[Rows]:
         """Of every query."""
         base = self.observed["base"]
         texts = self.texts or [states.end for states in base]
         return [Rows(t, s.end, s.length) for t, s in zip(texts, base, strict=True)]
 
-    @property
+    @cached_property
     def segments(self) -> list[str]:
         """Those that there are."""
         found = [] if self.texts is None else SEGMENTS
         return [label for label in found if any(rows.of(label) for rows in self.rows)]
 
-    @property
+    @cached_property
     def positions(self) -> list[str]:
         """Labels of the measures that every token has."""
         longest = max(rows.end for rows in self.rows)
         labels = ["last", "mean", *self.segments]
         return labels + [str(i) for i in range(min(longest, self.max_positions))] + self._tokens
 
-    @property
+    @cached_property
     def answer_positions(self) -> list[str]:
         """Labels of the measures of the answer's tokens."""
         return ["last", *(["answer"] if self.segments else []), *self._tokens]
@@ -131,13 +132,13 @@ class Study:
     def has_bos(self) -> bool:
         return bool(self.conditions["base"].prefix)
 
-    @property
+    @cached_property
     def known(self) -> list[Array]:
         """What every row of an answer should say; NaN where that is not known."""
         given = [(a,) if a is None or isinstance(a, int) else a for a in self.answers]
         return [np.array([np.nan if t is None else t for t in tokens]) for tokens in given]
 
-    @property
+    @cached_property
     def targets(self) -> list[list[int]]:
         """The same; where it is not known, what the headline's reference puts first."""
         said = [top1(s.logits[s.answer]) for s in self.observed[self.headline[1]]]

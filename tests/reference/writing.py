@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from .conditions import Condition
-from .models import open_model
+from .models import blocks, open_model, steered
 from .numbers import double, top1
-from .running import biased, forward
+from .running import arguments, biased, first_row, virtual
 from .study import Table, Value
 
 Answers = Mapping[str, Sequence[tuple[int, ...]]]
@@ -22,8 +23,11 @@ def write(
     model = open_model(base, *condition.weights)
     answer: list[int] = []
     while len(answer) < n_tokens and not (answer and answer[-1] in stop):
-        logits = forward(model, condition, [*query, *answer], base=base).out.logits[0]
-        rows = double(logits)[-len(query) - len(answer) :]
+        before = virtual(base, condition, len(blocks(model)))
+        start = first_row(condition, before)
+        with torch.no_grad(), steered(model, start, condition.steering):
+            out = model(**arguments(model, condition, [*query, *answer], before))
+        rows = double(out.logits[0])[-len(query) - len(answer) :]
         answer.append(int(top1(biased(rows, condition, len(query))[-1])))
     return tuple(answer)
 
