@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killing import in_child
 from tiny_models import MODULES, save_adapter, save_model
 
 from interp import study, sweep
@@ -214,32 +216,30 @@ def test_a_second_process_is_refused_until_the_first_is_dead(begun: Path) -> Non
 
 # Whole runs -------------------------------------------------------------------------------------
 
-KILLED_IN_A_SHARD = """
-import json, os, signal, sys
-import torch
-torch.set_num_threads(1)
-from interp import store, study
-from interp.config import Experiment
-store.SHARD = 2
-calls = []
-def progress(group, done, total):
-    if group == "matched":
-        calls.append(done)
-    if len(calls) == 3:  # the first shard is kept, the second is half done
-        os.kill(os.getpid(), signal.SIGKILL)
-study.run_study(Experiment.model_validate_json(sys.argv[1]), progress)
-"""
 
-KILLED_BEFORE_A_RENAME = KILLED_IN_A_SHARD.replace("len(calls) == 3", "False").replace(
-    "calls = []",
-    """calls = []
-replace = os.replace
-def killing(source, target):
-    if "matched-00001" in str(target):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-os.replace = killing""",
-)
+def killed_in_a_shard(experiment: Experiment) -> None:
+    calls: list[int] = []
+
+    def progress(group: str, done: int, total: int) -> None:
+        if group == "matched":
+            calls.append(done)
+        if len(calls) == 3:  # the first shard is kept, the second is half done
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    study.run_study(experiment, progress)
+
+
+def killed_before_a_rename(experiment: Experiment) -> None:
+    replace = os.replace
+
+    def killing(source: Any, target: Any) -> None:
+        if "matched-00001" in str(target):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killing
+    study.run_study(experiment)
+
 
 QUERIES = ["hot is", "big is the", "up", "the river is wide", "lily said: yes"]
 
@@ -260,6 +260,7 @@ def base_experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         out=folder / "none",
         controls=(),
         bootstrap=20,
+        permutations=19,
         batch_size=1,
         device="cpu",
     )
@@ -329,8 +330,8 @@ def test_another_seed_moves_intervals_and_no_value(
 
 
 @pytest.mark.parametrize(
-    ("script", "left_over"),
-    [(KILLED_IN_A_SHARD, 0), (KILLED_BEFORE_A_RENAME, 1)],
+    ("killed", "left_over"),
+    [(killed_in_a_shard, 0), (killed_before_a_rename, 1)],
     ids=["in mid-shard", "between write and rename"],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(
@@ -338,13 +339,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     uninterrupted: dict[str, bytes],
     measured: list[int],
     tmp_path: Path,
-    script: str,
+    killed: Callable[[Experiment], None],
     left_over: int,
 ) -> None:
     out = tmp_path / "run"
-    with child(script, into(base_experiment, out).model_dump_json()) as killed:
-        _, error = killed.communicate(timeout=120)
-    assert killed.returncode == -signal.SIGKILL, error
+    assert in_child(lambda: killed(into(base_experiment, out)))
     assert [path.name[:13] for path in shards(out)] == ["matched-00000"]
     assert len(list((out / FOLDER).glob(".tmp-*"))) == left_over
     assert not (out / MANIFEST).exists()

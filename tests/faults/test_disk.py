@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from killing import in_child
 
 from interp.errors import RunError
 from interp.plots import export
@@ -141,22 +140,20 @@ def test_a_full_disk_leaves_the_old_run_whole(
     assert sorted(os.listdir(run)) == sorted([TABLE, ARRAYS, MANIFEST])
 
 
-KILLED = """
-import os, shutil, signal, sys
-from pathlib import Path
-from interp.store import Store
-with Store.open(Path(sys.argv[1]), {"seed": 0}) as store:
-    (store.folder / "matched-00000-x.safetensors").write_bytes(b"a")
-    shutil.rmtree = lambda path: (os.remove(Path(path) / "settings.json"),
-                                  os.kill(os.getpid(), signal.SIGKILL))
-    store.finish()
-"""
+def killed_while_removing(folder: Path) -> None:
+    def removing(path: Any) -> None:
+        os.remove(Path(path) / "settings.json")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Store.open(folder, {"seed": 0}) as store:
+        (store.folder / "matched-00000-x.safetensors").write_bytes(b"a")
+        shutil.rmtree = removing
+        store.finish()
 
 
 def test_a_kill_while_the_shards_are_removed_leaves_no_trace(tmp_path: Path) -> None:
     """The folder went file by file once, its settings first: `--resume` then was a traceback."""
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    assert in_child(lambda: killed_while_removing(tmp_path))
     assert not (tmp_path / FOLDER).exists()
     assert len(list(tmp_path.glob(f"{TEMPORARY}*"))) == 1
     with Store.open(tmp_path, {"seed": 1}, resume=True):
