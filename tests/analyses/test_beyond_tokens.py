@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from analyses.test_scripts import script
+from scripts import script
 
 from interp import organism
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 from chatting import save_chat_model
+from scripts import script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "analyses" / "chat" / "study.py"
 MESSAGES = ["hot is", "big is the", "the river is wide", "lily said: yes"]
 SMALL = (
     "--prompts calm --seeds 2 --tokens 3 --rank 2 --targets q_proj --epochs 1 --limit 3 "
@@ -35,15 +32,7 @@ def test_the_study_ends_in_one_table_and_goes_on(tmp_path: Path) -> None:
     places += ["--queries", "asked.jsonl", "--heldout", "asked.jsonl"]
     for _ in range(2):  # the second time nothing is trained or measured again
         before = made(tmp_path / out)
-        done = subprocess.run(
-            [sys.executable, SCRIPT, *places, *SMALL.split()],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = script("chat/study.py", *places, *SMALL.split(), folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert before in ({}, made(tmp_path / out))
     found = pd.read_csv(tmp_path / out / "segments.csv")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from analyses.test_scripts import script
+from scripts import script
 
 SMALL = ["--virtual", "1", "--tokens", "1", "--shots", "2", "--draws", "1", "--limit", "6"]
 

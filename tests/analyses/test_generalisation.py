@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from analyses.test_scripts import script
+from scripts import script
 
 SMALL = ["--counts", "1", "--draws", "2", "--limit", "6", "--steps", "3", "--text-steps", "2"]
 

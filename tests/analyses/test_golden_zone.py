@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from analyses.test_scripts import script
+from scripts import script
 
 SMALL = ["--limit", "6", "--shots", "0", "1", "--steps", "2", "--text-steps", "2"]
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from analyses.test_scripts import script
+from scripts import script
 
 SMALL = ["--limit", "12", "--ranks", "1", "8", "--ridges", "0.1", "--bootstrap", "20"]
 

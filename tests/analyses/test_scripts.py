@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from scripts import script
 
 from interp import organism
-
-ANALYSES = Path(__file__).resolve().parents[2] / "analyses"
-
-
-def script(name: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ANALYSES / name, *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_internal_state_prints_a_verdict_from_its_numbers(tmp_path: Path) -> None:
@@ -50,7 +35,8 @@ def test_internal_state_prints_a_verdict_from_its_numbers(tmp_path: Path) -> Non
 
 
 def test_head_probe_looks_at_the_head_asked_for(tmp_path: Path) -> None:
-    done = script("head_probe.py", "--heads", "L1H7", folder=tmp_path)
+    words = ("--heads", "L1H7", "--limit", "12", "--permutations", "9")
+    done = script("head_probe.py", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("L1H7: content JS ")
     assert (tmp_path / "runs" / "head_probe" / "figures" / "head_L1H7.csv").is_file()
@@ -106,25 +92,9 @@ def test_interchange_says_from_which_layer_on(tmp_path: Path) -> None:
 NAMES = ["internal_state.py", "interchange.py", "head_probe.py", "equation_of_influence.py"]
 
 
-EACH = """
-import contextlib, io, runpy, sys
-for name in sys.argv[2:]:
-    sys.argv = [name, "--queries", "nothing.jsonl"]
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        try:
-            runpy.run_path(f"{ANALYSES}/{name}", run_name="__main__")
-        except SystemExit as end:
-            print(name, end.code, said.getvalue(), end="")
-"""
-
-
-def test_a_wrong_input_is_one_line(tmp_path: Path) -> None:
-    """Of every script; in one process, as each would import everything again."""
-    code = EACH.replace("{ANALYSES}", str(ANALYSES))
-    words = [sys.executable, "-c", code, "-", *NAMES]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(NAMES)
-    for name, line in zip(NAMES, lines, strict=True):
-        assert line.startswith(f"{name} 2 interp: nothing.jsonl: ")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_input_is_one_line(name: str, tmp_path: Path) -> None:
+    done = script(name, "--queries", "nothing.jsonl", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("interp: nothing.jsonl: ")
+    assert done.stderr.count("\n") == 1
