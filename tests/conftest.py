@@ -86,3 +86,25 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
         return folder
 
     return filled
+
+
+LONGEST = (
+    "test_brute_force_architectures.py",
+    "frames/test_brute_force_chat.py",
+    "test_brute_force.py",
+    "patching/test_reference.py",
+    "test_capabilities.py",
+    "validation/test_architectures.py",
+)
+"""Modules of minutes. What begins last should be short, so that no worker ends alone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist begins with the modules that have most tests; here it keeps to the order below."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    rank = {here / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONGEST)))

@@ -243,6 +243,7 @@ def control(
         device="cpu",
         batch_size=3,
         bootstrap=5,
+        permutations=9,
         max_positions=2,
     )
     return load_run(run_study(experiment))

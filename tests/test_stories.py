@@ -18,6 +18,8 @@ STORIES = ROOT / "analyses" / "stories"
 MODEL = (
     Path(os.environ.get("INTERP_TEST_MODELS", ROOT.parent / "shared" / "models")) / "stories260K"
 )
+FEW = ["--bootstrap", "20", "--permutations", "19"]
+"""What is read below are values, which do not depend on how often they are drawn again."""
 
 
 @pytest.mark.skipif(not MODEL.is_dir(), reason="the stories260K weights are not on this machine")
@@ -33,7 +35,7 @@ def test_a_prompt_is_distilled_and_compared(
     assert "matched:" in capsys.readouterr().out
 
     run = ["diverge", str(STORIES / "experiment.yaml"), "--model", str(MODEL)]
-    assert main([*run, "--adapter", str(adapter), "--out", str(out), "--limit", "64"]) == 0
+    assert main([*run, "--adapter", str(adapter), "--out", str(out), "--limit", "64", *FEW]) == 0
     assert "prompt vs lora" in capsys.readouterr().out
 
     result = load_run(out)
