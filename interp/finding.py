@@ -106,6 +106,23 @@ class Finding:
         return "holds" if (self.verdict == "supported") != (self.point in AGAINST) else "fails"
 
     @property
+    def shortfall(self) -> tuple[float, float, float]:
+        """How far a prompt falls short, as a multiple of what was allowed: value and both ends.
+
+        Below 1 the hypothesis holds, above it fails. Of a weak point the quantity is the shortfall
+        and the threshold what is allowed; of a share of the whole (all others) what is missing is.
+        NaN where it is unknown, or where nothing was allowed.
+        """
+        contrast, against = self.contrast, self.point in AGAINST
+        allowed = contrast.threshold if against else 1 - contrast.threshold
+        if allowed <= 0:
+            return (math.nan,) * 3
+        ends = (contrast.value, *(contrast.interval or (math.nan, math.nan)))
+        value, *both = ((end if against else 1 - end) / allowed for end in ends)
+        low, high = sorted(both)
+        return value, low, high
+
+    @property
     def number(self) -> str:
         """The number that decides, in words."""
         contrast = self.contrast

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from interp.errors import RunError
@@ -71,6 +71,36 @@ def test_weak_points_speak_against_the_hypothesis_and_the_rest_for_it(
     assert replace(found, contrast=above).hypothesis == if_supported
     assert replace(found, contrast=below).hypothesis == opposite
     assert replace(found, contrast=below._replace(ci_high=1.5)).hypothesis == "undecided"
+
+
+@given(
+    st.integers(0, 6),
+    st.tuples(st.floats(-9, 9), st.floats(-9, 9)).map(sorted),
+    st.floats(0.01, 0.99),
+)
+def test_a_shortfall_beyond_what_is_allowed_is_what_the_hypothesis_fails_by(
+    point: int, ends: list[float], threshold: float
+) -> None:
+    assume(all(abs(end - threshold) > 1e-6 for end in ends))
+    contrast = DecidingEstimate("x", sum(ends) / 2, *ends, threshold)
+    found = replace(FOUND, point=point, contrast=contrast)
+    value, low, high = found.shortfall
+    assert low <= value <= high
+    assert (low > 1) == (found.hypothesis == "fails")
+    assert (high < 1) == (found.hypothesis == "holds")
+
+
+def test_a_shortfall_is_a_multiple_of_the_threshold_or_of_what_misses_to_one() -> None:
+    weak = replace(FOUND, contrast=DecidingEstimate("lost", 0.3, 0.2, 0.5, 0.1))
+    assert weak.shortfall == pytest.approx((3, 2, 5))
+    strength = replace(weak, point=0, contrast=DecidingEstimate("kept", 0.96, 0.92, 0.98, 0.9))
+    assert strength.shortfall == pytest.approx((0.4, 0.2, 0.8))
+    for point, threshold in ((1, 0.0), (1, -1.0), (0, 1.0), (6, 2.0)):
+        known = weak.contrast._replace(threshold=threshold)
+        assert all(map(math.isnan, replace(weak, point=point, contrast=known).shortfall))
+    unknown = replace(weak, contrast=weak.contrast._replace(ci_low=None)).shortfall
+    assert unknown[0] == pytest.approx(3)
+    assert all(map(math.isnan, unknown[1:]))
 
 
 @given(

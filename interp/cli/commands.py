@@ -329,10 +329,10 @@ def match_distil_command(words: Sequence[str]) -> None:
         found = distil_seeds(settings, counter.add)
     for folder, certificates in found.items():
         for signed in certificates:
-            verdict = "matched" if signed["passed"] else "NOT MATCHED"
+            verdict = "PASS" if signed["passed"] else "FAIL"
             shown = _numbers(signed, 4)
             print(
-                f"{signed['queries']}: {verdict}: mean JS {shown['mean_js']} nats, "
+                f"{verdict} {signed['queries']}: mean JS {shown['mean_js']} nats, "
                 f"95th percentile {shown['p95_js']}, top-1 agreement {shown['top1_agreement']}, "
                 f"answer agreement {shown['answer_agreement']}, "
                 f"sequence KL {shown['sequence_kl']} nats on {signed['n']} queries "

@@ -2,7 +2,8 @@
 
 Runs the experiments on its five weak points, on the golden zone where it should hold, on the
 library of prompts that would follow from it and on the strength of the best prompt, one after
-another, and writes one report with a scorecard. Of a weak point "supported" means that the
+another, and writes one report with a scorecard: how far the prompt falls short in each, over what
+was allowed. An experiment by itself says whether its claim is supported: of a weak point that the
 hypothesis fails there, of the other three that it holds. Flags are passed on to every experiment.
 
     interp experiment all                              # the bundled model

@@ -20,7 +20,6 @@ from interp.plots.by_head import (
     score_changes,
 )
 from interp.plots.by_layer import (
-    information_by_layer,
     layers,
     routing,
 )
@@ -36,6 +35,7 @@ from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import attention, head_view
 from interp.plots.implicit import implicit
 from interp.plots.influence import waterfall
+from interp.plots.information import information_by_layer
 from interp.plots.interchange import (
     interchange,
     interchange_contexts,

@@ -2,8 +2,9 @@
 
     ablation(run).show()
 
-A part off that moves the residual stream much and the output little is a by-product: low and far
-to the right in the figure, whose axes are logarithmic.
+Above, what is kept of the LoRA's effect, on one scale: by layer, by number of directions, without
+single ones. Below, modules: a part off that moves the residual stream much and the output little is
+a by-product, low and far to the right.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from interp.plots.board import Board, Panel
 from interp.plots.labels import beside
 from interp.plots.lines import LinePanel, Look
 from interp.plots.maps import by_module, draw_alike, module_axis
-from interp.plots.scales import ColourScale, share_range
+from interp.plots.scales import CUT, ColourScale, is_cut, share_range
 from interp.plots.style import label
 from interp.registry import MEASURES
 from interp.runs.parts import (
@@ -49,8 +50,18 @@ _NAMED, _SPARE = 6, 3
 _FLOORS = {DAMAGE: 1e-5, CHANGE: 1e-3}
 """Smaller numbers are drawn at the edge."""
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
-_OWN: dict[str, Any] = {"above": 66, "shared": False}
+_CLASSES = {
+    "needed": ("#D55E00", "diamond"),
+    "by-product": ("#0072B2", "square"),
+    "neither": ("#7A7A7A", "circle"),
+}
+"""What a module's absence says of it: colour and symbol."""
+
+_SINGLE = "without one direction, least kept first"
+"""The heading of single directions."""
+
+_ABOVE = 66
+"""Room for ticks and title of the panels above."""
 
 
 def ablation(run: Run, queries: str = "matched") -> go.Figure:
@@ -62,7 +73,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
     names = ablated_conditions(run)
     if not names:
         raise NotMeasured("this run has no ablations of an adapter")
-    board = Board(left=76, right=60, below=60)
+    board = Board(left=84, right=60, below=60)
     shown = [Parts.of(run, name, queries) for name in names[:_MOST]]
     for parts in shown:
         prefix = f"{label(parts.condition, 24)}: " if len(names) > 1 else ""
@@ -71,7 +82,7 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
     drawn, others = names[:_MOST], ", ".join(names[_MOST:])
     return board.finish(
         run,
-        f"Parts of {' and '.join(drawn)}: what the behaviour needs, and by-products",
+        ". ".join(map(_found, shown)) or f"Parts of {' and '.join(drawn)}",
         notes=[
             *_words(shown),
             f"Also ablated, in the table: {others}" if others else "",
@@ -79,6 +90,25 @@ def ablation(run: Run, queries: str = "matched") -> go.Figure:
         ],
         queries=queries,
     )
+
+
+def _found(parts: Parts) -> str:
+    """How little of the LoRA does its work, and how many modules it cannot spare."""
+    kept, alone = [], parts.blocks.get("alone")
+    if alone is not None:
+        best = alone.loc[alone["value"].astype(float).idxmax()]
+        kept.append((best["value"], f"layer {best['layer']} alone"))
+    enough = parts.first[parts.first["value"].astype(float) >= 1 - NEEDED]
+    if len(enough):
+        least = enough.iloc[0]
+        many = "one direction" if least["directions"] == 1 else f"{least['directions']} directions"
+        kept.append((least["value"], f"{many} of every module"))
+    known = parts.modules[KEPT].dropna()
+    words = [f"{number(float(value))} with {what}" for value, what in kept]
+    words[:1] = [one.replace(" with", " of its effect with", 1) for one in words[:1]]
+    said = [f"{parts.condition} keeps {', '.join(words)}"] * bool(words)
+    count = f"needed by itself: {int(needed(known).sum())} of {len(known)} modules"
+    return "; ".join([*said, *[count] * bool(len(known))])
 
 
 def _words(shown: Sequence[Parts]) -> list[str]:
@@ -91,16 +121,18 @@ def _words(shown: Sequence[Parts]) -> list[str]:
         "LoRA's effect, 0: none"
     )
     of_directions = (
-        "Directions: singular, of a module's update, 0 the largest; shown: least kept without"
+        "Directions: singular, of a module's update, 0 the largest; shown: the ten without which "
+        "least is kept"
     )
     of_modules = (
         "Damage: KL(whole ‖ without the module), nats. Internal change: how far the residual "
         "stream after the module's layer moves at the last query token without it, over how far "
         f"it moves without the LoRA. Below {_FLOORS[DAMAGE]:g} nats or {_FLOORS[CHANGE]:g} drawn "
-        f"at the edge. Shaded: by-products, damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
-        f"({effects}), change ≥ {TELLING:g}"
+        f"at the edge. By-products: damage ≤ {100 * NEEDED:g} % of all that the LoRA does "
+        f"({effects}), change ≥ {TELLING:g}; needed: more damage than that"
     )
-    said = {of_layers: kept, of_directions: single, of_modules: bool(effects)}
+    cut = any(is_cut([*p.blocks.values(), p.first]) for p in shown)
+    said = {of_layers: kept, CUT: cut, of_directions: single, of_modules: bool(effects)}
     return [words for words, holds in said.items() if holds]
 
 
@@ -108,55 +140,64 @@ def _words(shown: Sequence[Parts]) -> list[str]:
 
 
 def _kept(board: Board, run: Run, parts: Parts, prefix: str) -> None:
-    """A row of panels: by layer, by number of directions, without single directions."""
+    """A row of panels on one scale: by layer, by number of directions, without single ones."""
     colour, _ = style.condition_look(run, parts.condition)
-    limits = {"range": share_range([*parts.blocks.values(), parts.first])}
     looks = {
-        "off": Look("without the layer", colour),
-        "alone": Look("with the layer alone", colour, "dot", "diamond-open"),
+        "off": Look("● without the layer", colour),
+        "alone": Look("◇ with the layer alone", colour, "dot", "diamond-open"),
     }
-    largest = Look("with the largest directions of every module", colour, "dash", "square")
     blocks = [(looks[position], frame) for position, frame in parts.blocks.items()]
-    first = [(largest, parts.first)] if len(parts.first) else []
-    panels = {
-        "without a layer, and with it alone": (350, LinePanel(blocks)),
-        "with the largest directions": (160, LinePanel(first, across="directions")),
+    first = [(Look("", colour, "dash", "square"), parts.first)] * bool(len(parts.first))
+    single = _least_kept(parts)
+    shown: dict[str, tuple[float, list[go.Scatter]]] = {
+        ", ".join(look.name for look, _ in blocks): (350, LinePanel(blocks).traces()),
+        "with the largest directions": (190, LinePanel(first, across="directions").traces()),
+        _SINGLE: (250, _singles(single, parts.condition, colour)),
     }
-    shown = {heading: one for heading, one in panels.items() if one[1].lines}
-    single = {"without one direction": 140} if len(parts.directions) else {}
-    shares = {heading: share for heading, (share, _) in shown.items()} | single
-    if not shares:
+    shown = {heading: one for heading, one in shown.items() if one[1]}
+    if not shown:
         return
-    headings = [prefix * (at == 0) + heading for at, heading in enumerate(shares)]
-    x, y = style.layer_axis(run), style.axis(MEASURES[KEPT].title, **limits)
-    drawn = board.row(headings, 230, x, y, shares=[*shares.values()], gap=112, **_OWN)
-    for panel, (_, one) in zip(drawn, shown.values(), strict=False):
-        if one.across == "directions":
+    headings = [prefix * (at == 0) + heading for at, heading in enumerate(shown)]
+    limits = share_range([*parts.blocks.values(), parts.first, single])
+    x, y = style.layer_axis(run), style.axis(MEASURES[KEPT].title, range=limits)
+    shares = [share for share, _ in shown.values()]
+    drawn = board.row(headings, 230, x, y, shares=shares, above=_ABOVE)
+    for panel, (heading, (_, traces)) in zip(drawn, shown.items(), strict=True):
+        if heading == "with the largest directions":
             ticks = style.integer_ticks(int(parts.first["directions"].max()) + 1, most=8)
-            panel.x = style.axis("directions kept", **ticks)
-        panel.draw(one.traces())
+            panel.x = style.axis("directions of every module", **ticks)
+        if heading == _SINGLE:
+            panel.x = style.axis(None, **style.named_ticks(_directions(single), 24), tickangle=-60)
+        panel.draw(trace.update(showlegend=False) for trace in traces)
         panel.level(0, 1)
-    if single:
-        _directions(drawn[-1], parts, colour)
 
 
-def _directions(panel: Panel, parts: Parts, colour: str, most: int = 10) -> None:
-    """The single directions without which least is kept, the least on top."""
+def _least_kept(parts: Parts, most: int = 10) -> pd.DataFrame:
+    """The single directions without which least is kept, the least first."""
     frame = parts.directions.sort_values(KEPT, kind="stable").head(most)
-    numbers = frame["position"].str.removeprefix("direction ")
-    names = [f"{n} · {i}" for n, i in zip(frame["name"], numbers, strict=True)]
-    value, low, high = (frame[f"{KEPT}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    ends = [f([*value, *low, *high, 1.0]) for f in (np.nanmin, np.nanmax)]
-    room = 0.08 * (ends[1] - ends[0])
-    panel.x = style.axis(MEASURES[KEPT].title, range=[ends[0] - room, ends[1] + room], nticks=4)
-    panel.y = style.axis(None, **style.named_ticks(names, 24, 0.6, down=True))
-    dots = _marks(frame, parts.condition, names).update(
-        x=value,
-        y=list(range(len(names))),
-        marker={"size": 8, "color": colour},
-        error_x=style.whiskers(value, low, high, color=style.MUTED),
+    return frame.assign(
+        value=frame[KEPT], ci_low=frame[f"{KEPT}_low"], ci_high=frame[f"{KEPT}_high"]
     )
-    panel.draw([dots])
+
+
+def _directions(frame: pd.DataFrame) -> list[str]:
+    """Names of single directions: the module's, and its number."""
+    numbers = frame["position"].str.removeprefix("direction ")
+    return [f"{n} · {i}" for n, i in zip(frame["name"], numbers, strict=True)]
+
+
+def _singles(frame: pd.DataFrame, condition: str, colour: str) -> list[go.Scatter]:
+    """A dot per direction, with its interval."""
+    if frame.empty:
+        return []
+    value, low, high = (frame[c].to_numpy(float) for c in ("value", "ci_low", "ci_high"))
+    dots = _marks(frame, condition, _directions(frame)).update(
+        x=list(range(len(frame))),
+        y=value,
+        marker={"size": 8, "color": colour},
+        error_y=style.whiskers(value, low, high, color=style.MUTED),
+    )
+    return [dots]
 
 
 def _marks(frame: pd.DataFrame, condition: str, names: Sequence[str]) -> go.Scatter:
@@ -191,7 +232,7 @@ def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     """Damage against change, then where in the model both are."""
     frame, depth, kinds = parts.modules, run.n_layers, parts.kinds
     both = frame[frame[[DAMAGE, CHANGE]].notna().all(axis=1)]
-    headings = [f"{prefix}without a module: damage against internal change"] * bool(len(both))
+    headings = [f"{prefix}without one module"] * bool(len(both))
     cells = []
     for measure, words in {DAMAGE: "damage [nats]", CHANGE: "internal change [share]"}.items():
         own = frame[frame["layer"].notna() & frame[measure].notna()]
@@ -204,7 +245,8 @@ def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     shares = [3.0] * len(headings) + [1.0] * len(cells)
     names = headings + [one.heading for one in cells]
     y, height = style.layer_axis(run, most=16), min(460, max(300, 14 * depth))
-    panels = board.row(names, height, module_axis(kinds), y, shares=shares, gap=84, **_OWN)
+    look: dict[str, Any] = {"shares": shares, "gap": 84, "above": _ABOVE, "shared": False}
+    panels = board.row(names, height, module_axis(kinds), y, **look)
     for panel in panels[len(headings) + 1 :]:  # the first map names what the rows are
         panel.y["title"] = style.axis()["title"]
     if headings:
@@ -215,32 +257,45 @@ def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
 
 
 def _scatter(panel: Panel, frame: pd.DataFrame, parts: Parts) -> None:
-    """One colour and symbol per kind of module; the needed and the by-products named."""
+    """One colour and symbol for what is needed, what is a by-product, and the rest."""
     limits = {CHANGE: TELLING, DAMAGE: np.fmax(NEEDED * parts.effect, _FLOORS[DAMAGE])}
     ends = {m: _decades(np.append(frame[m].to_numpy(float), limits[m]), m) for m in limits}
     panel.x = style.axis("internal change [share of the LoRA's]", **_log(ends[CHANGE]))
     panel.y = style.axis("damage [nats]", **_log(ends[DAMAGE]))
-    groups = list(dict.fromkeys(frame["group"]))
-    for at, kind in enumerate(parts.kinds):
-        own = frame[frame["kind"] == kind]
-        symbol = _SYMBOLS[groups.index(own["group"].iloc[0]) % len(_SYMBOLS)] if len(own) else None
-        look = {"size": 7, "color": style.PALETTE[at % len(style.PALETTE)], "symbol": symbol}
+    spare = by_product(frame[KEPT], frame[CHANGE])
+    kinds = np.select([needed(frame[KEPT]), spare], [*_CLASSES][:2], [*_CLASSES][2])
+    for kind, (colour, symbol) in _CLASSES.items():
+        own = frame[kinds == kind]
         dots = _marks(own, parts.condition, own["name"].tolist()).update(
             x=_drawn(own, CHANGE),
             y=_drawn(own, DAMAGE),
-            name=label(kind),
-            legendgroup=label(kind),
-            showlegend=True,
-            marker={**look, "opacity": 0.85, "line": {"width": 0.6, "color": "white"}},
+            name=kind,
+            marker={
+                "size": 8,
+                "color": colour,
+                "symbol": symbol,
+                "opacity": 0.85,
+                "line": {"width": 0.6, "color": "white"},
+            },
         )
-        panel.draw([dots])
+        panel.draw([dots] * bool(len(own)))
     panel.draw([_names(frame, panel, ends)])
     left, top = ((np.log10(limits[m]) - ends[m][0]) / np.ptp(ends[m]) for m in (CHANGE, DAMAGE))
+    words = f"needed: more than {100 * NEEDED:g} % of the effect is lost without it"
+    _zone(panel, "by-product", "by-products", left, 0, top)
+    _zone(panel, "needed", words, 0, top, 1)
+
+
+def _zone(panel: Panel, kind: str, words: str, left: float, low: float, high: float) -> None:
+    """A part of the panel, up to its right edge, in the colour of a kind of module, with its name
+    at the end away from the other."""
     inside = {"xref": panel.domain("x"), "yref": panel.domain("y")}
-    shade = {"fillcolor": style.faded("#56B4E9", 0.12), "line": {"width": 0}, "layer": "below"}
-    panel.board.figure.add_shape(type="rect", x0=left, x1=1, y0=0, y1=top, **inside, **shade)
-    corner = {"x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom", **inside}
-    panel.write("<i>by-products</i>", font={"size": 11, "color": style.MUTED}, **corner)
+    shade = {"fillcolor": style.faded(_CLASSES[kind][0], 0.1), "line": {"width": 0}}
+    ends = {"x0": left, "x1": 1, "y0": low, "y1": high}
+    panel.board.figure.add_shape(type="rect", layer="below", **ends, **inside, **shade)
+    side = {"y": 1, "yanchor": "top"} if high == 1 else {"y": 0, "yanchor": "bottom"}
+    font = {"size": 11, "color": style.MUTED}
+    panel.write(f"<i>{words}</i>", x=1, xanchor="right", font=font, **inside, **side)
 
 
 def _names(frame: pd.DataFrame, panel: Panel, ends: dict[str, list[float]]) -> go.Scatter:

@@ -19,9 +19,12 @@ from interp.showing import number, visible
 _NAMES = ("measure", "site", "position", "group", "family")
 
 
-def alt_text(figure: go.Figure, most: int = 6) -> str:
-    """The title; of every series its range and where it is largest, the first `most` of them."""
-    found = [words for trace in figure.data if trace.meta and (words := _series(trace))]
+def alt_text(figure: go.Figure, most: int = 8) -> str:
+    """The title; of every series that is on its range and where it is largest (or the `words` it
+    has for this), the first `most` of them, controls last."""
+    drawn = [t for t in figure.data if t.meta and t.visible != "legendonly"]
+    known = sorted(drawn, key=lambda t: getattr(t, "legendrank", None) or 1000)
+    found = [words for t in known if (words := t.meta.get("words") or _series(t))]
     title = str(figure.layout.meta["title"])
     more = f" And {len(found) - most} more." if len(found) > most else ""
     return visible(" ".join([f"{title}.", *found[:most]]) + more)

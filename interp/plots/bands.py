@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from interp.names import Pair, pair_name
+from interp.plots.board import LineEnd
 from interp.plots.style import label
 from interp.runs.view import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTROL = "#7A7A7A"
 """The colour of controls."""
@@ -49,6 +53,8 @@ _CHANCE: dict[str, Any] = {
     },
 }
 _LOOKS = {"floors": _FLOORS, "chance": _CHANCE}
+_RIM = {"floors": "#B07600", "chance": "#286EA0"}
+"""Colours of what leads from a band to its name."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,14 @@ class Band:
     highest: list[str]
     members: dict[Pair, np.ndarray]
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Its ends as those of an interval, by layer."""
+        import pandas as pd
+
+        ends = {"value": (self.low + self.high) / 2, "ci_low": self.low, "ci_high": self.high}
+        return pd.DataFrame({"layer": self.layer, **ends})
+
     def traces(self, drawn: Collection[Pair] = ()) -> list[go.Scatter]:
         """The band, or a line for each control that is not `drawn` by itself; to be drawn before
         the lines."""
@@ -73,9 +87,21 @@ class Band:
         known = [(pair, own) for pair, own in self.members.items() if pair not in drawn]
         return [self._line(at, pair, own) for at, (pair, own) in enumerate(known)]
 
+    def ends(self, drawn: Collection[Pair] = ()) -> list[LineEnd]:
+        """Names for the ends of what `traces` draws, but for what is off at first."""
+        if self.kind != "controls":
+            middle = float((self.low[-1] + self.high[-1]) / 2)
+            return [LineEnd(middle, self.name, _RIM[self.kind], self.kind)]
+        known = {p: own[np.isfinite(own)] for p, own in self.members.items() if p not in drawn}
+        return [
+            LineEnd(float(own[-1]), pair_name(pair), CONTROL, _control_name(pair), quiet=True)
+            for pair, own in known.items()
+            if len(own) and OFF not in pair
+        ]
+
     def _line(self, at: int, pair: Pair, values: np.ndarray) -> go.Scatter:
         """A control by itself: what stretches the axis is off until the legend turns it on."""
-        name = label(f"control: {pair_name(pair)}")
+        name = _control_name(pair)
         return go.Scatter(
             x=self.layer.astype(np.int16),
             y=values.astype(np.float32),
@@ -124,6 +150,11 @@ class Band:
             },
             **_LOOKS[self.kind],
         )
+
+
+def _control_name(pair: Pair) -> str:
+    """A control's name in the legend, and its group."""
+    return label(f"control: {pair_name(pair)}")
 
 
 def null_bands(

@@ -21,6 +21,7 @@ import plotly.graph_objects as go
 from interp.names import Pair
 from interp.plots import style
 from interp.plots.frame import Margins, caption, framed, provenance_words
+from interp.plots.labels import apart
 from interp.plots.style import label
 from interp.runs.view import Run
 
@@ -29,6 +30,28 @@ HEADING = 30
 
 BAR = 96
 """Room at the right of a board for a colour bar."""
+
+
+_NAME, _LEADER, _LONGEST = 14, 18, 32
+"""How high the name of a line is, how far from its panel, and of how many characters at most."""
+
+
+class LineEnd(NamedTuple):
+    """The name of a line, to stand beside the height where it ends: the line's colour and
+    `legendgroup`; `strong`: what the figure is about; `quiet`: a control."""
+
+    value: float
+    text: str
+    colour: str
+    group: str
+    strong: bool = False
+    quiet: bool = False
+
+
+def names_room(ends: Iterable[LineEnd]) -> int:
+    """The right margin that the names of lines need."""
+    longest = max((len(end.text) for end in ends), default=0)
+    return _LEADER + 14 + round(6.2 * min(longest, _LONGEST))
 
 
 class Area(NamedTuple):
@@ -91,6 +114,33 @@ class Panel:
         refs = {"xref": self.axes["xaxis"], "yref": self.axes["yaxis"]}
         self.board.figure.add_annotation({"text": text, "showarrow": False, **refs, **look})
 
+    def name(self, ends: Sequence[LineEnd]) -> None:
+        """Names of lines in the margin at the right of the panel, instead of the legend's; where
+        there are too many for its height, they are left to the legend. Its y axis has a range."""
+        height, (low, high) = self.area.height, self.y["range"]
+        if not ends or _NAME * len(ends) > height + _NAME:
+            return
+        own = [float(np.clip((e.value - low) / (high - low), 0, 1)) * height for e in ends]
+        for end, at, up in zip(ends, own, apart(own, height, _NAME), strict=True):
+            self.write(
+                f"<b>{label(end.text, _LONGEST)}</b>" if end.strong else label(end.text, _LONGEST),
+                name=end.group,
+                x=1,
+                xref=self.domain("x"),
+                y=at / height,
+                yref=self.domain("y"),
+                ax=_LEADER,
+                ay=at - up,
+                xanchor="left",
+                font={"size": 11, "color": style.MUTED if end.quiet else style.INK},
+                showarrow=True,
+                arrowhead=0,
+                arrowwidth=1 if end.quiet else 1.6,
+                arrowcolor=end.colour,
+                captureevents=True,
+            )
+            self.board.spoken.add(end.group)
+
     def domain(self, along: str) -> str:
         """plotly's reference to the panel's own 0 to 1."""
         return f"{self.axes[f'{along}axis']} domain"
@@ -107,7 +157,8 @@ class _Bar(NamedTuple):
 @dataclass
 class Board:
     """A figure in the making; `left`, `right`, `below` are its margins, `height` what is used;
-    `above`: least room for what stands above the uppermost panels."""
+    `above`: least room for what stands above the uppermost panels; `spoken`: legend groups whose
+    names stand beside their lines."""
 
     left: int = 64
     right: int = 20
@@ -117,6 +168,7 @@ class Board:
     figure: go.Figure = field(default_factory=go.Figure)
     panels: list[Panel] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    spoken: set[str] = field(default_factory=set)
     bars: list[_Bar] = field(default_factory=list)
 
     @property
@@ -227,6 +279,9 @@ class Board:
         """The figure with its title and its caption (`words`)."""
         for panel in self.panels:
             self._place(panel)
+        for trace in self.figure.data:
+            if trace.legendgroup in self.spoken:
+                trace.showlegend = False
         for name, look, beside in self.bars:
             self.figure.layout[name].colorbar = {**self.bar(beside), **look}
         above = max(self.above, HEADING * any(panel.heading for panel in self.panels))

@@ -1,8 +1,7 @@
-"""Measures against depth: whole layers, segments, tokens of the answer, routers, information.
+"""Measures against depth: whole layers, segments, tokens of the answer, routers.
 
     layers(run).show()
     segments(run).show()            # a column per segment
-    information_by_layer(run).show()
 
 All raise `NotMeasured` where the run has none of their rows.
 """
@@ -12,20 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
-import numpy as np
 import plotly.graph_objects as go
 
 from interp.names import OUTPUT, Pair
 from interp.plots import lines, style
-from interp.plots.board import Board
-from interp.plots.lines import LinePanel, Look, draw_rows, line_notes, measured
+from interp.plots.board import Board, names_room
+from interp.plots.lines import LinePanel, draw_rows, line_notes, measured
 from interp.plots.style import label
 from interp.positions import SEGMENTS
 from interp.registry import MEASURES
 from interp.runs.view import NotMeasured, Run
-from interp.runs.words import SITES, units
+from interp.runs.words import SITES
 from interp.selection import known_measure
 
 if TYPE_CHECKING:
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
 SITE_COLUMNS = ("resid_post", "attn_out", "mixer_out", "mlp_out")
 
 _RESID = "resid_post"
+_WIDE = 1.9
+"""How wide the last column is beside the others: what the figure is about, and its lines' names."""
+
 _SEGMENT_WORDS = {
     "query": "the user's text",
     "template": "the template after it",
@@ -57,17 +59,48 @@ def layers(
     """
     for measure in measures:
         known_measure(measure)
-    columns = {site: f"{SITES[site]} ({site})" for site in sites}
-    places = {(site, position): words for site, words in columns.items()}
-    rows = _rows(run, measures, places, queries)
-    first = " and ".join(MEASURES[measure].title for measure in measures if measure in rows)
+    columns = {
+        (site, position): f"{SITES[site]} ({site})" for site in sorted(sites, key=_RESID.__eq__)
+    }
+    rows = _rows(run, measures, columns, queries)
+    titles = " and ".join(MEASURES[measure].title for measure in measures if measure in rows)
+    plain = f"{titles[0].upper()}{titles[1:]} by layer, {lines.where(position)}"
+    first = next(iter(rows.values()))
+    shares = [1.0] * (len(first) - 1) + [_WIDE]
     return _figure(
         run,
         list(rows.values()),
-        f"{first[0].upper()}{first[1:]} by layer, {lines.where(position)}",
+        _how_far(run, first[-1]) or plain,
         position,
         queries,
+        shares,
+        named=True,
     )
+
+
+def _how_far(run: Run, panel: LinePanel) -> str:
+    """The headline's range in a panel, beside its null control and its families; empty without."""
+    found = dict(zip(panel.pairs, panel.frames, strict=True))
+    if run.headline is None or run.headline not in found:
+        return ""
+    own = found[run.headline]
+    row, (a, b) = own.iloc[0], run.headline
+    span = lines.span(own)
+    where = SITES[str(row["site"])]
+    if row["measure"] == "relative_l2":
+        sides = ("nearer than", "farther than")
+        same = "say the same, yet " if run.verdict().passed else ""
+        opening = f"{a} and {b} {same}lie {span} apart in the {where}"
+    else:
+        sides = ("below", "above")
+        opening = f"{MEASURES[row['measure']].title} of {a} and {b} ({where}): {span}"
+    beside = []
+    if run.null_pair in found:
+        beside.append(lines.standing(own, found[run.null_pair], str(run.null_control), sides))
+    floors = next((band.frame for band in panel.bands if band.kind == "floors"), None)
+    if floors is not None:
+        beside.append(lines.standing(own, floors, "pairs within families", sides))
+    return ": ".join([opening, *filter(None, [", ".join(beside)])])
 
 
 def routing(run: Run, position: str = "last", queries: str = "matched") -> go.Figure:
@@ -114,10 +147,21 @@ def _rows(
 
 
 def _figure(
-    run: Run, rows: list[list[LinePanel]], title: str, position: str, queries: str
+    run: Run,
+    rows: list[list[LinePanel]],
+    title: str,
+    position: str,
+    queries: str,
+    shares: Sequence[float] = (),
+    named: bool = False,
 ) -> go.Figure:
-    board = Board(left=72)
-    draw_rows(board, rows, style.layer_axis(run), 235)
+    """`named`: the names of lines stand beside the last column."""
+    ends = [row[-1].named for row in rows] if named else []
+    board = Board(left=72, right=names_room(chain(*ends)) if named else 20)
+    x = style.layer_axis(run, close=named)
+    drawn_rows = draw_rows(board, rows, x, 235, shares=shares)
+    for row, own in zip(drawn_rows, ends, strict=False):
+        row[-1].name(own)
     panels = [panel for row in rows for panel in row]
     drawn = {pair for panel in panels for pair in panel.pairs}
     return board.finish(
@@ -172,71 +216,3 @@ def token_rows(
     frame = frame.assign(token=numbers)[numbers.notna()]
     frame = frame.assign(token=frame["token"].astype(int)).sort_values("token")
     return frame if frame["value"].notna().any() else frame.iloc[:0]
-
-
-# --- the answer's information --------------------------------------------------------------------
-
-
-def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
-    """Nats on the answer, KL of the lens to the own output, and JS between lenses; a star on a line
-    marks its decision depth, from which on the first guess never changes."""
-    panels = []
-    for measure in ("answer_information", "lens_kl", "lens_js"):
-        read = (
-            lines.compared(run, measure, _RESID, run.main_pairs, "last", queries)
-            if measure == "lens_js"
-            else lines.each_condition(run, measure, _RESID, run.main_conditions, "last", queries)
-        )
-        if read.lines:
-            unit = units(read.frames[0]).strip(" []")
-            panels.append(replace(read, heading=label(MEASURES[measure].title), unit=unit))
-    panels = measured(panels, "logit-lens rows")
-    board = Board()
-    [drawn] = draw_rows(board, [panels], style.layer_axis(run), 290, shared=False, gap=64)
-    stars = [
-        star
-        for look, frame in panels[0].lines
-        if frame["measure"].iloc[0] == "answer_information"
-        for star in _decision_depth(run, look, frame)
-    ]
-    drawn[0].draw(stars)
-    lens = panels[-1] if panels[-1].frames[0]["measure"].iloc[0] == "lens_js" else None
-    return board.finish(
-        run,
-        "Information on the answer and agreement of the logit lens, by layer",
-        pairs=lens.pairs if lens else [],
-        notes=[
-            "Information: ln of the vocabulary's size plus the log probability that the logit lens "
-            "gives the target token, 0 at chance",
-            "Stars: mean decision depth, from which the first guess stays" if stars else "",
-            *line_notes(run, panels, "last")[1:],
-        ],
-        queries=queries,
-    )
-
-
-def _decision_depth(run: Run, look: Look, frame: pd.DataFrame) -> list[go.Scatter]:
-    """A star on a line at its decision depth, where it has one."""
-    name = str(frame["condition"].iloc[0])
-    found = run.rows("decision_depth", OUTPUT, (name, None), "last")
-    found = found[found["value"].notna()]
-    if found.empty:
-        return []
-    numbers = found.iloc[0][["value", "ci_low", "ci_high"]].to_numpy(float)
-    at = np.interp(numbers[0], frame["layer"].to_numpy(float), frame["value"].to_numpy(float))
-    rim = {"width": 1.2, "color": "white"}
-    star = go.Scatter(
-        x=numbers[:1],
-        y=[at],
-        mode="markers",
-        marker={"symbol": "star", "size": 15, "color": look.colour, "line": rim},
-        showlegend=False,
-        customdata=numbers[None],
-        hovertemplate=f"<b>{label(name)}</b><br>decision depth %{{x:.3g}}, interval "
-        "%{customdata[1]:.3g} to %{customdata[2]:.3g}<extra></extra>",
-        meta={
-            "fixed": {"measure": "decision_depth", "condition": name},
-            "custom": ["value", "ci_low", "ci_high"],
-        },
-    )
-    return [star]

@@ -1,9 +1,12 @@
-"""Where a label stands beside its point so that it covers nothing.
+"""Where labels stand so that they cover nothing: beside points, and beside the ends of lines.
 
 sides = beside(points, names, marks, (400, 300))
+heights = apart([12.0, 14.0, 90.0], 200, 14)
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,3 +59,19 @@ def _fits(box: np.ndarray, boxes: list[np.ndarray], size: tuple[float, float]) -
 def _clear(box: np.ndarray, marks: np.ndarray) -> bool:
     """Whether no mark (of radius 4) lies under a label."""
     return not ((marks > box[:2] - 4) & (marks < box[2:] + 4)).all(axis=1).any()
+
+
+def apart(heights: Sequence[float], room: float, step: float) -> np.ndarray:
+    """Heights within 0 to `room`, at least `step` from each other, in the order of those given and
+    as near to them as can be (least squares).
+
+    With more labels than there is room for (`room < step * (n - 1)`) they go on above it.
+    """
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(heights, kind="stable")
+    steps = step * np.arange(len(order))
+    free = np.asarray(heights, dtype=float)[order] - steps
+    found = np.empty(len(order))
+    found[order] = np.clip(isotonic_regression(free).x, 0, max(0, room - steps[-1])) + steps
+    return found

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.names import Pair
+from interp.names import Pair, pair_name
 from interp.plots import style
 from interp.plots.bands import Band, band_words, control_band, null_bands, outline
-from interp.plots.board import Board, Panel
+from interp.plots.board import Board, LineEnd, Panel
 from interp.plots.scales import Symlog
 from interp.plots.style import label
 from interp.registry import MEASURES
-from interp.runs.view import NotMeasured, Run
+from interp.runs.view import HEADLINE, NotMeasured, Run
 from interp.runs.words import title
+from interp.showing import number
 from interp.significance import ALPHA
 
 if TYPE_CHECKING:
@@ -144,6 +145,16 @@ class LinePanel:
         flat = np.concatenate([part.ravel() for part in parts])
         return float(np.nanmin(flat)), float(np.nanmax(flat))
 
+    @property
+    def named(self) -> list[LineEnd]:
+        """Names for the ends of lines and bands (`Panel.name`); the axis is linear."""
+        found = []
+        for (look, frame), pair in zip(self.lines, self.pairs, strict=True):
+            value, name = float(frame["value"].dropna().iloc[-1]), pair_name(pair)
+            strong = look.name == name + HEADLINE
+            found.append(LineEnd(value, name, look.colour, label(look.name), strong))
+        return [*found, *(end for band in self.bands for end in band.ends(self.pairs))]
+
     def traces(self) -> list[go.Scatter]:
         """Bands, then lines."""
         drawn = [trace for band in self.bands for trace in band.traces(self.pairs)]
@@ -206,13 +217,16 @@ def draw_rows(
     *,
     shared: bool = True,
     gap: float = 24,
+    above: float = 0,
+    shares: Sequence[float] = (),
 ) -> list[list[Panel]]:
     """Rows of panels on one x axis; `shared`: the panels of a row have one y axis, else each its
-    own, with its own unit."""
+    own, with its own unit; the rest as in `Board.row`."""
     drawn = []
     for row in rows:
         headings = [one.heading for one in row]
-        own = board.row(headings, height, x, style.axis(_unit(row)), gap=gap, shared=shared)
+        look: dict[str, Any] = {"gap": gap, "shared": shared, "above": above, "shares": shares}
+        own = board.row(headings, height, x, style.axis(_unit(row)), **look)
         for panel, one in zip(own, row, strict=True):
             if not shared:
                 panel.y["title"] = style.axis(_unit([one]))["title"]
@@ -268,6 +282,38 @@ def test_words(run: Run) -> str:
         f"Open markers: p > {ALPHA:g} against the pair's control ({times}paired sign flips over "
         "queries, corrected over the map), filled: below it"
     )
+
+
+def span(frame: pd.DataFrame) -> str:
+    """The smallest and the largest value in words."""
+    low, high = (number(float(frame["value"].agg(end)), 2) for end in ("min", "max"))
+    return low if low == high else f"{low} to {high}"
+
+
+def standing(
+    own: pd.DataFrame,
+    other: pd.DataFrame,
+    name: str,
+    sides: tuple[str, str] = ("below", "above"),
+) -> str:
+    """Whether rows by layer lie below or above others, in how many layers; apart are two whose
+    intervals do not meet (a value that has none is its own)."""
+    two = _ends(own).join(_ends(other), rsuffix="_other", how="inner").dropna()
+    below = int((two["high"] < two["low_other"]).sum())
+    above = int((two["low"] > two["high_other"]).sum())
+    count, side = max(zip((below, above), sides, strict=True), key=lambda found: found[0])
+    if count == 0:
+        return f"level with {name}"
+    many = f"all {len(two)}" if count == len(two) else f"{count} of {len(two)}"
+    return f"{side} {name} in {many} layers"
+
+
+def _ends(frame: pd.DataFrame) -> pd.DataFrame:
+    """Both ends of the interval by layer."""
+    import pandas as pd
+
+    ends = {end: frame[f"ci_{end}"].fillna(frame["value"]) for end in ("low", "high")}
+    return pd.DataFrame({name: own.to_numpy(float) for name, own in ends.items()}, frame["layer"])
 
 
 def where(position: str) -> str:

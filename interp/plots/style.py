@@ -124,9 +124,12 @@ def integer_ticks(count: int, most: int = 16) -> dict[str, Any]:
     return {"tickmode": "linear", "tick0": 0, "dtick": step, "range": [-0.5, count - 0.5]}
 
 
-def layer_axis(run: Run, title: str = "layer (from 0)", most: int = 12, **more: Any) -> Any:
-    """An axis of the model's layers."""
-    return axis(title, **integer_ticks(run.n_layers, most), **more)
+def layer_axis(
+    run: Run, title: str = "layer (from 0)", most: int = 12, close: bool = False, **more: Any
+) -> Any:
+    """An axis of the model's layers; `close`: its ends are near the first and last one."""
+    look = axis(title, **integer_ticks(run.n_layers, most), **more)
+    return look | {"range": [-0.25, run.n_layers - 0.75]} if close else look
 
 
 def ticks_until(at: Sequence[int], end: int, name: str) -> dict[str, Any]:

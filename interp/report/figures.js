@@ -5,7 +5,7 @@ const SETTINGS = { responsive: true, displaylogo: false, typesetMath: false, dis
 
 const FIGURES = new Map();
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const DUSK = { "#222222": "#e6e6e6", "#5f5f5f": "#b0b0b0", "#9a9a9a": "#7d7d7d", "#e7e7e7": "#333a42", "#b4b4b4": "#59616b", white: "#15191e", "#555555": "#b9b9b9", "#0072b2": "#4aa8e0", "#b00020": "#ff7b8a" };
+const DUSK = { "#222222": "#e6e6e6", "#5f5f5f": "#b0b0b0", "#9a9a9a": "#7d7d7d", "#e7e7e7": "#333a42", "#b4b4b4": "#59616b", white: "#15191e", "#555555": "#b9b9b9", "#0072b2": "#4aa8e0", "#b00020": "#ff7b8a", "#6e6e6e": "#a8a8a8", "#7a7a7a": "#a0a0a0", "#0063a0": "#79bdec", "#a04000": "#f2a477" };
 
 const INKED = ["line", "marker", "error_x", "error_y"];
 
@@ -17,9 +17,11 @@ function dusky(value) {
   return Object.fromEntries(Object.entries(value).map(([name, own]) => [name, dusky(own)]));
 }
 
-// Plotly sizes; the layout is copied, since plotly writes into it.
+// Plotly sizes; the layout is copied, since plotly writes into it. Names of lines that are off are faint.
 function scheme(figure) {
   const layout = structuredClone(figure.layout);
+  const off = new Set(figure.data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.legendgroup));
+  for (const note of layout.annotations ?? []) if (note.captureevents) note.opacity = off.has(note.name) ? 0.35 : 1;
   if (!dark.matches) return { data: figure.data, layout };
   const night = (trace) => Object.fromEntries(Object.entries(trace).map(([name, own]) => [name, INKED.includes(name) ? dusky(own) : own]));
   return { data: figure.data.map(night), layout: dusky({ ...layout, updatemenus: layout.updatemenus?.map((menu) => ({ ...menu, font: { ...menu.font, color: "#222222" } })) }) };
@@ -36,6 +38,7 @@ function draw(box) {
     if (box.dataset.listens) return;
     box.dataset.listens = "yes";
     box.on("plotly_click", ({ points: [point] }) => clicked(point));
+    box.on("plotly_clickannotation", ({ annotation }) => turned(box, annotation.name));
   });
 }
 
@@ -52,6 +55,14 @@ function roomy(box) {
 function clicked(point) {
   const meta = point.data.meta ?? {};
   if (meta.x === "head" && meta.y === "layer") location.hash = `#L${point.y}H${point.x}`;
+}
+
+// A line is turned off and on by its name, where that stands beside it and not in the legend.
+function turned(box, group) {
+  const own = FIGURES.get(box.dataset.figure).data.filter((trace) => trace.legendgroup === group);
+  const off = own.some((trace) => trace.visible !== "legendonly");
+  for (const trace of own) trace.visible = off ? "legendonly" : true;
+  draw(box);
 }
 
 // Only the traces of a pair, by its name in the legend.

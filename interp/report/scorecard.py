@@ -20,7 +20,7 @@ from interp.errors import RunError
 from interp.finding import Finding, read_finding
 from interp.plots import export
 from interp.plots.frame import bare
-from interp.plots.scorecard import LOOKS, decision, groups, heading, scorecard
+from interp.plots.scorecard import LOOKS, allowed, decision, groups, heading, numbers, scorecard
 from interp.report.experiments import FINDINGS_TABLE
 from interp.report.html import render
 from interp.report.tables import Cell, Table
@@ -83,12 +83,11 @@ def scorecard_table(findings: Sequence[Finding]) -> rich.table.Table:
     title = Text(f"Can a prompt emulate a LoRA? {_models(findings)}")
     grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     grid.add_column("hypothesis", no_wrap=True)
-    grid.add_column("experiment, its verdict, and the number that decides")
-    for weak, some in groups(findings).items():
+    grid.add_column("experiment, and the number that decides")
+    for some in groups(findings).values():
         for finding in some:
             sign = f"{LOOKS[finding.hypothesis][2]} {finding.hypothesis}"
-            kind = "weak point" if weak else "claim"
-            words = f"{heading(finding)}: {kind} {finding.verdict}\n{finding.number}"
+            words = f"{heading(finding)}: {finding.contrast.what}\n{numbers(finding)}"
             style = f"bold {colours[finding.hypothesis]}"
             grid.add_row(Text(sign, style=style), Text(visible_lines(words)))
     return grid
@@ -105,14 +104,13 @@ def claims(findings: Sequence[Finding]) -> Table:
         [
             Cell(visible(heading(finding))),
             Cell(visible(finding.claim), kind="long"),
-            Cell(finding.contrast.estimate, f"against {finding.contrast.threshold:g}", "number"),
+            Cell(finding.contrast.estimate, allowed(finding), "number"),
             Cell(str(finding.n), kind="number"),
-            Cell(finding.verdict),
             Cell(f"{LOOKS[finding.hypothesis][2]} {finding.hypothesis}"),
         ]
         for finding in findings
     ]
-    columns = ["experiment", "claim", "number [interval]", "n", "claim is", "hypothesis here"]
+    columns = ["experiment", "claim", "number [interval]", "n", "hypothesis here"]
     return Table("The claims, and the numbers that decide them.", columns, rows, stacked=True)
 
 
@@ -152,7 +150,6 @@ def _section(finding: Finding, folder: Path, drawn: dict[str, go.Figure]) -> dic
         "hypothesis": finding.hypothesis,
         "sign": LOOKS[finding.hypothesis][2],
         "head": f"{MEANS[finding.hypothesis]}.",
-        "verdict": finding.verdict,
         "claim": visible(finding.claim),
         "sentence": visible(finding.sentence),
         "number": visible(finding.number),

@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # pandas and xarray take most of a second to import: only whe
     from interp.runs.weights import Weighed
 
 
+HEADLINE = " (headline)"
+"""What `Run.role` adds to the name of the headline."""
+
+
 class NotMeasured(LookupError):
     """The run has no rows for a figure; the message says which."""
 
@@ -173,7 +177,7 @@ class Run:
         if null := self.null_pair:
             part[null] = " (null control)"
         if first := self.headline:
-            part[first] = " (headline)"
+            part[first] = HEADLINE
         return pair_name(pair) + part.get(pair, "")
 
     # --- its numbers -----------------------------------------------------------------------------

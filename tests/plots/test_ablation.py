@@ -10,12 +10,11 @@ import pytest
 from plots.synthetic_parts import APART, CONDITION, MODULES, RANK
 
 from interp.plots.ablation import ablation
-from interp.plots.board import Area, Board
-from interp.plots.labels import beside
 from interp.plots.tidy import tidy
 from interp.runs.files import as_table
 from interp.runs.parts import CHANGE, DAMAGE, EFFECTS, KEPT, NEEDED, TELLING, Parts
 from interp.runs.view import NotMeasured, Run
+from interp.showing import number
 
 
 def with_table(run: Run, table: pd.DataFrame) -> Run:
@@ -127,19 +126,46 @@ def test_no_damage_is_drawn_at_the_edge_and_stays_nothing(run: Run) -> None:
     figure = ablation(with_table(run, table))
     drawn = tidy(figure).query("site == 'model.layers.0.mlp.up_proj' and position == 'off'")
     assert drawn[DAMAGE].tolist() == [0.0]
-    up = next(t for t in figure.data if t.name == "up")
-    assert min(up.y) == 1e-5
+    modules = [t for t in figure.data if t.name in ("needed", "by-product", "neither")]
+    assert min(y for t in modules for y in t.y) == 1e-5
 
 
 def test_two_conditions_stand_below_each_other_and_the_others_are_named(run: Run) -> None:
     one, three = ablation(run), ablation(ablated(run, [CONDITION, "<b>x", "y"]))
     assert three.layout.height > 1.8 * one.layout.height
     headings = [a.text for a in three.layout.annotations]
-    assert "lora: without a layer, and with it alone" in headings
-    assert "&lt;b&gt;x: without a layer, and with it alone" in headings
+    assert "lora: ● without the layer, ◇ with the layer alone" in headings
+    assert "&lt;b&gt;x: ● without the layer, ◇ with the layer alone" in headings
     assert "Also ablated, in the table: y" in three.layout.meta["caption"]
-    names = [t.name for t in three.data if t.name and t.showlegend]
-    assert len(names) == len(set(names)) == 3 + len(MODULES)
+    assert three.layout.title.text.count("of its effect with layer") == 2
+    assert not three.layout.showlegend  # headings and zones name what is drawn
+
+
+def test_what_is_kept_is_on_one_scale_and_the_title_says_how_little_does_it(run: Run) -> None:
+    figure = ablation(run)
+    kept = [a for a in (figure.layout.yaxis, figure.layout.yaxis2, figure.layout.yaxis3) if a]
+    assert len({tuple(axis.range) for axis in kept}) == 1
+    assert [axis.matches for axis in kept] == [None, "y", "y"]
+    alone = rows(run, measure=KEPT, site="block", position="alone")
+    best = alone.loc[alone["value"].astype(float).idxmax()]
+    words = f"lora keeps {number(float(best['value']))} of its effect with layer {best['layer']}"
+    assert words in figure.layout.meta["title"]
+    off = rows(run, measure=KEPT, position="off")
+    off = off[off["site"] != "block"]["value"].astype(float)
+    counted = f"needed by itself: {int((off < 1 - NEEDED).sum())} of {len(off)} modules"
+    assert counted in figure.layout.meta["title"]
+
+
+def test_modules_have_the_colour_of_what_their_absence_says(run: Run) -> None:
+    drawn = {t.name: t for t in ablation(run).data if t.name and t.mode == "markers"}
+    parts = Parts.of(run, CONDITION).modules
+    kinds = {
+        "needed": parts[KEPT] < 1 - NEEDED,
+        "by-product": (parts[KEPT] >= 1 - NEEDED) & (parts[CHANGE] >= TELLING),
+    }
+    for name, own in kinds.items():
+        assert len(drawn[name].x if name in drawn else ()) == own.sum()
+    assert sum(len(t.x) for t in drawn.values()) == len(parts)
 
 
 def test_a_part_that_was_not_measured_has_no_panel(run: Run) -> None:
@@ -163,33 +189,3 @@ def test_modules_of_one_name_are_told_apart(run: Run) -> None:
     parts = Parts.of(with_table(run, as_table(table)), CONDITION)
     assert parts.kinds == ["c_attn", "c_fc", "attn.c_proj", "mlp.c_proj", "lm_head"]
     assert parts.modules["name"].tolist()[-2:] == ["L1 mlp.c_proj", "lm_head"]
-
-
-def test_labels_cross_neither_marks_nor_each_other_and_stay_in_the_panel() -> None:
-    rng = np.random.default_rng(0)
-    size, points = (300, 200), rng.uniform(0, 1, (40, 2)) * [300, 200]
-    names = [f"L{i} down" for i in range(40)]
-    sides = beside(points, names, points, size)
-    shift = {"left": -0.5, "right": 0.5, "top": 0.5, "bottom": -0.5}
-    boxes = []
-    for point, name, side in zip(points, names, sides, strict=True):
-        if side is None:
-            continue
-        up, right = (shift.get(word, 0) for word in side.split())
-        width = 6.2 * len(name) + 4
-        low = point + np.array([right * (width + 10) - width / 2, up * 24 - 7])
-        boxes.append((low, low + np.array([width, 14])))
-    assert 5 < len(boxes) < 40
-    for i, (low, high) in enumerate(boxes):
-        assert (low >= 0).all()
-        assert (high <= [300, 200]).all()
-        assert not ((points > low) & (points < high)).all(axis=1).any()
-        assert not any((low < b).all() and (a < high).all() for a, b in boxes[:i])
-
-
-def test_panels_stand_where_they_were_put() -> None:
-    board = Board(left=100, right=100)
-    for area in (Area(200, 100, 400, 200), Area(0, 300, 800, 100)):
-        board.add(area, "", {})
-    layout = board.dress("", "").layout
-    assert layout.xaxis.domain == layout.yaxis.domain == (0.25, 0.75)

@@ -12,13 +12,13 @@ from interp import plots
 from interp.families import distances
 from interp.plots import bands
 from interp.plots.by_head import head_changes
-from interp.plots.by_layer import information_by_layer
 from interp.plots.embedding import condition_embedding
 from interp.plots.families import divergence, head_divergence
 from interp.plots.gallery import RECIPES
 from interp.plots.geometry import dimensions, similarity
 from interp.plots.head import head_view
 from interp.plots.influence import waterfall
+from interp.plots.information import information_by_layer
 from interp.plots.tidy import tidy
 from interp.runs.embedding import condition_maps
 from interp.runs.heads import HeadView

@@ -11,6 +11,7 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from report import synthetic_findings as synthetic
@@ -20,6 +21,7 @@ from rich.console import Console
 from interp.errors import RunError
 from interp.finding import Finding
 from interp.plots import exporting
+from interp.plots.alt import alt_text
 from interp.plots.scorecard import LOOKS, decision, heading, scorecard
 from interp.plots.tidy import tidy
 from interp.report.scorecard import claims, provenance, scorecard_table, write_scorecard
@@ -70,7 +72,7 @@ def test_every_section_has_its_verdict_number_sentence_table_and_settings(body: 
     for name, text in sections.items():
         found = BY_NAME[name]
         assert f'<div class="verdict {found.hypothesis}">' in text
-        assert f"The claim is {found.verdict}." in text
+        assert "supported" not in text
         shown = unescape(text)
         for words in (found.claim, found.sentence, found.number, '"seed": 0', "16 rows"):
             assert words in shown
@@ -116,13 +118,43 @@ def test_the_figures_numbers_lie_beside_it(out: Path) -> None:
 
 
 @pytest.mark.parametrize("found", FINDINGS, ids=lambda found: found.name)
-def test_dots_lie_on_the_side_of_the_threshold_that_decides(found: Finding) -> None:
-    trace = scorecard([found], "").data[0]
+def test_dots_lie_on_the_side_of_what_is_allowed_that_decides(found: Finding) -> None:
+    figure = scorecard([found], "")
+    trace, line = figure.data[0], figure.layout.shapes[0].x0
     colour, symbol, _ = LOOKS[found.hypothesis]
     assert (trace.marker.color, trace.marker.symbol) == (colour, symbol)
     ends = (trace.x[0] - trace.error_x.arrayminus[0], trace.x[0] + trace.error_x.array[0])
-    assert (ends[0] > 0) == (found.verdict == "supported")
-    assert (ends[1] < 0) == (found.verdict == "not supported")
+    assert (ends[0] > line) == (found.hypothesis == "fails")
+    assert (ends[1] < line) == (found.hypothesis == "holds")
+
+
+def test_all_rows_share_one_scale_that_holds_every_interval() -> None:
+    figure = scorecard(FINDINGS, "")
+    low, high = figure.layout.xaxis.range
+    assert list(figure.layout.xaxis2.range) == [low, high]
+    assert figure.layout.xaxis2.matches == "x"
+    places = {trace.meta["fixed"]["name"]: trace for trace in figure.data}
+    for found in FINDINGS:
+        trace = places[found.name]
+        if found.contrast.interval is None:
+            assert np.isnan(trace.x[0])
+            continue
+        assert low < trace.x[0] - trace.error_x.arrayminus[0]
+        assert trace.x[0] + trace.error_x.array[0] < high
+    ticks = dict(zip(figure.layout.xaxis2.ticktext, figure.layout.xaxis2.tickvals, strict=True))
+    assert ticks["1×"] == figure.layout.shapes[0].x0
+
+
+def test_the_title_counts_and_no_row_says_no_twice() -> None:
+    figure = scorecard(FINDINGS, "")
+    title = figure.layout.meta["title"]
+    assert "Of 6 experiments: it does in 2, falls short in 2, 2 open" in title
+    shown = " ".join(note.text for note in figure.layout.annotations)
+    assert "not supported" not in shown
+    assert "allowed: at most 0.1" in shown
+    assert "allowed: at least 0.1" in shown
+    words = alt_text(figure)
+    assert all(heading(found) in words for found in FINDINGS)
 
 
 @pytest.mark.parametrize("found", FINDINGS, ids=lambda found: found.name)
@@ -143,9 +175,9 @@ def test_the_figure_names_each_row_once(findings: list[Finding]) -> None:
     words = [note.text for note in scorecard(findings, "Model: tiny.").layout.annotations]
     for found in findings:
         assert sum(f"<b>{heading(found)}</b>" in text for text in words) == 1
-    assert sum("right of the line" in text for text in words) == len(
-        {found.point in range(1, 6) for found in findings}
-    )
+    weak = {found.point in range(1, 6) for found in findings}
+    assert ("<b>Claimed weak points of prompts</b>" in words) == (True in weak)
+    assert ("<b>Where a prompt should do</b>" in words) == (False in weak)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -165,7 +197,7 @@ def test_the_terminal_table_fits_and_says_it_all(width: int) -> None:
 def test_claims_without_a_known_interval_are_undefined_not_zero() -> None:
     rows = {row[0].text: row for row in claims(FINDINGS).rows}
     assert rows["2 Beyond tokens"][2].text == "undefined"
-    assert rows["2 Beyond tokens"][4].text == "undecided"
+    assert rows["2 Beyond tokens"][4].text == "■ undecided"
 
 
 def test_the_caption_names_model_target_and_seed() -> None:
