@@ -38,7 +38,7 @@ _NULLS = {
 }
 """Null -> its name, its colour, and how much of it its band has."""
 
-Curves = Mapping[str, "pd.DataFrame"]
+_Curves = Mapping[str, "pd.DataFrame"]
 """Prompt (or null of the first one) -> its rows by layer."""
 
 
@@ -53,9 +53,9 @@ def implicit(run: Run) -> go.Figure:
     for at, row in enumerate(rows):
         shared = "overlap" in row[0]
         headings = [label(MEASURES[measure].title) for measure in row]
-        look = {"gap": 24 if shared else 48, "shared": shared, "above": 40 * bool(at)}
+        gap, above = 24 if shared else 48, 40 * bool(at)
         y = style.axis(None, range=_range([found[measure] for measure in row]))
-        panels = board.row(headings, 220, x, y, **look)
+        panels = board.row(headings, 220, x, y, gap=gap, shared=shared, above=above)
         for measure, panel in zip(row, panels, strict=True):
             panel.y |= {} if shared else {"range": _range([found[measure]])}
             for name, curve in found[measure].items():
@@ -80,29 +80,29 @@ def implicit(run: Run) -> go.Figure:
     )
 
 
-def _title(run: Run, of: Prompts, found: Mapping[str, Curves]) -> str:
+def _title(run: Run, of: Prompts, found: Mapping[str, _Curves]) -> str:
     """Into how many directions the first prompt's updates go, and whether they are the LoRA's more
     than those of neutral text are."""
-    first, null = of.names[0], run.null_control
+    first, null = of.names[0], str(run.null_control)
     own = found["implicit_rank"][first]
-    said = f"As updates of the weights {first}'s queries take {lines.span(own)} directions"
+    said = f"As updates of the weights, {first} takes {lines.span(own)} directions over its queries"
     if not of.adapter:
         return said
     overlaps = found["implicit_overlap_left"]
     beside = ""
     if null in overlaps:
-        beside = f", {lines.standing(overlaps[first], overlaps[null], str(null))}"
-    return f"{said}; overlap with what {of.adapter} writes: {lines.span(overlaps[first])}{beside}"
+        beside = f" is {lines.standing(overlaps[first], overlaps[null], null)}"
+    return f"{said}; overlap with what {of.adapter} writes ({lines.span(overlaps[first])}){beside}"
 
 
-def _curves(run: Run, of: Prompts, measure: str) -> Curves:
+def _curves(run: Run, of: Prompts, measure: str) -> _Curves:
     """Bands first, then prompts, that of the headline last, on top."""
     nulls = {null: (f"{measure}_{null}", of.names[0]) for null in PROMPT_NULLS[measure]}
     every = nulls | {name: (measure, name) for name in reversed(of.names)}
     return {name: implicit_by_layer(run, *key, of.adapter) for name, key in every.items()}
 
 
-def _range(curves: list[Curves]) -> list[float]:
+def _range(curves: list[_Curves]) -> list[float]:
     """From zero, or what is below it, to the largest number drawn."""
     ends = [
         rows[["value", "ci_low", "ci_high"]].to_numpy() for own in curves for rows in own.values()
@@ -113,7 +113,7 @@ def _range(curves: list[Curves]) -> list[float]:
     return [low - room if low < 0 else 0.0, float(np.nanmax(flat)) + room]
 
 
-def _ends(run: Run, of: Prompts, curves: Curves) -> list[LineEnd]:
+def _ends(run: Run, of: Prompts, curves: _Curves) -> list[LineEnd]:
     """Names of bands and lines, where they end."""
     found = []
     for name, rows in curves.items():
@@ -159,7 +159,7 @@ def _line(run: Run, of: Prompts, measure: str, name: str, rows: pd.DataFrame) ->
     leads = _leads(run, of, name)
     bars = style.whiskers(value, low, high, thickness=1.2, width=None, color=colour)
     return go.Scatter(
-        x=rows["layer"].to_numpy(),
+        x=rows["layer"].to_numpy(dtype=int),
         y=value,
         error_y={**bars, "visible": leads},
         customdata=np.stack([low, high], axis=1),
@@ -170,6 +170,7 @@ def _line(run: Run, of: Prompts, measure: str, name: str, rows: pd.DataFrame) ->
         marker={"size": 7 if leads else 4, "color": colour},
         name=label(name),
         legendgroup=label(name),
+        legendrank=1000 if leads else 2000,
         meta={
             "fixed": {"measure": measure, "condition": name},
             "x": "layer",

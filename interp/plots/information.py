@@ -47,7 +47,8 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
     by_name = {str(panel.frames[0]["measure"].iloc[0]): panel for panel in panels}
     first = by_name.get(_INFORMATION)
     depths = {name: found for name in run.main_conditions if (found := _depth(run, name))}
-    rows = [row for row in ([first] * bool(first), [p for p in panels if p is not first]) if row]
+    others = [panel for panel in panels if panel is not first]
+    rows = [row for row in ([first] if first else [], others) if row]
     ends = [
         [_starred(end, depths) if row[-1] is first else end for end in row[-1].named]
         for row in rows
@@ -55,10 +56,10 @@ def information_by_layer(run: Run, queries: str = "matched") -> go.Figure:
     board = Board(right=names_room(end for own in ends for end in own))
     for at, (row, own) in enumerate(zip(rows, ends, strict=True)):
         x = style.layer_axis(run, most=12 if len(row) == 1 else 8, close=True)
-        look = {"height": 180 if at else 250, "above": 40 * bool(at), "gap": 64, "shared": False}
-        [drawn] = draw_rows(board, [row], x, **look)
+        height, above = (180, 40) if at else (250, 0)
+        [drawn] = draw_rows(board, [row], x, height, shared=False, gap=64, above=above)
         drawn[-1].name(own)
-        if row[0] is first:
+        if first and row[0] is first:
             drawn[0].draw(_stars(first, depths))
     lens = by_name.get(_BETWEEN)
     return board.finish(

@@ -296,14 +296,13 @@ def standing(
     name: str,
     sides: tuple[str, str] = ("below", "above"),
 ) -> str:
-    """Whether rows by layer lie below or above others, in how many layers; apart are two whose
-    intervals do not meet (a value that has none is its own)."""
+    """Where rows by layer lie beside others in most layers: below, above, or level, which are two
+    whose intervals meet (a value that has none is its own)."""
     two = _ends(own).join(_ends(other), rsuffix="_other", how="inner").dropna()
     below = int((two["high"] < two["low_other"]).sum())
     above = int((two["low"] > two["high_other"]).sum())
-    count, side = max(zip((below, above), sides, strict=True), key=lambda found: found[0])
-    if count == 0:
-        return f"level with {name}"
+    counts = {sides[0]: below, sides[1]: above, "level with": len(two) - below - above}
+    side, count = max(counts.items(), key=lambda found: found[1])
     many = f"all {len(two)}" if count == len(two) else f"{count} of {len(two)}"
     return f"{side} {name} in {many} layers"
 

@@ -83,7 +83,7 @@ def scorecard(findings: Sequence[Finding], words: str) -> go.Figure:
         over = {"yref": panel.domain("y"), "y": 1, "yanchor": "bottom"}
         panel.write(f"<b>{_HEADINGS[weak]}</b>", **_AT_LEFT, **over, font={"size": 13})
         for at, found in enumerate(some):
-            panel.draw([_dot(found, at, _SCALE(found.shortfall))])
+            panel.draw([_dot(found, at, _SCALE(found.shortfall).tolist())])
             _beside(panel, found, at)
     board.one_x(rows)
     for [panel] in rows[:-1]:
@@ -98,7 +98,7 @@ def scorecard(findings: Sequence[Finding], words: str) -> go.Figure:
 
 def _title(findings: Sequence[Finding]) -> str:
     """In how many experiments a prompt does, falls short, or neither is decided."""
-    count = Counter(finding.hypothesis for finding in findings)
+    count: Counter[str] = Counter(finding.hypothesis for finding in findings)
     said = {"holds": "it does in {}", "fails": "falls short in {}", "undecided": "{} open"}
     parts = ", ".join(words.format(count[kind]) for kind, words in said.items() if count[kind])
     return f"Can a prompt stand in for a LoRA? Of {len(findings)} experiments: {parts}"

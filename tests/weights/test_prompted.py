@@ -13,6 +13,7 @@ from plotly.graph_objects import Figure
 from interp.config import Experiment
 from interp.plots import implicit
 from interp.runs.view import NotMeasured, Run, load_run
+from interp.showing import number
 from interp.study import run_study
 from interp.weights.run import weigh
 from interp.weights.settings import Weighing
@@ -87,9 +88,15 @@ def test_the_figure_shows_the_table_s_means(run: Run) -> None:
     assert [t.meta["fixed"]["measure"] for t in lines] == [
         "implicit_rank",
         "implicit_cosine",
-        "implicit_overlap_left",
         "implicit_overlap_right",
+        "implicit_overlap_left",
     ]
+    title = figure.layout.meta["title"]
+    names = {note.name for note in figure.layout.annotations if note.captureevents}
+    ranks = run.table[(run.table["measure"] == "implicit_rank")]
+    ranks = ranks[ranks["condition"] == "prompt"].groupby("layer")["value"].mean()
+    assert f"takes {number(ranks.min(), 2)} to {number(ranks.max(), 2)} directions" in title
+    assert {"prompt", "neutral"} <= names
     own = run.table[(run.table["measure"] == "implicit_rank") & (run.table["layer"] == 1)]
     own = own[own["condition"] == "prompt"]
     assert lines[0].y[1] == pytest.approx(own["value"].mean())
