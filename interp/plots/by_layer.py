@@ -59,9 +59,9 @@ def layers(
     """
     for measure in measures:
         known_measure(measure)
-    columns = {
-        (site, position): f"{SITES[site]} ({site})" for site in sorted(sites, key=_RESID.__eq__)
-    }
+    *others, last = sorted(sites, key=_RESID.__eq__)
+    columns = {(site, position): site for site in others}
+    columns[last, position] = f"{SITES[last]} ({last})"
     rows = _rows(run, measures, columns, queries)
     titles = " and ".join(MEASURES[measure].title for measure in measures if measure in rows)
     plain = f"{titles[0].upper()}{titles[1:]} by layer, {lines.where(position)}"

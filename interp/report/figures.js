@@ -7,7 +7,7 @@ const FIGURES = new Map();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const DUSK = { "#222222": "#e6e6e6", "#5f5f5f": "#b0b0b0", "#9a9a9a": "#7d7d7d", "#e7e7e7": "#333a42", "#b4b4b4": "#59616b", white: "#15191e", "#555555": "#b9b9b9", "#0072b2": "#4aa8e0", "#b00020": "#ff7b8a", "#6e6e6e": "#a8a8a8", "#7a7a7a": "#a0a0a0", "#0063a0": "#79bdec", "#a04000": "#f2a477" };
 
-const INKED = ["line", "marker", "error_x", "error_y"];
+const INKED = ["line", "marker", "error_x", "error_y", "textfont"];
 
 // A copy in which the colours of paper and ink are exchanged.
 function dusky(value) {

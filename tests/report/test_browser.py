@@ -195,6 +195,21 @@ def test_an_address_survives_a_reload(visit: Visit, address: str) -> None:
     )
 
 
+def test_a_line_is_turned_off_and_on_by_its_name(visit: Visit) -> None:
+    page, box = visit.page, "[data-figure=information]"
+    page.query_selector(box).scroll_into_view_if_needed()
+    page.wait_for_selector(f"{box} .main-svg")
+    name = page.locator(f"{box} .annotation", has_text="lora vs base").first
+    group = "data.filter((trace) => trace.legendgroup === 'lora vs base')"
+    off = f"document.querySelector('{box}').{group}.every((t) => t.visible === 'legendonly')"
+    assert page.evaluate(off) is False
+    for there in (True, False):
+        name.click()
+        until(page, f"({off}) === {'true' if there else 'false'}")
+        faint = name.evaluate("(node) => Number(getComputedStyle(node).opacity)")
+        assert (faint < 0.5) == there
+
+
 def test_a_figures_numbers_are_saved_as_they_are_in_the_table(visit: Visit, folder: Path) -> None:
     page = visit.page
     figure = page.query_selector("#figure-heads_content_js")
