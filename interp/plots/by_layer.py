@@ -96,10 +96,10 @@ def _how_far(run: Run, panel: LinePanel) -> str:
         opening = f"{MEASURES[row['measure']].title} of {a} and {b} ({where}): {span}"
     beside = []
     if run.null_pair in found:
-        beside.append(lines.standing(own, found[run.null_pair], str(run.null_control), sides))
+        beside.append(lines.lies_beside(own, found[run.null_pair], str(run.null_control), sides))
     floors = next((band.frame for band in panel.bands if band.kind == "floors"), None)
     if floors is not None:
-        beside.append(lines.standing(own, floors, "pairs within families", sides))
+        beside.append(lines.lies_beside(own, floors, "pairs within families", sides))
     return ": ".join([opening, *filter(None, [", ".join(beside)])])
 
 

@@ -91,7 +91,7 @@ def _title(run: Run, of: Prompts, found: Mapping[str, _Curves]) -> str:
     overlaps = found["implicit_overlap_left"]
     beside = ""
     if null in overlaps:
-        beside = f" is {lines.standing(overlaps[first], overlaps[null], null)}"
+        beside = f" is {lines.lies_beside(overlaps[first], overlaps[null], null)}"
     return f"{said}; overlap with what {of.adapter} writes ({lines.span(overlaps[first])}){beside}"
 
 

@@ -290,7 +290,7 @@ def span(frame: pd.DataFrame) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def standing(
+def lies_beside(
     own: pd.DataFrame,
     other: pd.DataFrame,
     name: str,
