@@ -41,6 +41,8 @@ SHOWN = (
     "weights_overlap",
     "weights_prompts",
     "reading",
+    "patchscope",
+    "steered",
     "channels",
     "ladder",
 )

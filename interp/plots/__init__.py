@@ -47,6 +47,7 @@ from interp.plots.ladder import equivalence_ladder
 from interp.plots.outputs import output
 from interp.plots.reading import reading
 from interp.plots.scorecard import scorecard
+from interp.plots.steered import steered_samples
 from interp.plots.subspaces import subspaces
 from interp.plots.weights import spectra, weights_overlap
 
@@ -88,6 +89,7 @@ __all__ = [
     "scorecard",
     "similarity",
     "spectra",
+    "steered_samples",
     "subspaces",
     "waterfall",
     "weights_overlap",

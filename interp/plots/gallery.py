@@ -46,9 +46,11 @@ from interp.plots.interchange_overlap import interchange_overlap
 from interp.plots.ladder import equivalence_ladder
 from interp.plots.outputs import output
 from interp.plots.reading import reading
+from interp.plots.steered import steered_samples
 from interp.plots.subspaces import subspaces
 from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView
+from interp.runs.readings import PATCHSCOPE
 from interp.runs.view import NotMeasured, Run
 
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
@@ -96,6 +98,8 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "weights_overlap": weights_overlap,
     "weights_prompts": implicit,
     "reading": reading,
+    "patchscope": lambda run: reading(run, PATCHSCOPE),
+    "steered": steered_samples,
     "channels": channels,
 }
 

@@ -54,7 +54,9 @@ def line(frame: pd.DataFrame, look: Look, across: str = "layer") -> list[go.Scat
     known = {k: row[k] for k in ("measure", "site", "position", "queries", "condition")}
     reference = row["reference"] if isinstance(row["reference"], str) else None
     hover = f"<b>{name}</b><br>{across} %{{x}}: %{{y:.4g}}<br>"
-    hover += "interval %{customdata[0]:.3g} to %{customdata[1]:.3g}, n = %{customdata[2]:.0f}"
+    known_ends = np.isfinite(numbers["ci_low"]).any()
+    hover += "interval %{customdata[0]:.3g} to %{customdata[1]:.3g}, " if known_ends else ""
+    hover += "n = %{customdata[2]:.0f}"
     hover += "<br>p (corrected) %{customdata[3]:.2g}" if tested.any() else ""
     drawn = go.Scatter(
         x=at,

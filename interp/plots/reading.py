@@ -1,6 +1,7 @@
 """What differences between conditions say, by layer: do their means name the task words?
 
     reading(run).show()
+    reading(run, PATCHSCOPE).show()      # written into a neutral prompt
 
 A line per pair against base, controls among them; the band is what base's own states differ by.
 """
@@ -18,21 +19,31 @@ from interp.plots.bands import outline
 from interp.plots.board import Board
 from interp.plots.lines import LinePanel, Look, draw_rows, pair_look
 from interp.plots.style import label
-from interp.runs.readings import WORD_RANDOM, WORD_SCORE, Readings
+from interp.runs.readings import LOGIT_LENS, PATCHSCOPE, Readings, WordLens
 from interp.runs.view import NotMeasured, Run
 from interp.significance import ALPHA
 
 _BAND = "random differences of base (middle 95 %)"
+_TITLES = {
+    LOGIT_LENS: "Do mean differences of residual streams from base name the task words?",
+    PATCHSCOPE: "Do mean differences from base name the task words in a patchscope?",
+}
+_RAISED = {
+    LOGIT_LENS: "in the logit lens",
+    PATCHSCOPE: "of a neutral prompt's next token, in the place of its last token's state",
+}
 
 
-def reading(run: Run) -> go.Figure:
+def reading(run: Run, lens: WordLens = LOGIT_LENS) -> go.Figure:
     """Scores of the task words by layer, a row of panels per group of texts, a panel per position.
     Raises `NotMeasured` without them."""
     of = run.reading
     if not of.words:
         raise NotMeasured("this run's readings have no task words: name some with --words")
+    if not of.read_by(lens):
+        raise NotMeasured(f"this run has no scores of a {lens.name}")
     found = {
-        group: {position: _panel(of, group, position) for position in positions}
+        group: {position: _panel(of, lens, group, position) for position in positions}
         for group, positions in of.groups.items()
     }
     shown = {g: panels for g, panels in found.items() if any(p.lines for p in panels.values())}
@@ -43,35 +54,35 @@ def reading(run: Run) -> go.Figure:
     drawn = draw_rows(board, rows, style.layer_axis(run, "layer"), 250)
     for panels, (group, own) in zip(drawn, shown.items(), strict=True):
         for panel, position in zip(panels, own, strict=True):
-            panel.draw(_random(of, group, position))
-    pairs = of.against_base
+            panel.draw(_random(of, lens, group, position))
+    return board.finish(run, _TITLES[lens], pairs=of.against_base, notes=_notes(of, lens))
+
+
+def _notes(of: Readings, lens: WordLens) -> list[str]:
     words = ", ".join(of.words[:8]) + (f" and {len(of.words) - 8} more" if of.words[8:] else "")
-    return board.finish(
-        run,
-        "Do mean differences of residual streams from base name the task words?",
-        pairs=pairs,
-        notes=[
-            f"Score: standard deviations of the vocabulary by which the mean difference raises the "
-            f"mean logit of the {len(of.words)} task words in the logit lens (0: words like any "
-            f"other). Task words: {words}",
-            "Narrow bands around lines are intervals; blue: base's states at two random queries, "
-            f"middle 95 %. Open markers: p > {ALPHA:g} against these, corrected over layers and "
-            "positions (max-T)",
-            f"{of.found['scored']} matched queries are scored"
-            + (", the others chose the words" if of.found["chosen"] else ""),
-        ],
-    )
+    carrier = of.found.get("carrier") if lens == PATCHSCOPE else None
+    return [
+        f"Score: standard deviations of the vocabulary by which the mean difference raises the "
+        f"mean logit of the {len(of.words)} task words {_RAISED[lens]} (0: words like any other). "
+        f"Task words: {words}",
+        f"Neutral prompt: {carrier}" if carrier else "",
+        ("Narrow bands around lines are intervals; blue" if lens.excess else "Blue")
+        + ": base's states at two random queries, middle 95 %. "
+        f"Open markers: p > {ALPHA:g} against these, corrected over layers and positions (max-T)",
+        f"{of.found['scored']} matched queries are scored"
+        + (", the others chose the words" if of.found["chosen"] else ""),
+    ]
 
 
-def _panel(of: Readings, group: str, position: str) -> LinePanel:
+def _panel(of: Readings, lens: WordLens, group: str, position: str) -> LinePanel:
     pairs = list(reversed(of.against_base))  # the first on top
-    found = [(_look(of.run, p), of.rows(WORD_SCORE, p, group, position)) for p in pairs]
+    found = [(against_base_look(of.run, p), of.rows(lens.score, p, group, position)) for p in pairs]
     lines = [(look, frame) for look, frame in found if len(frame)]
     n = of.found["n"][group]
     return LinePanel(lines, heading=f"{n} {group} texts, position {position}", unit="score [SD]")
 
 
-def _look(run: Run, pair: Pair) -> Look:
+def against_base_look(run: Run, pair: Pair) -> Look:
     """A pair of the main ones as everywhere; another control by its own dash."""
     if pair in run.main_pairs:
         return pair_look(run, pair)
@@ -79,10 +90,10 @@ def _look(run: Run, pair: Pair) -> Look:
     return Look(run.role(pair), colour, "dot" if dash == "solid" else dash, "diamond")
 
 
-def _random(of: Readings, group: str, position: str) -> Iterator[go.Scatter]:
+def _random(of: Readings, lens: WordLens, group: str, position: str) -> Iterator[go.Scatter]:
     """What random differences give."""
     base = str(of.run.base)
-    rows = of.rows(WORD_RANDOM, (base, base), group, position)
+    rows = of.rows(lens.random, (base, base), group, position)
     if rows.empty:
         return
     layer, low, high = (rows[c].to_numpy(dtype=float) for c in ("layer", "ci_low", "ci_high"))
@@ -101,7 +112,7 @@ def _random(of: Readings, group: str, position: str) -> Iterator[go.Scatter]:
         legendgroup=_BAND,
         hoverinfo="skip",
         meta={
-            "fixed": {"measure": WORD_RANDOM, "queries": group, "position": position},
+            "fixed": {"measure": lens.random, "queries": group, "position": position},
             "table": {"layer": layer.tolist(), "low": low.tolist(), "high": high.tolist()},
         },
     )

@@ -30,10 +30,10 @@ from interp.queries import Encoded
 from interp.reading.differences import GroupStates, ReadRow, WordPlan
 from interp.reading.scores import ranks_of, word_score
 from interp.registry import MEASURES
+from interp.runs.readings import PATCHSCOPE
 from interp.statistics import generator_of, percentile_interval
 from interp.subject import Batch, Subject
 
-PATCHSCOPE = "patchscope"
 _PLACEBOS = 39
 """Random differences of every layer and position: p is 0.025 at least."""
 
@@ -120,7 +120,7 @@ def _rows(
     n = int(plan.used.sum())
     for (label, layer), values in random.items():
         low, high = percentile_interval(values)
-        row = _row("patchscope_random", (BASE, BASE), label, layer, states.name, n)
+        row = _row(PATCHSCOPE.random, (BASE, BASE), label, layer, states.name, n)
         yield row | {"value": float(np.nanmedian(values)), "ci_low": float(low),
                      "ci_high": float(high)}  # fmt: skip
     for pair in pairs:
@@ -129,7 +129,7 @@ def _rows(
         largest = np.append(draws.max(1), np.nanmax([*own.values(), -np.inf]))
         for (label, layer), value in own.items():
             p = float((largest >= value).mean()) if value == value else np.nan
-            row = _row("patchscope_score", pair, label, layer, states.name, n)
+            row = _row(PATCHSCOPE.score, pair, label, layer, states.name, n)
             yield row | {"value": float(value), "p_adjusted": p}
 
 
@@ -155,7 +155,7 @@ def _tokens(
         first = np.argsort(-logits, kind="stable")[: plan.top].tolist()
         for token, rank in zip(first, ranks_of(logits, first), strict=True):
             yield {
-                "lens": PATCHSCOPE,
+                "lens": PATCHSCOPE.name,
                 "condition": pair[0],
                 "reference": pair[1],
                 "queries": states.name,

@@ -94,6 +94,7 @@ def _find(
         "positions": {name: list(labels) for name, labels in job.labels.items()},
         "words": list(words),
         "chosen": not settings.words,
+        "carrier": settings.carrier if settings.patchscope else None,
         "interval": {"replicates": settings.bootstrap},
         "variables": part.entry if part else None,
         "notes": notes,

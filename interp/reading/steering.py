@@ -24,10 +24,10 @@ from interp.generating import generate
 from interp.queries import Encoded
 from interp.reading.differences import GroupStates, ReadRow, WordPlan
 from interp.registry import MEASURES
+from interp.runs.readings import STEERED, STEERED_RANDOM, STEERED_WORDS
 from interp.statistics import generator_of, pooled
 from interp.subject import Subject
 
-STEERED = "steered"
 _RANDOM = "random direction"
 
 
@@ -105,7 +105,7 @@ def _share(
     above = np.array([[sum(token in tokens for token in ids)] for ids in written], dtype=float)
     below = np.array([[len(ids)] for ids in written], dtype=float)
     value, low, high, n = (x[0] for x in pooled(above, below, keys, *draws))
-    measure = "steered_words_random" if name else "steered_words"
+    measure = STEERED_RANDOM if name else STEERED_WORDS
     return {"measure": measure, "position": said, "value": float(value), "ci_low": float(low),
             "ci_high": float(high), "n": int(n), "units": MEASURES[measure].units}  # fmt: skip
 

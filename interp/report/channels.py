@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.report.reading import listed
-from interp.report.tables import Cell, Table, estimate
+from interp.report.tables import Cell, Table, estimate, listed
 from interp.runs.modules import labelled
 from interp.runs.readings import CHANNEL_SIDES, LoraVariables
 from interp.runs.view import NotMeasured, Run

@@ -24,7 +24,6 @@ from interp.report import (
     lora_parts,
     patching,
     reading,
-    steered,
     subspaces,
     tables,
     weights,
@@ -41,10 +40,7 @@ def page(run: Run, figures: Mapping[str, go.Figure]) -> str:
     """The report of a run with these figures. Whatever strings the run holds stay text."""
     failed = run.verdict().passed is False
     parts = {"patching": _patching(run), "weights": weights.weights_section(run)}
-    if read := reading.reading_section(run):
-        read["patchscope"] = steered.patchscope_table(run.reading)
-        read["steering"] = steered.steering_table(run.reading)
-    parts["reading"] = read
+    parts["reading"] = reading.reading_section(run)
     parts["variables"] = channels.variables_section(run)
     parts["edges"] = edges.edge_section(run)
     parts["subspaces"] = subspaces.subspace_section(run)

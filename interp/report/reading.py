@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
 from interp.names import Pair, pair_name
-from interp.report.tables import Cell, Table, estimate
-from interp.runs.readings import WORD_EXCESS, WORD_RANK, WORD_SCORE, Readings
+from interp.report.steered import steering_table, steering_words
+from interp.report.tables import Cell, Table, estimate, listed
+from interp.runs.readings import LOGIT_LENS, PATCHSCOPE, Readings, WordLens
 from interp.runs.view import NotMeasured, Run
 from interp.showing import number, paragraphs, visible
 from interp.significance import ALPHA
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-_LAYERS, _TOKENS = 12, 6
-"""Most layers with a row of their own, and most tokens in a cell."""
+_LAYERS = 12
+"""Most layers with a row of their own."""
+
+_LEADS = {LOGIT_LENS: "On", PATCHSCOPE: "In a patchscope, on"}
+_STRONGEST = {
+    LOGIT_LENS: "The mean difference (first condition less second) where it names the task words "
+    "most, of all layers and positions",
+    PATCHSCOPE: "Patchscope: the mean difference in the place of the last token's state of a "
+    "neutral prompt, where it names the task words most",
+}
 
 
 def reading_section(run: Run) -> dict[str, Any] | None:
@@ -36,6 +45,9 @@ def reading_section(run: Run) -> dict[str, Any] | None:
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "words": ", ".join(visible(word) for word in of.words),
         "strongest": strongest_table(of),
+        "acting": [visible(line) for line in _acting_words(of)],
+        "patchscope": strongest_table(of, PATCHSCOPE),
+        "steering": steering_table(of),
         "tokens": [
             token_table(of, group, position)
             for group, positions in of.groups.items()
@@ -45,43 +57,40 @@ def reading_section(run: Run) -> dict[str, Any] | None:
     }
 
 
-def strongest_table(of: Readings) -> Table:
+def strongest_table(of: Readings, lens: WordLens = LOGIT_LENS) -> Table:
     """Every pair on every group of texts: where its mean difference names the task words most, how
     much more than its control's, and what it says there."""
     rows = []
     for group in of.groups:
         for pair in of.pairs:
-            found = of.strongest(pair, group)
+            found = of.strongest(pair, group, lens)
             if found is not None:
-                rows.append([Cell(group), *_strongest(of, pair, group, found)])
+                rows.append([Cell(group), *_strongest(of, pair, group, found, lens)])
     columns = ["texts", "difference", "layer, position", "score [SD]", "p (corrected)"]
-    columns += ["over its control's", "median rank", "tokens it says most"]
-    words = (
-        "The mean difference (first condition less second) where it names the task words most, of "
-        "all layers and positions"
+    columns += ["over its control's"] if lens.excess else []
+    columns += ["median rank"] if lens.rank else []
+    return Table(f"{_STRONGEST[lens]}.", [*columns, "tokens it says most"], rows)
+
+
+def _strongest(
+    of: Readings, pair: Pair, group: str, found: Mapping[str, Any], lens: WordLens
+) -> list[Cell]:
+    layer, position = int(found["layer"]), str(found["position"])
+    more, rank = (
+        of.row(measure, pair, group, position, layer) if measure else None
+        for measure in (lens.excess, lens.rank)
     )
-    return Table(f"{words}.", columns, rows)
-
-
-def _strongest(of: Readings, pair: Pair, group: str, found: Mapping[str, Any]) -> list[Cell]:
-    place = (pair, group, str(found["position"]), int(found["layer"]))
-    more, rank = (of.row(measure, *place) for measure in (WORD_EXCESS, WORD_RANK))
     p = found["p_adjusted"]
+    dash = Cell("–", kind="number")
     return [
         Cell(visible(pair_name(pair))),
-        Cell(f"{found['layer']}, {found['position']}"),
+        Cell(f"{layer}, {position}"),
         estimate(found),
         Cell(f"{p:.2g}" if p == p else "–", kind="number"),
-        estimate(more) if more else Cell("–", kind="number"),
-        Cell(number(rank["value"]) if rank else "–", kind="number"),
-        Cell(listed(of.said(pair, group, place[3], place[2])), kind="long"),
+        *([estimate(more) if more else dash] if lens.excess else []),
+        *([Cell(number(rank["value"]), kind="number") if rank else dash] if lens.rank else []),
+        Cell(listed(of.said(pair, group, layer, position, lens=lens)), kind="long"),
     ]
-
-
-def listed(tokens: pd.DataFrame, most: int = _TOKENS) -> str:
-    """Tokens in order, made visible; task words are marked with a star."""
-    shown = tokens.head(most).to_dict("records")
-    return "  ".join(visible(str(t["token"])) + ("*" if t["task"] else "") for t in shown)
 
 
 def token_table(of: Readings, group: str, position: str) -> Table:
@@ -136,51 +145,63 @@ def _directions(
 # --- sentences -----------------------------------------------------------------------------------
 
 
-def reading_words(of: Readings) -> list[str]:
+def reading_words(of: Readings, lens: WordLens = LOGIT_LENS) -> list[str]:
     """What the numbers say, a sentence per group of texts and side."""
-    if not of.words:
+    if not of.words or not of.read_by(lens):
         return []
     return [
-        _sentence(of, pair, group)
+        _sentence(of, pair, group, lens)
         for group in of.groups
         for pair in of.own
         if pair[1] == of.run.base
     ]
 
 
-def _sentence(of: Readings, pair: Pair, group: str) -> str:
-    found = of.strongest(pair, group)
-    where = f"On {of.found['n'][group]} {group} texts the mean difference of {pair_name(pair)}"
+def _acting_words(of: Readings) -> list[str]:
+    """What the vectors do: written into a neutral prompt, and added while base writes."""
+    return [*reading_words(of, PATCHSCOPE), *steering_words(of)]
+
+
+def _sentence(of: Readings, pair: Pair, group: str, lens: WordLens) -> str:
+    found, n = of.strongest(pair, group, lens), of.found["n"][group]
+    where = f"{_LEADS[lens]} {n} {group} texts the mean difference of {pair_name(pair)}"
     if found is None:
         return f"{where} says nothing: it is no more than rounding."
     tested = found["p_adjusted"] == found["p_adjusted"]
     names = not tested or found["p_adjusted"] <= ALPHA
     place = f"layer {found['layer']}, position {found['position']}"
-    score = estimate(found)
+    cell = estimate(found)
+    score = f"{cell.text} SD {cell.extra}".strip()
     p = f", p = {found['p_adjusted']:.2g}" if tested else ""
     verb = (
         "names the task words" if names and found["value"] > 0 else "does not name the task words"
     )
     return (
-        f"{where} {verb}: their largest score is {score.text} SD {score.extra} ({place}{p})"
-        f"{_beside(of, pair, group, found)}."
+        f"{where} {verb}: their largest score is {score} ({place}{p})"
+        f"{_beside(of, pair, group, found, lens)}."
     )
 
 
-def _beside(of: Readings, pair: Pair, group: str, found: Mapping[str, Any]) -> str:
-    """The same of every control against base, and whether the first one's is surpassed."""
+def _beside(of: Readings, pair: Pair, group: str, found: Mapping[str, Any], lens: WordLens) -> str:
+    """The same of every control against base; whether that of its own is surpassed, or all are
+    where none has an interval."""
     place = (group, str(found["position"]), int(found["layer"]))
-    said = []
-    for control in of.against_base:
-        row = None if control in of.own else of.row(WORD_SCORE, control, *place)
-        if row is not None:
-            said.append(f"{pair_name(control)}'s {number(row['value'])}")
-    more = of.row(WORD_EXCESS, pair, *place)
+    rows = {
+        control: of.row(lens.score, control, *place)
+        for control in of.against_base
+        if control not in of.own
+    }
+    known = {c: row["value"] for c, row in rows.items() if row and row["value"] == row["value"]}
+    said = [f"{pair_name(control)}'s {number(value)}" for control, value in known.items()]
+    more = of.row(lens.excess, pair, *place) if lens.excess else None
     if more is not None and more["ci_low"] == more["ci_low"]:
         over = more["ci_low"] > 0
         cell = estimate(more)
         said.append(f"{'more' if over else 'not more'} than its control's by {cell.text} "
                     f"{cell.extra}")  # fmt: skip
+    elif known and not lens.excess:
+        below = all(value < found["value"] for value in known.values())
+        said.append("all below it" if below else "not all below it")
     return f"; there {', '.join(said)}" if said else ""
 
 
@@ -200,8 +221,8 @@ def reading_table(run: Run) -> RenderableType:
     for title in ("texts", "difference", "layer,\nposition", "score [SD]", "p", "says most"):
         grid.add_column(Text(title), overflow="fold")
     for row in strongest_table(of).rows:
-        texts, pair, where, score, p, _, _, tokens = row
+        texts, pair, where, score, p, *_, tokens = row
         cells = (texts.text, pair.text, where.text, f"{score.text} {score.extra}", p.text)
         grid.add_row(*map(Text, (*cells, tokens.text)))
-    lines = [*reading_words(of), *map(str, of.found.get("notes") or [])]
+    lines = [*reading_words(of), *_acting_words(of), *map(str, of.found.get("notes") or [])]
     return Group(grid, Text(""), *paragraphs(lines), Text(""))

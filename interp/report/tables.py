@@ -253,3 +253,9 @@ def attended_table(view: HeadView, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = ["condition", "token", "where", "position", weight]
     words = f"What {view.head} attends to most from the last query token, {view.over}."
     return Table(words, columns, cells)
+
+
+def listed(tokens: pd.DataFrame, most: int = 6) -> str:
+    """Ranked tokens in order, made visible; task words are marked with a star."""
+    shown = tokens.head(most).to_dict("records")
+    return "  ".join(visible(str(t["token"])) + ("*" if t["task"] else "") for t in shown)

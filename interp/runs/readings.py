@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interp.names import Pair
 from interp.runs.files import READ_TOKENS
@@ -21,19 +21,26 @@ from interp.runs.view import NotMeasured, Run
 if TYPE_CHECKING:
     import pandas as pd
 
-WORD_SCORE, WORD_RANDOM, WORD_EXCESS, WORD_RANK, NORM_OF_MEAN = (
-    "word_score",
-    "word_score_random",
-    "word_score_excess",
-    "word_rank",
-    "difference_norm",
+
+class WordLens(NamedTuple):
+    """A way to read words out of a difference: what `reading_tokens.parquet` calls it, and the
+    measures of its rows (None: it has none of the kind)."""
+
+    name: str
+    score: str
+    random: str
+    excess: str | None = None
+    rank: str | None = None
+
+
+LOGIT_LENS = WordLens(
+    "logit lens", "word_score", "word_score_random", "word_score_excess", "word_rank"
 )
-LOGIT_LENS = "logit lens"
-PATCH_SCORE, STEERED_WORDS, STEERED_RANDOM = (
-    "patchscope_score",
-    "steered_words",
-    "steered_words_random",
-)
+PATCHSCOPE = WordLens("patchscope", "patchscope_score", "patchscope_random")
+
+STEERED = "steered"
+"""What `reading_tokens.parquet` calls samples that base wrote with a vector added."""
+STEERED_WORDS, STEERED_RANDOM = "steered_words", "steered_words_random"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ class Readings:
         """The pairs with base as reference: sides, then controls."""
         return [pair for pair in self.pairs if pair[1] == self.run.base]
 
+    def read_by(self, lens: WordLens) -> bool:
+        """Whether words were scored so."""
+        return bool((self.run.table["measure"] == lens.score).any())
+
     def rows(self, measure: str, pair: Pair, group: str, position: str) -> pd.DataFrame:
         """Rows of one measure by layer."""
         return self.run.by_layer(measure, "resid_post", pair, position, group)
@@ -102,13 +113,13 @@ class Readings:
         return None if found.empty else found.iloc[0].to_dict()
 
     def strongest(
-        self, pair: Pair, group: str, measure: str = WORD_SCORE
+        self, pair: Pair, group: str, lens: WordLens = LOGIT_LENS
     ) -> Mapping[str, Any] | None:
         """The row with the largest score of the task words over layers and positions; None without
         a defined one."""
         import pandas as pd
 
-        parts = [self.rows(measure, pair, group, position) for position in self.groups[group]]
+        parts = [self.rows(lens.score, pair, group, position) for position in self.groups[group]]
         found = pd.concat(parts)
         found = found[found["value"].notna()]
         return None if found.empty else found.loc[found["value"].idxmax()].to_dict()
@@ -127,13 +138,29 @@ class Readings:
         layer: int,
         position: str,
         vector: str = "mean",
-        lens: str = LOGIT_LENS,
+        lens: WordLens = LOGIT_LENS,
     ) -> pd.DataFrame:
         """The tokens of one vector, most said first, task words among and behind them."""
         t = self.tokens
-        keep = (t["lens"] == lens) & (t["condition"] == pair[0]) & (t["reference"] == pair[1])
+        keep = (t["lens"] == lens.name) & (t["condition"] == pair[0]) & (t["reference"] == pair[1])
         keep &= (t["queries"] == group) & (t["position"] == position) & (t["layer"] == layer)
         return t[(keep & (t["vector"] == vector)).fillna(False)].sort_values("rank")
+
+    @cached_property
+    def steered(self) -> pd.DataFrame:
+        """Shares of task words in what base wrote: the table's rows with `strength` (0: base alone)
+        and `random` (whether it is a random direction's as long as the mean difference)."""
+        rows = self.run.table[self.run.table["measure"].isin([STEERED_WORDS, STEERED_RANDOM])]
+        strength = rows["position"].str.split(" x ").str[0].astype(float)
+        return rows.assign(strength=strength, random=rows["measure"] == STEERED_RANDOM)
+
+    def written(self, row: Mapping[Any, Any]) -> pd.DataFrame:
+        """The samples that one row of `steered` counts, in the order of the texts."""
+        t = self.tokens
+        keep = t["lens"] == STEERED
+        for name in ("condition", "reference", "queries", "position"):
+            keep &= t[name] == row[name]
+        return t[keep.fillna(False)].sort_values("rank")
 
 
 AUROC, AUROC_BEST = "direction_auroc", "direction_auroc_best"

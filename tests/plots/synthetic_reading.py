@@ -29,6 +29,12 @@ def readings(
             rows += _rows(rng, {**place, "site": "resid_post", "n": 32}, null is not None, known)
             for vector in ("mean", "direction 0 +", "direction 0 −"):
                 tokens += _tokens(rng, words, {**place, "vector": vector, "lens": "logit lens"})
+            tokens += _tokens(rng, words, {**place, "vector": "mean", "lens": "patchscope"})
+        more, said = _steered(rng, {"condition": pair[0], "reference": pair[1]}, group, words)
+        rows, tokens = rows + more, tokens + said
+    for group in GROUPS:
+        alone = _steered(rng, {"condition": "base", "reference": "base"}, group, words, (0,))
+        rows, tokens = rows + alone[0][:1], tokens + alone[1]
     findings = {
         "sides": ["prompt", "lora"],
         "pairs": [
@@ -40,6 +46,7 @@ def readings(
         "positions": GROUPS,
         "words": list(words),
         "chosen": True,
+        "carrier": "a <i>carrier</i> ?",
         "interval": {"replicates": 200},
         "notes": ["a note on <b>readings</b>"],
         "variables": {
@@ -98,6 +105,28 @@ def _variables(
     return rows, driving
 
 
+def _steered(
+    rng: np.random.Generator,
+    pair: dict[str, str],
+    group: str,
+    words: Sequence[str],
+    strengths: Sequence[int] = (1, 4),
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shares of task words at every strength, beside a random direction's, and a text of each."""
+    place = {**pair, "queries": group, "site": "resid_post", "layer": 1, "n": 8, "units": "share"}
+    rows, texts = [], []
+    for strength, (name, ending) in itertools.product(
+        strengths, (("mean", ""), ("random direction", "_random"))
+    ):
+        value = float(rng.uniform(0, 0.5)) if not ending and strength else 0.0
+        where = {**place, "position": f"{strength} x {name}"}
+        rows.append({**where, "measure": f"steered_words{ending}", "value": value,
+                     "ci_low": value / 2, "ci_high": 1.2 * value})  # fmt: skip
+        texts.append({**where, "lens": "steered", "vector": "text 0", "rank": 1,
+                      "token": " ".join(words)})  # fmt: skip
+    return rows, texts
+
+
 def _rows(rng: np.random.Generator, place: Any, beside: bool, known: bool) -> list[dict[str, Any]]:
     value = float(rng.normal(1, 1)) if known else np.nan
     around = {"ci_low": value - 0.5, "ci_high": value + 0.5, "units": "SD"}
@@ -110,6 +139,16 @@ def _rows(rng: np.random.Generator, place: Any, beside: bool, known: bool) -> li
             "units": "SD",
             "ci_low": -1,
             "ci_high": 1,
+            "condition": "base",
+            "reference": "base",
+        },
+        {"measure": "patchscope_score", "value": value / 2, "p_adjusted": p, "units": "SD"},
+        {
+            "measure": "patchscope_random",
+            "value": 0.1,
+            "ci_low": -0.5,
+            "ci_high": 0.7,
+            "units": "SD",
             "condition": "base",
             "reference": "base",
         },

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from interp.errors import RunError
-from interp.report import channels, reading, reading_table, write
+from interp.report import channels, reading, reading_table, steered, write
+from interp.runs.readings import PATCHSCOPE
 from interp.runs.view import Run, load_run
 from interp.showing import number
 
@@ -82,8 +83,58 @@ def test_the_section_has_tokens_as_text(path: Path) -> None:
     assert "&lt;" in words
     assert "a note on <b>readings</b>" in words
     captions = ("The mean difference", "What mean differences say", "Leading directions")
+    captions += ("Patchscope: the mean difference", "Steered samples: base writes")
     for caption in (*captions, "What prompts change along", "The directions of lora that write"):
         assert caption in words
+
+
+def test_a_patchscope_s_sentences_say_what_controls_score(run: Run) -> None:
+    of = run.reading
+    said = reading.reading_words(of, PATCHSCOPE)
+    assert len(said) == 4
+    for line, (group, pair) in zip(said, [(g, p) for g in of.groups for p in of.own], strict=True):
+        best = of.strongest(pair, group, PATCHSCOPE)
+        assert best is not None
+        assert line.startswith("In a patchscope, on ")
+        assert f"largest score is {number(best['value'])} SD (layer" in line  # no interval
+        place = (group, best["position"], best["layer"])
+        beside = [of.row(PATCHSCOPE.score, c, *place) for c in of.pairs if c not in of.own]
+        assert all(f"'s {number(row['value'])}," in line for row in beside if row)
+        below = all(row["value"] < best["value"] for row in beside if row)
+        assert line.endswith(", all below it." if below else ", not all below it.")
+
+
+@pytest.mark.parametrize(
+    ("low", "verdict"),
+    [
+        (0.2, "more than all of these"),
+        (0.05, "not told apart from random_lora vs base"),
+        (0.0, "not told apart from any of these"),
+    ],
+)
+def test_samples_are_told_from_every_null_or_these_are_named(
+    run: Run, low: float, verdict: str
+) -> None:
+    """Of all nulls only the random LoRA writes any, up to 0.1; the side's interval starts at
+    `low`."""
+    table, numbers = run.table.copy(), ["value", "ci_low", "ci_high"]
+    samples = table["measure"].isin(["steered_words", "steered_words_random"])
+    table.loc[samples, numbers] = 0.0
+    of_mean = table["measure"] == "steered_words"
+    random = of_mean & (table["condition"] == "random_lora") & (table["position"] == "4 x mean")
+    table.loc[random, numbers] = [0.05, 0.0, 0.1]
+    own = of_mean & (table["condition"] == "lora") & (table["position"] == "1 x mean")
+    table.loc[own, numbers] = [0.25, low, 0.5]
+    said = steered.steering_words(Run(run.path, table, run.arrays, run.manifest).reading)
+    assert len(said) == 4
+    (line,) = (one for one in said if "of lora vs base on 32 unrelated" in one)
+    nothing = "0.00 [0.00, 0.00]"
+    assert line == (
+        "Added to base at layer 1 (1 x), the mean difference of lora vs base on 32 unrelated texts "
+        f"makes 0.250 [{number(low)}, 0.500] of the tokens written task words; base alone "
+        f"{nothing}, a random direction {nothing}, neutral vs base {nothing}, random_lora vs base "
+        f"0.0500 [0.00, 0.100]: {verdict}."
+    )
 
 
 def test_sentences_on_the_channel_follow_both_nulls(run: Run) -> None:
