@@ -65,6 +65,7 @@ DHERIN = "Dherin et al. 2507.16003"
 MINDER = "after Minder et al. 2510.13900"
 EAP = "Syed et al. 2310.10348"
 DAS = "Geiger et al. 2303.02536"
+GURNEE = "after Gurnee et al. 2026 (Transformer Circuits Thread), as TransformerLens fits it"
 
 
 def _patterns(
@@ -580,6 +581,23 @@ SECTIONS: dict[str, dict[str, Measure]] = {
         "word_rank": Measure(
             "median rank of the task words", "count",
             "place among all tokens by the logit that the mean difference adds, 1 the first",
+            bounds=(1.0, inf),
+        ),
+        "jacobian_score": Measure(
+            "score of the task words, Jacobian lens", "SD",
+            "`word_score` of J Δ: J is the mean Jacobian of the last block's output, at a token "
+            "and all later ones, by this layer's", GURNEE, rounding="unbounded", signed=True,
+        ),
+        "jacobian_score_random": Measure(
+            "random differences, Jacobian lens", "SD", "`word_score_random` of J Δ", MINDER,
+            signed=True,
+        ),
+        "jacobian_score_excess": Measure(
+            "score over the control's, Jacobian lens", "SD", "`word_score_excess` of J Δ",
+            signed=True,
+        ),
+        "jacobian_rank": Measure(
+            "median rank of the task words, Jacobian lens", "count", "`word_rank` of J Δ",
             bounds=(1.0, inf),
         ),
         "patchscope_score": Measure(

@@ -41,6 +41,7 @@ SHOWN = (
     "weights_overlap",
     "weights_prompts",
     "reading",
+    "jacobian",
     "patchscope",
     "steered",
     "channels",
@@ -62,7 +63,7 @@ def main() -> None:
         run = diverge(demo_experiment(Path(folder) / "run"))
         patch(Patching(run=run))
         weigh(Weighing(run=run))
-        read_run(DifferenceReading(run=run))
+        read_run(DifferenceReading(run=run, jacobian="base"))
         ladder(Ladder(run=run))
         drawn = figures(load_run(run))
         export({name: drawn[name] for name in SHOWN}, Path(folder))

@@ -50,7 +50,7 @@ from interp.plots.steered import steered_samples
 from interp.plots.subspaces import subspaces
 from interp.plots.weights import spectra, weights_overlap
 from interp.runs.heads import HeadView
-from interp.runs.readings import PATCHSCOPE
+from interp.runs.readings import JACOBIAN_LENS, PATCHSCOPE
 from interp.runs.view import NotMeasured, Run
 
 RECIPES: dict[str, Callable[[Run], go.Figure]] = {
@@ -98,6 +98,7 @@ RECIPES: dict[str, Callable[[Run], go.Figure]] = {
     "weights_overlap": weights_overlap,
     "weights_prompts": implicit,
     "reading": reading,
+    "jacobian": lambda run: reading(run, JACOBIAN_LENS),
     "patchscope": lambda run: reading(run, PATCHSCOPE),
     "steered": steered_samples,
     "channels": channels,

@@ -19,17 +19,19 @@ from interp.plots.bands import outline
 from interp.plots.board import Board
 from interp.plots.lines import LinePanel, Look, draw_rows, pair_look
 from interp.plots.style import label
-from interp.runs.readings import LOGIT_LENS, PATCHSCOPE, Readings, WordLens
+from interp.runs.readings import JACOBIAN_LENS, LOGIT_LENS, PATCHSCOPE, Readings, WordLens
 from interp.runs.view import NotMeasured, Run
 from interp.significance import ALPHA
 
 _BAND = "random differences of base (middle 95 %)"
 _TITLES = {
     LOGIT_LENS: "Do mean differences of residual streams from base name the task words?",
+    JACOBIAN_LENS: "Do mean differences from base name the task words in the Jacobian lens?",
     PATCHSCOPE: "Do mean differences from base name the task words in a patchscope?",
 }
 _RAISED = {
     LOGIT_LENS: "in the logit lens",
+    JACOBIAN_LENS: "in the Jacobian lens",
     PATCHSCOPE: "of a neutral prompt's next token, in the place of its last token's state",
 }
 
@@ -60,12 +62,12 @@ def reading(run: Run, lens: WordLens = LOGIT_LENS) -> go.Figure:
 
 def _notes(of: Readings, lens: WordLens) -> list[str]:
     words = ", ".join(of.words[:8]) + (f" and {len(of.words) - 8} more" if of.words[8:] else "")
-    carrier = of.found.get("carrier") if lens == PATCHSCOPE else None
+    about = {PATCHSCOPE: f"Neutral prompt: {of.found.get('carrier')}", JACOBIAN_LENS: of.fitted}
     return [
         f"Score: standard deviations of the vocabulary by which the mean difference raises the "
         f"mean logit of the {len(of.words)} task words {_RAISED[lens]} (0: words like any other). "
         f"Task words: {words}",
-        f"Neutral prompt: {carrier}" if carrier else "",
+        about.get(lens, ""),
         ("Narrow bands around lines are intervals; blue" if lens.excess else "Blue")
         + ": base's states at two random queries, middle 95 %. "
         f"Open markers: p > {ALPHA:g} against these, corrected over layers and positions (max-T)",

@@ -1,13 +1,14 @@
 """Mean differences of states between conditions, in words: rows of a run's table and ranked tokens.
 
-    rows, tokens = read_differences(lens, states, {("lora", "base"): ("random_lora", "base")}, to)
+    pairs = {("lora", "base"): ("random_lora", "base"), ("random_lora", "base"): None}
+    rows, tokens = read_differences({0: lens, 1: lens}, states, pairs, plan)
 
 Every pair is read at every layer and segment, with the control that stands in its place beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from interp.design import BASE, ConditionPair
 from interp.reading import scores
 from interp.reading.scores import NamedWords
 from interp.registry import MEASURES
+from interp.runs.readings import LOGIT_LENS, WordLens
 from interp.statistics import percentile_interval
 
 ReadRow = dict[str, Any]
@@ -33,6 +35,9 @@ MEAN = "mean"
 
 LinearLens = Callable[[Tensor, Tensor], Tensor]
 """What vectors `[vector, d_model]` add to the logits of a state `[d_model]`."""
+
+LayerLenses = Mapping[int, LinearLens]
+"""Layer -> what reads it."""
 
 
 @dataclass(frozen=True)
@@ -85,61 +90,82 @@ class WordPlan:
 
 class _ReadCell(NamedTuple):
     """One pair at one layer and label: the words in its queries' differences, their rank in the
-    mean of these, its size, and the tokens it says."""
+    mean of these, and the tokens it says."""
 
     label: str
     layer: int
     named: NamedWords
     ranks: list[int]
-    norm: tuple[float, float, float]
     n: int
     tokens: list[ReadRow]
 
 
+def difference_sizes(
+    states: GroupStates, pairs: Iterable[ConditionPair], plan: WordPlan
+) -> Iterator[ReadRow]:
+    """Rows of `difference_norm`: size of every pair's mean difference over that of base's states,
+    with its interval."""
+    for pair in pairs:
+        place = {"condition": pair[0], "reference": pair[1], "queries": states.name}
+        for at, label in enumerate(states.labels):
+            counted = states.counted(at)
+            n, weights = int(counted.sum()), plan.weights[counted]
+            for row, layer in enumerate(states.layers):
+                added = states.difference(pair, at, row, plan.noise)[counted]
+                norm = _norm(added, states.at(BASE, at, row)[counted], weights)
+                yield {**place, **_row("difference_norm", label, layer, n, *norm)}
+
+
 def read_differences(
-    lens: LinearLens,
+    lenses: LayerLenses,
     states: GroupStates,
     pairs: Mapping[ConditionPair, ConditionPair | None],
     plan: WordPlan,
     progress: Any = lambda: None,
-    name: str = "logit lens",
+    by: WordLens = LOGIT_LENS,
 ) -> tuple[list[ReadRow], list[ReadRow]]:
     """Rows of the table, and ranked tokens, of every pair (with the pair that stands for its null).
 
-    `difference_norm`: size of the mean difference over that of base's state. With words also
-    `word_score`, `word_score_excess` (over the null's) and `word_rank` (median), and of base
-    `word_score_random`; p is corrected over the layers and labels of a pair.
+    `by`: what the lenses are, with its measures: of the words' score, its excess over the null's,
+    their median rank, and of base the scores of random differences; p is corrected over the layers
+    and labels of a pair. Without words there are no rows.
     """
-    read, random = {}, _random(lens, states, plan)
+    read = {}
     for pair in pairs:
-        read[pair] = list(_cells(lens, states, pair, plan, name))
+        read[pair] = list(_cells(lenses, states, pair, plan, by.name))
         progress()
-    rows, tokens = [], []
-    if plan.words:
-        place = {"condition": BASE, "reference": BASE, "queries": states.name}
-        first = next(iter(read.values()))
-        rows += [{**place, **row} for row in _random_rows(first, random)]
+    tokens = [
+        {"condition": pair[0], "reference": pair[1], "queries": states.name, **row}
+        for pair, cells in read.items()
+        for cell in cells
+        for row in cell.tokens
+    ]
+    if not plan.words:
+        return [], tokens
+    random = _random(lenses, states, plan)
+    place = {"condition": BASE, "reference": BASE, "queries": states.name}
+    first = next(iter(read.values()))
+    rows = [{**place, **row} for row in _random_rows(first, random, by)]
     for pair, cells in read.items():
         null = pairs[pair]
         beside = read.get(null) if null else None
         place = {"condition": pair[0], "reference": pair[1], "queries": states.name}
-        rows += [{**place, **row} for row in _rows(cells, beside, random, plan)]
-        tokens += [{**place, **row} for cell in cells for row in cell.tokens]
+        rows += [{**place, **row} for row in _rows(cells, beside, random, plan, by)]
     return rows, tokens
 
 
-def _random(lens: LinearLens, states: GroupStates, plan: WordPlan) -> Float[ndarray, "draw cell"]:
+def _random(
+    lenses: LayerLenses, states: GroupStates, plan: WordPlan
+) -> Float[ndarray, "draw cell"]:
     """Scores of the words in the differences of base's states at every two scored queries, the
     same two in all cells, which are in the order of `_cells`."""
-    if not plan.words:
-        return np.zeros((0, 0))
     words, pairs = list(plan.words.values()), ~np.eye(int(plan.used.sum()), dtype=bool)
     columns = []
     for at in range(len(states.labels)):
         counted = states.counted(at)
-        for row in range(len(states.layers)):
+        for row, layer in enumerate(states.layers):
             base = states.at(BASE, at, row)
-            logits = _read(lens, base[plan.used], base[counted].mean(0))
+            logits = _read(lenses[layer], base[plan.used], base[counted].mean(0))
             found = scores.placebo_scores(logits, words)
             known = counted[plan.used]
             found[~known] = found[:, ~known] = np.nan
@@ -148,22 +174,22 @@ def _random(lens: LinearLens, states: GroupStates, plan: WordPlan) -> Float[ndar
 
 
 def _random_rows(
-    cells: Sequence[_ReadCell], random: Float[ndarray, "draw cell"]
+    cells: Sequence[_ReadCell], random: Float[ndarray, "draw cell"], by: WordLens
 ) -> Iterator[ReadRow]:
     low, high = percentile_interval(random)
     for cell, middle, *ends in zip(cells, np.nanmedian(random, axis=0), low, high, strict=True):
-        yield _row("word_score_random", cell, middle, *ends)
+        yield _row(by.random, cell.label, cell.layer, cell.n, middle, *ends)
 
 
 def _cells(
-    lens: LinearLens, states: GroupStates, pair: ConditionPair, plan: WordPlan, name: str
+    lenses: LayerLenses, states: GroupStates, pair: ConditionPair, plan: WordPlan, name: str
 ) -> Iterator[_ReadCell]:
     for at, label in enumerate(states.labels):
         counted = states.counted(at)
         for row, layer in enumerate(states.layers):
             base = states.at(BASE, at, row)
             added = states.difference(pair, at, row, plan.noise)
-            read = partial(_read, lens, state=base[counted].mean(0))
+            read = partial(_read, lenses[layer], state=base[counted].mean(0))
             logits = read(added)
             words = list(plan.words.values())
             used = plan.used & counted
@@ -173,8 +199,7 @@ def _cells(
             at_place = {"lens": name, "layer": layer, "position": label}
             listed = _listed(read, logits[counted], added[counted], plan)
             tokens = [{**at_place, **entry} for entry in listed]
-            norm = _norm(added[counted], base[counted], plan.weights[counted])
-            yield _ReadCell(label, layer, named, ranks, norm, int(used.sum()), tokens)
+            yield _ReadCell(label, layer, named, ranks, int(used.sum()), tokens)
 
 
 _NOTHING = NamedWords(np.zeros(0), np.zeros(0))
@@ -240,34 +265,38 @@ def _rows(
     beside: Sequence[_ReadCell] | None,
     random: Float[ndarray, "draw cell"],
     plan: WordPlan,
+    by: WordLens,
 ) -> Iterator[ReadRow]:
-    for cell in cells:
-        yield _row("difference_norm", cell, *cell.norm)
-    if not plan.words:
-        return
     weights, own = plan.weights[plan.used], [cell.named for cell in cells]
     found = scores.score_words(own, weights, random)
     for cell, value, low, high, p in zip(cells, *found, strict=True):
-        yield _row("word_score", cell, value, low, high) | {"p_adjusted": float(p)}
+        place = (cell.label, cell.layer, cell.n)
+        yield _row(by.score, *place, value, low, high) | {"p_adjusted": float(p)}
         middle = float(np.median(cell.ranks)) if cell.ranks else np.nan
-        yield _row("word_rank", cell, middle)
+        yield _row(by.rank, *place, middle)
     if beside is not None:
         more = scores.excess(own, [cell.named for cell in beside], weights)
-        for cell, value, low, high in zip(cells, *more, strict=True):
-            yield _row("word_score_excess", cell, value, low, high)
+        for cell, *numbers in zip(cells, *more, strict=True):
+            yield _row(by.excess, cell.label, cell.layer, cell.n, *numbers)
 
 
 def _row(
-    measure: str, cell: _ReadCell, value: float, low: float = np.nan, high: float = np.nan
+    measure: str,
+    label: str,
+    layer: int,
+    n: int,
+    value: float,
+    low: float = np.nan,
+    high: float = np.nan,
 ) -> ReadRow:
     return {
         "measure": measure,
         "site": "resid_post",
-        "layer": cell.layer,
-        "position": cell.label,
+        "layer": layer,
+        "position": label,
         "value": float(value),
         "ci_low": float(low),
         "ci_high": float(high),
-        "n": cell.n,
+        "n": n,
         "units": MEASURES[measure].units,
     }

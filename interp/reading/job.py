@@ -4,6 +4,7 @@ its matched queries, and unrelated texts."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +58,17 @@ def prepare_reading(settings: DifferenceReading, progress: Progress = no_progres
     sides = _sides(settings, design, built)
     pairs = _pairs(design, built, sides)
     names = dict.fromkeys([BASE, *(name for pair in pairs for name in pair)])
+    if settings.jacobian is not None and settings.jacobian not in names:
+        among = ", ".join(names)
+        raise ConfigError(f"--jacobian: no condition {settings.jacobian!r} among {among}")
     kept = {name: built[name] for name in names}
     asked = {MATCHED_QUERIES: read_groups(experiment)[MATCHED_QUERIES]}
     subject = open_subject(experiment, kept, asked[MATCHED_QUERIES], progress)
+    if settings.jacobian is not None and not _weights_alone(subject, settings.jacobian):
+        raise ConfigError(
+            f"--jacobian {settings.jacobian}: the lens is fitted on texts alone, so that the "
+            "condition must be base or change nothing but weights"
+        )
     groups = encode_again(settings.run, subject, kept, asked)
     if len(groups[MATCHED_QUERIES]) < 2:
         raise ConfigError(f"{settings.run} has one matched query: a reading needs two or more")
@@ -118,6 +127,15 @@ def _pairs(
         turned = (null[1], null[0]) if null else None
         pairs |= {(b, a): turned} | ({turned: None} if turned else {})
     return {pair: null if null in pairs else None for pair, null in pairs.items()}
+
+
+def _weights_alone(subject: Subject, condition: str) -> bool:
+    """Whether a condition is base but for its weights (and for what it adds to logits)."""
+    own, base = (
+        replace(subject.settings[name], adapters=(), model=None, bias=())
+        for name in (condition, BASE)
+    )
+    return own == base
 
 
 def _is_null(control: Condition) -> bool:

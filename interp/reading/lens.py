@@ -1,7 +1,8 @@
 """What a vector says: the change of the lens's logits that adding it brings.
 
-    lens = DifferenceLens.of(subject, subject.settings["base"])
+    lens = DifferenceLens(subject, subject.settings["base"])
     lens(vectors, at=state)             # [vector, d_vocab]
+    TransportedLens(lens, jacobian)(vectors, at=state)      # as the last layer would see them
 
 A logit lens (nostalgebraist 2020) reads a state; a difference of two states is read by its linear
 part: the final norm's scale is frozen at a state, and what the norm's and the unembedding's biases
@@ -44,3 +45,19 @@ class DifferenceLens:
             unit = torch.cat([pushed / size, torch.zeros_like(pushed[:1])]).to(subject.dtype)
             said = wide(subject.unembed(unit))
         return (said[:-1] - said[-1:]) * size
+
+
+@dataclass(frozen=True)
+class TransportedLens:
+    """The lens of what a layer's vectors and state make, to first order and on average, of the last
+    layer's: the linear part of the Jacobian lens, with the last layer's J the logit lens's."""
+
+    lens: DifferenceLens
+    jacobian: Float[Tensor, "d_model d_model"]
+
+    def __call__(
+        self, vectors: Float[Tensor, "vector d_model"], at: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "vector d_vocab"]:
+        """As of `DifferenceLens`."""
+        onward = self.jacobian.to(vectors).T
+        return self.lens(vectors @ onward, at @ onward)

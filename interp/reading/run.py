@@ -17,19 +17,27 @@ import pandas as pd
 
 from interp.design import BASE
 from interp.engines import InProcess
+from interp.errors import SubjectError
 from interp.measures import DTYPE_NOISE
 from interp.measures.tally import Key, Tally
 from interp.patching.effects import halves
 from interp.progress import Progress, no_progress
 from interp.queries import Encoded
-from interp.reading.differences import GroupStates, ReadRow, WordPlan, read_differences
+from interp.reading.differences import (
+    GroupStates,
+    LayerLenses,
+    ReadRow,
+    WordPlan,
+    difference_sizes,
+    read_differences,
+)
 from interp.reading.job import (
     MATCHED_QUERIES,
     UNRELATED_QUERIES,
     ReadJob,
     prepare_reading,
 )
-from interp.reading.lens import DifferenceLens
+from interp.reading.lens import DifferenceLens, TransportedLens
 from interp.reading.own import follow_variables
 from interp.reading.patchscope import patchscope_rows
 from interp.reading.settings import DifferenceReading
@@ -37,9 +45,11 @@ from interp.reading.states import segment_means
 from interp.reading.steering import steering_rows
 from interp.reading.words import given_words, said_words, token_text
 from interp.runs.files import add_reading
+from interp.runs.readings import JACOBIAN_LENS, LOGIT_LENS, WordLens
 from interp.runs.view import load_run
 from interp.statistics import PerQuery, poisson_weights
 from interp.store import Store
+from interp.subject.jacobian import fit_jacobians
 from interp.subject.loading import threads_for
 
 __all__ = ["read_run"]
@@ -68,16 +78,19 @@ def _find(
     for group in job.groups:
         states[group], tops[group] = _states(group, layers, job, engine, store, progress)
     words, used, notes = _words(settings, job, tops[MATCHED_QUERIES])
-    lens = DifferenceLens(job.subject, job.subject.settings[BASE])
+    lenses, fitted, told = _lenses(settings, job, layers, progress)
+    notes += told
     names = [token_text(job.subject.tokenizer, token) for token in range(job.subject.d_vocab)]
     rows: list[ReadRow] = []
     tokens: list[ReadRow] = []
-    total = len(job.pairs) * len(states)
+    total = len(job.pairs) * len(states) * len(lenses)
     for own in states.values():
         plan = _plan(settings, job, own, words, names, used)
         done = partial(progress, "lens", 1, total)
-        more, said = read_differences(lens, own, job.pairs, plan, done)
-        rows, tokens = rows + more, tokens + said
+        rows += difference_sizes(own, job.pairs, plan)
+        for by, each in lenses.items():
+            more, said = read_differences(each, own, job.pairs, plan, done, by)
+            rows, tokens = rows + more, tokens + said
         more, said = _more(settings, job, own, plan, progress)
         rows, tokens = rows + more, tokens + said
     if settings.variables:
@@ -96,10 +109,36 @@ def _find(
         "chosen": not settings.words,
         "carrier": settings.carrier if settings.patchscope else None,
         "interval": {"replicates": settings.bootstrap},
+        "jacobian": {"under": settings.jacobian, "texts": fitted}
+        if JACOBIAN_LENS in lenses
+        else None,
         "variables": part.entry if part else None,
         "notes": notes,
     }
     return rows, tokens, findings
+
+
+def _lenses(
+    settings: DifferenceReading, job: ReadJob, layers: Sequence[int], progress: Progress
+) -> tuple[dict[WordLens, LayerLenses], int, list[str]]:
+    """What differences are read by; on how many texts the Jacobian lens was fitted; a note where it
+    does not apply. Of the last layer it is the logit lens."""
+    subject = job.subject
+    logit = DifferenceLens(subject, subject.settings[BASE])
+    found: dict[WordLens, LayerLenses] = {LOGIT_LENS: dict.fromkeys(layers, logit)}
+    if settings.jacobian is None:
+        return found, 0, []
+    setting = subject.settings[settings.jacobian]
+    texts = [query.text for query in job.groups[UNRELATED_QUERIES]]
+    done = partial(progress, "Jacobian lens", 1, len(texts))
+    try:
+        fitted = fit_jacobians(subject, setting, texts, layers, done)
+    except SubjectError as error:
+        return found, 0, [str(error)]
+    own = DifferenceLens(subject, setting)
+    onward = {layer: TransportedLens(own, matrix) for layer, matrix in fitted.matrices.items()}
+    found[JACOBIAN_LENS] = {layer: onward.get(layer, own) for layer in layers}
+    return found, fitted.n, []
 
 
 def _plan(

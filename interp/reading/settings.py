@@ -26,6 +26,10 @@ class DifferenceReading(OfRun, Bootstrapped):
     """Tokens listed of every reading."""
     directions: int = Field(default=2, ge=0)
     """Leading directions of the differences, over queries, that are read beside the mean."""
+    jacobian: str | None = None
+    """Also read through TransformerLens's Jacobian lens, fitted on the unrelated texts under this
+    condition's weights: base, or one that changes weights alone (none: leave it out; it takes a
+    backward pass per text and 64 dimensions)."""
     variables: bool = True
     """Also follow the LoRA's own variables: what drives its singular directions, what they write,
     and whether the prompt moves along them."""

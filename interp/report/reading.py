@@ -13,7 +13,7 @@ from interp.errors import RunError
 from interp.names import Pair, pair_name
 from interp.report.steered import steering_table, steering_words
 from interp.report.tables import Cell, Table, estimate, listed
-from interp.runs.readings import LOGIT_LENS, PATCHSCOPE, Readings, WordLens
+from interp.runs.readings import JACOBIAN_LENS, LOGIT_LENS, PATCHSCOPE, Readings, WordLens
 from interp.runs.view import NotMeasured, Run
 from interp.showing import number, paragraphs, visible
 from interp.significance import ALPHA
@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 _LAYERS = 12
 """Most layers with a row of their own."""
 
-_LEADS = {LOGIT_LENS: "On", PATCHSCOPE: "In a patchscope, on"}
+_LEADS = {
+    LOGIT_LENS: "On",
+    JACOBIAN_LENS: "Through the Jacobian lens, on",
+    PATCHSCOPE: "In a patchscope, on",
+}
 _STRONGEST = {
     LOGIT_LENS: "The mean difference (first condition less second) where it names the task words "
     "most, of all layers and positions",
+    JACOBIAN_LENS: "The same through the Jacobian lens",
     PATCHSCOPE: "Patchscope: the mean difference in the place of the last token's state of a "
     "neutral prompt, where it names the task words most",
 }
@@ -41,15 +46,19 @@ def reading_section(run: Run) -> dict[str, Any] | None:
     except NotMeasured:
         return None
     return {
-        "findings": [visible(line) for line in reading_words(of)],
+        "findings": [visible(line) for line in _found_words(of)],
         "notes": [visible(str(note)) for note in of.found.get("notes") or []],
         "words": ", ".join(visible(word) for word in of.words),
         "strongest": strongest_table(of),
         "acting": [visible(line) for line in _acting_words(of)],
         "patchscope": strongest_table(of, PATCHSCOPE),
         "steering": steering_table(of),
+        "fitted": visible(of.fitted),
+        "jacobian": strongest_table(of, JACOBIAN_LENS),
         "tokens": [
-            token_table(of, group, position)
+            token_table(of, group, position, lens)
+            for lens in (LOGIT_LENS, JACOBIAN_LENS)
+            if lens == LOGIT_LENS or of.fitted
             for group, positions in of.groups.items()
             for position in positions
         ],
@@ -93,18 +102,22 @@ def _strongest(
     ]
 
 
-def token_table(of: Readings, group: str, position: str) -> Table:
+def token_table(of: Readings, group: str, position: str, lens: WordLens = LOGIT_LENS) -> Table:
     """What the mean difference of every pair says, layer by layer."""
     pairs = list(of.pairs)
     rows = [
         [
             Cell(str(layer), kind="number"),
-            *(Cell(listed(of.said(p, group, layer, position)), kind="long") for p in pairs),
+            *(
+                Cell(listed(of.said(p, group, layer, position, lens=lens)), kind="long")
+                for p in pairs
+            ),
         ]
         for layer in _layers(of)
     ]
     n = of.found["n"][group]
-    words = f"What mean differences say, {n} {group} texts, position {position}; *: a task word"
+    by = "" if lens == LOGIT_LENS else f" through the {lens.name}"
+    words = f"What mean differences say{by}, {n} {group} texts, position {position}; *: a task word"
     columns = ["layer", *(visible(pair_name(pair)) for pair in pairs)]
     return Table(f"{words}.", columns, rows)
 
@@ -155,6 +168,11 @@ def reading_words(of: Readings, lens: WordLens = LOGIT_LENS) -> list[str]:
         for pair in of.own
         if pair[1] == of.run.base
     ]
+
+
+def _found_words(of: Readings) -> list[str]:
+    """What lenses read in the vectors."""
+    return [*reading_words(of), *reading_words(of, JACOBIAN_LENS)]
 
 
 def _acting_words(of: Readings) -> list[str]:
@@ -224,5 +242,5 @@ def reading_table(run: Run) -> RenderableType:
         texts, pair, where, score, p, *_, tokens = row
         cells = (texts.text, pair.text, where.text, f"{score.text} {score.extra}", p.text)
         grid.add_row(*map(Text, (*cells, tokens.text)))
-    lines = [*reading_words(of), *_acting_words(of), *map(str, of.found.get("notes") or [])]
+    lines = [*_found_words(of), *_acting_words(of), *map(str, of.found.get("notes") or [])]
     return Group(grid, Text(""), *paragraphs(lines), Text(""))

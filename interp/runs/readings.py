@@ -24,17 +24,24 @@ if TYPE_CHECKING:
 
 class WordLens(NamedTuple):
     """A way to read words out of a difference: what `reading_tokens.parquet` calls it, and the
-    measures of its rows (None: it has none of the kind)."""
+    measures of its rows (empty: it has none of the kind)."""
 
     name: str
     score: str
     random: str
-    excess: str | None = None
-    rank: str | None = None
+    excess: str = ""
+    rank: str = ""
 
 
 LOGIT_LENS = WordLens(
     "logit lens", "word_score", "word_score_random", "word_score_excess", "word_rank"
+)
+JACOBIAN_LENS = WordLens(
+    "Jacobian lens",
+    "jacobian_score",
+    "jacobian_score_random",
+    "jacobian_score_excess",
+    "jacobian_rank",
 )
 PATCHSCOPE = WordLens("patchscope", "patchscope_score", "patchscope_random")
 
@@ -65,6 +72,12 @@ class Readings:
         if not found:
             raise NotMeasured("this run has no LoRA whose directions were followed")
         return LoraVariables(self.run, found)
+
+    @property
+    def fitted(self) -> str:
+        """On what the Jacobian lens was fitted, in words; empty without one."""
+        found = self.found.get("jacobian")
+        return f"Fitted on {found['texts']} texts under {found['under']}" if found else ""
 
     @property
     def words(self) -> list[str]:

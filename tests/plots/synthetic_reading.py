@@ -29,7 +29,8 @@ def readings(
             rows += _rows(rng, {**place, "site": "resid_post", "n": 32}, null is not None, known)
             for vector in ("mean", "direction 0 +", "direction 0 −"):
                 tokens += _tokens(rng, words, {**place, "vector": vector, "lens": "logit lens"})
-            tokens += _tokens(rng, words, {**place, "vector": "mean", "lens": "patchscope"})
+            for lens in ("Jacobian lens", "patchscope"):
+                tokens += _tokens(rng, words, {**place, "vector": "mean", "lens": lens})
         more, said = _steered(rng, {"condition": pair[0], "reference": pair[1]}, group, words)
         rows, tokens = rows + more, tokens + said
     for group in GROUPS:
@@ -47,6 +48,7 @@ def readings(
         "words": list(words),
         "chosen": True,
         "carrier": "a <i>carrier</i> ?",
+        "jacobian": {"under": "base", "texts": 30},
         "interval": {"replicates": 200},
         "notes": ["a note on <b>readings</b>"],
         "variables": {
@@ -129,40 +131,24 @@ def _steered(
 
 def _rows(rng: np.random.Generator, place: Any, beside: bool, known: bool) -> list[dict[str, Any]]:
     value = float(rng.normal(1, 1)) if known else np.nan
-    around = {"ci_low": value - 0.5, "ci_high": value + 0.5, "units": "SD"}
     p = float(rng.choice([0.001, 0.4])) if known else np.nan
+    of_base = {"condition": "base", "reference": "base", "units": "SD"}
     found = [
-        {"measure": "word_score", "value": value, "p_adjusted": p, **around},
-        {
-            "measure": "word_score_random",
-            "value": 0.0,
-            "units": "SD",
-            "ci_low": -1,
-            "ci_high": 1,
-            "condition": "base",
-            "reference": "base",
-        },
         {"measure": "patchscope_score", "value": value / 2, "p_adjusted": p, "units": "SD"},
-        {
-            "measure": "patchscope_random",
-            "value": 0.1,
-            "ci_low": -0.5,
-            "ci_high": 0.7,
-            "units": "SD",
-            "condition": "base",
-            "reference": "base",
-        },
-        {"measure": "word_rank", "value": float(rng.integers(1, 90)), "units": "count"},
-        {
-            "measure": "difference_norm",
-            "value": 0.3,
-            "ci_low": 0.2,
-            "ci_high": 0.4,
-            "units": "ratio",
-        },
-    ]
-    if beside:
-        found.append({"measure": "word_score_excess", "value": value - 0.2, **around})
+        {"measure": "patchscope_random", "value": 0.1, "ci_low": -0.5, "ci_high": 0.7, **of_base},
+        {"measure": "difference_norm", "value": 0.3, "ci_low": 0.2, "ci_high": 0.4,
+         "units": "ratio"},
+    ]  # fmt: skip
+    for lens, more in (("word", 0.0), ("jacobian", 0.7)):
+        around = {"ci_low": value + more - 0.5, "ci_high": value + more + 0.5, "units": "SD"}
+        random = {"value": more, "ci_low": more - 1, "ci_high": more + 1, **of_base}
+        found += [
+            {"measure": f"{lens}_score", "value": value + more, "p_adjusted": p, **around},
+            {"measure": f"{lens}_score_random", **random},
+            {"measure": f"{lens}_rank", "value": float(rng.integers(1, 90)), "units": "count"},
+        ]
+        if beside:
+            found.append({"measure": f"{lens}_score_excess", "value": value - 0.2, **around})
     return [{**place, **row} for row in found]
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from interp import plots
 from interp.plots.tidy import tidy
-from interp.runs.readings import LOGIT_LENS, PATCHSCOPE, WordLens
+from interp.runs.readings import JACOBIAN_LENS, LOGIT_LENS, PATCHSCOPE, WordLens
 from interp.runs.view import NotMeasured, Run
 
-LENSES = pytest.mark.parametrize("lens", [LOGIT_LENS, PATCHSCOPE], ids=lambda one: one.name)
+LENSES = pytest.mark.parametrize(
+    "lens", [LOGIT_LENS, JACOBIAN_LENS, PATCHSCOPE], ids=lambda one: one.name
+)
 
 
 @LENSES
@@ -27,7 +29,10 @@ def test_lines_carry_every_score_against_base(run: Run, lens: WordLens) -> None:
     assert set(own["condition"]) == {"prompt", "lora", "neutral", "random_lora"}
 
 
-@pytest.mark.parametrize(("lens", "ends"), [(LOGIT_LENS, (-1, 1)), (PATCHSCOPE, (-0.5, 0.7))])
+@pytest.mark.parametrize(
+    ("lens", "ends"),
+    [(LOGIT_LENS, (-1, 1)), (JACOBIAN_LENS, (-0.3, 1.7)), (PATCHSCOPE, (-0.5, 0.7))],
+)
 def test_the_band_is_that_of_random_differences(
     run: Run, lens: WordLens, ends: tuple[float, float]
 ) -> None:
@@ -36,7 +41,7 @@ def test_the_band_is_that_of_random_differences(
     assert set(zip(band["queries"], band["position"], strict=True)) == {
         ("matched", "last"), ("matched", "query"), ("unrelated", "last"),
     }  # fmt: skip
-    assert (set(band["low"]), set(band["high"])) == ({ends[0]}, {ends[1]})
+    np.testing.assert_allclose(band[["low", "high"]], np.tile(ends, (len(band), 1)))
 
 
 def test_a_patchscope_without_intervals_names_none_and_says_its_prompt(run: Run) -> None:
@@ -46,6 +51,9 @@ def test_a_patchscope_without_intervals_names_none_and_says_its_prompt(run: Run)
     assert not any("interval" in hover for hover in hovers)
     assert any("interval" in t.hovertemplate for t in plots.reading(run).data if t.hovertemplate)
     assert "Neutral prompt: a <i>carrier</i> ?" in figure.layout.meta["caption"]
+    assert (
+        "Fitted on 30 texts under base" in plots.reading(run, JACOBIAN_LENS).layout.meta["caption"]
+    )
 
 
 def test_samples_stand_beside_random_directions_and_base_alone(run: Run) -> None:
@@ -104,8 +112,11 @@ def test_a_run_that_was_not_read_has_none(make_run: Callable[..., Run]) -> None:
 
 
 def test_what_was_left_out_has_no_figure(run: Run) -> None:
-    kept = run.table[~run.table["measure"].str.startswith(("patchscope", "steered"))]
+    left_out = ("jacobian", "patchscope", "steered")
+    kept = run.table[~run.table["measure"].str.startswith(left_out)]
     other = Run(run.path, kept, run.arrays, run.manifest)
+    with pytest.raises(NotMeasured, match="no scores of a Jacobian lens"):
+        plots.reading(other, JACOBIAN_LENS)
     with pytest.raises(NotMeasured, match="no scores of a patchscope"):
         plots.reading(other, PATCHSCOPE)
     with pytest.raises(NotMeasured, match="--steer"):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from interp.errors import RunError
 from interp.report import channels, reading, reading_table, steered, write
-from interp.runs.readings import PATCHSCOPE
+from interp.runs.readings import JACOBIAN_LENS, PATCHSCOPE
 from interp.runs.view import Run, load_run
 from interp.showing import number
 
@@ -102,6 +102,25 @@ def test_a_patchscope_s_sentences_say_what_controls_score(run: Run) -> None:
         assert all(f"'s {number(row['value'])}," in line for row in beside if row)
         below = all(row["value"] < best["value"] for row in beside if row)
         assert line.endswith(", all below it." if below else ", not all below it.")
+
+
+def test_the_jacobian_lens_has_table_sentences_and_tokens_of_its_own(run: Run) -> None:
+    of = run.reading
+    said = reading.reading_words(of, JACOBIAN_LENS)
+    assert len(said) == 4
+    rows = reading.strongest_table(of, JACOBIAN_LENS).rows
+    for line, (group, pair) in zip(said, [(g, p) for g in of.groups for p in of.own], strict=True):
+        best = of.strongest(pair, group, JACOBIAN_LENS)
+        assert best is not None
+        assert line.startswith("Through the Jacobian lens, on ")
+        assert f"largest score is {number(best['value'])} SD [" in line
+        assert "than its control's by" in line
+        assert number(best["value"]) in [row[3].text for row in rows if row[0].text == group]
+    found = reading.reading_section(run)
+    assert found is not None
+    assert found["fitted"] == "Fitted on 30 texts under base"
+    captions = [table.caption for table in found["tokens"]]
+    assert sum("through the Jacobian lens" in caption for caption in captions) == len(captions) / 2
 
 
 @pytest.mark.parametrize(
