@@ -20,10 +20,10 @@ MANY = 100_000
 
 
 def queries(setup: Setup) -> Iterator[Row]:
-    """A small model on few and on ten times as many queries. Memory: the peak of the longer run,
+    """A small model on few and on thirty times as many queries. Memory: the peak of the longer run,
     and what it would be with many more, as fast as memory in use grew in the run's second half,
     over the peak of the shorter. Time: a query's at the run's end over its beginning."""
-    few, more = (64, 512) if setup.smoke else (1000, 10_000)
+    few, more = (64, 512) if setup.smoke else (1000, 30_000)
     runs = {n: child("peaks.py", "study", "--queries", str(n)) for n in (few, more)}
     small, large = (runs[n]["peak"] for n in (few, more))
     half = len(runs[more]["done"]) // 2
