@@ -14,6 +14,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 HOUSE = Path(__file__).resolve().parent.parent / "interp"
 
@@ -129,14 +130,18 @@ def _longest(sizes: list[tuple[int, str]], most: int) -> list[str]:
 def flags() -> list[str]:
     """How many flags (and words without a name) every command of the command line takes."""
     from interp.cli import COMMANDS, choose
+    from interp.cli.commands import MORE
     from interp.config import FILE_ONLY
 
     source = ast.parse((HOUSE / "cli" / "commands.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in source.body if isinstance(node, ast.FunctionDef)}
     counted = []
     for name in COMMANDS:
-        command, _ = choose(name.split())
-        count = _flags(functions[command.__name__], functions, command.__globals__, FILE_ONLY)
+        if name in MORE:
+            count = len(set(MORE[name].settings.model_fields) - FILE_ONLY)
+        else:
+            command: Any = choose(name.split())[0]
+            count = _flags(functions[command.__name__], functions, command.__globals__, FILE_ONLY)
         counted.append(f"{count:7}  interp {name}")
     return counted
 
@@ -151,9 +156,7 @@ def _flags(
     inner = {node.name: node for node in ast.walk(command) if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(command):
         match node:
-            case ast.Call(
-                func=ast.Name(id="read_flags" | "_of_run"), args=[ast.Name(id=model), *_]
-            ):
+            case ast.Call(func=ast.Name(id="read_flags"), args=[ast.Name(id=model), *_]):
                 return len(set(names[model].model_fields) - without)  # type: ignore[attr-defined]
             case ast.Call(func=ast.Name(id="parsed"), args=[ast.Name(id=function), *_]):
                 return len({**functions, **inner}[function].args.args)

@@ -13,6 +13,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from interp import __version__
 from interp.errors import ConfigError, InterpError, similar
@@ -20,16 +21,21 @@ from interp.errors import ConfigError, InterpError, similar
 _Command = Callable[[Sequence[str]], None]
 _HELP = ("-h", "--help", "help")
 
-COMMANDS = {
-    "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
-    "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
-    "head": "one head of a run, closely: interp head RUN L5H3",
+OF_RUN = {
     "patch": "is one condition's internal state as good as the other's? interp patch RUN",
     "subspace": "in how few dimensions does a state act? interp subspace RUN",
     "edges": "whose output into whose input carries a condition? interp edges RUN",
     "weights": "what do a run's adapters do to the weights? interp weights RUN",
     "read": "what do a run's differences say in words? interp read RUN",
     "ladder": "is the difference of two conditions one vector, one map, or more? interp ladder RUN",
+}
+"""Commands that measure more of a finished run."""
+
+COMMANDS = {
+    "demo": "the bundled model: families of prompts and LoRAs, in about a minute",
+    "diverge": "where do prompts and adapters diverge inside a model? (the main job)",
+    "head": "one head of a run, closely: interp head RUN L5H3",
+    **OF_RUN,
     "validate": "is the instrument right on this machine, or with --model? exits 1 if not",
     "report": "draw the report of a run again, and pictures: interp report RUN",
     "compare": "several runs in one page: interp compare RUN_A RUN_B",
@@ -122,7 +128,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
     """The function of a command and the words that are left for it."""
-    name = " ".join(words[:2]) if words[0] == "match" else words[0]
+    name = _name(words)
     if name == "probe":
         raise ConfigError("no command 'probe': one head of a run is `interp head RUN L5H3`")
     if name not in COMMANDS:
@@ -134,20 +140,27 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
     preload("interp.cli.commands")
     from interp.cli import commands
 
-    return getattr(commands, name.replace(" ", "_") + "_command"), words[len(name.split()) :]
+    rest = words[len(name.split()) :]
+    if name in OF_RUN:
+        return partial(commands.of_run_command, name), rest
+    return getattr(commands, name.replace(" ", "_") + "_command"), rest
+
+
+def _name(words: Sequence[str]) -> str:
+    """The command, which may be two words."""
+    return " ".join(words[:2]) if words[0] == "match" else words[0]
 
 
 def resume_hint(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
-    if list(words[:2]) == ["match", "distil"]:
+    name = _name(words)
+    if name == "match distil":
         return "The best adapter so far is in --out; training starts anew with --overwrite."
-    inverted = list(words[:2]) == ["match", "invert"]
-    added = ("diverge", "patch", "subspace", "edges", "weights", "read", "ladder", "experiment")
-    if words[0] not in added and not inverted:
+    if name not in ("diverge", "experiment", "match invert", *OF_RUN):
         return "Nothing is left to resume."
     import shlex
 
-    kept = inverted or words[0] == "experiment"
+    kept = name in ("experiment", "match invert")
     dropped = ["--resume"] if kept else ["--resume", "--overwrite"]  # the older result stands
     resumed = [word for word in words if word not in dropped]
     return f"Go on with: interp {shlex.join([*resumed, '--resume'])}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -17,6 +18,7 @@ from interp.cli.progress import console, counting, results
 from interp.config import (
     Distillation,
     Experiment,
+    OfRun,
     bundled_families,
     from_yaml,
     parse_condition,
@@ -33,7 +35,6 @@ from interp.subspace.settings import Subspaces
 from interp.validation.settings import Validating
 from interp.weights.settings import Weighing
 
-_Added = TypeVar("_Added", Patching, Subspaces, EdgeTracing, Weighing, DifferenceReading, Ladder)
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -184,91 +185,39 @@ def head_command(words: Sequence[str]) -> None:
         print(f"report: {folder / REPORT}#{view.head}")
 
 
-def patch_command(words: Sequence[str]) -> None:
-    """Interchange of internal states between a run's two conditions."""
-    settings = _of_run(Patching, words, "interp patch")
-    preload("interp.patching.run", "interp.report")
+class _More(NamedTuple):
+    """A command that measures more of a finished run: its settings, what measures, and its table in
+    `interp.report`."""
 
-    from interp.patching.run import patch as run_patch
-    from interp.report import patch_table
-
-    _add_to_run(settings, run_patch, patch_table)
+    settings: type[OfRun]
+    measure: str
+    table: str
 
 
-def weights_command(words: Sequence[str]) -> None:
-    """What a run's conditions do to the weights."""
-    settings = _of_run(Weighing, words, "interp weights")
-    preload("interp.weights.run", "interp.report")
-
-    from interp.report import weights_table
-    from interp.weights.run import weigh
-
-    _add_to_run(settings, weigh, weights_table)
-
-
-def subspace_command(words: Sequence[str]) -> None:
-    """In how many dimensions the states of a run's two conditions act."""
-    settings = _of_run(Subspaces, words, "interp subspace")
-    preload("interp.subspace.run", "interp.report")
-
-    from interp.report import subspaces_table
-    from interp.subspace.run import find_subspaces
-
-    _add_to_run(settings, find_subspaces, subspaces_table)
+MORE = {
+    "patch": _More(Patching, "interp.patching.run:patch", "patch_table"),
+    "subspace": _More(Subspaces, "interp.subspace.run:find_subspaces", "subspaces_table"),
+    "edges": _More(EdgeTracing, "interp.edges.run:trace_edges", "edge_table"),
+    "weights": _More(Weighing, "interp.weights.run:weigh", "weights_table"),
+    "read": _More(DifferenceReading, "interp.reading.run:read_run", "reading_table"),
+    "ladder": _More(Ladder, "interp.rungs.run:ladder", "ladder_table"),
+}
 
 
-def edges_command(words: Sequence[str]) -> None:
-    """Which edges carry a run's two conditions."""
-    settings = _of_run(EdgeTracing, words, "interp edges")
-    preload("interp.edges.run", "interp.report")
-
-    from interp.edges.run import trace_edges
-    from interp.report import edge_table
-
-    _add_to_run(settings, trace_edges, edge_table)
-
-
-def read_command(words: Sequence[str]) -> None:
-    """What the differences between a run's conditions say."""
-    settings = _of_run(DifferenceReading, words, "interp read")
-    preload("interp.reading.run", "interp.report")
-
-    from interp.reading.run import read_run
-    from interp.report import reading_table
-
-    _add_to_run(settings, read_run, reading_table)
-
-
-def ladder_command(words: Sequence[str]) -> None:
-    """Maps between a run's conditions, of growing freedom."""
-    settings = _of_run(Ladder, words, "interp ladder")
-    preload("interp.rungs.run", "interp.report")
-
-    from interp.report import ladder_table
-    from interp.rungs.run import ladder
-
-    _add_to_run(settings, ladder, ladder_table)
-
-
-def _of_run(kind: type[_Added], words: Sequence[str], name: str) -> _Added:
-    """What is asked of a finished run; refused before the heavy imports where the run is not."""
-    settings = read_flags(kind, words, name, positional=("run",))
-    refuse_early(settings)
-    return settings
-
-
-def _add_to_run(
-    settings: _Added, measure: Callable[[_Added, Any], Path], table: Callable[[Any], Any]
-) -> None:
+def of_run_command(name: str, words: Sequence[str]) -> None:
     """Measure more of a finished run; its table on stdout, and its report."""
-    from interp.report import write
+    more = MORE[name]
+    settings = read_flags(more.settings, words, f"interp {name}", positional=("run",))
+    refuse_early(settings)
+    preload(more.measure.split(":")[0], "interp.report")
+    from interp import report
     from interp.runs.view import load_run
 
     console().print("loading and comparing with plain Hugging Face ...")
     with counting("steps") as counter:
-        run = measure(settings, counter.add)
-    report_file = write(run)
-    results().print(table(load_run(run)))
+        run = resolve_name(more.measure)(settings, counter.add)
+    report_file = report.write(run)
+    results().print(getattr(report, more.table)(load_run(run)))
     print(f"report: {report_file}")
 
 
