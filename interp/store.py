@@ -29,7 +29,15 @@ from interp.config import OfRun
 from interp.engines import Engine, InProcess, Tick
 from interp.errors import RunError
 from interp.measures.tally import Summing, Tally, absorb_, as_it_is
-from interp.runs.claiming import SHARDS, UNFINISHED, has_begun, refuse_finished, refuse_unfinished
+from interp.runs.claiming import (
+    SETTINGS,
+    SHARDS,
+    UNFINISHED,
+    begun_by,
+    has_begun,
+    refuse_finished,
+    refuse_unfinished,
+)
 from interp.runs.files import TABLE, TEMPORARY, remove_temporaries, write_atomic
 from interp.shards import (
     FirstChunks,
@@ -46,7 +54,7 @@ SHARD = 64
 
 _Context = TypeVar("_Context")
 
-FOLDER, _SETTINGS, _LOCK = UNFINISHED, "settings.json", "lock"
+FOLDER, _LOCK = UNFINISHED, "lock"
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,13 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(f"another process is writing {out}; choose another --out") from error
+                command = begun_by(out)
+                raise RunError(
+                    f"another process measures more of {out} (`interp {command}`): wait for its end"
+                    if command
+                    else f"another process is writing {out}: wait for its end, or choose another "
+                    "--out"
+                ) from error
             store = cls(folder)
             store._claim(out, dict(settings), resume=resume, overwrite=overwrite)
             yield store
@@ -106,7 +120,7 @@ class Store:
             store.finish()
 
     def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        file = self.folder / _SETTINGS
+        file = self.folder / SETTINGS
         refuse_unfinished(out, resume=resume, overwrite=overwrite)
         if has_begun(out) and resume:
             way_out = "start again without --resume" if overwrite else "pass --overwrite"

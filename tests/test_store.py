@@ -17,7 +17,7 @@ from killing import in_child
 from tiny_models import MODULES, save_adapter, save_model
 
 from interp import study, sweep
-from interp.cli import resume_hint
+from interp.cli import OF_RUN, resume_hint
 from interp.config import Experiment
 from interp.errors import RunError, SubjectError
 from interp.measures.tally import Key, Tally
@@ -202,7 +202,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(begun: Path) -> Non
             assert first.stdout.readline() == "held\n"
             for options in ({"resume": True}, {"overwrite": True}):
                 with (
-                    pytest.raises(RunError, match="another process"),
+                    pytest.raises(RunError, match="another process is writing"),
                     Store.open(begun, SETTINGS, **options),
                 ):
                     pass
@@ -212,6 +212,25 @@ def test_a_second_process_is_refused_until_the_first_is_dead(begun: Path) -> Non
         first.wait(30)
     with Store.open(begun, SETTINGS, resume=True) as store:
         assert store.get("matched-00000") is not None
+
+
+@pytest.mark.parametrize("command", OF_RUN)
+def test_the_command_that_works_or_has_begun_is_named(command: str, tmp_path: Path) -> None:
+    """Whatever else wants the run's folder: a new run, or another command of it."""
+    settings = {"command": command, "seed": 0}
+    with Store.open(tmp_path, settings) as store:
+        store.put("matched-00000", some_tally())
+        with (
+            pytest.raises(RunError, match=f"another process .*`interp {command}`"),
+            Store.open(tmp_path, SETTINGS, overwrite=True),
+        ):
+            pass
+    (tmp_path / MANIFEST).write_text("{}")
+    with (
+        pytest.raises(RunError, match=f"an unfinished `interp {command}` of it: .*--resume"),
+        Store.open(tmp_path, SETTINGS),
+    ):
+        pass
 
 
 # Whole runs -------------------------------------------------------------------------------------

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from interp.errors import RunError
 from interp.runs.files import MANIFEST, check_inside
+from interp.untrusted import read_json
 
 UNFINISHED = ".unfinished"
 """Folder of the shards of an unfinished run, within its own."""
+
+SETTINGS = "settings.json"
+"""File there that says what they are shards of."""
 
 SHARDS = "*.safetensors"
 
@@ -20,6 +24,17 @@ SHARDS = "*.safetensors"
 def has_begun(out: Path) -> bool:
     """Whether something unfinished lies in a run folder."""
     return any((out / UNFINISHED).glob(SHARDS))
+
+
+def begun_by(out: Path) -> str | None:
+    """The command that measures more of a finished run and has begun, such as `ladder`; None where
+    a run itself has, or where nothing says so."""
+    try:
+        settings = read_json((out / UNFINISHED / SETTINGS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    command = settings.get("command") if isinstance(settings, dict) else None
+    return command if isinstance(command, str) and command.isidentifier() else None
 
 
 def refuse_finished(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -44,8 +59,14 @@ def refuse_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _beside(out: Path) -> str:
     """What to do about something unfinished beside a finished run."""
+    if command := begun_by(out):
+        return (
+            f"{out} holds a finished run, which is whole, and an unfinished `interp {command}` of "
+            "it: go on with that (--resume), pass --overwrite to begin a new run, or choose "
+            "another --out"
+        )
     return (
-        f"{out} holds a finished run, which is whole, and something unfinished beside it (a run "
-        "that is to replace it, or an `interp patch` or `weights` of it): pass --overwrite "
-        "--resume to go on with such a run, --overwrite to begin one, or choose another --out"
+        f"{out} holds a finished run, which is whole, and an unfinished one that is to replace it: "
+        "pass --overwrite --resume to go on with that, --overwrite to begin anew, or choose "
+        "another --out"
     )
