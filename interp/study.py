@@ -101,11 +101,15 @@ def run_study(
         experiment.out, settings, resume=experiment.resume, overwrite=experiment.overwrite
     ) as store:
         subject = subject or open_subject(experiment, built, asked["matched"], progress)
-        there = experiment.model_copy(update={"device": subject.device.type})
-        another = partial(another_subject, there, built, asked["matched"], hashes, subject.settings)
+        another = partial(
+            another_subject,
+            built=built,
+            queries=asked["matched"],
+            hashes=hashes,
+            settings=subject.settings,
+        )
         with threads_for(subject.n_parameters), memory_errors():
-            on_gpu = subject.device.type == "cuda"
-            with opened_engine(experiment, subject, another, on_gpu=on_gpu) as engine:
+            with opened_engine(experiment, subject, another, subject.device.type) as engine:
                 prepared = prepare(experiment, subject, engine, built, asked, store, progress)
                 tallies = {
                     name: sweep(engine, prepared.plan, queries, store, name, progress)

@@ -110,8 +110,8 @@ def _each(trials: Sequence[type[Trial]], config: AllTrials) -> dict[str, str]:
         _say(f"[{done + 1}/{len(asked)}] {name} ({spent / 60:.1f} min so far{left})")
 
     heard: Callable[[int], None] = announce
-    with opened_engine(config, heard, _unheard, on_gpu=device == "cuda") as engine:
-        for number, (line, took) in engine.run(_conducting, enumerate(asked), _unheard()):
+    with opened_engine(config, heard, _unheard, device) as engine:
+        for number, (line, took) in engine.run(_conducting, enumerate(asked), no_progress):
             name = asked[number].name()
             if line:
                 failed[name] = line
@@ -119,7 +119,7 @@ def _each(trials: Sequence[type[Trial]], config: AllTrials) -> dict[str, str]:
     return {trial.name(): failed[trial.name()] for trial in trials if trial.name() in failed}
 
 
-def _unheard() -> Callable[[int], None]:
+def _unheard(_: AllTrials) -> Callable[[int], None]:
     """How a worker announces what it does."""
     return no_progress
 

@@ -1,6 +1,6 @@
 """Where independent work is done: in this process, or by workers of Ray.
 
-    with opened_engine(settings, subject, another, on_gpu=False) as engine:
+    with opened_engine(settings, subject, another, "cpu") as engine:
         for place, result in engine.run(begin, items, tick):
             ...
 

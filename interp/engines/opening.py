@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from interp.config import Computing
 from interp.engines.engine import Engine, InProcess
 from interp.errors import RunError
 
+_Settings = TypeVar("_Settings", bound=Computing)
 _Context = TypeVar("_Context")
 
 _LIBRARIES = (
@@ -30,25 +32,26 @@ _MISSING = "(not installed)"
 
 @contextmanager
 def opened_engine(
-    settings: Computing,
+    settings: _Settings,
     context: _Context,
-    another: Callable[[], _Context],
-    *,
-    on_gpu: bool,
+    another: Callable[[_Settings], _Context],
+    device: str,
 ) -> Iterator[Engine[_Context]]:
-    """Work on `context` here, or on what `another()` opens in every worker; workers are gone
-    afterwards.
+    """Work on `context` here, or on what `another(settings)` opens in every worker; workers are
+    gone afterwards.
 
     A worker has this process's number of threads (on which the last bits of sums may depend), its
-    folder, and the same versions of libraries; `on_gpu`, it has one GPU. `another` is pickled when
-    work is begun first. `ConfigError` or `RunError` where there are no such workers.
+    folder, the same versions of libraries, and the same type of `device` ("cpu", "cuda"): one GPU,
+    the first that it sees. `another` is pickled when work is begun first. `ConfigError` or
+    `RunError` where there are no such workers.
     """
     if settings.engine == "in-process":
         yield InProcess(context)
         return
     from interp.engines.on_ray import Request, ray_workers
 
-    threads = Threads.here()
+    threads, on_gpu = Threads.here(), device == "cuda"
+    there = settings.model_copy(update={"device": device})
     request = Request(
         workers=settings.workers or 2,
         cpus=1 if on_gpu else threads.torch,
@@ -57,7 +60,9 @@ def opened_engine(
         timeout=settings.timeout,
     )
     versions = {name: _version(name) for name in _LIBRARIES}
-    with ray_workers(request, Worker(another, threads, Path.cwd(), versions)) as engine:
+    with ray_workers(
+        request, Worker(partial(another, there), threads, Path.cwd(), versions)
+    ) as engine:
         yield engine
 
 

@@ -40,10 +40,9 @@ def distil_seeds(
             progress("LoRAs", newly, len(each), "")
 
     shapes = without_weights(settings.model, settings.hub)
-    on_gpu = device.type == "cuda"
     with (
         threads_for(shapes.num_parameters()),
-        opened_engine(settings, progress, _silent, on_gpu=on_gpu) as engine,
+        opened_engine(settings, progress, _silent, device.type) as engine,
     ):
         found = dict(engine.run(partial(_distilling, many), each, tick))
     return {one.out: found[number] for number, one in enumerate(each)}
@@ -62,7 +61,7 @@ def by_seed(settings: Distillation) -> list[Distillation]:
     ]
 
 
-def _silent() -> TrainingProgress:
+def _silent(_: Distillation) -> TrainingProgress:
     """The progress of a worker: what it says is heard by nobody."""
     return no_progress
 

@@ -62,10 +62,8 @@ def patch(settings: Patching, progress: Progress = no_progress) -> Path:
         job = prepare_patching(settings, manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = refuse_noise(job)
-            there = settings.model_copy(update={"device": job.subject.device.type})
-            another = partial(prepare_patching, there, manifest)
-            on_gpu = job.subject.device.type == "cuda"
-            with opened_engine(settings, job, another, on_gpu=on_gpu) as engine:
+            another = partial(prepare_patching, manifest=manifest)
+            with opened_engine(settings, job, another, job.subject.device.type) as engine:
                 table, findings = _find(settings, job, engine, store, progress)
         add_interchange(settings.run, table, {"no_op": idle, **findings})
     return settings.run

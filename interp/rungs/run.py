@@ -48,13 +48,11 @@ def ladder(settings: Ladder, progress: Progress = no_progress) -> Path:
         job = prepare_ladder(settings, run.manifest, progress)
         with threads_for(job.subject.n_parameters):
             idle = _refuse_noise(job)
-            there = settings.model_copy(update={"device": job.subject.device.type})
-            another = partial(prepare_ladder, there, run.manifest)
-            on_gpu = job.subject.device.type == "cuda"
+            another = partial(prepare_ladder, manifest=run.manifest)
             noise = DTYPE_NOISE[job.subject.dtype]
             drawing = Drawing(settings.bootstrap, job.seed, settings.tolerance, noise)
             tables: list[pd.DataFrame] = []
-            with opened_engine(settings, job, another, on_gpu=on_gpu) as engine:
+            with opened_engine(settings, job, another, job.subject.device.type) as engine:
                 for move, layers, tally in climb(job, engine, store, progress):
                     tables += ladder_rows(job, move, layers, tally, drawing)
         table = as_table(pd.concat(tables, ignore_index=True))

@@ -33,7 +33,7 @@ def test_work_without_items_is_not_begun(tmp_path: Path) -> None:
 def refused(settings: Computing) -> str:
     with (
         pytest.raises((ConfigError, RunError)) as caught,
-        opened_engine(settings, None, lambda: None, on_gpu=False),
+        opened_engine(settings, None, lambda _: None, "cpu"),
     ):
         pass
     assert "\n" not in str(caught.value)
