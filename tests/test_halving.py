@@ -218,7 +218,7 @@ def test_a_process_that_may_not_grow_goes_on_in_halves(tmp_path: Path) -> None:
     words = [sys.executable, "-c", CHILD, asked, str(tmp_path)]
     returned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=300, env=os.environ | returned
+        words, capture_output=True, text=True, timeout=600, env=os.environ | returned
     )
     assert done.returncode == 0, done.stderr
     assert "memory ran out on 48 queries at once: going on with 24" in done.stderr
