@@ -248,7 +248,7 @@ def _modules(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     look: dict[str, Any] = {"shares": shares, "gap": 84, "above": _ABOVE, "shared": False}
     panels = board.row(names, height, module_axis(kinds), y, **look)
     for panel in panels[len(headings) + 1 :]:  # the first map names what the rows are
-        panel.y["title"] = style.axis()["title"]
+        panel.y |= {"title": style.axis()["title"], "showticklabels": False}
     if headings:
         _scatter(panels[0], both, parts)
     for panel, one in zip(panels[len(headings) :], cells, strict=True):
