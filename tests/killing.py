@@ -5,6 +5,7 @@ killed = in_child(lambda: run_study(experiment), after=1.3)     # True: by SIGKI
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -12,9 +13,13 @@ import traceback
 from collections.abc import Callable
 
 
-def in_child(work: Callable[[], object], after: float | None = None) -> bool:
-    """Do the work in a forked process, killed `after` so many seconds; whether it was, also by
-    itself. A fault of the work itself is an error here."""
+def in_child(
+    work: Callable[[], object],
+    after: float = math.inf,
+    since: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Do the work in a forked process, killed `after` so many seconds `since` something was so;
+    whether it was killed, also by itself. A fault of the work itself is an error here."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -25,8 +30,10 @@ def in_child(work: Callable[[], object], after: float | None = None) -> bool:
             traceback.print_exc()
         finally:
             os._exit(status)
-    began = time.monotonic()
-    while after is None or time.monotonic() - began < after:
+    began = math.inf
+    while time.monotonic() - began < after:
+        if began == math.inf and since():
+            began = time.monotonic()
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
