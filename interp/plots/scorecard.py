@@ -28,14 +28,14 @@ LOOKS = {
     "undecided": ("#6E6E6E", "square", "■"),
 }
 """Colour, marker and character of what a finding means for the hypothesis."""
-_MEANS = {"holds": "holds", "fails": "fails", "undecided": "open"}
+_MEANS = {"holds": "it does", "fails": "falls short", "undecided": "open"}
 _WORDS = {"holds": "#0063A0", "fails": "#A04000", "undecided": style.MUTED}
 """The word for it, and its colour: dark enough for text."""
 _AXIS = "how far the prompt falls short of the LoRA, over what was allowed (the line, at 1)"
 
 _HEADINGS = {True: "Claimed weak points of prompts", False: "Where a prompt should do"}
 _ALLOWED: dict[str, Any] = {"color": style.INK, "width": 1.2}
-_ROW, _LEFT, _RIGHT = 50, 300, 240
+_ROW, _LEFT, _RIGHT = 50, 300, 262
 _AT_LEFT: dict[str, Any] = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": 12 - _LEFT}
 """Where rows' names stand, and what stands over them."""
 _SCALE = Symlog(0.1)
@@ -186,7 +186,7 @@ def _beside(panel: Panel, finding: Finding, at: int) -> None:
     lower: dict[str, Any] = {"y": at, "yanchor": "top", "yshift": upper["yshift"] + 2}
     panel.write(f"<b>{label(heading(finding))}</b>", **_AT_LEFT, **upper, font=ink)
     panel.write("<br>".join(map(label, what)), **_AT_LEFT, **lower, font=small, align="left")
-    number = {**beside, "xshift": 78}
+    number = {**beside, "xshift": 100}
     panel.write(verdict, **beside, **upper, font={"size": 12, "color": _WORDS[kind]})
     panel.write(f"<b>{label(contrast.estimate)}</b>", **number, **upper, font=ink)
     panel.write(f"{allowed(finding)}, n = {finding.n}", **number, **lower, font=small)
