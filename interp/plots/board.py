@@ -151,7 +151,7 @@ class _Bar(NamedTuple):
 
     axis: str
     look: dict[str, Any]
-    beside: Sequence[Area]
+    beside: Sequence[Panel]
 
 
 @dataclass
@@ -241,7 +241,7 @@ class Board:
         words = {"text": label(title), "side": "right", "font": {"size": 12}}
         bar = {"title": words, "thickness": 14, "outlinewidth": 0, "xpad": 0, "ypad": 0, **look}
         self.figure.layout[name] = {"cmin": ends[0], "cmax": ends[1], "colorscale": scale}
-        self.bars.append(_Bar(name, bar, [panel.area for panel in beside]))
+        self.bars.append(_Bar(name, bar, beside))
         return name
 
     def bar(self, beside: Sequence[Area]) -> dict[str, Any]:
@@ -283,10 +283,14 @@ class Board:
             if trace.legendgroup in self.spoken:
                 trace.showlegend = False
         for name, look, beside in self.bars:
-            self.figure.layout[name].colorbar = {**self.bar(beside), **look}
+            where = self.bar([panel.area for panel in beside])
+            self.figure.layout[name].colorbar = {**where, **look}
         above = max(self.above, HEADING * any(panel.heading for panel in self.panels))
         around = Margins(self.left, self.right, above, self.below)
-        return framed(self.figure, title, words, around, round(self.height), failed)
+        figure = framed(self.figure, title, words, around, round(self.height), failed)
+        bars = {name: [panel.axes["xaxis"] for panel in beside] for name, _, beside in self.bars}
+        figure.layout.meta = {**figure.layout.meta, "bars": bars}
+        return figure
 
     def _place(self, panel: Panel) -> None:
         """Axes and heading, now that the board has its height."""
@@ -298,11 +302,12 @@ class Board:
         self.figure.layout[y] = {**panel.y, "domain": up, "anchor": axes["xaxis"]}
         if panel.heading:
             self.figure.add_annotation(
+                name="heading",
                 text=panel.heading,
-                x=across[0],
-                y=up[1],
-                xref="paper",
-                yref="paper",
+                x=0,
+                y=1,
+                xref=panel.domain("x"),
+                yref=panel.domain("y"),
                 xanchor="left",
                 yanchor="bottom",
                 showarrow=False,

@@ -30,16 +30,28 @@ function scheme(figure) {
 function draw(box) {
   const figure = FIGURES.get(box.dataset.figure);
   if (!figure) return Promise.resolve();
-  const { data, layout } = scheme(figure);
+  const narrow = phone.matches && box.id !== "head-drawing";
+  const { data, layout } = narrow ? stacked(scheme(figure), box.clientWidth) : scheme(figure);
   if (!box.dataset.drawn) box.textContent = "";
   box.style.minHeight = `${Math.round(layout.height)}px`;
   box.dataset.drawn = "yes";
   return window.Plotly.react(box, data, layout, SETTINGS).then(() => roomy(box)).then(() => {
+    settled(box);
     if (box.dataset.listens) return;
     box.dataset.listens = "yes";
+    box.on("plotly_afterplot", () => settled(box));
     box.on("plotly_click", ({ points: [point] }) => clicked(point));
     box.on("plotly_clickannotation", ({ annotation }) => turned(box, annotation.name));
+    box.on("plotly_hover", ({ points: [point] }) => markPlace(placeOf(point)));
+    box.on("plotly_unhover", () => markPlace({ layer: null, head: null }));
   });
+}
+
+// What depends on where things have come to stand.
+function settled(box) {
+  if (box.id === "head-drawing") return;
+  prepareMarks(box);
+  if (phone.matches) uncrowd(box);
 }
 
 // On a narrow page a legend takes more lines than are kept for it: the drawing moves down.

@@ -26,6 +26,8 @@ from interp.report.glossary import defined
 SCRIPTS = (
     "data.js",
     "figures.js",
+    "phone.js",
+    "linked.js",
     "tools.js",
     "tables.js",
     "headfigure.js",

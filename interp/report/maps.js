@@ -95,11 +95,12 @@ function mapsOf(found, record, layout, fixed) {
   const top = Math.max(1e-12, ...flat.map(Math.abs)), signed = record.signed || flat.some((value) => value < 0);
   layout.coloraxis = { cmin: signed ? -top : 0, cmax: top, colorscale: signed ? DIVERGING : SEQUENTIAL, colorbar: { title: { text: record.units, side: "right" }, thickness: 14, outlinewidth: 0 } };
   layout.height = Math.min(620, Math.max(230, 18 * chart.index.layers + 110));
+  layout.meta.bars = { coloraxis: grids.map((_, at) => `x${at ? at + 1 : ""}`) };
   return grids.map(({ pair, across, columns, parts }, at) => {
     const suffix = at ? String(at + 1) : "", width = 1 / grids.length;
     layout[`xaxis${suffix}`] = { ...LINE, showgrid: false, domain: [at * width + (at ? 0.04 : 0), (at + 1) * width], anchor: `y${suffix}`, title: { text: `${across} (from 0)` }, range: [-0.5, columns - 0.5], dtick: Math.ceil(columns / 16) };
     layout[`yaxis${suffix}`] = { ...LINE, showgrid: false, anchor: `x${suffix}`, title: { text: at ? "" : "layer (from 0)" }, range: [-0.5, chart.index.layers - 0.5], dtick: Math.ceil(chart.index.layers / 16) };
-    layout.annotations.push({ text: literal(pair), x: at * width + (at ? 0.04 : 0), y: 1, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 13 } });
+    layout.annotations.push({ name: "heading", text: literal(pair), x: 0, y: 1, xref: `x${suffix} domain`, yref: `y${suffix} domain`, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 13 } });
     const custom = parts[1].map((row, y) => row.map((_, x) => [parts[1][y][x], parts[2][y][x], parts[3][y][x]]));
     return {
       type: "heatmap", z: parts[0], x: parts[0][0].map((_, x) => x), y: parts[0].map((_, y) => y), customdata: custom, coloraxis: "coloraxis", xaxis: `x${suffix}`, yaxis: `y${suffix}`, hoverongaps: false, xgap: 1, ygap: 1,

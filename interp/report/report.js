@@ -21,7 +21,7 @@ function watchFigures() {
     }
   }, { rootMargin: "400px" });
   boxes().filter((box) => !["head-drawing", "chart"].includes(box.id)).forEach((box) => watcher.observe(box));
-  dark.addEventListener("change", () => boxes().filter((box) => box.dataset.drawn).forEach(draw));
+  for (const changed of [dark, phone]) changed.addEventListener("change", () => boxes().filter((box) => box.dataset.drawn).forEach(draw));
   window.addEventListener("beforeprint", () => {
     boxes().filter((box) => !box.dataset.drawn && FIGURES.has(box.dataset.figure)).forEach(draw);
     boxes().filter((box) => box.dataset.drawn).forEach((box) => window.Plotly.Plots.resize(box));

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from interp.plots.exporting import find_browser
 from interp.report import write
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -31,3 +33,20 @@ def folder(make_folder: Callable[..., Path]) -> Path:
     path = make_folder()
     write(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless browser; one at a time, since playwright takes the thread."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def address(folder: Path) -> str:
+    """Where the report of the synthetic run is."""
+    return (folder / "report.html").as_uri()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from report.browsing import READY, Visit, drawn, until, visited
 
 from interp.names import Head
 from interp.plots.exporting import find_browser
@@ -23,67 +23,8 @@ ABSENT = 9
 """Figures of what the synthetic run has not: answers, experts, split scores, contexts,
 subspaces, edges and a ladder."""
 
-sync_api = pytest.importorskip("playwright.sync_api")
-BROWSER = find_browser()
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
-
-READY = "html[data-ready]"
-PATIENCE = 60_000
-
-
-@dataclass
-class Visit:
-    """An open page and all that it said, asked for or was refused."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def outside(self) -> list[str]:
-        """What it asked for besides itself."""
-        inside = ("data:", "blob:")
-        files = [url for url in self.requests if url.startswith("file:")]
-        return [u for u in self.requests if not u.startswith(inside) and u not in files[:1]]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def visited(browser: Any, address: str, **options: Any) -> Visit:
-    """The page in a context of its own, ready to be read."""
-    shape = {"viewport": {"width": 1200, "height": 900}, **options}
-    page = browser.new_context(offline=True, accept_downloads=True, **shape).new_page()
-    page.set_default_timeout(PATIENCE)
-    seen = Visit(page)
-    page.on("console", lambda message: seen.errors.append(message.text))
-    page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    page.context.on("request", lambda request: seen.requests.append(request.url))
-    page.add_init_script(
-        "window.refused = []; document.addEventListener('securitypolicyviolation',"
-        " (event) => window.refused.push(event.violatedDirective));"
-    )
-    page.goto(address)
-    page.wait_for_selector(READY)
-    return seen
-
-
-def until(page: Any, expression: str) -> None:
-    """Wait until an expression holds; one that waits inside the page would need eval."""
-    for _ in range(PATIENCE // 50):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never so: {expression}")
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> str:
-    return (folder / "report.html").as_uri()
+pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on PATH")
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +38,9 @@ def test_figures_wait_until_they_are_seen_and_all_can_be(visit: Visit) -> None:
     page = visit.page
     assert page.evaluate("document.querySelectorAll('.js-plotly-plot').length") < len(RECIPES)
     for box in page.query_selector_all("main .drawing"):
-        box.scroll_into_view_if_needed()
-        page.wait_for_selector(f"[data-figure={box.get_attribute('data-figure')}] .main-svg")
-    drawn = "[...document.querySelectorAll('main .drawing .main-svg:first-of-type')].length"
-    assert page.evaluate(drawn) == len(RECIPES) - ABSENT + 1  # and that of the reader's choice
+        drawn(page, box.get_attribute("data-figure"))
+    count = "[...document.querySelectorAll('main .drawing .main-svg:first-of-type')].length"
+    assert page.evaluate(count) == len(RECIPES) - ABSENT + 1  # and that of the reader's choice
 
 
 def test_hostile_text_is_inert_and_shown(visit: Visit) -> None:
@@ -133,9 +73,9 @@ def test_a_click_on_a_cell_opens_its_head(visit: Visit, folder: Path) -> None:
     kept = Samples.of(load_run(folder))
     assert kept is not None
     for z, name in zip(shown, kept.contexts, strict=True):
-        drawn = np.array(z, dtype=float)
+        weights = np.array(z, dtype=float)
         np.testing.assert_allclose(
-            np.nan_to_num(drawn), kept.pattern(Head(3, 2), name, 0), atol=1e-6
+            np.nan_to_num(weights), kept.pattern(Head(3, 2), name, 0), atol=1e-6
         )
     assert "content_js" in page.text_content("#head-numbers")
 
@@ -216,14 +156,14 @@ def test_a_figures_numbers_are_saved_as_they_are_in_the_table(visit: Visit, fold
     figure.query_selector(".tools summary").click()
     with page.expect_download() as saved:
         figure.query_selector("[data-tool=csv]").click()
-    drawn = pd.read_csv(io.StringIO(Path(saved.value.path()).read_text("utf-8")))
+    saved_rows = pd.read_csv(io.StringIO(Path(saved.value.path()).read_text("utf-8")))
     exported = pd.read_csv(folder / "figures" / "heads_content_js.csv")
-    assert len(drawn) == len(exported) > 20
+    assert len(saved_rows) == len(exported) > 20
     keys = ["measure", "condition", "reference", "layer", "head"]
     table = load_run(folder).table
     table = table[(table["site"] == "pattern") & (table["queries"] == "matched")]
-    both = drawn.merge(table[table["position"] == "last"], on=keys, suffixes=("", "_table"))
-    assert len(both) == len(drawn)
+    both = saved_rows.merge(table[table["position"] == "last"], on=keys, suffixes=("", "_table"))
+    assert len(both) == len(saved_rows)
     np.testing.assert_allclose(both["value"], both["value_table"].astype(float), rtol=1e-5)
     for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):
         with page.expect_download() as saved:
@@ -265,8 +205,7 @@ def test_no_button_leaves_the_page(browser: Any, address: str) -> None:
     page.keyboard.press("Escape")
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     for box in page.query_selector_all("main .drawing"):
-        box.scroll_into_view_if_needed()
-        page.wait_for_selector(f"[data-figure={box.get_attribute('data-figure')}] .main-svg")
+        drawn(page, box.get_attribute("data-figure"))
     clicked = page.evaluate(_CLICK_ALL, "main button, .drawing [data-title], .modebar-btn")
     page.wait_for_timeout(300)
     assert dialog > 10
@@ -285,22 +224,10 @@ _CLICK_ALL = """async (selector) => {
 }"""
 
 
-def test_phone_dark_and_print(browser: Any, address: str) -> None:
-    seen = visited(browser, address, viewport={"width": 400, "height": 800}, color_scheme="dark")
+def test_dark_and_print(browser: Any, address: str) -> None:
+    seen = visited(browser, address, color_scheme="dark")
     page = seen.page
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    page.evaluate("document.querySelector('[data-figure=layers]').style.width = '330px'")
-    page.evaluate("document.querySelector('[data-figure=layers]').style.minWidth = '0'")
-    page.query_selector("[data-figure=layers]").scroll_into_view_if_needed()
-    page.wait_for_selector("[data-figure=layers] .main-svg")
-    page.wait_for_timeout(300)
-    clear = page.evaluate(_BELOW_LEGEND, "[data-figure=layers]")
-    assert min(clear) >= -2, "a legend of many lines does not lie over the panels' names"
-    for name in ("output", "heads_content_js", "information", "interchange"):
-        page.query_selector(f"[data-figure={name}]").scroll_into_view_if_needed()
-        page.wait_for_selector(f"[data-figure={name}] .main-svg")
-        page.wait_for_timeout(300)
-        assert page.evaluate(_OVERLAPS, f"[data-figure={name}]") == []
+    drawn(page, "layers")
     paper = page.evaluate("document.querySelector('[data-figure=layers]').layout.paper_bgcolor")
     assert paper == "#15191e"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 25, 30)"
@@ -309,25 +236,6 @@ def test_phone_dark_and_print(browser: Any, address: str) -> None:
         assert not page.is_visible(hidden)
     assert seen.errors == []
     page.context.close()
-
-
-_BELOW_LEGEND = """(selector) => {
-  const box = document.querySelector(selector);
-  const end = box.querySelector(".legend .bg").getBoundingClientRect().bottom;
-  const names = [...box.querySelectorAll(".annotation text")];
-  return names.map((name) => Math.round(name.getBoundingClientRect().top - end));
-}"""
-"""Pixels from the end of a legend to every panel's name."""
-
-_OVERLAPS = """(selector) => {
-  const shown = [...document.querySelectorAll(`${selector} :is(.infolayer text, .xtick text)`)];
-  const boxes = shown.filter((t) => t.textContent.trim())
-    .map((t) => [t.textContent, t.getBoundingClientRect()]);
-  const cross = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-    && a.top < b.bottom - 2 && b.top < a.bottom - 2;
-  return boxes.flatMap(([name, a], at) => boxes.slice(at + 1)
-    .filter(([, b]) => cross(a, b)).map(([other]) => `${name} | ${other}`));
-}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
