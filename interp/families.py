@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy.linalg import orthogonal_procrustes
 
 from interp.significance import permutation_p, rows_per_block
 from interp.statistics import percentile_interval
@@ -295,6 +294,8 @@ def _oriented(axes: ndarray) -> ndarray:
 def aligned(coordinates: Float[ndarray, "layer cond axis"]) -> Float[ndarray, "layer cond axis"]:
     """Each layer's map turned (and mirrored) onto the layer before it, by orthogonal Procrustes
     (Schönemann 1966); distances stay as they are. Layers with NaN are passed over."""
+    from scipy.linalg import orthogonal_procrustes  # slow to import, and of no other use here
+
     turned = coordinates.copy()
     previous = None
     for layer, points in enumerate(coordinates):

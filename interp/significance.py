@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.stats import false_discovery_control
 
 from interp.positions import by_label
 from interp.statistics import generator_of
@@ -210,6 +209,8 @@ def benjamini_hochberg(p: Float[ndarray, "*cell"]) -> Float[ndarray, "*cell"]:
     """p adjusted over all cells: rejecting where it is at most q keeps the false discovery rate at
     q (Benjamini & Hochberg 1995; cells independent or positively dependent). NaN stays NaN and is
     not counted among the tests."""
+    from scipy.stats import false_discovery_control  # most of a second, which readers do not need
+
     adjusted = np.full(np.shape(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():

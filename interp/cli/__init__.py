@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 
 from interp import __version__
 from interp.errors import ConfigError, InterpError, similar
@@ -45,6 +46,10 @@ COMMANDS = {
     "doctor": "versions, device, browser, hub and cache on one screen",
     "completion": "tab completion: interp completion bash (or zsh, fish)",
 }
+
+
+VIEWS = ("report", "compare", "head", "doctor", "completion")
+"""Commands in `interp.cli.views`; the others are in `interp.cli.commands`."""
 
 
 def _usage(group: str = "") -> str:
@@ -137,10 +142,10 @@ def choose(words: Sequence[str]) -> tuple[_Command, Sequence[str]]:
         raise ConfigError(f"no command {what}; there are {', '.join(COMMANDS)}")
     from interp.cli.importing import preload
 
-    preload("interp.cli.commands")
-    from interp.cli import commands
-
     rest = words[len(name.split()) :]
+    room = f"interp.cli.{'views' if name in VIEWS else 'commands'}"
+    preload(room)
+    commands = import_module(room)
     if name in OF_RUN:
         return partial(commands.of_run_command, name), rest
     return getattr(commands, name.replace(" ", "_") + "_command"), rest

@@ -3,9 +3,15 @@
 
 const holder = (id) => document.getElementById(id)?.textContent.trim() ?? "";
 
+// A loop: `Uint8Array.from` with a function takes many times as long.
+function bytesOf(base64) {
+  const packed = atob(base64), bytes = new Uint8Array(packed.length);
+  for (let at = 0; at < packed.length; at += 1) bytes[at] = packed.charCodeAt(at);
+  return bytes;
+}
+
 async function unpacked(id) {
-  const packed = Uint8Array.from(atob(holder(id)), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([bytesOf(holder(id))]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
@@ -20,8 +26,7 @@ function decoded(value) {
   if (Array.isArray(value)) return value.map(decoded);
   if (!value || typeof value !== "object") return value;
   if (value.bdata === undefined) return Object.fromEntries(Object.entries(value).map(([name, own]) => [name, decoded(own)]));
-  const bytes = Uint8Array.from(atob(value.bdata), (c) => c.charCodeAt(0));
-  const flat = Array.from(new KINDS[value.dtype](bytes.buffer));
+  const flat = Array.from(new KINDS[value.dtype](bytesOf(value.bdata).buffer));
   const shape = String(value.shape ?? flat.length).split(",").map(Number);
   return shape.slice(1).reverse().reduce((rows, size) => {
     const out = [];

@@ -78,6 +78,7 @@ async function main() {
   const watcher = watchFigures();
   await Promise.all([loadHeads(), loadNumbers()]);
   if (chart.index) watcher.observe(document.getElementById("chart"));
+  reach();
   document.documentElement.dataset.ready = "yes";
   follow();
   window.addEventListener("hashchange", follow);

@@ -9,15 +9,19 @@ function prepareTables() {
     holderOf.querySelector(".bar").prepend(searchOf(table, rows));
     [...table.tHead.rows[0].cells].forEach((cell, at) => sortable(table, cell, at));
   }
-  const reach = () => {
-    for (const scroll of document.querySelectorAll(".scroll")) {
-      if (scroll.scrollWidth > scroll.clientWidth + 1) scroll.tabIndex = 0;
-      else scroll.removeAttribute("tabindex");
-    }
-  };
-  reach();
   addEventListener("resize", reach);
   addEventListener("toggle", reach, true);
+}
+
+// Tables that are scrolled sideways are reached by the keyboard. All are looked at before one is
+// changed: each change asks for a new layout.
+function reach() {
+  const scrolls = [...document.querySelectorAll(".scroll")];
+  const hidden = scrolls.map((scroll) => scroll.scrollWidth > scroll.clientWidth + 1);
+  scrolls.forEach((scroll, at) => {
+    if (hidden[at]) scroll.tabIndex = 0;
+    else scroll.removeAttribute("tabindex");
+  });
 }
 
 function searchOf(table, rows) {

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,16 +124,17 @@ class Samples:
 
     def pattern(self, head: Head, condition: str, at: int) -> np.ndarray:
         """float32 `[row, column]` of the `at`-th kept query; rows are its last tokens."""
-        start = 0
-        for query, one in enumerate(self.queries):
-            for name in self.contexts:
-                shape = self._shape(name, one)
-                size = int(np.prod(shape))
-                if (name, query) == (condition, at):
-                    block = self.packed[start : start + size].reshape(shape)
-                    return byte_weights(block[self.layers.index(head.layer), head.head])
-                start += size
-        raise KeyError((condition, at))
+        start = self._starts[condition, at]
+        shape = self._shape(condition, self.queries[at])
+        block = self.packed[start : start + int(np.prod(shape))].reshape(shape)
+        return byte_weights(block[self.layers.index(head.layer), head.head])
+
+    @cached_property
+    def _starts(self) -> dict[tuple[str, int], int]:
+        """Where the block of a condition on a query begins."""
+        keys = [(name, at) for at in range(len(self.queries)) for name in self.contexts]
+        sizes = [int(np.prod(self._shape(name, self.queries[at]))) for name, at in keys]
+        return dict(zip(keys, accumulate(sizes, initial=0), strict=False))
 
     def _shape(self, condition: str, query: SampledQuery) -> tuple[int, int, int, int]:
         columns = len(self.contexts[condition].columns) + len(query.tokens)
