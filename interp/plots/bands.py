@@ -192,10 +192,10 @@ def band_words(run: Run, bands: Sequence[Band]) -> str:
     kinds = {band.kind for band in bands}
     parts = []
     if "controls" in kinds:
-        found = run.nulls
-        names = ", ".join(found)
+        found = [name for name, pair in run.nulls.items() if pair != run.null_pair]
         off = f"; {OFF} is off until the legend turns it on" if OFF in found else ""
-        parts.append(f"Grey: a line for each of {len(found)} controls ({names}){off}")
+        what = "the control" if len(found) == 1 else f"a line for each of {len(found)} controls"
+        parts += [f"Grey: {what} ({', '.join(found)}){off}"] if found else []
     if "floors" in kinds:
         parts.append(f"Hatched: the same for {len(run.floors)} pairs within families")
     return ". ".join(parts)

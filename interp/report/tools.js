@@ -28,8 +28,14 @@ function ofFigure(element) {
     anchor: `figure-${name}`,
     figure: now,
     rows: () => rowsOf(figure),
-    citation: () => `“${figure.layout.meta.title}.” ${figure.layout.meta.caption} ${holder("citation")}`.trim(),
+    citation: () => cited(figure.layout.meta),
   };
+}
+
+// Title, the caption's own words, and once what all figures share.
+function cited({ title, caption, provenance = "" }) {
+  const shared = holder("citation");
+  return `“${title}.” ${caption.replace(shared, "").replace(provenance, "").trim()} ${shared}`.trim();
 }
 
 function ofTable(element) {
