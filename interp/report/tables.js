@@ -8,6 +8,7 @@ function prepareTables() {
     if (rows < LONG || !table.tHead) continue;
     holderOf.querySelector(".bar").prepend(searchOf(table, rows));
     [...table.tHead.rows[0].cells].forEach((cell, at) => sortable(table, cell, at));
+    oneStop([...table.tHead.querySelectorAll(".sort")]);
   }
   addEventListener("resize", reach);
   addEventListener("toggle", reach, true);
@@ -35,6 +36,18 @@ function searchOf(table, rows) {
     }
   });
   return input;
+}
+
+// The buttons of a table's head are one stop of the keyboard; arrows go from one to the next.
+function oneStop(buttons) {
+  const stopAt = (one) => { for (const button of buttons) button.tabIndex = button === one ? 0 : -1; };
+  stopAt(buttons[0]);
+  buttons.forEach((button, at) => {
+    button.addEventListener("focus", () => stopAt(button));
+    button.addEventListener("keydown", (event) => {
+      buttons[at + { ArrowRight: 1, ArrowLeft: -1 }[event.key]]?.focus();
+    });
+  });
 }
 
 // Number of a cell, or null: a dash and what is undefined come last.
