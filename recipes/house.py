@@ -133,8 +133,9 @@ def flags() -> list[str]:
     from interp.cli.commands import MORE
     from interp.config import FILE_ONLY
 
-    source = ast.parse((HOUSE / "cli" / "commands.py").read_text(encoding="utf-8"))
-    functions = {node.name: node for node in source.body if isinstance(node, ast.FunctionDef)}
+    sources = [HOUSE / "cli" / file for file in ("commands.py", "views.py")]
+    nodes = [node for file in sources for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     counted = []
     for name in COMMANDS:
         if name in MORE:

@@ -19,6 +19,7 @@ from interp.config import FILE_ONLY, Distillation, Experiment
 from interp.experiments import QUESTIONS
 from interp.patching.settings import Patching
 from interp.plots.gallery import RECIPES
+from interp.report.comparing import COMPARED
 from recipes import handbook
 
 DOCS = ROOT / "docs"
@@ -53,7 +54,7 @@ def test_the_russian_readme_has_the_numbers_of_the_english_pages() -> None:
 def test_every_figure_of_a_report_is_explained() -> None:
     headings = re.findall(r"^### (.*)$", (DOCS / "figures.md").read_text(encoding="utf-8"), re.M)
     explained = set(re.findall(r"`(\w+)`", " ".join(headings)))
-    assert set(RECIPES) | BEYOND_RUNS == explained
+    assert {*RECIPES, *COMPARED, *BEYOND_RUNS} == explained
 
 
 def test_every_figure_of_the_gallery_is_shown() -> None:
