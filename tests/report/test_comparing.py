@@ -65,6 +65,7 @@ def test_one_page_by_one_command(
     html = out.read_text("utf-8")
     assert "2 runs compared" in html
     assert html.count("<figure") >= 2
+    assert html.count("do not match (FAIL)") == 1
     assert all(folder.name in html for folder in folders)
 
 

@@ -50,7 +50,11 @@ def test_first_line_is_the_verdict(folder: Path, make_folder: Callable[..., Path
     assert "PASS: outputs match." in body(folder)
     failed = make_folder(passed=False)
     write(failed)
-    first = body(failed).split('<div class="verdict fail"')[1][:400]
+    heading, verdict = body(failed).split('<div class="verdict fail"')
+    assert "Here they do not make it say the same thing.</h1>" in heading
+    assert "when they make it say the same thing" not in heading
+    assert '<a href="#outside-queries">' in verdict[:1500]
+    first = verdict[:400]
     assert "FAIL: OUTPUTS NOT MATCHED." in first
     assert "mean JS 0.310 &gt; 0.02 nats, top-1 0.500 &lt; 0.95, n = 64" in first
 
