@@ -255,6 +255,8 @@ def _boot(hf: Any, model: str, tokenizer: PreTrainedTokenizerBase) -> Any:
             bridge = TransformerBridge.boot_transformers(
                 model, hf_model=hf, tokenizer=tokenizer, device=str(hf.device), dtype=hf.dtype
             )
+        if not hasattr(bridge, "ln_final"):  # OPT-350m
+            raise LookupError("no norm stands before its unembedding")
     except Exception as error:  # whatever it raises, the architecture is not supported
         raise SubjectError(
             f"{type(hf).__name__} ({model}) is not an architecture that TransformerBridge can "

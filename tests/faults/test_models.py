@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import MODULES, save_adapter, save_model
+import transformers
+from tiny_models import MODULES, save_adapter, save_model, save_random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.conditions import Base, FineTuned, Lora, Prompt
@@ -24,6 +25,7 @@ from interp.subject import load
 from interp.subject.adapters import _shortened, by_kind
 from interp.subject.loading import device_of
 from interp.undefined import REASONS, reason
+from interp.validation.architectures import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,14 @@ def test_a_query_that_overflows_is_named_with_its_site(
 def test_a_model_that_gives_no_numbers_is_named_at_the_probe(overflowing: str) -> None:
     with pytest.raises(SubjectError, match="first in what enters block 1, in plain Hugging Face"):
         load(overflowing, {"base": Base()}, ["hot lily is"])
+
+
+def test_a_model_without_a_norm_before_its_unembedding_is_refused(tmp_path: Path) -> None:
+    config, settings = MODELS["opt"]
+    opt_350m = {**settings, "word_embed_proj_dim": 8, "do_layer_norm_before": False}
+    folder = save_random_model(getattr(transformers, config), opt_350m, tmp_path / "opt")
+    with pytest.raises(SubjectError, match=r"can hook: no norm stands before its unembedding$"):
+        load(folder, {"base": Base()}, ["hot lily is"])
 
 
 def test_few_queries_are_told_what_they_can_show(model: str, tmp_path: Path) -> None:
