@@ -36,6 +36,7 @@ from interp.runs.claiming import (
     begun_by,
     has_begun,
     refuse_finished,
+    refuse_other,
     refuse_unfinished,
 )
 from interp.runs.files import TABLE, TEMPORARY, remove_temporaries, write_atomic
@@ -122,6 +123,8 @@ class Store:
     def _claim(self, out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         file = self.folder / SETTINGS
         refuse_unfinished(out, resume=resume, overwrite=overwrite)
+        if command := settings.get("command"):
+            refuse_other(out, command)
         if has_begun(out) and resume:
             way_out = "start again without --resume" if overwrite else "pass --overwrite"
             _refuse_changes(_settings_in(file, way_out), settings, out, way_out)

@@ -214,6 +214,27 @@ def test_a_second_process_is_refused_until_the_first_is_dead(begun: Path) -> Non
         assert store.get("matched-00000") is not None
 
 
+def test_a_command_of_a_run_leaves_what_another_has_begun(tmp_path: Path) -> None:
+    begun = {"command": "ladder", "seed": 0}
+    with Store.open(tmp_path, begun) as store:
+        store.put("matched-00000", some_tally())
+    other = {"command": "patch", "seed": 0}
+    for resume in (False, True):
+        with (
+            pytest.raises(RunError, match=r"unfinished `interp ladder` of it: end that first"),
+            Store.open(tmp_path, other, resume=resume, overwrite=True),
+        ):
+            pass
+    with Store.open(tmp_path, begun, resume=True, overwrite=True) as store:
+        assert store.get("matched-00000") is not None
+    (tmp_path / FOLDER / "settings.json").write_text("{}")
+    with (
+        pytest.raises(RunError, match=r"unfinished run that is to replace it: end that first"),
+        Store.open(tmp_path, other, overwrite=True),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("command", OF_RUN)
 def test_the_command_that_works_or_has_begun_is_named(command: str, tmp_path: Path) -> None:
     """Whatever else wants the run's folder: a new run, or another command of it."""

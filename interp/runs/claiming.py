@@ -57,6 +57,17 @@ def refuse_unfinished(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise RunError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
 
 
+def refuse_other(out: Path, command: str) -> None:
+    """A `RunError` where something else than this command of a finished run has begun there: its
+    shards would be lost."""
+    if has_begun(out) and (other := begun_by(out)) != command:
+        what = f"`interp {other}` of it" if other else "run that is to replace it"
+        raise RunError(
+            f"{out} holds an unfinished {what}: end that first (--resume), or remove "
+            f"{out / UNFINISHED}"
+        )
+
+
 def _beside(out: Path) -> str:
     """What to do about something unfinished beside a finished run."""
     if command := begun_by(out):
