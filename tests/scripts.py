@@ -6,7 +6,9 @@ done.returncode, done.stdout, done.stderr
 
 from __future__ import annotations
 
+import inspect
 import io
+import os
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -26,6 +28,7 @@ def script(name: str, *words: str, folder: Path) -> CompletedProcess[str]:
         patched.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as left:
             runpy.run_path(command[0], run_name="__main__")
+    inspect.modulesbyfile.pop(os.path.realpath(command[0]), None)  # it is no `__main__` any more
     code = left.value.code
     assert code is None or isinstance(code, int), code
     return CompletedProcess(command, code or 0, out.getvalue(), error.getvalue())

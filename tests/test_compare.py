@@ -153,7 +153,9 @@ def test_the_same_states_whatever_the_headline(runs: dict[str, Run]) -> None:
 def test_the_report_names_the_two(runs: dict[str, Run], name: str) -> None:
     run = runs[name]
     a, b = run.manifest["headline"].values()
-    assert f" do {a} and {b} diverge, when they " in page(run, figures(run))
+    same = "when they make it say" if run.verdict().passed else "Here they do not make it say"
+    mark = "," if run.verdict().passed else "?"
+    assert f" do {a} and {b} diverge{mark} {same} the same thing" in page(run, figures(run))
     assert text_table(run) is not None
     assert "residual streams" in verdict_words(run) or "NOT matched" in verdict_words(run)
 

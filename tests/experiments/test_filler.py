@@ -80,7 +80,8 @@ def test_a_reading_is_what_plain_hugging_face_gives(evaluation: Evaluation) -> N
 def test_no_filler_is_the_short_prompt_and_no_instruction_is_base(evaluation: Evaluation) -> None:
     instruction = tuple(evaluation.subject.tokenizer("opposite :")["input_ids"][1:])
     found = sweep_fillers(evaluation, instruction, {"neutral": fillers(evaluation)["neutral"]}, [6])
-    assert found["neutral", "before", 0].moved.max() == 0
+    moved = found["neutral", "before", 0].moved.max()
+    assert moved < 1e-10  # float32 in batches of another size: 0 on one CPU, 4e-13 on another
     base = evaluation.kl(BASE, "matched")
     np.testing.assert_allclose(found["neutral", ALONE, 0].kl, base, rtol=1e-4)
     table = distortion_table(found, evaluation).set_index(["measure", "series", "x"])["value"]

@@ -71,9 +71,10 @@ def test_distances_are_those_of_plain_models(evaluation: Evaluation) -> None:
             m = (p + q) / 2
             js = 0.5 * (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean()
             assert found.content_js[i, layer] == pytest.approx(js, rel=1e-3, abs=1e-7)
-    assert found.kl == pytest.approx(evaluation.kl("prompt", "heldout"))
+    # float32 in batches of another size: 1e-5 of a KL of 0.1 on one CPU
+    assert found.kl == pytest.approx(evaluation.kl("prompt", "heldout"), rel=1e-4)
     signed = evaluation.certificate("prompt", "heldout")
-    assert found.outputs[:, 0].mean() == pytest.approx(signed["mean_js"])
+    assert found.outputs[:, 0].mean() == pytest.approx(signed["mean_js"], rel=1e-4)
 
 
 def test_the_target_is_at_itself_and_a_bias_moves_no_state(evaluation: Evaluation) -> None:

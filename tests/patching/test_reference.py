@@ -33,7 +33,9 @@ from interp.patching.settings import Patching
 from interp.runs.view import load_run
 from interp.study import run_study
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-4
+"""Of float32 log-odds, which grow what is rounded: 1.5e-4 in one of 3,120 rows of stories260K on
+one CPU, below 1e-4 on others."""
 POSITIONS = ("last", "0", "1")
 PROMPT = "hot is the opposite of cold. up is the opposite of"
 QUERIES: dict[str, tuple[tuple[str, str | None], ...]] = {

@@ -90,7 +90,13 @@ def asked(folder: Path, seconds: int, *figures: str, browser: str = "") -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeding_signals,
     )
+
+
+def heeding_signals() -> None:
+    """What a shell starts in its background, and its children, are deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(what: Callable[[], Any]) -> Any:
