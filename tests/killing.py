@@ -1,6 +1,7 @@
 """Runs that are killed at some moment, in processes that have everything imported already.
 
 killed = in_child(lambda: run_study(experiment), after=1.3)     # True: by SIGKILL, in time
+subprocess.Popen(command, preexec_fn=heeding_signals)           # ended by SIGINT wherever it runs
 """
 
 from __future__ import annotations
@@ -43,3 +44,8 @@ def in_child(
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return True
+
+
+def heeding_signals() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

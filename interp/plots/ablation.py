@@ -57,8 +57,8 @@ _CLASSES = {
 }
 """What a module's absence says of it: colour and symbol."""
 
-_SINGLE = "without one direction, least kept first"
-"""The heading of single directions."""
+_LARGEST, _SINGLE = "with the largest directions", "without one direction, least kept first"
+"""Headings of the panels that have no layers along x."""
 
 _ABOVE = 66
 """Room for ticks and title of the panels above."""
@@ -151,7 +151,7 @@ def _kept(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     single = _least_kept(parts)
     shown: dict[str, tuple[float, list[go.Scatter]]] = {
         ", ".join(look.name for look, _ in blocks): (350, LinePanel(blocks).traces()),
-        "with the largest directions": (190, LinePanel(first, across="directions").traces()),
+        _LARGEST: (190, LinePanel(first, across="directions").traces()),
         _SINGLE: (250, _singles(single, parts.condition, colour)),
     }
     shown = {heading: one for heading, one in shown.items() if one[1]}
@@ -163,7 +163,7 @@ def _kept(board: Board, run: Run, parts: Parts, prefix: str) -> None:
     shares = [share for share, _ in shown.values()]
     drawn = board.row(headings, 230, x, y, shares=shares, above=_ABOVE)
     for panel, (heading, (_, traces)) in zip(drawn, shown.items(), strict=True):
-        if heading == "with the largest directions":
+        if heading == _LARGEST:
             ticks = style.integer_ticks(int(parts.first["directions"].max()) + 1, most=8)
             panel.x = style.axis("directions of every module", **ticks)
         if heading == _SINGLE:

@@ -30,7 +30,10 @@ function stacked({ data, layout }, width) {
     down += STACK.gap;
     return { panel, top, bottom: top + height };
   });
-  for (const { panel, top, bottom } of place) Object.assign(panel.y, { domain: [1 - bottom / down, 1 - top / down] }) && Object.assign(panel.x, { domain: [0, 1] });
+  for (const { panel, top, bottom } of place) {
+    panel.y.domain = [1 - bottom / down, 1 - top / down];
+    panel.x.domain = [0, 1];
+  }
   for (const { axis, top } of [...bars.values()].flat()) lying(axis.colorbar, 1 - top / down, left, width);
   const above = 8 + (layout.updatemenus?.length ? STACK.menu : 0);
   for (const menu of layout.updatemenus ?? []) menu.pad = { b: 6 };

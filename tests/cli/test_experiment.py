@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from killing import heeding_signals
 from report import synthetic_findings as synthetic
 
 from interp import cli, organism
@@ -202,11 +203,6 @@ def test_an_interruption_says_how_to_go_on(stubs: Stubs, run: Callable[..., Done
     code, _, stderr = run("--limit", "5", "--resume")
     assert code == 0, stderr
     assert stubs.names == [*NAMES[:2], *NAMES[1:]]
-
-
-def heeding_signals() -> None:
-    """A shell starts what runs in its background deaf to SIGINT, and a child inherits that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_signal_ends_a_real_experiment_in_one_line(tmp_path: Path) -> None:

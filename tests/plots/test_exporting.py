@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from killing import heeding_signals
 
 from interp import plots
 from interp.plots import exporting
@@ -92,11 +93,6 @@ def asked(folder: Path, seconds: int, *figures: str, browser: str = "") -> subpr
         text=True,
         preexec_fn=heeding_signals,
     )
-
-
-def heeding_signals() -> None:
-    """What a shell starts in its background, and its children, are deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(what: Callable[[], Any]) -> Any:

@@ -137,8 +137,7 @@ def test_an_address_survives_a_reload(visit: Visit, address: str) -> None:
 
 def test_a_line_is_turned_off_and_on_by_its_name(visit: Visit) -> None:
     page, box = visit.page, "[data-figure=information]"
-    page.query_selector(box).scroll_into_view_if_needed()
-    page.wait_for_selector(f"{box} .main-svg")
+    drawn(page, "information")
     name = page.locator(f"{box} .annotation", has_text="lora vs base").first
     group = "data.filter((trace) => trace.legendgroup === 'lora vs base')"
     off = f"document.querySelector('{box}').{group}.every((t) => t.visible === 'legendonly')"
