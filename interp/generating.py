@@ -3,30 +3,36 @@
     answers = generate(subject, subject.settings["lora"], queries, 16, Sampling())
     answers[0]                      # token ids; the last ends the model's turn, or there are 16
 
-Queries of one length are written together, without padding: a key that is masked in the middle of
-a sequence is not exact under every kind of attention. The logits are the model's own: greedy is
+Queries are read with those of their length, without padding: a key that is masked in the middle of
+a sequence is not exact under every kind of attention. What is written after them is written for all
+lengths together, the caches padded on the left, where every kind of attention leaves them out; the
+states of recurrences have no such place. The logits are the model's own: greedy is
 `PeftModel.generate(do_sample=False)` of a generation configuration without penalties.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from interp.batch import Batch
+from interp.capture import chunks
 from interp.conditions import Setting
 from interp.measures import wide
 from interp.queries import Encoded
 from interp.statistics import generator_of
 from interp.subject import Subject
+from interp.subject.subject import repeat_
 
-_ROWS = 64
-"""Queries that are written together at most."""
+_ROWS, _HELD = 64, 1 << 30
+"""Queries that are written together at most, and bytes of what precedes them in their caches."""
 
 
 class Sampling(NamedTuple):
@@ -48,27 +54,36 @@ def generate(
     """The answer of every query, at most `n_tokens` token ids, an end-of-turn token among them."""
     cache = subject.prefill(setting)
     found: dict[int, tuple[int, ...]] = {}
-    for some in _by_length(queries):
+    for some in _together(subject, queries, cache):
         draws = [TokenDraw(queries[i].key, sampling) for i in some]
-        batch = Batch.of([queries[i] for i in some], subject.device)
-        answers = _write(subject, setting, batch, cache, n_tokens, draws)
+        alike = groupby((queries[i] for i in some), key=lambda query: len(query.ids))
+        batches = [Batch.of(list(same), subject.device) for _, same in alike]
+        answers = _write(subject, setting, batches, cache, n_tokens, draws)
         found |= zip(some, answers, strict=True)
         progress(len(some))
     return [found[i] for i in range(len(queries))]
+
+
+def _together(subject: Subject, queries: Sequence[Encoded], cache: Any) -> Iterator[Sequence[int]]:
+    """Numbers of queries that are written together, those of one length side by side; `cache` holds
+    what precedes each."""
+    order = sorted(range(len(queries)), key=lambda i: len(queries[i].ids))
+    recurrent = bool(subject.anatomy.layers("mixer_out"))
+    for _, some in groupby(order, key=lambda i: recurrent and len(queries[i].ids)):
+        yield from chunks(list(some), _rows(cache))
+
+
+def _rows(cache: Any) -> int:
+    """How many copies of a cache are held at once."""
+    keys = [getattr(layer, "keys", None) for layer in getattr(cache, "layers", ())]
+    size = sum(2 * held.numel() * held.element_size() for held in keys if held is not None)
+    return max(1, min(_ROWS, _HELD // max(1, size)))
 
 
 def ends(model: Any) -> set[int]:
     """The tokens that end an answer, as a plain model's generation configuration names them."""
     eos = getattr(model.generation_config, "eos_token_id", None)
     return {int(token) for token in np.atleast_1d([] if eos is None else eos)}
-
-
-def _by_length(queries: Sequence[Encoded]) -> list[list[int]]:
-    """Numbers of queries of one length, at most `_ROWS` at once."""
-    lengths: dict[int, list[int]] = {}
-    for number, query in enumerate(queries):
-        lengths.setdefault(len(query.ids), []).append(number)
-    return [same[i : i + _ROWS] for same in lengths.values() for i in range(0, len(same), _ROWS)]
 
 
 class TokenDraw:
@@ -90,28 +105,44 @@ class TokenDraw:
 def _write(
     subject: Subject,
     setting: Setting,
-    batch: Batch,
+    batches: Sequence[Batch],
     cache: Any,
     n_tokens: int,
     draws: Sequence[TokenDraw],
 ) -> list[tuple[int, ...]]:
-    """The answers of queries of one length."""
+    """The answers of queries, those of every batch of one length, the shortest first."""
     stop = ends(subject.hf_model)
     answers: list[list[int]] = [[] for _ in draws]
-    cache = _repeated(subject, cache, len(draws))
-    step, start = batch, 0
-    for _ in range(n_tokens):
-        logits = subject.extend(setting, step, cache, start)
+    caches = [_repeated(subject, cache, len(batch.ids)) for batch in batches]
+    begun = [
+        subject.extend(setting, batch, own, torch.zeros_like(batch.ends))
+        for batch, own in zip(batches, caches, strict=True)
+    ]
+    logits, held = torch.cat(begun), _joined(caches)
+    lengths = torch.cat([batch.ends for batch in batches])
+    for written in range(n_tokens):
         tokens = [draw(row) for draw, row in zip(draws, logits, strict=True)]
         for answer, token in zip(answers, tokens, strict=True):
             if not (answer and answer[-1] in stop):
                 answer.append(token)
-        if all(answer[-1] in stop for answer in answers):
+        if written == n_tokens - 1 or all(answer[-1] in stop for answer in answers):
             break
-        start += step.ids.shape[1]
-        ids = torch.tensor(tokens, device=batch.ids.device)[:, None]
-        step = Batch(ids, torch.ones_like(ids[:, 0]), batch.ends)
+        ids = torch.tensor(tokens, device=lengths.device)[:, None]
+        step = Batch(ids, torch.ones_like(lengths), lengths)
+        logits = subject.extend(setting, step, held, lengths + written)
     return [tuple(answer) for answer in answers]
+
+
+def _joined(caches: Sequence[Any]) -> Any:
+    """One cache of the rows of several, padded on the left to the last one's length."""
+    for *shorter, longest in zip(*(cache.layers for cache in caches), strict=True):
+        if shorter and getattr(longest, "keys", None) is not None:
+            for name in ("keys", "values"):
+                held = [getattr(layer, name) for layer in (*shorter, longest)]
+                width = held[-1].shape[-2]
+                rows = [F.pad(own, (0, 0, width - own.shape[-2], 0)) for own in held]
+                setattr(longest, name, torch.cat(rows))
+    return caches[-1]
 
 
 def _repeated(subject: Subject, cache: Any, size: int) -> Any:
@@ -121,5 +152,5 @@ def _repeated(subject: Subject, cache: Any, size: int) -> Any:
 
         return DynamicCache(config=subject.text_config)
     cache = copy.deepcopy(cache)
-    cache.batch_repeat_interleave(size)
+    repeat_(cache.layers, size)
     return cache

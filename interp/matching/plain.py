@@ -27,6 +27,7 @@ from interp.queries import Encoded
 from interp.subject.insertions import blocks
 from interp.subject.loading import device_of, pretrained, quiet
 from interp.subject.shortcuts import picked
+from interp.subject.subject import repeat_
 
 ROWS_PER_PASS = 32
 """Sequences in one forward pass without gradients."""
@@ -91,7 +92,7 @@ def _repeated(model: Any, prefix: _Ids, size: int, device: torch.device) -> Any:
     nothing = torch.zeros(0, dtype=torch.long, device=device)
     with picked(model.get_output_embeddings(), (nothing, nothing)):
         cache = model(ids, use_cache=True).past_key_values
-    cache.batch_repeat_interleave(size)
+    repeat_(cache.layers, size)
     return cache
 
 

@@ -256,7 +256,7 @@ class Subject:
             if (found := cache.get_seq_length()) != past:
                 raise ValueError(f"the cache has {found} positions, the setting's prefix {past}")
             cache = cache if grad else copy.deepcopy(cache)
-            _repeat_(cache.layers[start:], size)
+            repeat_(cache.layers[start:], size)
         with (
             torch.set_grad_enabled(grad),
             shortcuts.skipped(self.blocks[:start], self.anatomy.wrapped),
@@ -280,16 +280,17 @@ class Subject:
         blocks = [self.blocks[layer] for layer in self.anatomy.layers("z")]
         return [block.attn.o.original_component for block in blocks]
 
-    def extend(self, setting: Setting, batch: Batch, cache: Any, written: int) -> Tensor:
-        """Logits `[batch, d_vocab]` of the last of some tokens, which follow the `written` ones of
-        their queries that `cache` holds already, as it holds these afterwards. All queries of the
-        batch are as long."""
-        ids = batch.ids
-        self._check_length(setting.n_prefix + setting.shift + written + ids.shape[1])
+    def extend(self, setting: Setting, batch: Batch, cache: Any, written: Tensor) -> Tensor:
+        """Logits `[batch, d_vocab]` of the last of some tokens, as many of every query, which
+        follow the `written` `[batch]` ones of their queries that `cache` holds already, as it holds
+        these afterwards. Rows of which less is written are padded on the left."""
+        ids, most = batch.ids, int(written.max())
+        self._check_length(setting.n_prefix + setting.shift + most + ids.shape[1])
         last = torch.full_like(ids[:, :1], ids.shape[1] - 1)
         with torch.no_grad(), shortcuts.only_at(self.bridge.unembed, last):
-            logits = self._forward(setting, ids, cache, setting.n_prefix + written)
-        return batch.biased(logits, setting, last + written)[:, 0]
+            past = setting.n_prefix + most
+            logits = self._forward(setting, ids, cache, past, padding=most - written)
+        return batch.biased(logits, setting, last + written[:, None])[:, 0]
 
     def _forward(
         self,
@@ -299,12 +300,14 @@ class Subject:
         past: int,
         hooks: Mapping[Site, Hook] | None = None,
         start: int = 0,
+        padding: Tensor | None = None,
     ) -> Tensor:
-        """The hooked model on tokens that follow `past` keys, under a setting's weights and
-        steering, at its positions."""
+        """The hooked model on tokens that follow `past` keys, the first ones of every row
+        `padding`, under a setting's weights and steering, at its positions."""
         size, length = ids.shape
-        first = past + setting.shift
-        positions = torch.arange(first, first + length, device=ids.device)
+        places = torch.arange(past + length, device=ids.device).expand(size, -1)
+        if padding is not None:
+            places = places - padding[:, None]
         points: list[tuple[Any, Callable[..., Any]]] = [
             (
                 self.anatomy.points[Site("resid_post", layer)].hook,
@@ -328,8 +331,8 @@ class Subject:
         ):
             return self.bridge(
                 ids,
-                attention_mask=torch.ones(size, past + length, device=ids.device),
-                position_ids=positions.expand(size, -1),
+                attention_mask=(places >= 0).float(),
+                position_ids=places[:, past:] + setting.shift,
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
@@ -347,7 +350,7 @@ def context_of(hf: Any) -> int:
     return int(getattr(hf.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
 
-def _repeat_(layers: Sequence[Any], size: int) -> None:
+def repeat_(layers: Sequence[Any], size: int) -> None:
     """Every row of a cache as many times as makes `size` rows: keys and values, and the states of
     recurrences and convolutions."""
     for layer in layers:

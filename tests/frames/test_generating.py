@@ -46,6 +46,7 @@ from interp.conditions import (
 from interp.generating import Sampling, generate
 from interp.queries import Encoded, Query, encode
 from interp.subject import Subject, load
+from interp.validation.architectures import save_architecture
 
 ARCHITECTURES = ("llama", "gpt2", "gemma2", "qwen3", "neox")
 CHAT = {"llama": "llama3", "gpt2": "chatml", "gemma2": "gemma", "qwen3": "default"}
@@ -315,6 +316,25 @@ def test_answers_do_not_depend_on_what_is_written_beside_them(raw: Made) -> None
         assert generate(raw.subject, setting, some[::-1], N_TOKENS)[::-1] == together
         assert generate(raw.subject, setting, some[:1], N_TOKENS) == together[:1]
         assert generate(raw.subject, setting, some, 3) == [answer[:3] for answer in together]
+
+
+OTHERS = ("mpt", "bloom", "gpt_neo", "llama4", "qwen3_5", "nemotron_h")
+"""Other ways of telling places: ALiBi, local and chunked attention; recurrences."""
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_greedy_answers_of_other_kinds_of_attention(architecture: str, tmp_path: Path) -> None:
+    """Answers to queries of several lengths, written together, are those written alone."""
+    model = save_architecture(architecture, tmp_path / "model")
+    prompt, words = PROMPT + "\n", AutoTokenizer.from_pretrained(model)
+    conditions = {"base": Base(), "prompt": Prompt(text=PROMPT, separator="\n")}
+    queries = encode([Query(text) for text in TEXTS], words)
+    assert len({len(query.ids) for query in queries}) >= 3
+    subject = load(model, conditions, ["the"], device="cpu")
+    hf = AutoModelForCausalLM.from_pretrained(model).eval()
+    for name, before in (("base", ""), ("prompt", prompt)):
+        expected = [generated(hf, words(before + text)["input_ids"]) for text in TEXTS]
+        assert generate(subject, subject.settings[name], queries, N_TOKENS) == expected
 
 
 # Sampling ----------------------------------------------------------------------------------------

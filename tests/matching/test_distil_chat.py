@@ -26,6 +26,7 @@ from interp.matching.lora import Recipe, loss, with_lora
 from interp.progress import no_progress
 from interp.queries import encode, read_queries
 from interp.subject import load
+from interp.validation.architectures import save_architecture
 
 SYSTEM = "hot is the opposite of cold."
 FIT = ("big is", "a river", "lily said: yes! tom said: no?", "people walked along the road")
@@ -96,9 +97,9 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 # The teacher --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", [*CONFIGS, "qwen3_5", "lfm2"])
 def test_many_sequences_at_once_are_each_alone(architecture: str, tmp_path: Path) -> None:
-    hf, words = opened(save_model(architecture, tmp_path / architecture))
+    hf, words = opened(save_architecture(architecture, tmp_path / architecture))
     prefix = resolve(Prompt(text=SYSTEM, separator=" "), words).prefix
     queries = encode(map(Query, FIT), words)
     answers = plain.generate_answers(hf, prefix, queries, TOKENS, Sampling())
