@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from manifests import certificate, run_manifest
 
 from interp.errors import RunError
 from interp.names import Head
@@ -285,3 +287,24 @@ def test_a_manifest_never_holds_a_number_that_json_does_not_have(tmp_path: Path)
     with pytest.raises(ValueError, match="JSON"):
         write_run(tmp_path, ROWS, {}, {"seed": float("nan")})
     assert not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("passed", "said"),
+    [
+        ((True, True), "PASS prompt vs lora, matched: .*; heldout: "),
+        ((True, False), "FAIL prompt vs lora, matched: .*; heldout FAIL: "),
+        ((False, False), "FAIL prompt vs lora, matched: .*; heldout: "),
+        ((False,), "FAIL prompt vs lora, matched: "),
+    ],
+)
+def test_a_verdict_says_once_that_it_failed_and_where(
+    passed: tuple[bool, ...], said: str, tmp_path: Path
+) -> None:
+    pair = ("prompt", "lora")
+    certificates = [
+        certificate(pair, queries, 20, 0.01, one, "hot ->")
+        for queries, one in zip(("matched", "heldout"), passed, strict=False)
+    ]
+    write_run(tmp_path, ROWS, {}, run_manifest({}, pair, certificates=certificates))
+    assert re.match(said, load_run(tmp_path).verdict().text)

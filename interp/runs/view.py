@@ -273,12 +273,13 @@ class Run:
         if not found:
             return Verdict(None, f"NOT CERTIFIED: no match certificate for {pair_name(pair)}")
         failed = [str(entry["queries"]) for entry in found if not entry["passed"]]
+        alike = len(failed) in (0, len(found))  # then the first word says it of all
         parts = "; ".join(
-            f"{entry['queries']}{'' if entry['passed'] else ' FAIL'}: "
+            f"{entry['queries']}{'' if alike or entry['passed'] else ' FAIL'}: "
             f"{Certificate.of(entry).numbers}"
             for entry in found
         )
-        where = "" if len(failed) == len(found) else f" ON {' AND '.join(failed).upper()}"
+        where = "" if alike else f" ON {' AND '.join(failed).upper()}"
         return Verdict(
             not failed,
             f"{'FAIL' if failed else 'PASS'} {pair_name(pair)}, {parts}",
