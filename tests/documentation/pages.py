@@ -12,7 +12,8 @@ PAGES = sorted(
 )
 
 _BLOCK = re.compile(r"^```([\w{}-]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_SHELL = ("", "bash", "console", "sh")
+_SHELL = ("", "bash", "sh")
+_PRINTED = "console"
 
 
 def named(page: Path) -> str:
@@ -30,11 +31,12 @@ def prose(page: Path) -> str:
     return _BLOCK.sub("", page.read_text(encoding="utf-8"))
 
 
-def commands(page: Path) -> list[str]:
-    """The lines of shell in a page's blocks, those that go on joined."""
+def commands(page: Path, *, printed: bool = True) -> list[str]:
+    """The lines of shell in a page's blocks, those that go on joined; with `printed`, those too
+    that stand with their real output."""
     found = []
     for language, block in blocks(page):
-        if language in _SHELL:
+        if language in _SHELL or (printed and language == _PRINTED):
             typed = re.sub(r"^[$>] ", "", block, flags=re.MULTILINE)
             found += [line.strip() for line in typed.replace("\\\n", " ").splitlines()]
     return [line for line in found if line]
