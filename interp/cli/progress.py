@@ -38,29 +38,37 @@ def results() -> Console:
 
 @dataclass
 class _Counter:
-    """Counts what is done per label and shows it."""
+    """Counts what is done per label and shows it; what was whole begins anew with the next."""
 
     screen: Console
     bars: Progress
     unit: str
     tasks: dict[str, TaskID] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.monotonic)
     said: float = 0.0
 
     def add(self, label: str, newly: int, total: int, note: str = "") -> None:
         """`newly` more of `total` are done; 0 says the note alone."""
-        self.done[label] = self.done.get(label, 0) + newly
         if label not in self.tasks:
-            self.tasks[label] = self.bars.add_task(label, total=total, note="")
-            self.started[label] = self.last
+            self.tasks[label] = self.bars.add_task(label, note="")
+            self._begin(label, total)
+        elif newly > 0 and self.done[label] >= self.totals[label]:
+            self._begin(label, total)
+        self.done[label], self.totals[label] = self.done[label] + newly, total
         rate = self.done[label] / max(1e-9, time.monotonic() - self.started[label])
         note = note or f"{rate:.1f} {self.unit}".rstrip() + "/s"
         self.bars.update(self.tasks[label], completed=self.done[label], note=note)
         self.last = time.monotonic()
         if not self.screen.is_terminal:
             self._say(label, total, note, rate, always=newly == 0)
+
+    def _begin(self, label: str, total: int) -> None:
+        self.done[label] = 0
+        self.started[label] = self.last
+        self.bars.reset(self.tasks[label], total=total)
 
     def _say(self, label: str, total: int, note: str, rate: float, always: bool) -> None:
         now = time.monotonic()

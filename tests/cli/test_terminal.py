@@ -14,6 +14,7 @@ from command_line import on_a_terminal
 from interp import cli
 from interp.cli import COMMANDS
 from interp.cli.completion import script
+from interp.cli.progress import counting
 
 
 def test_a_group_of_commands_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,3 +175,15 @@ def test_the_doctor_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
         assert any(line.startswith(what) for line in lines)
     assert any("torch 2" in line for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_progress_begins_anew_where_the_same_is_done_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counting() as counter:
+        for total in (2, 3):  # a model that is opened twice
+            for _ in range(total):
+                counter.add("plain runs", 1, total)
+    said = [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["plain runs: 1/2", "plain runs: 2/2", "plain runs: 3/3"]
+    assert counter.done == {"plain runs": 3}
