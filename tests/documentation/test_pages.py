@@ -20,6 +20,7 @@ from interp.experiments import QUESTIONS
 from interp.patching.settings import Patching
 from interp.plots.gallery import RECIPES
 from interp.report.comparing import COMPARED
+from interp.validation.architectures import named_architectures
 from recipes import handbook
 
 DOCS = ROOT / "docs"
@@ -61,6 +62,14 @@ def test_every_figure_of_the_gallery_is_shown() -> None:
     text = (DOCS / "findings" / "gallery.md").read_text(encoding="utf-8")
     drawn = {path.stem for path in (ROOT / "figures").glob("*.png")}
     assert drawn == set(re.findall(r"figures/(\w+)\.png", text))
+
+
+def test_pages_count_the_architectures_of_the_table() -> None:
+    counted = r"\(?(\d+)\s+architectures\s+(?:are\s+(?:tested|measured)|with)"
+    texts = [page.read_text(encoding="utf-8") for page in (*PAGES, ROOT / "CHANGELOG.md")]
+    said = [int(number) for text in texts for number in re.findall(counted, text)]
+    assert len(said) == 4
+    assert set(said) == {len(named_architectures(()))}
 
 
 # --- tables that are read from the code ----------------------------------------------------------
