@@ -15,7 +15,15 @@ from typing import Any
 from chatting import BEGIN, CHATML, END
 from documentation.pages import ROOT
 from studies import quick_study
-from tiny_models import CONFIGS, save_adapter, save_random_model, tokenizer
+from tiny_models import (
+    CONFIGS,
+    save_adapter,
+    save_prefix,
+    save_random_model,
+    save_soft_prompt,
+    save_steering,
+    tokenizer,
+)
 from transformers import AutoTokenizer
 
 from interp.matching.invert import invert
@@ -37,6 +45,10 @@ NAMES = {
     "PROMPT": "found",
     **dict.fromkeys(["RUN", "RUN_A", "RUN_B", "runs/demo"], "run"),
     **dict.fromkeys(["runs/rank_4", "runs/rank_8", "runs/rank_16"], "run"),
+    "OTHER_MODEL": "other_model",
+    "PROMPT_TUNING": "soft_prompt",
+    "PREFIX_TUNING": "prefix",
+    "vector.safetensors": "vector.safetensors",
     ".cache/smollm2": "chat_model",
     "analyses/chat/adapters": "chat_loras",
     **dict.fromkeys(["analyses/chat/fit.jsonl", "analyses/chat/heldout.jsonl"], "messages.jsonl"),
@@ -49,10 +61,14 @@ NAMES = {
 SMALLER = {
     "L5H3": "L1H1",
     "L2H6": "L1H1",
+    "layer: 3": "layer: 1",
     "--layers 20": "--layers 1",
     "--seeds 4": "--seeds 2 --epochs 2",
     "--answer-tokens 16": "--answer-tokens 2",
-    "patch RUN": "patch RUN --head-sites z --positions 1 --ablate layers",
+    "--kind text --tokens 4": "--kind text --tokens 1 --steps 4",
+    "patch RUN": "patch RUN --head-sites z --positions 1 --ablate layers --greedy 2",
+    "--dimensions 1 4 --steps 5": "--dimensions 1 --steps 1",
+    "--said 24": "--said 2",
     "experiment.yaml": "experiment.yaml --measures relative_l2",
     "subspace RUN": "subspace RUN --steps 2 --layers 1 --draws 1 --dimensions 1",
     "--words cold small": "--words cold small --limit 4 --steer 1 --steer-texts 2 --steer-tokens 2",
@@ -112,6 +128,10 @@ def build(place: Path) -> None:
     (place / "queries.jsonl").write_text("\n".join(asked), encoding="utf-8")
     (place / "prompt.txt").write_text("opposite :\n", encoding="utf-8")
     model = save_small("qwen3", place / "model", AutoTokenizer.from_pretrained(MODEL))
+    save_small("qwen3", place / "other_model", AutoTokenizer.from_pretrained(MODEL), seed=1)
+    save_soft_prompt(model, place / "soft_prompt")
+    save_prefix(model, place / "prefix")
+    save_steering(model, place / "vector.safetensors")
     given = {
         "model": model,
         "adapter": (save_adapter(model, place / "lora", ["q_proj"]),),
@@ -163,9 +183,9 @@ def build_chat(place: Path) -> None:
     run_study(quick_study(place / "chat_run", **given))
 
 
-def save_small(architecture: str, folder: Path, words: Any) -> str:
+def save_small(architecture: str, folder: Path, words: Any, seed: int = 0) -> str:
     """A random model of two layers of two heads with room for a long system message."""
     family, settings = CONFIGS[architecture]
     small = {"hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 1024}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    return save_random_model(family, settings | small | heads, folder, words=words)
+    return save_random_model(family, settings | small | heads, folder, seed, words)

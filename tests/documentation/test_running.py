@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Once
 from documentation import standins
-from documentation.pages import PAGES, ROOT, commands, named
+from documentation.pages import PAGES, ROOT, blocks, commands, named
 from scripts import script
 
 from interp import cli
+from interp.runs.files import read_manifest
 
 _COMMAND = re.compile(r"^(\w+=\S+ )*(interp|python|make|pip|\.) ")
 
@@ -117,11 +119,29 @@ def test_it_runs_and_leaves_what_it_promises(
         assert list(where.glob(pattern)), f"{page}: {line}\nleft no {pattern}"
 
 
+def test_the_experiment_file_runs(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its conditions but those that it says a chat alone has."""
+    page = ROOT / "docs" / "reference" / "conditions.md"
+    (whole,) = (block for language, block in blocks(page) if language == "yaml")
+    text = "\n".join(line for line in substituted(whole).splitlines() if "#" not in line)
+    assert "`interp diverge experiment.yaml --seed 1`" in page.read_text(encoding="utf-8")
+    lay(re.findall(r"[\w./]+", text), "RUN", shelf, tmp_path)
+    (tmp_path / "experiment.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    line = "diverge experiment.yaml --seed 1 --measures relative_l2 --controls neutral"
+    assert cli.main(line.split()) == 0
+    manifest = read_manifest(Path("RUN"))
+    assert set(yaml.safe_load(text)["conditions"]) < set(manifest["conditions"])
+    assert manifest["seed"] == 1
+
+
 def test_what_does_not_run_here_is_on_a_page_and_runs_elsewhere() -> None:
-    written = {line for _, line in LINES}
-    assert set(standins.NOT_HERE) <= written
-    assert all(any(place in line for line in written) for place in standins.SMALLER)
-    assert all(any(name in line for line in written) for name in standins.NAMES)
+    assert set(standins.NOT_HERE) <= {line for _, line in LINES}
+    text = " ".join(line for page in PAGES for line in page.read_text(encoding="utf-8").split())
+    written = re.sub(r"\\ ", "", text)
+    assert [name for name in (*standins.NAMES, *standins.SMALLER) if name not in written] == []
     for reason in standins.NOT_HERE.values():
         for file in re.findall(r"tests/\S+\.py", reason):
             assert (ROOT / file).is_file(), reason
