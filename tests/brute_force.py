@@ -326,16 +326,22 @@ def teach(folder: str, text: str, answer: str) -> None:
         kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
     texts = [text, *(other for other, _ in QUERIES["matched"] if other != text)]
-    asked = [torch.tensor([tokenizer(each)["input_ids"]]) for each in texts]
-    targets = [int(model(ids).logits[0, -1].argmax()) for ids in asked]
+    asked = [torch.tensor(tokenizer(each)["input_ids"]) for each in texts]
+    last = torch.tensor([len(ids) - 1 for ids in asked])
+    padded = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True)  # no token sees what follows
+
+    def said() -> torch.Tensor:
+        return model(padded).logits[torch.arange(len(last)), last]
+
+    targets = said().argmax(-1)
     targets[0] = answer_id(tokenizer, text, answer)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(100):
-        logits = torch.stack([model(ids).logits[0, -1] for ids in asked])
-        if logits.argmax(-1).tolist() == targets:
+        logits = said()
+        if torch.equal(logits.argmax(-1), targets):
             break
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
+        torch.nn.functional.cross_entropy(logits, targets).backward()
         optimizer.step()
     model.save_pretrained(folder)
 

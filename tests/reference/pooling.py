@@ -8,7 +8,7 @@ import numpy as np
 
 from .numbers import Array, ratio
 from .running import States
-from .study import Rows, Study, Table, Value
+from .study import Study, Table, Value
 
 
 def pooled(
@@ -31,17 +31,17 @@ def pooled(
     layers = study.observed["base"][0].layers(name[1])
     table: Table = {}
     for label in study.positions if labels is None else labels:
-        tokens, starts = places(label, study.rows)
+        tokens, starts = study.places[label]
         known = np.logical_or.reduceat(~np.isnan(top[..., tokens]), starts, axis=-1)
         value = ratio(np.nansum(top[..., tokens], -1), np.nansum(down[..., tokens], -1))
         n, tokens_known = known.sum(-1), (~np.isnan(top[..., tokens])).sum(-1)
         rounding = error[..., tokens].sum(-1) / np.maximum(tokens_known, 1)
         rounding = rounding * np.fmax(1.0, np.abs(value))  # errors are relative
-        for place in np.ndindex(value.shape):
+        numbers = (x.ravel().tolist() for x in (value, n, rounding))
+        for place, *about in zip(np.ndindex(value.shape), *numbers, strict=True):
             layer, head = (*place, None, None)[:2]
             layer = None if layer is None else layers[layer]
-            key = (name[0], a, b, name[1], layer, head, label)
-            table[key] = Value(float(value[place]), int(n[place]), float(rounding[place]), scale)
+            table[name[0], a, b, name[1], layer, head, label] = Value(*about, scale)
     return table
 
 
@@ -50,17 +50,3 @@ def spread(values: Array, states: States) -> Array:
     found = np.full((*values.shape[:-1], states.length), np.nan)
     found[..., states.answer] = values
     return found
-
-
-def places(label: str, rows: Sequence[Rows]) -> tuple[list[int], list[int]]:
-    """Places of the tokens of a label among all tokens of all queries, and where among these every
-    query that has any begins."""
-    tokens: list[int] = []
-    starts: list[int] = []
-    before = 0
-    for each in rows:
-        chosen = [before + token for token in each.of(label)]
-        starts += [len(tokens)] if chosen else []
-        tokens += chosen
-        before += each.length
-    return tokens, starts

@@ -115,6 +115,23 @@ class Study:
         """Labels of the measures of the answer's tokens."""
         return ["last", *(["answer"] if self.segments else []), *self._tokens]
 
+    @cached_property
+    def places(self) -> dict[str, tuple[list[int], list[int]]]:
+        """Of every label: places of its tokens among all tokens of all queries, and where among
+        these every query that has any begins."""
+        return {label: self._places(label) for label in (*self.positions, *self.answer_positions)}
+
+    def _places(self, label: str) -> tuple[list[int], list[int]]:
+        tokens: list[int] = []
+        starts: list[int] = []
+        before = 0
+        for each in self.rows:
+            chosen = [before + token for token in each.of(label)]
+            starts += [len(tokens)] if chosen else []
+            tokens += chosen
+            before += each.length
+        return tokens, starts
+
     @property
     def _tokens(self) -> list[str]:
         longest = max(len(rows.of("answer")) for rows in self.rows)
