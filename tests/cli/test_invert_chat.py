@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +61,31 @@ def settings(given: Any, out: Path, kind: str, **fields: Any) -> Inversion:
     return Inversion.model_validate({**given, **chat, **quick, **fields})
 
 
+Found = Callable[[str], tuple[dict[str, Any], Path]]
+
+
+@pytest.fixture(scope="module")
+def found(given: Any, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Kind -> what a search finds, once: its log and its folder."""
+
+    @functools.cache
+    def found(kind: str) -> tuple[dict[str, Any], Path]:
+        out = tmp_path_factory.mktemp(kind)
+        return invert(settings(given, out, kind, bias=kind == "prefix")), out
+
+    return found
+
+
 # By hand: plain transformers + peft ---------------------------------------------------------------
 
 
 class Plain:
     """The model with the target's LoRA or without."""
 
-    def __init__(self, given: Any, adapter: bool) -> None:
-        self.words = AutoTokenizer.from_pretrained(given["model"])
-        hf = AutoModelForCausalLM.from_pretrained(given["model"], attn_implementation="eager")
-        self.hf = PeftModel.from_pretrained(hf, given["adapter"]).eval() if adapter else hf.eval()
+    def __init__(self, model: str, adapter: str | None) -> None:
+        self.words = AutoTokenizer.from_pretrained(model)
+        hf = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager")
+        self.hf = PeftModel.from_pretrained(hf, adapter).eval() if adapter else hf.eval()
 
     def asked(self, *messages: tuple[str, str]) -> list[int]:
         turns = [{"role": role, "content": content} for role, content in messages]
@@ -96,9 +113,16 @@ class Plain:
         return logits[-len(answer) - 1 : -1].double().log_softmax(-1)
 
 
+opened = functools.cache(Plain)
+
+
+def plain_model(given: Any, adapter: bool) -> Plain:
+    return opened(given["model"], given["adapter"] if adapter else None)
+
+
 def by_hand(given: Any, texts: tuple[str, ...], emulation: Any) -> dict[str, float]:
     """Mean KL per answer token and per answer, of base and of an emulation from the target."""
-    target, base = Plain(given, True), Plain(given, False)
+    target, base = plain_model(given, True), plain_model(given, False)
     found = []
     for text in texts:
         ids = target.asked(("user", text))
@@ -136,10 +160,10 @@ def read_as(kind: str, given: Any, out: Path, condition: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["soft_prompt", "text", "few_shot"])
 def test_scores_are_those_of_whole_conversations_over_the_target_s_answers(
-    kind: str, given: Any, tmp_path: Path
+    kind: str, given: Any, found: Found
 ) -> None:
-    log = invert(settings(given, tmp_path, kind))
-    emulation = read_as(kind, given, tmp_path, log["condition"])
+    log, out = found(kind)
+    emulation = read_as(kind, given, out, log["condition"])
     for score, texts in zip(log["scores"], (FIT, HELDOUT), strict=True):
         expected = by_hand(given, texts, emulation)
         for name, value in expected.items():
@@ -149,9 +173,11 @@ def test_scores_are_those_of_whole_conversations_over_the_target_s_answers(
 
 
 @pytest.mark.parametrize("kind", ["soft_prompt", "prefix", "text", "few_shot"])
-def test_diverge_measures_the_same_thing(kind: str, given: Any, tmp_path: Path) -> None:
-    log = invert(settings(given, tmp_path / "found", kind, bias=kind == "prefix"))
-    fields = from_yaml(tmp_path / "found" / "experiment.yaml")
+def test_diverge_measures_the_same_thing(
+    kind: str, given: Any, found: Found, tmp_path: Path
+) -> None:
+    log, out = found(kind)
+    fields = from_yaml(out / "experiment.yaml")
     assert fields["chat"]
     assert (fields["answers_from"], fields["answer_tokens"]) == ("target", N_TOKENS)
     quick = {"controls": (), "permutations": 0, "bootstrap": 0, "sample": 0, "max_positions": 0}
@@ -167,7 +193,7 @@ def test_diverge_measures_the_same_thing(kind: str, given: Any, tmp_path: Path) 
         assert signed[name] == pytest.approx(score[name], abs=1e-6), name
     answers = pd.read_parquet(run / "answers.parquet")
     own = answers[(answers.condition == "target") & (answers["queries"] == "matched")]
-    target = Plain(given, True)
+    target = plain_model(given, True)
     assert [list(ids) for ids in own.ids] == [
         target.answer(target.asked(("user", text))) for text in FIT
     ]
@@ -186,7 +212,7 @@ def test_every_text_that_is_allowed_is_read_back_in_its_place(given: Any, tmp_pa
     own = settings(given, tmp_path, "text")
     evaluation = Evaluation.open(own, frame=own.framed)
     slot = slot_of(evaluation, own.separator)
-    plain = Plain(given, False)
+    plain = plain_model(given, False)
     allowed = readable_words(evaluation, slot)
     tried = list(zip(allowed.ids[::3], allowed.ids[5::3], strict=False))
     kept = [ids for ids in tried if allowed.readable(ids)]
@@ -215,7 +241,7 @@ def test_a_slope_is_the_derivative_in_the_middle_of_a_frame(given: Any, tmp_path
     assert slot.after or not slot.system
     score = scorer(evaluation, evaluation.targets["matched"], slot)
     ids = tuple(evaluation.subject.tokenizer("hot is", add_special_tokens=False)["input_ids"])
-    plain = Plain(given, False)
+    plain = plain_model(given, False)
     whole = torch.tensor([[*slot.before, *ids, *slot.after]])
     embedded = plain.hf.get_input_embeddings()(whole).detach().requires_grad_()
     wanted = evaluation.targets["matched"]
