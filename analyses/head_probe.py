@@ -24,7 +24,7 @@ from interp.config import bundled
 from interp.errors import ConfigError
 from interp.report import write_head_view
 from interp.runs.view import Run
-from interp.study import head_of_run
+from interp.study import heads_of_run
 
 OUT = Path("runs/head_probe")
 
@@ -44,9 +44,9 @@ def main(config: Config) -> None:
     names = config.heads or most_divergent(run, 3)
     if not names:
         print("No head's content pattern differs from its null: name some with --heads.")
-    for name in names:
-        view = head_of_run(config.out, name)  # a ConfigError for a head that the model has not
-        print(sentence(run, name))
+        return
+    for view in heads_of_run(config.out, names):  # a ConfigError for a head that there is not
+        print(sentence(run, str(view.head)))
         table, files = write_head_view(config.out, view)
         rich.print(table)
         print(f"figure: {files[0].with_suffix('.json')}, and as png where a browser is found")

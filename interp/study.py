@@ -8,7 +8,7 @@ written from them by `interp.report.write`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,8 +213,14 @@ def _halved(sizes: Mapping[str, Mapping[int, int]], planned: int) -> Iterator[st
 
 
 def head_of_run(folder: Path, name: str) -> HeadView:
-    """One head of a finished run, from its model, which must be what it was."""
-    head = Head.parse(name)
+    """One of `heads_of_run`."""
+    [view] = heads_of_run(folder, [name])
+    return view
+
+
+def heads_of_run(folder: Path, names: Sequence[str]) -> Iterator[HeadView]:
+    """Heads of a finished run, from its model, which is opened once and must be what it was."""
+    heads = [Head.parse(name) for name in names]
     experiment, built = reopen(folder)
     asked = {"matched": read_groups(experiment)["matched"]}
     subject = open_subject(experiment, built, asked["matched"])
@@ -223,4 +229,5 @@ def head_of_run(folder: Path, name: str) -> HeadView:
     with threads_for(subject.n_parameters):
         fit_biases(subject, built, queries, FIT_BATCH)
         plan = make_plan(experiment, subject, design, {"matched": queries}, {})
-        return head_view(subject, head, plan.pairs, queries, plan.batch_size)
+        for head in heads:
+            yield head_view(subject, head, plan.pairs, queries, plan.batch_size)
