@@ -87,7 +87,9 @@ def _joined(rewritten: Sequence[BaseValues], who: str) -> BaseValues:
 def parameter_fingerprints(hf: Any) -> dict[str, int]:
     """Parameter -> a 64-bit number that a change of any of its bits changes."""
     draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(1 << 62), 1 << 62, (_CHUNK,), generator=draw) * 2 + 1
+    longest = max((sum(part.nbytes for part in inner(p)) for p in hf.parameters()), default=0)
+    words = min(_CHUNK, longest // 8 + 1)
+    odd = torch.randint(-(1 << 62), 1 << 62, (words,), generator=draw) * 2 + 1
     odd = odd.to(hf.device)
     return {name: _fingerprint(parameter, odd) for name, parameter in hf.named_parameters()}
 
