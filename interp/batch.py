@@ -7,7 +7,7 @@ batch.answer.pick(logits)           # [token, d_vocab]: what predicts the answer
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,12 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.query)
+
+    def some(self, which: slice) -> Tokens:
+        """Consecutive ones of them."""
+        return replace(
+            self, query=self.query[which], row=self.row[which], column=self.column[which]
+        )
 
     @property
     def columns(self) -> Int[Tensor, "batch row"]:

@@ -145,44 +145,48 @@ class Readouts:
 def _lenses(read: Readouts, measured: Tally) -> Iterator[Values]:
     """The logit lens of every layer; `lens_js` speaks of states, so no logit bias goes into it."""
     subject, tokens, last = read.subject, read.tokens, read.last
+    settings = {name: subject.settings[name] for name in last}
     parts: dict[tuple[str, str, str], list[Tensor]] = {}
-    for layers in _blocks(subject, last):
-        states = {name: own.resid_post[:, layers] for name, own in last.items()}
-        settings = {name: subject.settings[name] for name in last}
+    errors: dict[str, list[float]] = {name: [] for name in last}
+    for rows in _blocks(subject, last):
+        states = {name: own.resid_post[rows] for name, own in last.items()}
         bare = {n: readout.lens(subject, settings[n], x) for n, x in states.items()}
         biased = {
-            n: readout.lens(subject, settings[n], x, tokens)
+            n: readout.lens(subject, settings[n], x, tokens.some(rows))
             for n, x in states.items()
             if settings[n].bias
         }
-        for key, value in _lens_values(read, bare, biased).items():
+        for key, value in _lens_values(read, rows, bare, biased).items():
             parts.setdefault(key, []).append(value)
-        if layers.stop == subject.n_layers:
-            for name, said in (bare | biased).items():
-                error = readout.lens_error(last[name].logits, said[:, -1])
-                measured[Key("closing_error", name, "", "lens")] = Maximum.of([error])
-    found = {key: torch.cat(values, 1) for key, values in parts.items()}
+        for name, said in (bare | biased).items():
+            errors[name].append(readout.lens_error(last[name].logits[rows], said[:, -1]))
+    for name, found in errors.items():
+        measured[Key("closing_error", name, "", "lens")] = Maximum.of(found)
+    values = {key: torch.cat(part) for key, part in parts.items()}
     for name, own in last.items():
-        depth = decision_depth(found.pop(("top1", name, "")), own.logits.argmax(-1))
+        depth = decision_depth(values.pop(("top1", name, "")), own.logits.argmax(-1))
         yield Key("decision_depth", name, "", OUTPUT), tokens.spread(depth), 1.0
-    for key, values in found.items():
-        yield Key(*key, "resid_post"), tokens.spread(values), 1.0
+    for key, value in values.items():
+        yield Key(*key, "resid_post"), tokens.spread(value), 1.0
 
 
 def _lens_values(
-    read: Readouts, bare: Mapping[str, Tensor], biased: Mapping[str, Tensor]
+    read: Readouts, some: slice, bare: Mapping[str, Tensor], biased: Mapping[str, Tensor]
 ) -> dict[tuple[str, str, str], Float[Tensor, "token layer"]]:
-    """What is read off some layers' lenses: every distribution is made once, for all measures."""
-    shape = next(iter(bare.values())).shape[:2]
+    """What is read off the lenses of some tokens: every distribution is made once, for all
+    measures, and that of the output for all layers."""
+    whole = next(iter(bare.values()))
+    outputs = {name: own.logits[some] for name, own in read.last.items()}
+    targets = read.targets[some]
     found: dict[tuple[str, str, str], Tensor] = {}
 
     def put(name: str, a: str, b: str, value: Tensor) -> None:
-        kept = found.setdefault((name, a, b), value.new_empty(shape))
+        kept = found.setdefault((name, a, b), value.new_empty(whole.shape[:2]))
         kept[rows, layer] = value
 
-    for rows in output.token_blocks(next(iter(bare.values()))):
-        final = {name: Distribution.of(own.logits[rows]) for name, own in read.last.items()}
-        for layer in range(shape[1]):
+    for rows in output.token_blocks(whole[:, 0]):
+        final = {name: Distribution.of(x[rows]) for name, x in outputs.items()}
+        for layer in range(whole.shape[1]):
             own = {name: Distribution.of(x[rows, layer]) for name, x in bare.items()}
             for a, b in read.plan.pairs:
                 put("lens_js", a, b, own[a].js(own[b]))
@@ -190,20 +194,20 @@ def _lens_values(
             for name, said in own.items():
                 put("top1", name, "", said.top)
                 put("lens_kl", name, "", lens_kl(final[name], said))
-                put("answer_information", name, "", answer_information(said, read.targets[rows]))
+                put("answer_information", name, "", answer_information(said, targets[rows]))
     return found
 
 
-_LENS = 1 << 24
-"""Logits of the lens that are held at once, over all conditions: as many layers as fit."""
+_LENS = 1 << 25
+"""Logits of the lens that are held at once, of all layers and conditions: of so many tokens."""
 
 
 def _blocks(subject: Subject, last: Mapping[str, LastStates]) -> Iterator[slice]:
-    """Consecutive layers whose lenses are held together."""
-    one_layer = sum(own.logits.numel() for own in last.values())
-    step = max(1, _LENS // one_layer)
-    for start in range(0, subject.n_layers, step):
-        yield slice(start, min(start + step, subject.n_layers))
+    """Consecutive tokens whose lenses are held together."""
+    one = subject.n_layers * sum(own.logits.shape[-1] for own in last.values())
+    step, tokens = max(1, _LENS // one), len(next(iter(last.values())).logits)
+    for start in range(0, tokens, step):
+        yield slice(start, start + step)
 
 
 def _influences(read: Readouts, measured: Tally) -> Iterator[Values]:
