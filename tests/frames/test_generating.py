@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from interp import generating
 from interp.conditions import (
     RAW,
     Base,
@@ -316,6 +317,25 @@ def test_answers_do_not_depend_on_what_is_written_beside_them(raw: Made) -> None
         assert generate(raw.subject, setting, some[::-1], N_TOKENS)[::-1] == together
         assert generate(raw.subject, setting, some[:1], N_TOKENS) == together[:1]
         assert generate(raw.subject, setting, some, 3) == [answer[:3] for answer in together]
+
+
+def test_as_many_are_written_together_as_memory_holds(
+    raw: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = raw.subject.settings["prompt"]
+    layers = raw.subject.prefill(setting).layers
+    held = sum(x.numel() * x.element_size() for layer in layers for x in (layer.keys, layer.values))
+    together: list[int] = []
+    write = generating._write
+
+    def counted(*given: Any) -> Any:
+        together.append(len(given[-1]))
+        return write(*given)
+
+    monkeypatch.setattr(generating, "_write", counted)
+    monkeypatch.setattr(generating, "_HELD", 3 * held)
+    assert generate(raw.subject, setting, raw.queries, N_TOKENS) == raw.answers("prompt")
+    assert together[:3] == [3, 3, 1]
 
 
 OTHERS = ("mpt", "bloom", "gpt_neo", "llama4", "qwen3_5", "nemotron_h")
