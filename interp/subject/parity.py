@@ -106,13 +106,38 @@ def _ids(setting: Setting, batch: Batch) -> dict[str, Any]:
 
 def _reference(model: Any, setting: Setting, batch: Batch, arguments: dict[str, Any]) -> Reference:
     length = batch.ids.shape[1]
-    out = model(**arguments, output_hidden_states=True, output_attentions=True, use_cache=False)
+    with last_rows(model, length, setting.n_prefix + length):
+        out = model(**arguments, output_hidden_states=True, output_attentions=True, use_cache=False)
     shown = [pattern for pattern in out.attentions or () if pattern is not None]
     return Reference(
         batch.biased(out.logits[:, -length:].clone(), setting),
         [state[:, -length:].clone() for state in out.hidden_states[:-1]],
         [pattern[:, :, -length:].clone() for pattern in shown],
     )
+
+
+@contextlib.contextmanager
+def last_rows(model: Any, rows: int, keys: int) -> Iterator[None]:
+    """Of every pattern over so many `keys` a plain model gives the last rows alone. It keeps the
+    patterns of all layers until it returns: of a prompt of 8,000 tokens, 2 GB per 8 heads."""
+
+    def cut(_module: Any, _inputs: Any, out: Any) -> Any:
+        if not isinstance(out, tuple):
+            return None
+        return tuple(
+            part[:, :, -rows:].clone()
+            if isinstance(part, Tensor) and part.ndim == 4 and part.shape[-1] == keys
+            else part
+            for part in out
+        )
+
+    attention = [part for part in model.modules() if "Attention" in type(part).__name__]
+    handles = [part.register_forward_hook(cut, prepend=True) for part in attention]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
