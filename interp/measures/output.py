@@ -115,11 +115,10 @@ def distributions(
         yield {name: Distribution.of(x[rows]) for name, x in flat.items()}
 
 
-def token_blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> Iterator[slice]:
+def token_blocks(logits: Float[Tensor, "token *rest d_vocab"]) -> list[slice]:
     """A few tokens, then the next ones."""
     size = max(1, _BLOCK // logits.shape[-1])
-    for start in range(0, max(1, len(logits)), size):
-        yield slice(start, start + size)
+    return [slice(start, start + size) for start in range(0, max(1, len(logits)), size)]
 
 
 @dataclass(frozen=True)
