@@ -207,7 +207,10 @@ def _connect(ray: Any, request: Request) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        raise RunError(f"no cluster of Ray at {address}: {_reason(error)}") from error
+        raise RunError(
+            f"no cluster of Ray at {address}: {_reason(error)}; one with token authentication, as "
+            "`ray start` says, is joined with RAY_AUTH_MODE=token"
+        ) from error
 
 
 def _knock(address: str, timeout: float) -> None:
