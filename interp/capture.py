@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar
 
 from einops import rearrange
@@ -20,6 +21,7 @@ from torch import Tensor
 from interp.conditions import Setting
 from interp.edits import Edit, PlacedEdit, hooks
 from interp.names import Site
+from interp.queries import Encoded
 from interp.subject import Batch, Subject
 
 Reader = Callable[[Tensor], Any]
@@ -92,6 +94,14 @@ def chunks(queries: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Consecutive runs of at most `size` queries (or of their numbers)."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]
+
+
+def by_length(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[int]]:
+    """Numbers of at most `size` queries that have as many tokens."""
+    lengths = [len(query.ids) for query in queries]
+    order = sorted(range(len(queries)), key=lengths.__getitem__)
+    for _, same in groupby(order, key=lengths.__getitem__):
+        yield from chunks(list(same), size)
 
 
 def chunk_size(subject: Subject, longest: int, budget: float) -> int:

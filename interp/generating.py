@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp.batch import Batch
-from interp.capture import chunks
+from interp.capture import by_length, chunks
 from interp.conditions import Setting
 from interp.measures import wide
 from interp.queries import Encoded
@@ -55,9 +54,10 @@ def generate(
     cache = subject.prefill(setting)
     found: dict[int, tuple[int, ...]] = {}
     for some in _together(subject, queries, cache):
-        draws = [TokenDraw(queries[i].key, sampling) for i in some]
-        alike = groupby((queries[i] for i in some), key=lambda query: len(query.ids))
-        batches = [Batch.of(list(same), subject.device) for _, same in alike]
+        asked = [queries[i] for i in some]
+        draws = [TokenDraw(query.key, sampling) for query in asked]
+        alike = by_length(asked, len(asked))
+        batches = [Batch.of([asked[i] for i in same], subject.device) for same in alike]
         answers = _write(subject, setting, batches, cache, n_tokens, draws)
         found |= zip(some, answers, strict=True)
         progress(len(some))
@@ -65,12 +65,12 @@ def generate(
 
 
 def _together(subject: Subject, queries: Sequence[Encoded], cache: Any) -> Iterator[Sequence[int]]:
-    """Numbers of queries that are written together, those of one length side by side; `cache` holds
-    what precedes each."""
-    order = sorted(range(len(queries)), key=lambda i: len(queries[i].ids))
-    recurrent = bool(subject.anatomy.layers("mixer_out"))
-    for _, some in groupby(order, key=lambda i: recurrent and len(queries[i].ids)):
-        yield from chunks(list(some), _rows(cache))
+    """Numbers of queries that are written together, the shortest first; `cache` holds what precedes
+    each."""
+    rows = _rows(cache)
+    if subject.anatomy.layers("mixer_out"):
+        return by_length(queries, rows)
+    return chunks(sorted(range(len(queries)), key=lambda i: len(queries[i].ids)), rows)
 
 
 def _rows(cache: Any) -> int:

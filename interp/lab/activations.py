@@ -8,9 +8,8 @@ Queries of one length share a forward pass, so that nothing is padded inside of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture import Captured, Reader, capture, chunks, keep
+from interp.capture import Captured, Reader, by_length, capture, keep
 from interp.errors import ConfigError, SubjectError
 from interp.heads import token_texts
 from interp.measures.attention import MASKED
@@ -94,14 +93,6 @@ def check_vouched(subject: Subject, names: Sequence[str]) -> None:
     """A `SubjectError` where patterns are asked for that are not plain Hugging Face's."""
     if "patterns" in subject.withheld and (asked := [name for name in names if name in BY_KEY]):
         raise SubjectError(f"{asked[0]} is withheld: {subject.withheld['patterns']}")
-
-
-def by_length(queries: Sequence[Encoded], size: int) -> Iterator[Sequence[int]]:
-    """Numbers of at most `size` queries that have as many tokens."""
-    lengths = [len(query.ids) for query in queries]
-    order = sorted(range(len(queries)), key=lengths.__getitem__)
-    for _, same in groupby(order, key=lengths.__getitem__):
-        yield from chunks(list(same), size)
 
 
 @dataclass(frozen=True)
