@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy.linalg import solve
+from sklearn import config_context
+from sklearn.linear_model import ridge_regression
 from sklearn.model_selection import StratifiedKFold
 
 from interp.geometry.calibration import (
@@ -181,21 +182,12 @@ def _trained(
     fold: int,
     penalty: int,
 ) -> tuple[Float[ndarray, "coordinate label"], Float[ndarray, "label"]]:
-    """`RidgeClassifier` on all folds but one: regression on ±1, the highest score wins."""
+    """`RidgeClassifier` on all folds but one: regression on labels of ±1, the highest score wins.
+
+    Its solver is called directly, at a fifth of the classifier's cost: there are 55 small fits."""
     train = kept[split.fold[kept] != fold]
     target = 2.0 * np.eye(split.label.max() + 1)[split.label[train]] - 1
     at, level = z[train].mean(0), target.mean(0)
-    fit = _ridge(z[train] - at, target - level, penalty)
-    return fit, level - at @ fit
-
-
-def _ridge(
-    x: Float[ndarray, "query coordinate"], y: Float[ndarray, "query label"], penalty: int
-) -> Float[ndarray, "coordinate label"]:
-    """scikit-learn's `ridge_regression` by Cholesky, to the bit: the checks that it makes first
-    take most of the time of a small fit, and there are 55."""
-    wide = x.shape[1] > len(x)
-    gram = x @ x.T if wide else x.T @ x
-    gram.flat[:: len(gram) + 1] += penalty
-    fit = solve(gram, y if wide else x.T @ y, assume_a="pos")
-    return x.T @ fit if wide else fit
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        fit = ridge_regression(z[train] - at, target - level, alpha=penalty, solver="cholesky")
+    return fit.T, level - at @ fit.T
