@@ -1,6 +1,5 @@
-"""What is asked of every command: quick help, a flag for every setting, faults in one line.
+"""What is asked of every command: a flag for every setting, faults in one line.
 
-check_help("patch")
 failed(["patch", "RUN"], capsys)        # "interp: RUN is not a run: ..."
 on_a_terminal(120, "head", "RUN", "L0H1")    # the lines, on a terminal of 120 columns
 """
@@ -21,16 +20,6 @@ import pytest
 
 from interp import cli
 
-HEAVY = {"torch", "transformers", "transformer_lens", "peft", "pandas", "plotly", "scipy"}
-HELP = """
-import sys
-from interp.cli import main
-try:
-    main([*sys.argv[1:], "--help"])
-finally:
-    print("MODULES", *sorted(sys.modules))
-"""
-
 
 def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command ends with."""
@@ -40,23 +29,6 @@ def failed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     said = [line for line in error.splitlines() if line.startswith("interp: ")]
     assert error.splitlines()[-1:] == said
     return said[0]
-
-
-def check_help(*command: str) -> None:
-    """It names the command, imports nothing heavy, and takes less than 1 s of CPU time in the
-    best of three attempts."""
-    spent: list[float] = []
-    while len(spent) < 3 and min(spent, default=1.0) >= 1:
-        before = os.times()
-        done = subprocess.run(
-            [sys.executable, "-c", HELP, *command], capture_output=True, text=True, timeout=60
-        )
-        after = os.times()
-        spent.append(sum(after[2:4]) - sum(before[2:4]))
-        text, modules = done.stdout.split("MODULES")
-        assert not HEAVY & set(modules.split())
-        assert " ".join(["interp", *command]) in text
-    assert min(spent) < 1
 
 
 def check_flags(

@@ -64,9 +64,10 @@ def compare_command(words: Sequence[str]) -> None:
         """
         return runs, out
 
+    folders, out = parsed(settings, words, "interp compare")
+    preload("interp.report")
     from interp.report import write_comparison
 
-    folders, out = parsed(settings, words, "interp compare")
     print(f"page: {write_comparison(folders, out)}")
 
 

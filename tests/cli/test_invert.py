@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import check_flags, check_help, failed
+from command_line import check_flags, failed
 from tiny_models import save_adapter, save_model
 
 from interp import cli
@@ -248,10 +248,6 @@ def test_a_folder_that_cannot_be_written(
 
 
 # Help -------------------------------------------------------------------------------------------
-
-
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    check_help("match", "invert")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import check_flags, check_help, failed
+from command_line import check_flags, failed
 from manifests import run_manifest
 
 from interp import cli
@@ -37,10 +37,6 @@ def _written(path: Path, headline: tuple[str, str] | None, **without: Any) -> Pa
 
 
 # Help -------------------------------------------------------------------------------------------
-
-
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    check_help("patch")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import check_flags, check_help, failed
+from command_line import check_flags, failed
 
 from interp import cli
 from interp.errors import InterpError
 from interp.weights.settings import Weighing
-
-
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    check_help("weights")
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

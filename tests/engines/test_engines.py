@@ -6,7 +6,6 @@ import importlib.metadata
 import re
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,15 +53,14 @@ def test_without_ray_installed_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     assert "pip install 'interp[ray]'" in refused(Computing(engine="ray"))
 
 
-def test_an_address_where_nobody_listens_is_said_at_once() -> None:
+def test_an_address_where_nobody_listens_is_said_before_ray_tries() -> None:
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-        start = time.monotonic()
-        assert address in (said := refused(Computing(engine="ray", address=address)))
+        said = refused(Computing(engine="ray", address=address))
+    assert said.startswith(f"no cluster of Ray answers at {address}")
     assert "ray start --head" in said
-    assert time.monotonic() - start < 30
 
 
 def test_ray_s_client_is_refused() -> None:

@@ -18,16 +18,19 @@ from threading import Thread
 import pytest
 
 ASK = """
-import json, sys, time
+import json, sys
 from interp import hub
 hub.PATIENCE = 1.0
 said = {}
 for name in sys.argv[1:]:
-    began = time.monotonic()
     name, _, revision = name.partition("@")
-    said[name] = (hub.refusal(name, revision or None), time.monotonic() - began)
+    said[name] = hub.refusal(name, revision or None)
 print(json.dumps(said))
 """
+
+
+ASKED: list[str] = []
+"""Repositories that the hub was asked for, in order."""
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -38,6 +41,7 @@ class Hub(BaseHTTPRequestHandler):
                  "there": (404, "EntryNotFound"), "old": (404, "RevisionNotFound"),
                  "broken": (500, "")}  # fmt: skip
         name = self.path.split("/")[2]
+        ASKED.append(name)
         if name == "slow":
             time.sleep(3)
         status, code = codes.get(name, (404, "EntryNotFound"))
@@ -58,8 +62,8 @@ def endpoint() -> Iterator[str]:
     server.shutdown()
 
 
-def asked(home: Path, endpoint: str, *names: str, **given: str) -> dict[str, tuple[str, float]]:
-    """What is said to names, and after how many seconds."""
+def asked(home: Path, endpoint: str, *names: str, **given: str) -> dict[str, str]:
+    """What is said to names."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
     done = subprocess.run(
         [sys.executable, "-c", ASK, *names],
@@ -69,14 +73,14 @@ def asked(home: Path, endpoint: str, *names: str, **given: str) -> dict[str, tup
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    said: dict[str, tuple[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return said
 
 
 def test_every_answer_of_the_hub_has_a_line_of_its_own(endpoint: str, tmp_path: Path) -> None:
     names = ["org/there", "org/gated", "org/missing", "org/old@v9", "org/broken", "no name!"]
     said = asked(tmp_path, endpoint, *names)
-    assert said["org/there"][0] is None
+    assert said["org/there"] is None
     expected = {
         "org/gated": "is gated: ask for access",
         "org/missing": "the hub has no org/missing: check the spelling",
@@ -85,10 +89,9 @@ def test_every_answer_of_the_hub_has_a_line_of_its_own(endpoint: str, tmp_path: 
         "no name!": "neither a folder nor a name that the hub can have",
     }
     for name, words in expected.items():
-        assert words in said[name][0]
-        assert "\n" not in said[name][0]
-    assert len({line for line, _ in said.values()}) == len(names)
-    assert all(seconds < 5 for _, seconds in said.values())
+        assert words in said[name]
+        assert "\n" not in said[name]
+    assert len(set(said.values())) == len(names)
 
 
 def test_a_hub_out_of_reach_is_asked_once_and_the_cache_serves(tmp_path: Path) -> None:
@@ -97,20 +100,20 @@ def test_a_hub_out_of_reach_is_asked_once_and_the_cache_serves(tmp_path: Path) -
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     said = asked(tmp_path, "http://127.0.0.1:9", "org/kept", "org/other")
-    assert said["org/kept"][0] is None
-    assert said["org/other"][0] == (
+    assert said["org/kept"] is None
+    assert said["org/other"] == (
         "the hub cannot be reached, and org/other is neither a folder nor in the cache"
     )
-    assert all(seconds < 5 for _, seconds in said.values())
 
 
 def test_a_hub_that_does_not_answer_costs_its_patience_once(endpoint: str, tmp_path: Path) -> None:
+    """It would say that the repository is there, after 3 s."""
+    ASKED.clear()
     said = asked(tmp_path, endpoint, "org/slow", "org/there")
-    assert "the hub cannot be reached" in said["org/slow"][0]
-    assert said["org/slow"][1] < 4
-    assert said["org/there"][1] < 0.5
+    assert "the hub cannot be reached" in said["org/slow"]
+    assert ASKED == ["slow"]
 
 
 def test_offline_by_wish_says_so(tmp_path: Path) -> None:
     said = asked(tmp_path, "http://127.0.0.1:9", "org/other", HF_HUB_OFFLINE="1")
-    assert said["org/other"][0].startswith("HF_HUB_OFFLINE is set, and org/other is neither")
+    assert said["org/other"].startswith("HF_HUB_OFFLINE is set, and org/other is neither")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import check_flags, check_help
+from command_line import check_flags
 from rich.console import Console
 
 from interp import plots
@@ -101,6 +101,5 @@ def test_the_control_must_be_another_condition(traced: Path) -> None:
             trace_edges(EdgeTracing(run=traced, **QUICK, control=name))
 
 
-def test_help_is_quick_and_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    check_help("edges")
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     check_flags(["edges"], set(EdgeTracing.model_fields) - {"run"}, capsys)

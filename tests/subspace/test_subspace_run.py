@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from command_line import check_flags, check_help
+from command_line import check_flags
 from rich.console import Console
 
 from interp import plots
@@ -126,6 +126,5 @@ def test_what_is_refused(found: Path, changed: dict[str, Any], said: str) -> Non
         find_subspaces(Subspaces(run=found, **QUICK | changed))
 
 
-def test_help_is_quick_and_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    check_help("subspace")
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     check_flags(["subspace"], set(Subspaces.model_fields) - {"run"}, capsys)
