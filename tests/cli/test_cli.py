@@ -38,14 +38,16 @@ finally:
     print("MODULES", *sorted(sys.modules))
 """
 HELPS = """
-import json, sys
+import contextlib, io, json, sys
 from interp.cli import main
 for words in json.loads(sys.argv[1]):
-    try:
-        code = main(words)
-    except SystemExit as left:
-        code = left.code
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            code = main(words)
+        except SystemExit as left:
+            code = left.code
     assert not code, words
+    assert said.getvalue().strip(), words
     assert not set(sys.argv[2:]) & set(sys.modules), words
     print(*words, file=sys.stderr)
 """
@@ -58,6 +60,7 @@ def test_no_help_imports_anything_heavy() -> None:
     """That of every command, asked in one child. What a help costs is measured in benchmarks/."""
     asked = [[], ["--help"], ["--version"], ["experiment"]]
     asked += [[*name.split(), "--help"] for name in COMMANDS]
+    asked += [["experiment", name, "--help"] for name in ("all", "claims")]
     done = answered(HELPS, json.dumps(asked), *HEAVY)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [" ".join(words) for words in asked]
